@@ -1,0 +1,1 @@
+"""What one training run is: numerics (models, objectives, perturbations, metrics) and its loop."""

@@ -1,0 +1,204 @@
+"""The typed description of data, architectures and one training run.
+
+Every model is frozen and strict: an unknown key, a wrong type or an out-of-range
+value is a `pydantic.ValidationError` before anything starts. This module imports
+neither torch nor ray, so that `ekd --help` and `ekd plan` stay fast.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "image_folder"]
+PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
+StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "ekd"]
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class Augmentation(Settings):
+    """Random zero-padded crop and horizontal flip, applied to a batch on the device."""
+
+    crop_padding: NonNegative = 0
+    """Pixels of zero padding on each side before a random crop back to the image size; 0: no crop."""
+    flip: bool = False
+    """Mirror each image horizontally with probability 1/2."""
+
+
+class DataSettings(Settings):
+    """Which images, how they are split, and how they are augmented in training."""
+
+    name: DataName = "digits"
+    root: str | None = None
+    """Folder that holds the files; not needed for `digits`."""
+    download: bool = False
+    """Let torchvision download what is missing under `root` (where it can)."""
+    validation_size: Positive = 5000
+    """Images taken from the end of the training split (or, for `digits`, which has no official
+    split, class-balanced) for selection and temperature."""
+    test_size: Positive | None = None
+    """Images of the test split to use; null: all. For `digits`: how many are held out as test."""
+    train_size: Positive | None = None
+    """Cap on the training images before `train_fraction`; null: all. Class-balanced."""
+    train_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Class-balanced, nested subset of the training images."""
+    image_size: Positive | None = None
+    """`image_folder` and `tiny_imagenet`: images are resized to this many pixels square; null: their own size."""
+    augmentation: Augmentation = Augmentation()
+
+
+class Architecture(Settings):
+    """A classifier by name: `wide_resnet`, `resnet` (CIFAR style) or any torchvision classifier."""
+
+    name: str = "wide_resnet"
+    depth: Positive | None = None
+    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for torchvision names."""
+    width: PositiveFloat = 1.0
+    """`wide_resnet`, `resnet`: channel multiplier of the three groups."""
+    stem_channels: Positive = 16
+    """`wide_resnet`, `resnet`: channels of the stem, and of the first group before `width`."""
+    small_images: bool = False
+    """torchvision names: replace the ImageNet stem by a 3x3 stride-1 convolution without max-pool."""
+
+
+class Schedule(Settings):
+    """Learning-rate factor over training, applied per optimiser step."""
+
+    kind: Literal["cosine", "flat_linear", "constant"] = "cosine"
+    warmup_epochs: NonNegativeFloat = 0
+    """Linear warm-up from `warmup_start` to 1."""
+    warmup_start: Fraction = 0.0
+    flat_until: Fraction = 0.5
+    """`flat_linear`: fraction of training at which the linear decay begins."""
+    decay_until: Fraction = 0.9
+    """`flat_linear`: fraction of training at which the decay reaches `final_factor`, then stays."""
+    final_factor: Fraction = 0.01
+    """`flat_linear`: the last factor."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Schedule:
+        if self.flat_until >= self.decay_until:
+            raise ValueError("flat_until must be smaller than decay_until")
+        return self
+
+
+class Training(Settings):
+    """How one network is trained: SGD with momentum, per-step schedule."""
+
+    epochs: Positive = 200
+    batch_size: Positive = 128
+    """Global batch in images, whatever the number of workers."""
+    learning_rate: PositiveFloat = 0.1
+    """At this global batch; it does not change with the number of workers."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 5e-4
+    schedule: Schedule = Schedule()
+    batch_norm: Literal["per_worker", "synchronised"] = "per_worker"
+    """Batch statistics of each worker's share, as in the reference, or of the whole global batch."""
+    evaluate_every: Positive = 1
+    """Epochs between validations (the last epoch always validates)."""
+    checkpoint_every: Positive = 1
+    """Epochs between checkpoints (the last epoch always saves)."""
+
+
+class Factors(Settings):
+    """How BatchEnsemble's factors r and s start and learn (algorithms: LatentBE, eq. of 1.3)."""
+
+    init: Literal["ones", "normal", "random_sign"] = "ones"
+    init_std: PositiveFloat = 0.5
+    """`normal`: factors ~ N(1, init_std)."""
+    gradient_scale: Literal["members", "one"] = "members"
+    """`members`: gradients times M, as the authors' code; `one`: left alone."""
+    decay: Literal["toward_one", "none"] = "toward_one"
+    learning_rate_multiplier: PositiveFloat = 1.0
+    warmup_epochs: NonNegativeFloat = 0
+    """The factors' learning rate rises linearly from 0 over these epochs, on top of the schedule."""
+    member_bias: bool = False
+    """A bias per member on the last Linear, added after s (ODS paper)."""
+
+
+class Branches(Settings):
+    """EKD's parallel branches."""
+
+    split: str | None = None
+    """Name of the stage after which the branches part; null: after half of the stages."""
+    init: Literal["copies", "independent"] = "copies"
+    """`copies`: branches start equal, so that their average means something; `independent`: redrawn."""
+
+
+class Student(Settings):
+    """The network that is distilled and then averaged."""
+
+    method: StudentMethod = "latent_be"
+    members: Positive = 4
+    """BatchEnsemble members or EKD branches; ignored by `kd`."""
+    architecture: Architecture = Architecture()
+    training: Training = Training()
+    factors: Factors = Factors()
+    branches: Branches = Branches()
+
+
+class EkdWeights(Settings):
+    """Weights of EKD's loss (algorithms, section 3): a, b, c."""
+
+    label: NonNegativeFloat = 1.0
+    distillation: NonNegativeFloat = 1.0
+    feature: NonNegativeFloat = 0.0
+
+
+class Distillation(Settings):
+    """What the student learns from."""
+
+    objective: Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"] = "auto"
+    """`auto`: kd -> mean_kd, latent_be -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd."""
+    temperature: PositiveFloat = 4.0
+    alpha: Fraction = 1.0
+    """Weight of the distillation term; 1 - alpha weighs the labels."""
+    ekd: EkdWeights = EkdWeights()
+
+
+class PerturbationSettings(Settings):
+    """How training images are perturbed so that the teachers' diversity shows."""
+
+    kind: PerturbationKind = "none"
+    strength: NonNegativeFloat = 1.0
+    """In grey levels: 1 is a root-mean-square change of 1/255."""
+    temperature: PositiveFloat | None = None
+    """ODS and ConfODS: temperature of their softmax; null: `distillation.temperature`."""
+
+
+class TrainingRun(Settings):
+    """Everything that decides the weights of one trained network, for a given data fingerprint.
+
+    `role` "label" trains on labels alone (a teacher or the control); "student" distils the
+    networks named in `teachers` into a student with subnetworks.
+    """
+
+    name: str
+    """Unique in its `ekd run`: `teacher-0`, `control`, `student`."""
+    role: Literal["label", "student"]
+    seed: int
+    architecture: Architecture
+    training: Training
+    augmentation: Augmentation = Augmentation()
+    student: Student | None = None
+    distillation: Distillation | None = None
+    perturbation: PerturbationSettings = PerturbationSettings()
+    teachers: tuple[TrainingRun, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """The plain dictionary that a fingerprint of this run is taken of."""
+        return self.model_dump(mode="json")
