@@ -1,0 +1,155 @@
+"""Checkpoints that survive a crash in the middle of a write, and damage afterwards.
+
+A checkpoint is two objects: tensors (`epoch-00012.safetensors`) and a record
+(`epoch-00012.json`) that is written last, holds the tensors' SHA-256 and its own, and so
+commits the pair. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import safetensors.torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Where bytes are kept. `write` is atomic: a reader sees the old object or the new, whole."""
+
+    def read(self, key: str) -> bytes:
+        """The object at `key`; raises `KeyError` if there is none."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store `data` at `key`, replacing what was there."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The keys that start with `prefix`, sorted."""
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; nothing happens if it is not there."""
+
+
+class DamagedCheckpoint(ValueError):
+    """An object's bytes are not those that were written; the message names the object."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Training state after `epoch` whole epochs."""
+
+    epoch: int
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
+    """Write `tensors` as one safetensors object; returns its SHA-256 in hexadecimal."""
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    store.write(key, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote; raises `DamagedCheckpoint` if the hash is another."""
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedCheckpoint(f"{key}: its bytes have changed since it was written (SHA-256 differs)")
+    return safetensors.torch.load(data)
+
+
+def save_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
+    """Write `record` as JSON together with a hash of itself."""
+    store.write(key, json.dumps({"record": record, "sha256": _hash(record)}, indent=1).encode())
+
+
+def load_record(store: Store, key: str) -> dict[str, Any]:
+    """Read what `save_record` wrote; raises `DamagedCheckpoint` if it was changed or cut."""
+    data = store.read(key)
+    try:
+        document = json.loads(data)
+        record, sha256 = document["record"], document["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedCheckpoint(f"{key}: not a complete record ({type(error).__name__})") from error
+    if _hash(record) != sha256:
+        raise DamagedCheckpoint(f"{key}: its content has changed since it was written (SHA-256 differs)")
+    return record
+
+
+class Checkpoints:
+    """The checkpoints of one training run, below `prefix` of a store.
+
+    `identity` is a fingerprint of everything that decides the run's result; a checkpoint that
+    was made under another identity is never continued.
+    """
+
+    def __init__(self, store: Store, prefix: str, identity: str, keep: int = 2) -> None:
+        self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
+
+    def save(
+        self, epoch: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], needed: Iterable[str] = ()
+    ) -> str:
+        """Write the checkpoint after `epoch` epochs, then drop the oldest beyond `keep`.
+
+        `needed` are keys that the record refers to (the best weights so far); other such
+        objects are dropped once no kept checkpoint needs them.
+        """
+        name = self._key(epoch)
+        sha256 = save_tensors(self.store, f"{name}.safetensors", tensors)
+        document = {
+            "epoch": epoch,
+            "identity": self.identity,
+            "sha256": sha256,
+            "needed": list(needed),
+            "state": dict(record),
+        }
+        save_record(self.store, f"{name}.json", document)
+        self._prune()
+        return name
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are passed over with a warning."""
+        for key in reversed(self._records()):
+            try:
+                document = load_record(self.store, key)
+                if document["identity"] != self.identity:
+                    logger.warning("%s: made by a run with other settings or data; not continued", key)
+                    continue
+                tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document["sha256"])
+            except (DamagedCheckpoint, KeyError) as error:
+                logger.warning("%s; falling back to the checkpoint before it", error)
+                continue
+            return Checkpoint(document["epoch"], tensors, document["state"])
+        return None
+
+    def _key(self, epoch: int) -> str:
+        return f"{self.prefix}/epoch-{epoch:05d}"
+
+    def _records(self) -> list[str]:
+        return [k for k in self.store.list(f"{self.prefix}/epoch-") if k.endswith(".json")]
+
+    def _prune(self) -> None:
+        records = self._records()
+        kept = records[-self.keep :]
+        needed: set[str] = set()
+        for key in kept:
+            try:
+                needed.update(load_record(self.store, key)["needed"])
+            except (DamagedCheckpoint, KeyError):
+                return
+        for key in records[: -self.keep]:
+            self.store.delete(key)
+            self.store.delete(key.replace(".json", ".safetensors"))
+        for key in self.store.list(f"{self.prefix}/best-"):
+            if key not in needed:
+                self.store.delete(key)
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""What a training run tells the outside: progress, one record an epoch, warnings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Receives what happens in a training run; implementations must not raise and must be quick."""
+
+    def started(self, epoch: int) -> None:
+        """Training begins, or continues after `epoch` whole epochs."""
+
+    def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
+        """`step` of `steps` of the whole run is done; called a few times a second at most."""
+
+    def epoch(self, record: dict[str, float]) -> None:
+        """One validated epoch: `epoch` and named values."""
+
+    def warning(self, message: str) -> None:
+        """Something a person should see."""
+
+
+class Silent:
+    """A reporter that keeps the epoch records and warnings, for tests and for use from Python."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, float]] = []
+        self.warnings: list[str] = []
+
+    def started(self, epoch: int) -> None:
+        """Nothing to do."""
+
+    def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
+        """Nothing to do."""
+
+    def epoch(self, record: dict[str, float]) -> None:
+        """Keep the record."""
+        self.records.append(record)
+
+    def warning(self, message: str) -> None:
+        """Keep the message."""
+        self.warnings.append(message)

@@ -1,0 +1,64 @@
+"""The data-parallel workers of one training run, as seen from one of them.
+
+Only `torch.distributed` is known here; who started the processes (Ray Train,
+torchrun, nobody) is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This worker's place among the workers of a run, and what they do together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker reports, evaluates alone and writes checkpoints."""
+        return self.rank == 0
+
+    def shard(self, total: int) -> tuple[int, int]:
+        """This worker's rows `[start, stop)` of `total`: contiguous, sizes differing by at most one."""
+        return self.rank * total // self.size, (self.rank + 1) * total // self.size
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """`network` with gradients averaged over the workers; itself if there is one worker."""
+        if self.size == 1:
+            return network
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=ids)
+
+    def concatenate(self, rows: Tensor, total: int, dim: int = 0) -> Tensor:
+        """All workers' shards of `total` rows, in rank order, on every worker."""
+        if self.size == 1:
+            return rows
+        shares = [Workers(rank, self.size).shard(total) for rank in range(self.size)]
+        longest = max(stop - start for start, stop in shares)
+        padded = rows.new_zeros((longest, *rows.movedim(dim, 0).shape[1:]))
+        padded[: rows.shape[dim]] = rows.movedim(dim, 0)
+        gathered = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(gathered, padded)
+        pieces = [piece[: stop - start] for piece, (start, stop) in zip(gathered, shares, strict=True)]
+        return torch.cat(pieces).movedim(0, dim)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of `value` over the workers."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def barrier(self) -> None:
+        """Wait for every worker."""
+        if self.size > 1:
+            dist.barrier()

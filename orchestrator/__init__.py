@@ -1,0 +1,1 @@
+"""The control plane: what happens, in what order, and what is kept."""
