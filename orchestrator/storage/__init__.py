@@ -1,0 +1,49 @@
+"""Where runs are kept: a folder or an S3 bucket, behind one small interface.
+
+The S3 libraries are imported when an S3 storage is first opened, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.storage.base import Conflict, MissingKey, Storage, StorageError, Version
+from orchestrator.storage.local import LocalStorage
+
+__all__ = ["Conflict", "MissingKey", "Storage", "StorageError", "Version", "open_storage"]
+
+_FORMS = "valid forms: a folder (runs, /data/runs, ~/runs), file:///data/runs, s3://bucket/prefix"
+
+
+def open_storage(uri: str, endpoint_url: str | None = None) -> Storage:
+    """The storage at `uri`; nothing is contacted or created yet.
+
+    `uri`: a folder (relative to the current one, `~` allowed), `file:///folder` or
+    `s3://bucket/prefix`. `endpoint_url`: the http(s) address of an S3-compatible store other than
+    AWS; only with s3://. Raises ValueError for anything else.
+
+    >>> open_storage("/data/runs").uri("digits-1/manifest.json")
+    '/data/runs/digits-1/manifest.json'
+    """
+    scheme = match[1].lower() if (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)) else ""
+    if scheme == "s3":
+        from orchestrator.storage.s3 import S3Storage
+
+        return S3Storage.from_uri(uri, endpoint_url)
+    if endpoint_url is not None:
+        raise ValueError(f"storage.endpoint_url is for s3:// only, not for {uri!r}; remove it")
+    if scheme == "file":
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise ValueError(f"storage.uri {uri!r} is not a folder of this host; {_FORMS}")
+        folder = unquote(parts.path)
+    elif scheme == "":
+        folder = uri
+    else:
+        raise ValueError(f"storage.uri begins with {scheme}://, which is not supported; {_FORMS}")
+    if not folder.strip() or not folder.isprintable():
+        raise ValueError(f"storage.uri {uri!r} names no folder; {_FORMS}")
+    return LocalStorage(Path(os.path.abspath(os.path.expanduser(folder))))

@@ -1,0 +1,159 @@
+"""What every store offers: whole objects under keys, replaced atomically, with compare-and-swap.
+
+A *key* is a relative POSIX path (`checkpoints/student/epoch-0004.safetensors`). A *prefix* is a
+folder of keys: `checkpoints` holds `checkpoints/a` but neither `checkpoints` nor `checkpoints-2/a`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NewType
+
+Version = NewType("Version", str)
+"""Stands for one content of one key; opaque: compare it only for equality."""
+
+MAX_PART_BYTES = 200
+"""A file name holds 255 bytes on every usual file system; some are ours (temporary files)."""
+MAX_KEY_BYTES = 900
+"""S3 allows 1,024 bytes, the storage's own prefix included."""
+
+
+class StorageError(Exception):
+    """A store could not do what was asked; one line says where, what is wrong and what to do.
+
+    >>> print(StorageError("s3://bucket/a", "the bucket does not exist", "create it"))
+    s3://bucket/a: the bucket does not exist; create it
+    """
+
+    def __init__(self, uri: str, problem: str, remedy: str) -> None:
+        super().__init__(uri, problem, remedy)  # all of them: exceptions travel pickled between workers
+        self.uri = uri
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.problem}; {self.remedy}"
+
+
+class MissingKey(StorageError):  # noqa: N818 (what happened, not that it is wrong: often expected)
+    """Nothing is stored under this key."""
+
+    def __init__(
+        self,
+        uri: str,
+        problem: str = "nothing is stored here",
+        remedy: str = "check the name and the storage",
+    ) -> None:
+        super().__init__(uri, problem, remedy)
+
+
+class Conflict(StorageError):  # noqa: N818 (losing a race is an expected outcome)
+    """A conditional write lost: somebody else wrote first. What they wrote is untouched."""
+
+    def __init__(
+        self,
+        uri: str,
+        problem: str = "another process wrote it first",
+        remedy: str = "read it again and decide anew",
+    ) -> None:
+        super().__init__(uri, problem, remedy)
+
+
+def validate_key(key: str) -> str:
+    """Return `key` unchanged, or raise ValueError if it could name anything outside of the storage.
+
+    Names that begin with a dot are refused: they are the stores' own (temporary files) and never listed.
+
+    >>> validate_key("checkpoints/student/epoch-0004.safetensors")
+    'checkpoints/student/epoch-0004.safetensors'
+    >>> validate_key("../secret")
+    Traceback (most recent call last):
+    ValueError: storage key '../secret': no part may begin with a dot
+    """
+    problem = None
+    parts = key.split("/")
+    if key.startswith("/"):
+        problem = "it must be relative"
+    elif "" in parts:
+        problem = "no part may be empty"
+    elif any(part.startswith(".") for part in parts):
+        problem = "no part may begin with a dot"
+    elif "\\" in key or not key.isprintable():
+        problem = "backslashes and unprintable characters are not allowed"
+    elif len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        problem = f"at most {MAX_KEY_BYTES} bytes, and {MAX_PART_BYTES} between slashes"
+    if problem is not None:
+        raise ValueError(f"storage key {key!r}: {problem}")
+    return key
+
+
+class Storage(ABC):
+    """A store of whole objects; `orchestrator.storage.open_storage` makes one from a URI.
+
+    Instances are small values: they hold no open connection, can be pickled and sent to any
+    worker, and compare equal when they name the same place. Every method raises ValueError for an
+    invalid key (see `validate_key`) and `StorageError` when the store refuses, is full, or stays
+    unreachable for longer than its patience.
+    """
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The bytes stored under `key`. Raises `MissingKey`."""
+
+    @abstractmethod
+    def read_versioned(self, key: str) -> tuple[bytes, Version]:
+        """The bytes and the version that `write_if` compares with. Raises `MissingKey`."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes) -> None:
+        """Store `data`. Readers see the old whole or the new whole; on return it survives a power cut."""
+
+    @abstractmethod
+    def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
+        """Store `data` only if `key` still has the version `match` (None: only if it is absent).
+
+        Of several processes that try at once from the same version, exactly one succeeds; the
+        others get `Conflict`. Returns the new version.
+        """
+
+    @abstractmethod
+    def write_file(self, key: str, path: Path) -> None:
+        """Store the file at `path`, like `write`, without holding it in memory."""
+
+    @abstractmethod
+    def read_file(self, key: str, path: Path) -> None:
+        """Fetch `key` into the file `path`, which is replaced atomically. Raises `MissingKey`."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether something is stored under `key`."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> list[str]:
+        """All keys below the folder `prefix` ("": all), as whole keys, sorted."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove `key`; doing it twice is no error."""
+
+    @abstractmethod
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove every key below the folder `prefix`, which may not be empty."""
+
+    @abstractmethod
+    def uri(self, key: str = "") -> str:
+        """Where `key` (or, for "", the storage itself) is: an absolute path or an s3:// URI."""
+
+    @abstractmethod
+    def child(self, prefix: str) -> Storage:
+        """The storage whose root is the folder `prefix` of this one."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Space left, in bytes, or None where there is no such limit."""
+
+    @property
+    @abstractmethod
+    def local_folder(self) -> Path | None:
+        """The folder that holds the keys as files, or None if they are not on a file system."""
