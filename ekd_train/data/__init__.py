@@ -1,0 +1,47 @@
+"""Labelled images in memory, from files that are checked before anything trains.
+
+Loading needs NumPy and Pillow only; `augment` is the one module here that imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ekd_train.settings import DataName, DataSettings
+
+from .dataset import Dataset, Source, Split, channel_statistics, describe
+from .digits import load_digits
+from .errors import DataError
+from .fashion_mnist import load_fashion_mnist
+from .subsets import divide
+
+__all__ = ["LOADERS", "DataError", "Dataset", "Split", "describe", "load_dataset"]
+
+LOADERS: dict[DataName, Callable[[DataSettings], Source]] = {
+    "digits": load_digits,
+    "fashion_mnist": load_fashion_mnist,
+}
+
+
+def load_dataset(settings: DataSettings) -> Dataset:
+    """Load, check and divide the data set that `settings` names.
+
+    The result depends on the files and the settings alone, never on the experiment's seed.
+    Normalisation is the published one where papers agree on it (CIFAR, Tiny ImageNet), else
+    measured on the training images, before `train_size` and `train_fraction` cut them: every
+    nested subset is normalised alike.
+
+    Raises:
+        DataError: files are missing, damaged or mislabelled, or the settings ask for more
+            images than there are; it names the file or the settings key.
+    """
+    source = LOADERS[settings.name](settings)
+    train, validation, test, whole_train = divide(
+        source,
+        validation_size=settings.validation_size,
+        test_size=settings.test_size,
+        train_size=settings.train_size,
+        train_fraction=settings.train_fraction,
+    )
+    mean, std = source.normalisation or channel_statistics(whole_train.images)
+    return Dataset(settings.name, train, validation, test, source.class_names, mean, std)

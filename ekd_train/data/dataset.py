@@ -1,0 +1,154 @@
+"""Images in memory: a split, a data set, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+Channels = tuple[float, ...]
+"""One number per channel, in units of the [0, 1] pixel range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images: `images` uint8 `(n, c, h, w)`, `labels` int64 `(n,)`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray | slice) -> Split:
+        """The images at `indices`, in that order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a data set's files hold, before the settings divide it.
+
+    `validation` and `test` are None where the files have no such split. `official_order` says
+    that the order of the training files means something, so that "the last 5,000" is the
+    split that papers use; elsewhere (a folder sorted by class) it must not decide.
+    `normalisation` is the published (mean, std), or None to measure it.
+    """
+
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+    official_order: bool
+    validation: Split | None = None
+    normalisation: tuple[Channels, Channels] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test images of one experiment.
+
+    `mean` and `std` are per channel, of pixels in [0, 1].
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: Channels
+    std: Channels
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels can name."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)` of every image of every split."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) over class names and the exact images and labels of the three splits.
+
+        Equal on every machine; any changed pixel, label, order or split changes it.
+        """
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(repr(split.images.shape).encode())
+            digest.update(np.ascontiguousarray(split.images, dtype=np.uint8).data)
+            digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+    @property
+    def short_fingerprint(self) -> str:
+        """The first 12 hex digits of `fingerprint`, for tables and names."""
+        return self.fingerprint[:12]
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Sizes, shape, classes and fingerprint as plain JSON values, for plans and reports."""
+    return {
+        "name": dataset.name,
+        "train": len(dataset.train),
+        "validation": len(dataset.validation),
+        "test": len(dataset.test),
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def checked_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str | Path) -> Split:
+    """A split whose labels fit its images and the classes.
+
+    Raises:
+        DataError: naming `where`, when counts differ, there is no image, or a label is not in
+            `range(num_classes)`.
+    """
+    labels = np.asarray(labels)
+    if len(images) != len(labels):
+        raise DataError(where, f"has {len(labels)} labels for {len(images)} images", "fetch the files again")
+    if len(labels) == 0:
+        raise DataError(where, "has no images", "fetch the files again")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise DataError(
+            where,
+            f"label {labels[wrong[0]]} of image {wrong[0]} is outside the {num_classes} classes "
+            f"0 to {num_classes - 1}",
+            "correct the labels or fetch the files again",
+        )
+    return Split(np.ascontiguousarray(images, dtype=np.uint8), labels.astype(np.int64))
+
+
+def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
+    """Mean and population standard deviation per channel of uint8 `(n, c, h, w)`, as pixels in [0, 1].
+
+    Counts grey levels and sums them as integers, so that the result does not depend on the
+    machine's summation order. A constant channel gets std 1: normalising it then changes
+    nothing but its level.
+    """
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        histogram = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 4096):  # bincount widens to int64: keep that small
+            histogram += np.bincount(images[start : start + 4096, channel].ravel(), minlength=256)
+        count = int(histogram.sum())
+        total = sum(level * int(n) for level, n in enumerate(histogram))
+        squares = sum(level**2 * int(n) for level, n in enumerate(histogram))
+        variance = (squares * count - total**2) / count**2
+        means.append(total / count / 255)
+        stds.append(variance**0.5 / 255 or 1.0)
+    return tuple(means), tuple(stds)
