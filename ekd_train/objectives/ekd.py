@@ -1,0 +1,119 @@
+"""Ensemble Knowledge Distillation: N branches, N teachers, and the branches' fused prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.objective import Objective, Predictions, present, weighted_sum
+from ekd_train.objectives.soft_targets import check_student_and_teachers, kl_divergence, tempered_log_probs
+from ekd_train.settings import EkdWeights
+
+
+def ekd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    weights: EkdWeights,
+    student_features: Sequence[Tensor] | None = None,
+    teacher_features: Sequence[Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Labels, teachers and, if weighted, features, for every branch and for the fused prediction.
+
+    With `z̄` the mean of the branch logits and `T̄` the mean of the tempered teacher probabilities::
+
+        L = a · [CE(z̄, y) + Σ_n CE(z_n, y)]
+          + b · [Σ_n τ² KL(T_n ‖ z_n) + τ² KL(T̄ ‖ z̄)]
+          + c · Σ_n MSE(student feature n, teacher feature n)
+
+    Asif, Tang, Harrer 2019 describe the method in words; weights, KL, the forms of z̄ and T̄ and the
+    feature term are this project's choices, because the text leaves them open.
+
+    Args:
+        student_logits: `(s, b, c)`, one row per branch.
+        teacher_logits: `(k, b, c)`, k = s. They receive no gradient.
+        labels: `(b,)`.
+        temperature: τ > 0.
+        weights: a (`label`), b (`distillation`), c (`feature`).
+        student_features: s maps `(b, ch, h, w)`, projected; read only if c > 0.
+        teacher_features: k maps of the same shapes; read only if c > 0.
+
+    Returns:
+        `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
+
+    Raises:
+        ValueError: shapes that do not fit, missing features, or weights that are all zero.
+    """
+    check_student_and_teachers(student_logits, teacher_logits, members=True)
+
+    def label() -> Tensor:
+        fused = label_ce(student_logits.mean(dim=0), labels)
+        return fused + len(student_logits) * label_ce(student_logits, labels)
+
+    def distillation() -> Tensor:
+        teachers = tempered_log_probs(teacher_logits, temperature)
+        branches = tempered_log_probs(student_logits, temperature)
+        ensemble = torch.logsumexp(teachers, dim=0) - torch.tensor(float(len(teachers))).log()
+        fused = tempered_log_probs(student_logits.mean(dim=0), temperature)
+        per_branch = len(branches) * kl_divergence(teachers, branches)
+        return temperature**2 * (per_branch + kl_divergence(ensemble, fused))
+
+    def feature() -> Tensor:
+        students = present(student_features, "student_features")
+        targets = present(teacher_features, "teacher_features")
+        return feature_mse(students, targets)
+
+    return weighted_sum(
+        {
+            "label": (weights.label, label),
+            "distillation": (weights.distillation, distillation),
+            "feature": (weights.feature, feature),
+        }
+    )
+
+
+def feature_mse(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+    """`Σ_n mean((student feature n - teacher feature n)²)`; no gradient reaches the teachers.
+
+    Raises:
+        ValueError: different numbers of maps, or a pair of different shapes.
+    """
+    if len(student_features) != len(teacher_features) or not student_features:
+        raise ValueError(f"{len(student_features)} branch features for {len(teacher_features)} teachers")
+    losses = []
+    for student, teacher in zip(student_features, teacher_features, strict=True):
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"branch features {tuple(student.shape)} and teacher features {tuple(teacher.shape)} differ; "
+                "project them with FeatureProjections"
+            )
+        losses.append(functional.mse_loss(student.float(), teacher.detach().float()))
+    return torch.stack(losses).sum()
+
+
+class Ekd(Objective):
+    """`ekd` with fixed temperature and weights."""
+
+    def __init__(self, *, temperature: float, weights: EkdWeights) -> None:
+        self.temperature = temperature
+        self.weights = weights
+        self.needs_teachers = weights.distillation > 0 or weights.feature > 0
+        self.needs_features = weights.feature > 0
+
+    def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
+        """The terms of `ekd`."""
+        return ekd(
+            predictions.student,
+            present(predictions.teachers, "teachers"),
+            predictions.labels,
+            temperature=self.temperature,
+            weights=self.weights,
+            student_features=predictions.student_features,
+            teacher_features=predictions.teacher_features,
+        )

@@ -1,0 +1,44 @@
+"""Knowledge distillation from the teachers' mean: the baseline of ensemble distillation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ekd_train.objectives.mixture import Mixture
+from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
+
+
+def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """One student learns the mean of the tempered teacher probabilities.
+
+    `τ² · 1/(k·b) Σ_m Σ_b CE(softmax(zT_m/τ), log_softmax(zS/τ))`
+    (Hinton et al. 2015; with several teachers as in the released code of Nam et al. 2022). CE is linear
+    in its target, so this is τ² CE with the mean probability. The mean of *logits* is another target.
+
+    Args:
+        student_logits: `(b, c)`.
+        teacher_logits: `(k, b, c)`, k >= 1; their order does not matter. They receive no gradient.
+        temperature: τ > 0. The factor τ² keeps gradients of comparable size across τ.
+
+    Returns:
+        A scalar >= τ² times the entropy of the target (cross-entropy, not KL), a mean over the batch.
+
+    Raises:
+        ValueError: shapes that do not fit, or a temperature that is not positive.
+
+    >>> mean_kd(torch.zeros(2, 4), torch.zeros(3, 2, 4), temperature=1.0).exp()
+    tensor(4.)
+    """
+    check_student_and_teachers(student_logits, teacher_logits, members=False)
+    target_probs = tempered_log_probs(teacher_logits, temperature).exp().mean(dim=0)
+    return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
+
+
+class MeanKd(Mixture):
+    """Labels and the teachers' mean; where the student has members, each learns that mean."""
+
+    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """`mean_kd`, averaged over the members."""
+        losses = [mean_kd(member, teacher_logits, temperature=self.temperature) for member in student_logits]
+        return torch.stack(losses).mean()

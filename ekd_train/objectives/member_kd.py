@@ -1,0 +1,40 @@
+"""LatentBE's loss: student member m learns from teacher m."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ekd_train.objectives.mixture import Mixture
+from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
+
+
+def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Member m learns the tempered probabilities of teacher m.
+
+    `L_KD = τ² · 1/(s·b) Σ_m Σ_b CE(softmax(zT_m/τ), log_softmax(zS_m/τ))`
+    (Nam, Lee, Heo, Lee, ICML 2022, as in the released code).
+
+    Args:
+        student_logits: `(s, b, c)`.
+        teacher_logits: `(k, b, c)` with k = s. They receive no gradient.
+        temperature: τ > 0.
+
+    Returns:
+        A scalar >= τ² times the teachers' mean entropy, a mean over members and batch. Because of the
+        mean over members, a parameter that only one member has gets 1/s of that member's gradient;
+        `ekd_train.optimiser.adjust_factor_gradients` undoes it.
+
+    Raises:
+        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
+    """
+    check_student_and_teachers(student_logits, teacher_logits, members=True)
+    target_probs = tempered_log_probs(teacher_logits, temperature).exp()
+    return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
+
+
+class MemberKd(Mixture):
+    """Labels for every member, and to each member its teacher."""
+
+    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """`member_kd`."""
+        return member_kd(student_logits, teacher_logits, temperature=self.temperature)

@@ -1,0 +1,75 @@
+"""What an objective is given, what it answers, and how weighted terms make a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Everything that one training step hands to its objective.
+
+    A plain student is a student with one member: its logits are `(1, b, c)`.
+
+    Attributes:
+        labels: `(b,)` integer classes.
+        student: `(s, b, c)` logits of every member on the training images x' (perturbed, if they were).
+        teachers: `(k, b, c)` logits of every teacher on x'; None where no term needs them.
+        student_clean: `(s, b, c)` logits on the images before perturbation; None where no term needs them.
+        student_features: one map per branch, projected to its teacher's channels (`FeatureProjections`).
+        teacher_features: one map per teacher, of the same shapes.
+    """
+
+    labels: Tensor
+    student: Tensor
+    teachers: Tensor | None = None
+    student_clean: Tensor | None = None
+    student_features: Sequence[Tensor] | None = None
+    teacher_features: Sequence[Tensor] | None = None
+
+
+class Objective(ABC):
+    """A loss over `Predictions`. The three flags say which optional predictions it will read.
+
+    Calling it gives `loss`, the scalar to differentiate, and its named terms before weighting,
+    detached, for logging. A term of weight zero is neither computed nor present.
+
+    Every term is a mean over the batch. So the loss of a global batch of B images is the sum over
+    workers of `b_w / B` times the loss of a worker's share of `b_w` images, even or not.
+    """
+
+    needs_teachers: bool = False
+    needs_clean_student: bool = False
+    needs_features: bool = False
+
+    @abstractmethod
+    def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
+        """The loss and its terms, each a scalar."""
+
+
+def weighted_sum(terms: dict[str, tuple[float, Callable[[], Tensor]]]) -> dict[str, Tensor]:
+    """`{"loss": Σ weight · term, name: term, ...}`, calling only the terms whose weight is not zero.
+
+    Raises:
+        ValueError: every weight is zero, so there is nothing to learn from.
+    """
+    values = {name: (weight, term()) for name, (weight, term) in terms.items() if weight != 0}
+    if not values:
+        raise ValueError(f"every weight of the loss is zero: {', '.join(terms)}; give at least one a weight")
+    loss = sum(weight * value for weight, value in values.values())
+    assert isinstance(loss, Tensor)
+    return {"loss": loss, **{name: value.detach() for name, (_, value) in values.items()}}
+
+
+def present(value: T | None, name: str) -> T:
+    """`value`, or a ValueError that names the prediction the training step left out."""
+    if value is None:
+        raise ValueError(f"this objective reads predictions.{name}, which was not given")
+    return value

@@ -1,0 +1,60 @@
+"""Cross-entropy and divergence against soft targets, at a temperature; and the checks on shapes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def tempered_log_probs(logits: Tensor, temperature: float) -> Tensor:
+    """`log_softmax(logits / τ)` over the last axis, in float32 at least (bf16 has 3 digits).
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.log_softmax(precise / temperature, dim=-1)
+
+
+def cross_entropy(target_probs: Tensor, log_probs: Tensor) -> Tensor:
+    """`-Σ_c target_c · log_prob_c`, averaged over every leading axis: a scalar.
+
+    No gradient reaches the target: a target is not something that learns.
+    """
+    return -(target_probs.detach() * log_probs).sum(dim=-1).mean()
+
+
+def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+    """`KL(target ‖ prediction)`, averaged over every leading axis: a scalar, zero when they are equal.
+
+    Its gradient is that of `cross_entropy`; it differs by the target's entropy.
+    """
+    target = target_log_probs.detach()
+    return (target.exp() * (target - log_probs)).sum(dim=-1).mean()
+
+
+def check_student_and_teachers(student_logits: Tensor, teacher_logits: Tensor, *, members: bool) -> None:
+    """Refuse logits that cannot be compared: broadcasting would accept some of them silently.
+
+    Args:
+        student_logits: must be `(s, b, c)` if `members`, else `(b, c)`.
+        teacher_logits: must be `(k, b, c)` with the student's b and c; with `members`, k = s.
+        members: whether student members are paired with teachers.
+
+    Raises:
+        ValueError: on any other shape.
+    """
+    student, teachers = tuple(student_logits.shape), tuple(teacher_logits.shape)
+    if len(student) != (3 if members else 2):
+        raise ValueError(f"student logits must be {'(s, b, c)' if members else '(b, c)'}, not {student}")
+    if len(teachers) != 3 or teachers[0] == 0:
+        raise ValueError(f"teacher logits must be (k, b, c) with k >= 1, not {teachers}")
+    if teachers[1:] != student[-2:]:
+        raise ValueError(f"student {student} and teachers {teachers} differ in batch or classes")
+    if members and student[0] != teachers[0]:
+        raise ValueError(
+            f"member m learns from teacher m, so there must be as many members ({student[0]}) "
+            f"as teachers ({teachers[0]}); set student.members to the number of teachers"
+        )
