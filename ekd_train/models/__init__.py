@@ -1,0 +1,92 @@
+"""Networks: classifiers by name, subnetworks that share weights, and their averages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from ekd_train.models.classifier import Classifier, Normalise
+from ekd_train.models.resnet import ResNet
+from ekd_train.models.torchvision_classifiers import torchvision_classifier, torchvision_names
+from ekd_train.models.wide_resnet import WideResNet
+
+__all__ = ["SMALL_IMAGE_NETWORKS", "Classifier", "build_model"]
+
+SMALL_IMAGE_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet": ResNet,
+    "wide_resnet": WideResNet,
+}
+"""This project's own architectures; every other name is torchvision's."""
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    depth: int | None = None,
+    width: float | None = None,
+    stem_channels: int | None = None,
+    small_images: bool | None = None,
+) -> Classifier:
+    """An untrained classifier of images in [0, 1]: `(b, in_channels, h, w)` to logits `(b, num_classes)`.
+
+    The last four arguments are `ekd_train.settings.Architecture`'s; None leaves the architecture's
+    own default. Weights are drawn from torch's global generator.
+
+    Args:
+        name: `wide_resnet`, `resnet` (CIFAR style) or any torchvision classifier.
+        num_classes: number of classes, at least 2.
+        in_channels: channels of the images, 1 or 3 as a rule.
+        image_size: height and width in pixels; checked where an architecture limits it.
+        mean: per channel, of images in [0, 1]; None: 0.
+        std: per channel; None: 1.
+        depth: `wide_resnet`: 6n+4 (28 by default); `resnet`: 6n+2 (32 by default).
+        width: `wide_resnet`, `resnet`: channel multiplier of the groups (1 by default).
+        stem_channels: `wide_resnet`, `resnet`: channels of the stem (16 by default).
+        small_images: torchvision names: adapt the stem to small images (no by default). The other
+            two always have such a stem.
+
+    Raises:
+        ValueError: unknown name (with the nearest), a depth that the architecture does not have
+            (with the rule and the nearest), a setting that does not apply, or a bad size.
+
+    >>> model = build_model("wide_resnet", depth=10, num_classes=10, in_channels=1)
+    >>> next(iter(model.state_dict()))
+    'network.stem.weight'
+    """
+    if num_classes < 2 or in_channels < 1:
+        raise ValueError(f"num_classes must be >= 2 and in_channels >= 1, got {num_classes}, {in_channels}")
+    normalise = Normalise(
+        [0.0] * in_channels if mean is None else mean, [1.0] * in_channels if std is None else std
+    )
+    if len(normalise.mean) != in_channels:
+        raise ValueError(
+            f"mean and std must have {in_channels} values, one a channel, got {len(normalise.mean)}"
+        )
+    if name in SMALL_IMAGE_NETWORKS:
+        given = {"depth": depth, "width": width, "stem_channels": stem_channels}
+        shape = {key: value for key, value in given.items() if value is not None}
+        return Classifier(
+            normalise, SMALL_IMAGE_NETWORKS[name](num_classes, in_channels=in_channels, **shape)
+        )
+    _check_torchvision_name(name)
+    # 1 and 16 are what `Architecture` says when nobody set them.
+    if depth is not None or width not in (None, 1) or stem_channels not in (None, 16):
+        raise ValueError(f"{name}: depth, width and stem_channels apply to wide_resnet and resnet only")
+    network = torchvision_classifier(
+        name, num_classes, in_channels=in_channels, image_size=image_size, small_images=bool(small_images)
+    )
+    return Classifier(normalise, network)
+
+
+def _check_torchvision_name(name: str) -> None:
+    known = (*SMALL_IMAGE_NETWORKS, *torchvision_names())
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+        raise ValueError(f"unknown architecture {name!r}; the nearest are {', '.join(nearest)}")
