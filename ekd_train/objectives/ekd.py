@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
 from ekd_train.objectives.label import label_ce
 from ekd_train.objectives.objective import Objective, Predictions, present, weighted_sum
@@ -93,7 +93,7 @@ def feature_mse(student_features: Sequence[Tensor], teacher_features: Sequence[T
                 f"branch features {tuple(student.shape)} and teacher features {tuple(teacher.shape)} differ; "
                 "project them with FeatureProjections"
             )
-        losses.append(functional.mse_loss(student.float(), teacher.detach().float()))
+        losses.append(F.mse_loss(student.float(), teacher.detach().float()))
     return torch.stack(losses).sum()
 
 

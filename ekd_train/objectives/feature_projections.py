@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class FeatureProjections(nn.Module):
@@ -50,6 +50,6 @@ class FeatureProjections(nn.Module):
         ):
             size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
             # A 1x1 convolution and average pooling commute; pooling first is cheaper.
-            students.append(projection(functional.adaptive_avg_pool2d(student, size)))
-            teachers.append(functional.adaptive_avg_pool2d(teacher, size))
+            students.append(projection(F.adaptive_avg_pool2d(student, size)))
+            teachers.append(F.adaptive_avg_pool2d(teacher, size))
         return students, teachers

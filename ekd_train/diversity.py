@@ -1,0 +1,51 @@
+"""How differently members, or teachers, predict."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ekd_train.metrics import PROB_FLOOR
+
+
+def diversity(probs: Tensor) -> dict[str, float]:
+    """Diversity of several predictors of the same images.
+
+    `pairwise_kl` is `mean over i != j and b of KL(p_i,b ‖ p_j,b)` over ordered pairs, in nats, with the
+    1e-8 of `metrics.nll` inside the logarithms; `agreement` the fraction of images on which two of them
+    predict the same class, averaged over pairs. Computed in float64, in time linear in s.
+
+    Args:
+        probs: `(s, b, c)` probabilities.
+
+    Returns:
+        `pairwise_kl` >= 0 and `agreement` in [0, 1]; nothing for a single predictor, which has no pair.
+
+    Raises:
+        ValueError: another number of axes, or no images.
+
+    >>> import torch
+    >>> diversity(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
+    {'pairwise_kl': 0.0, 'agreement': 1.0}
+    """
+    if probs.ndim != 3 or 0 in probs.shape:
+        raise ValueError(f"probs must be (s, b, c), none of them 0, not {tuple(probs.shape)}")
+    if len(probs) == 1:
+        return {}
+    return {"pairwise_kl": _pairwise_kl(probs.double()), "agreement": _agreement(probs)}
+
+
+def _pairwise_kl(probs: Tensor) -> float:
+    """Σ over ordered pairs of p_i · (log p_i - log p_j) is `s Σ_i p_i · log p_i - Σ_i p_i · Σ_j log p_j`."""
+    members, images, _ = probs.shape
+    log_probs = (probs + PROB_FLOOR).log()
+    own = members * (probs * log_probs).sum()
+    crossed = (probs.sum(dim=0) * log_probs.sum(dim=0)).sum()
+    return max(0.0, ((own - crossed) / (members * (members - 1) * images)).item())
+
+
+def _agreement(probs: Tensor) -> float:
+    """With n_c votes for class c, Σ_c n_c (n_c - 1) of the s (s - 1) ordered pairs agree."""
+    members, _, classes = probs.shape
+    votes = F.one_hot(probs.argmax(dim=-1), classes).sum(dim=0).double()
+    return ((votes * (votes - 1)).sum(dim=-1) / (members * (members - 1))).mean().item()

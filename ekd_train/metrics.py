@@ -1,0 +1,170 @@
+"""Accuracy, calibration and proper scores of predicted probabilities, all in float64.
+
+An ensemble's probabilities are the mean of its members' softmax first; a temperature comes after
+(pool, then calibrate).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PROB_FLOOR = 1e-8
+"""Added to the label's probability before the logarithm, as the LatentBE authors' code does."""
+
+ECE_BINS = 15
+
+TEMPERATURE_RANGE = (0.05, 20.0)
+"""Where `fit_temperature` searches: without a bound, perfectly classified images would give 0."""
+
+
+def accuracy(probs: Tensor, labels: Tensor) -> float:
+    """Fraction in [0, 1] of images whose most probable class is the label; of tied classes the first.
+
+    Args:
+        probs: `(b, c)` probabilities.
+        labels: `(b,)` integers in [0, c).
+
+    Raises:
+        ValueError: no images, shapes or labels that do not fit, or rows that are not probabilities.
+    """
+    probs, labels = _checked(probs, labels)
+    return (probs.argmax(dim=-1) == labels).double().mean().item()
+
+
+def nll(probs: Tensor, labels: Tensor) -> float:
+    """Negative log-likelihood in nats, `mean_b -log(p_b,y + 1e-8)`; 0 (to 1e-8) is perfect, at most 18.4.
+
+    Arguments and errors as `accuracy`.
+
+    >>> round(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([0])), 4)
+    0.6931
+    """
+    probs, labels = _checked(probs, labels)
+    return _nll(probs, labels)
+
+
+def ece(probs: Tensor, labels: Tensor) -> float:
+    """Expected calibration error in [0, 1] with 15 equal-width bins (Guo et al. 2017).
+
+    `Σ_bins (n_bin / b) · |accuracy in bin - mean confidence in bin|`, where confidence is the largest
+    probability and bins are open below and closed above, (lo, hi].
+
+    Arguments and errors as `accuracy`.
+    """
+    probs, labels = _checked(probs, labels)
+    confidence, predicted = probs.max(dim=-1)
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=probs.device)
+    # Rounding may leave a confidence just above 1; it belongs to the last bin.
+    bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
+    surplus = confidence - (predicted == labels).double()
+    per_bin = torch.zeros(ECE_BINS, dtype=torch.float64, device=probs.device)
+    return (per_bin.index_add(0, bins, surplus).abs().sum() / len(labels)).item()
+
+
+def brier(probs: Tensor, labels: Tensor) -> float:
+    """Brier score in [0, 2]: `mean_b Σ_c (p_b,c - 1[y_b = c])²`, summed over classes; 0 is perfect.
+
+    Arguments and errors as `accuracy`.
+
+    >>> brier(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+    0.5
+    """
+    probs, labels = _checked(probs, labels)
+    one_hot = F.one_hot(labels, probs.shape[-1])
+    return (probs - one_hot).square().sum(dim=-1).mean().item()
+
+
+def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
+    """`softmax(log p / T)`, float64 `(b, c)`: T > 1 is less confident; T = 1 changes nothing.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    probs = probs.double()
+    return probs if temperature == 1 else torch.softmax(probs.log() / temperature, dim=-1)
+
+
+def fit_temperature(probs: Tensor, labels: Tensor) -> float:
+    """The temperature T that minimises `nll(apply_temperature(probs, T), labels)`.
+
+    Fit it on validation images and apply it to test images. Deterministic, without gradients: a grid
+    in log T over `TEMPERATURE_RANGE`, then golden-section search between the neighbours of its best
+    point, to a relative precision of 1e-6. Never worse than T = 1 on the images it is fitted on; of
+    equally good temperatures of the grid it takes the one nearest to 1.
+
+    Arguments and errors as `accuracy`.
+    """
+    probs, labels = _checked(probs, labels)
+
+    def loss(log_temperature: float) -> float:
+        return _nll(apply_temperature(probs, math.exp(log_temperature)), labels)
+
+    low, high = (math.log(bound) for bound in TEMPERATURE_RANGE)
+    spacing = (high - low) / 24  # an even number, so that T = 1 is on the grid
+    grid = sorted((low + spacing * point for point in range(25)), key=abs)
+    coarse = min(grid, key=loss)
+    fine = _golden_section(loss, max(low, coarse - spacing), min(high, coarse + spacing))
+    # 0 is T = 1 exactly, in case the grid's own point is a rounding away.
+    return math.exp(min(0.0, coarse, fine, key=loss))
+
+
+def all_metrics(probs: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, float]:
+    """`accuracy`, `nll`, `ece`, `brier` and, given a temperature, `cnll` and `cece` at it.
+
+    Args:
+        probs: `(b, c)` probabilities.
+        labels: `(b,)` integers in [0, c).
+        temperature: fitted on *other* images, those of validation.
+    """
+    metrics = {metric.__name__: metric(probs, labels) for metric in (accuracy, nll, ece, brier)}
+    if temperature is not None:
+        calibrated = apply_temperature(probs, temperature)
+        metrics |= {"cnll": nll(calibrated, labels), "cece": ece(calibrated, labels)}
+    return metrics
+
+
+def _nll(probs: Tensor, labels: Tensor) -> float:
+    return -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log().mean().item()
+
+
+def _checked(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Float64 probabilities and int64 labels on one device, or a ValueError that says what is wrong."""
+    probs, labels = torch.as_tensor(probs).double(), torch.as_tensor(labels)
+    if probs.ndim != 2 or 0 in probs.shape:
+        raise ValueError(f"probs must be (b, c), neither of them 0, not {tuple(probs.shape)}")
+    if labels.shape != probs.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels must be {len(probs)} integers for probs {tuple(probs.shape)}, "
+            f"not {labels.dtype} {tuple(labels.shape)}"
+        )
+    # 1e-2: what rounding to bfloat16 may do to a row's sum. Logits, and NaN, fail it.
+    if not ((probs >= 0).all() and ((probs.sum(dim=-1) - 1).abs() < 1e-2).all()):
+        raise ValueError("probs must be probabilities: not negative, rows that sum to 1 (are these logits?)")
+    labels = labels.to(probs.device).long()
+    if labels.min() < 0 or labels.max() >= probs.shape[1]:
+        raise ValueError(f"labels must be in [0, {probs.shape[1]}), not up to {int(labels.max())}")
+    return probs, labels
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
+    """The argument between `low` and `high` that minimises a function of one valley, to 1e-6."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > 1e-6:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2
