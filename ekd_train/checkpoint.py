@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,13 +24,13 @@ class Store(Protocol):
     """Where bytes are kept. `write` is atomic: a reader sees the old object or the new, whole."""
 
     def read(self, key: str) -> bytes:
-        """The object at `key`; raises `KeyError` if there is none."""
+        """The object at `key`; raises a `LookupError` if there is none."""
 
     def write(self, key: str, data: bytes) -> None:
         """Store `data` at `key`, replacing what was there."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """The keys that start with `prefix`, sorted."""
+        """The keys below the folder `prefix`, sorted."""
 
     def delete(self, key: str) -> None:
         """Remove `key`; nothing happens if it is not there."""
@@ -42,11 +42,20 @@ class DamagedCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Training state after `epoch` whole epochs."""
+    """Training state after `epoch` whole epochs, with the best weights so far."""
 
     epoch: int
     tensors: dict[str, Tensor]
     record: dict[str, Any]
+    best: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored object and the SHA-256 of its bytes, in hexadecimal."""
+
+    key: str
+    sha256: str
 
 
 def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
@@ -86,32 +95,34 @@ class Checkpoints:
     """The checkpoints of one training run, below `prefix` of a store.
 
     `identity` is a fingerprint of everything that decides the run's result; a checkpoint that
-    was made under another identity is never continued.
+    was made under another identity is never continued. The newest `keep` are kept.
     """
 
     def __init__(self, store: Store, prefix: str, identity: str, keep: int = 2) -> None:
         self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
+        self._best: Stored | None = None
+
+    def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> Stored:
+        """Store the best weights so far, those of `epoch`, unless they are stored already."""
+        key = f"{self.prefix}/best-{epoch:05d}.safetensors"
+        if self._best is None or self._best.key != key:
+            self._best = Stored(key, save_tensors(self.store, key, weights))
+        return self._best
 
     def save(
-        self, epoch: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], needed: Iterable[str] = ()
-    ) -> str:
-        """Write the checkpoint after `epoch` epochs, then drop the oldest beyond `keep`.
-
-        `needed` are keys that the record refers to (the best weights so far); other such
-        objects are dropped once no kept checkpoint needs them.
-        """
-        name = self._key(epoch)
-        sha256 = save_tensors(self.store, f"{name}.safetensors", tensors)
+        self, epoch: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], best: Stored | None
+    ) -> None:
+        """Store the state after `epoch` epochs, then drop what no kept checkpoint needs."""
+        name = self.key(epoch)
         document = {
             "epoch": epoch,
             "identity": self.identity,
-            "sha256": sha256,
-            "needed": list(needed),
+            "sha256": save_tensors(self.store, f"{name}.safetensors", tensors),
+            "best": vars(best) if best is not None else None,
             "state": dict(record),
         }
         save_record(self.store, f"{name}.json", document)
         self._prune()
-        return name
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are passed over with a warning."""
@@ -119,34 +130,39 @@ class Checkpoints:
             try:
                 document = load_record(self.store, key)
                 if document["identity"] != self.identity:
-                    logger.warning("%s: made by a run with other settings or data; not continued", key)
+                    logger.warning("%s: made with other settings or data; not continued", key)
                     continue
                 tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document["sha256"])
-            except (DamagedCheckpoint, KeyError) as error:
+                best = Stored(**document["best"]) if document["best"] else None
+                weights = load_tensors(self.store, best.key, best.sha256) if best else {}
+            except (DamagedCheckpoint, LookupError) as error:
                 logger.warning("%s; falling back to the checkpoint before it", error)
                 continue
-            return Checkpoint(document["epoch"], tensors, document["state"])
+            self._best = best
+            return Checkpoint(document["epoch"], tensors, document["state"], weights)
         return None
 
-    def _key(self, epoch: int) -> str:
+    def key(self, epoch: int) -> str:
+        """Where the checkpoint after `epoch` epochs is stored, without its suffixes."""
         return f"{self.prefix}/epoch-{epoch:05d}"
 
+    def _keys(self, start: str) -> list[str]:
+        return [key for key in self.store.list(self.prefix) if key.startswith(f"{self.prefix}/{start}-")]
+
     def _records(self) -> list[str]:
-        return [k for k in self.store.list(f"{self.prefix}/epoch-") if k.endswith(".json")]
+        return [key for key in self._keys("epoch") if key.endswith(".json")]
 
     def _prune(self) -> None:
         records = self._records()
-        kept = records[-self.keep :]
-        needed: set[str] = set()
-        for key in kept:
-            try:
-                needed.update(load_record(self.store, key)["needed"])
-            except (DamagedCheckpoint, KeyError):
-                return
         for key in records[: -self.keep]:
             self.store.delete(key)
             self.store.delete(key.replace(".json", ".safetensors"))
-        for key in self.store.list(f"{self.prefix}/best-"):
+        try:
+            kept = [load_record(self.store, key)["best"] for key in records[-self.keep :]]
+        except (DamagedCheckpoint, LookupError):
+            return  # what a damaged record needs is unknown, so everything stays
+        needed = {best["key"] for best in kept if best}
+        for key in self._keys("best"):
             if key not in needed:
                 self.store.delete(key)
 

@@ -55,7 +55,7 @@ class DataSettings(Settings):
     train_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """Class-balanced, nested subset of the training images."""
     image_size: Positive | None = None
-    """`image_folder` and `tiny_imagenet`: images are resized to this many pixels square; null: their own size."""
+    """`image_folder`, `tiny_imagenet`: images become this many pixels square; null: their own size."""
     augmentation: Augmentation = Augmentation()
 
 
@@ -149,6 +149,8 @@ class Student(Settings):
     training: Training = Training()
     factors: Factors = Factors()
     branches: Branches = Branches()
+    select_by: Literal["averaged", "members"] = "averaged"
+    """Whose validation accuracy decides which epoch's weights are kept."""
 
 
 class EkdWeights(Settings):

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ekd_train.data.sampler import shard_bounds
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -29,7 +31,7 @@ class Workers:
 
     def shard(self, total: int) -> tuple[int, int]:
         """This worker's rows `[start, stop)` of `total`: contiguous, sizes differing by at most one."""
-        return self.rank * total // self.size, (self.rank + 1) * total // self.size
+        return shard_bounds(total, self.rank, self.size)
 
     def parallel(self, network: nn.Module) -> nn.Module:
         """`network` with gradients averaged over the workers; itself if there is one worker."""
@@ -42,7 +44,7 @@ class Workers:
         """All workers' shards of `total` rows, in rank order, on every worker."""
         if self.size == 1:
             return rows
-        shares = [Workers(rank, self.size).shard(total) for rank in range(self.size)]
+        shares = [shard_bounds(total, rank, self.size) for rank in range(self.size)]
         longest = max(stop - start for start, stop in shares)
         padded = rows.new_zeros((longest, *rows.movedim(dim, 0).shape[1:]))
         padded[: rows.shape[dim]] = rows.movedim(dim, 0)
@@ -57,6 +59,12 @@ class Workers:
             value = value.clone()
             dist.all_reduce(value)
         return value
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every worker the first one's buffers: running statistics that each made of its share."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         """Wait for every worker."""

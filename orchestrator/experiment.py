@@ -167,6 +167,11 @@ class Experiment(Settings):
                 "perturbation.kind=tdiv_sdiv compares two members of the student; "
                 "set student.members to 2 or more (and a method other than kd), or use tdiv"
             )
+        if kind == "tdiv_sdiv" and self.student.members != count:
+            raise ValueError(
+                f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
+                f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"
+            )
         smallest = min(t.batch_size for t in (self.student.training, *(g.training for g in self.teachers)))
         if self.cluster.most_workers > smallest:
             raise ValueError(

@@ -1,0 +1,138 @@
+"""What a worker group can be asked to do, and how it does it. Ray is not known here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ekd_train.checkpoint import Checkpoints, Store, save_record, save_tensors
+from ekd_train.evaluate import predict
+from ekd_train.loop import Images, TrainingData, train
+from ekd_train.models.cost import count_macs, count_parameters
+from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.models.teachers import Teachers
+from ekd_train.networks import find_network, identity, load_network, save_network
+from ekd_train.reporter import Reporter
+from ekd_train.settings import Settings, TrainingRun
+from ekd_train.trainee import averaged
+from ekd_train.workers import Workers
+
+PREDICTIONS = "evaluation/predictions"
+
+
+class Evaluation(Settings):
+    """Predict validation and test images with everything that was trained; done once, at the end."""
+
+    name: str = "evaluation"
+    control: TrainingRun
+    student: TrainingRun
+
+
+Job = TrainingRun | Evaluation
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on a worker's device; `description` is `ekd_train.data.describe`'s."""
+
+    train: Images
+    validation: Images
+    test: Images
+    description: Mapping[str, Any]
+
+
+def place(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any], device: torch.device) -> Data:
+    """Tensors over `train/images`, `train/labels`, ... without a copy if `device` is the CPU."""
+
+    def images(split: str) -> Images:
+        with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is what we do
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            pixels, labels = (torch.from_numpy(arrays[f"{split}/{part}"]) for part in ("images", "labels"))
+        return Images(pixels.to(device), labels.to(device))
+
+    return Data(images("train"), images("validation"), images("test"), description)
+
+
+def execute(
+    job: Job, data: Data, store: Store, reporter: Reporter, workers: Workers, keep_checkpoints: int = 2
+) -> dict[str, Any]:
+    """Do `job` together with the other workers; the record of what it made, already stored."""
+    if isinstance(job, Evaluation):
+        return _evaluate(job, data, store, workers)
+    return _train(job, data, store, reporter, workers, keep_checkpoints)
+
+
+def _train(
+    run: TrainingRun, data: Data, store: Store, reporter: Reporter, workers: Workers, keep: int
+) -> dict[str, Any]:
+    description = data.description
+    key = identity(run, description["fingerprint"])
+    checkpoints = Checkpoints(store, f"checkpoints/{run.name}", key, keep=keep)
+    finished = find_network(store, run.name, key)
+    workers.barrier()  # all have looked before the first one writes
+    if finished is not None:
+        return finished
+    teachers = None
+    if run.teachers:
+        networks = [load_network(store, teacher, dict(description)) for teacher in run.teachers]
+        teachers = Teachers(networks).to(workers.device)
+    trained = train(
+        run,
+        TrainingData(
+            train=data.train,
+            validation=data.validation,
+            num_classes=description["num_classes"],
+            mean=description["mean"],
+            std=description["std"],
+        ),
+        checkpoints=checkpoints,
+        reporter=reporter,
+        workers=workers,
+        teachers=teachers,
+    )
+    record = {
+        "identity": key,
+        "best": trained.best,
+        "history": trained.history,
+        "seconds": trained.seconds,
+        "workers": workers.size,
+    }
+    if not workers.is_first:
+        return record
+    return save_network(store, run.name, trained.network, record)
+
+
+def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> dict[str, Any]:
+    description = dict(data.description)
+
+    def load(run: TrainingRun) -> nn.Module:
+        return load_network(store, run, description).to(workers.device)
+
+    predictors: dict[str, nn.Module] = {"control": load(job.control)}
+    teachers = [load(run) for run in job.student.teachers]
+    predictors |= {f"teacher/{i}": teacher for i, teacher in enumerate(teachers)}
+    predictors["ensemble"] = Teachers(teachers)
+    student = load(job.student)
+    if isinstance(student, Subnetworks):
+        predictors["members"] = student
+    predictors["averaged"] = averaged(student)
+    shape = tuple(description["image_shape"])
+    tensors: dict[str, Tensor] = {}
+    for split, images in (("validation", data.validation), ("test", data.test)):
+        tensors[f"{split}/labels"] = images.labels
+        for name, predictor in predictors.items():
+            tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
+    cost = {
+        name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
+    }
+    record: dict[str, Any] = {"cost": cost}
+    if workers.is_first:
+        record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
+        save_record(store, f"{PREDICTIONS}.json", record)
+    return record

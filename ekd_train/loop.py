@@ -1,0 +1,326 @@
+"""The loop of one training run: steps, validation, report, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ekd_train.checkpoint import Checkpoints
+from ekd_train.data.augment import as_float, draw_augmentation
+from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.data.seeds import derive_seed
+from ekd_train.evaluate import averaging_gap_warning, validate
+from ekd_train.models.teachers import Teachers
+from ekd_train.objectives import build_objective, objective_for
+from ekd_train.optimiser import build_optimiser, set_learning_rate
+from ekd_train.perturbations import draw
+from ekd_train.reporter import Reporter
+from ekd_train.schedule import learning_rate_factor, linear_warmup
+from ekd_train.settings import Factors, TrainingRun
+from ekd_train.step import Batch, Step
+from ekd_train.trainee import Trainee, build_network, build_trainee
+from ekd_train.workers import Workers
+
+PROGRESS_EVERY_S = 0.5
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a number any more; the message says where, and what to go back to."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images on the device that trains: uint8 `(n, c, h, w)` and int64 `(n,)`."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training run sees: no test images."""
+
+    train: Images
+    validation: Images
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(channels, height, width)`."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that is in a checkpoint beside the tensors."""
+
+    epoch: int
+    """Whole epochs done."""
+    seconds: float
+    history: list[dict[str, float]]
+    best: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its network holds the weights of the best validated epoch."""
+
+    network: nn.Module
+    best: dict[str, float]
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def train(
+    run: TrainingRun,
+    data: TrainingData,
+    *,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    workers: Workers = Workers(),
+    teachers: Teachers | None = None,
+) -> Trained:
+    """Train `run` to its end, from its newest checkpoint if there is one.
+
+        for every epoch:
+            for every global batch:  draw for the whole batch, take this worker's rows, Step
+            validate the averaged network and the members
+            report the record; keep the weights if they are the best so far
+            checkpoint
+
+    Every random choice is a function of (seed, run, step), so that a run that was cut off and
+    continued ends with the same bits (same device and number of workers), and any number of
+    workers sees the same augmented samples.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite.
+        ValueError: fewer training images than a batch, or settings that do not fit the network.
+    """
+    return _Loop(run, data, checkpoints, reporter, workers, teachers).run_to_end()
+
+
+class _Loop:
+    def __init__(
+        self,
+        run: TrainingRun,
+        data: TrainingData,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        workers: Workers,
+        teachers: Teachers | None,
+    ) -> None:
+        self.run, self.data, self.checkpoints = run, data, checkpoints
+        self.reporter, self.workers, self.teachers = reporter, workers, teachers
+        self.settings = run.training
+        self.steps_per_epoch = len(
+            global_batches(epoch_order(0, 0, len(data.train.labels)), self.settings.batch_size)
+        )
+        self.best_weights: dict[str, Tensor] = {}
+        self.step = self._build()
+        self.progress = self._resume()
+
+    def run_to_end(self) -> Trained:
+        self.reporter.started(self.progress.epoch)
+        while self.progress.epoch < self.settings.epochs:
+            began = time.perf_counter()
+            epoch = self.progress.epoch + 1
+            losses = self._train_epoch(epoch)
+            last = epoch == self.settings.epochs
+            if last or epoch % self.settings.evaluate_every == 0:
+                self._validate(epoch, losses)
+            self.progress.epoch = epoch
+            self.progress.seconds += time.perf_counter() - began
+            if last or epoch % self.settings.checkpoint_every == 0:
+                self._save()
+        assert self.progress.best is not None  # the last epoch validates
+        network = self.step.trainee.network
+        network.load_state_dict(self.best_weights)
+        return Trained(network.eval(), self.progress.best, self.progress.history, self.progress.seconds)
+
+    def _build(self) -> Step:
+        run, data, device = self.run, self.data, self.workers.device
+        torch.manual_seed(self._seed("weights"))
+        network = build_network(
+            run, num_classes=data.num_classes, image_shape=data.image_shape, mean=data.mean, std=data.std
+        ).to(device)
+        name = "label" if run.student is None else objective_for(run.student.method, _objective(run))
+        objective = build_objective(name, run.distillation)
+        trainee = build_trainee(network, objective, self.teachers, as_float(data.train.images[:2]))
+        factors = run.student.factors if run.student is not None else None
+        return Step(
+            trainee=trainee.train(),
+            parallel=self.workers.parallel(trainee),
+            objective=objective,
+            perturbation=run.perturbation,
+            perturbation_temperature=_perturbation_temperature(run),
+            teachers=self.teachers,
+            optimiser=build_optimiser(trainee, self.settings, factors),
+        )
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images; the mean loss and terms of the whole global batches."""
+        self.step.trainee.train()
+        order = epoch_order(self._seed("order"), epoch, len(self.data.train.labels))
+        sums: dict[str, Tensor] = {}
+        reported = began = time.perf_counter()
+        batches = torch.from_numpy(global_batches(order, self.settings.batch_size))
+        for index, rows in enumerate(batches):
+            step = (epoch - 1) * self.steps_per_epoch + index
+            rate = self._set_learning_rate(step)
+            batch = self._batch(step, rows)
+            losses = self.step(batch)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * batch.weight
+            self._stop_if_diverged(losses["loss"], step, rate)
+            if (now := time.perf_counter()) - reported >= PROGRESS_EVERY_S and self.workers.is_first:
+                reported = now
+                speed = (index + 1) * self.settings.batch_size / (now - began)
+                self._report_progress(epoch, step + 1, float(losses["loss"]), speed)
+        totals = self.workers.total(torch.stack(list(sums.values()))) / (len(batches) * self.workers.size)
+        return {f"train/{name}": value for name, value in zip(sums, totals.tolist(), strict=True)}
+
+    def _batch(self, step: int, rows: Tensor) -> Batch:
+        size = len(rows)
+        start, stop = self.workers.shard(size)
+        generator = torch.Generator().manual_seed(self._seed("augmentation", step))
+        augmentation = draw_augmentation(generator, size, self.run.augmentation)
+        perturbation = draw(
+            self.run.perturbation.kind,
+            torch.Generator().manual_seed(self._seed("perturbation", step)),
+            batch_size=size,
+            num_teachers=len(self.teachers) if self.teachers is not None else 0,
+        )
+        # Dropout and the like draw from the global generator, differently on every worker.
+        torch.manual_seed(self._seed("noise", step, self.workers.rank))
+        mine = rows[start:stop].to(self.workers.device, non_blocking=True)
+        return Batch(
+            images=self.data.train.images[mine],
+            labels=self.data.train.labels[mine],
+            augmentation=augmentation.rows(start, stop),
+            perturbation=perturbation.rows(start, stop),
+            weight=(stop - start) * self.workers.size / size,
+        )
+
+    def _set_learning_rate(self, step: int) -> float:
+        factor = learning_rate_factor(
+            self.settings.schedule,
+            step=step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.settings.epochs,
+        )
+        factors = self.run.student.factors if self.run.student is not None else Factors()
+        warmup = linear_warmup(step, warmup_steps=factors.warmup_epochs * self.steps_per_epoch)
+        set_learning_rate(self.step.optimiser, factor, warmup)
+        return self.settings.learning_rate * factor
+
+    def _stop_if_diverged(self, loss: Tensor, step: int, rate: float) -> None:
+        # Reading the loss waits for a GPU or other workers: there it is looked at now and then; a NaN stays.
+        alone = self.workers.size == 1 and self.workers.device.type == "cpu"
+        due = alone or step % 20 == 19 or (step + 1) % self.steps_per_epoch == 0
+        if not due or math.isfinite(total := float(self.workers.total(loss))):
+            return
+        good = self.checkpoints.newest()
+        name = self.checkpoints.key(good.epoch) if good else "none yet"
+        epoch = step // self.steps_per_epoch + 1
+        raise TrainingDiverged(
+            f"{self.run.name}: the loss became {total} at step {step + 1} (epoch {epoch}), "
+            f"learning rate {rate:.4g}; last good checkpoint: {name}. "
+            "Lower the learning rate or lengthen the warm-up"
+        )
+
+    def _report_progress(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
+        total = self.steps_per_epoch * self.settings.epochs
+        self.reporter.progress(epoch, step, total, loss, images_per_s)
+
+    def _validate(self, epoch: int, losses: dict[str, float]) -> None:
+        network = self.step.trainee.network
+        self.workers.share_buffers(network)
+        split = self.data.validation
+        record = {
+            "epoch": float(epoch),
+            **losses,
+            **validate(network, split.images, split.labels, self.workers),
+        }
+        self.progress.history.append(record)
+        if _better(record, self.progress.best, _selection(self.run)):
+            self.progress.best = record
+            self.best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        if self.workers.is_first:
+            self.reporter.epoch(record)
+            if warning := averaging_gap_warning(self.progress.history):
+                self.reporter.warning(f"{self.run.name}: {warning}")
+
+    def _save(self) -> None:
+        if not self.workers.is_first:
+            return
+        progress = self.progress
+        best = None
+        if progress.best is not None:
+            best = self.checkpoints.save_best(int(progress.best["epoch"]), self.best_weights)
+        trainee, optimiser = self.step.trainee, self.step.optimiser
+        tensors = {f"trainee.{k}": v for k, v in trainee.state_dict().items()}
+        tensors |= {f"momentum.{k}": v for k, v in _momenta(trainee, optimiser).items()}
+        self.checkpoints.save(progress.epoch, tensors, vars(progress), best)
+
+    def _resume(self) -> Progress:
+        found = self.checkpoints.newest()
+        if found is None:
+            return Progress(0, 0.0, [], None)
+        progress = Progress(**found.record)
+        trainee = self.step.trainee
+        trainee.load_state_dict(_below("trainee.", found.tensors))
+        _set_momenta(trainee, self.step.optimiser, _below("momentum.", found.tensors))
+        self.best_weights = found.best
+        return progress
+
+    def _seed(self, *parts: str | int) -> int:
+        return derive_seed(self.run.seed, self.run.name, *parts)
+
+
+def _objective(run: TrainingRun) -> str:
+    return run.distillation.objective if run.distillation is not None else "auto"
+
+
+def _perturbation_temperature(run: TrainingRun) -> float:
+    if run.perturbation.temperature is not None:
+        return run.perturbation.temperature
+    return run.distillation.temperature if run.distillation is not None else 1.0
+
+
+def _selection(run: TrainingRun) -> str:
+    return run.student.select_by if run.student is not None and run.student.method != "kd" else "averaged"
+
+
+def _better(record: dict[str, float], best: dict[str, float] | None, by: str) -> bool:
+    """Higher validation accuracy; of equals the lower NLL."""
+    if best is None:
+        return True
+    accuracy, nll = f"{by}/accuracy", f"{by}/nll"
+    return (record[accuracy], -record[nll]) > (best[accuracy], -best[nll])
+
+
+def _momenta(trainee: Trainee, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: Any = optimiser.state
+    return {
+        name: momentum
+        for name, parameter in trainee.named_parameters()
+        if (momentum := state.get(parameter, {}).get("momentum_buffer")) is not None
+    }
+
+
+def _set_momenta(trainee: Trainee, optimiser: torch.optim.Optimizer, momenta: dict[str, Tensor]) -> None:
+    for name, parameter in trainee.named_parameters():
+        if name in momenta:
+            optimiser.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

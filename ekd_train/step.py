@@ -1,0 +1,85 @@
+"""One update of one network, from grey levels to changed weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ekd_train.data.augment import AugmentationDraw, augment
+from ekd_train.models.stages import logits_and_features
+from ekd_train.models.teachers import Teachers
+from ekd_train.objectives import Objective, Predictions
+from ekd_train.optimiser import adjust_factor_gradients
+from ekd_train.perturbations import Draw, apply
+from ekd_train.settings import PerturbationSettings
+from ekd_train.trainee import Trainee
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a global batch, with the random choices made for it."""
+
+    images: Tensor
+    """uint8 (b, channel, height, width)."""
+    labels: Tensor
+    """int64 (b,)."""
+    augmentation: AugmentationDraw
+    perturbation: Draw
+    weight: float
+    """What this share counts in the workers' mean: its images x workers / global batch."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The update, with everything that stays the same from step to step.
+
+    uint8 images ─ augment ─ clean ─ perturb(teachers i, j; members i, j) ─ x'
+    x' ─ teachers (no gradient) ─────────────────────────┐
+    x' ─ student (and clean, where the objective asks) ──┴─ objective ─ backward
+    gradients ─ factor rule (xM, decay toward 1) ─ SGD
+    """
+
+    trainee: Trainee
+    parallel: nn.Module
+    """`trainee`, wrapped for data-parallel training where there are several workers."""
+    objective: Objective
+    perturbation: PerturbationSettings
+    perturbation_temperature: float
+    teachers: Teachers | None
+    optimiser: torch.optim.SGD
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Update the weights once; the loss and its terms, on this share, detached."""
+        clean = augment(batch.images, batch.augmentation)
+        images = apply(
+            self.perturbation.kind,
+            clean,
+            batch.perturbation,
+            strength=self.perturbation.strength,
+            teachers=self.teachers or (),
+            student=self.trainee.network,
+            temperature=self.perturbation_temperature,
+        )
+        teacher_logits, teacher_features = self._teach(images)
+        student, student_clean, ours, theirs = self.parallel(
+            images, clean if self.objective.needs_clean_student else None, teacher_features
+        )
+        losses = self.objective(
+            Predictions(batch.labels, student, teacher_logits, student_clean, ours, theirs)
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        (losses["loss"] * batch.weight).backward()
+        adjust_factor_gradients(self.optimiser)
+        self.optimiser.step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> tuple[Tensor | None, list[Tensor] | None]:
+        if self.teachers is None or not self.objective.needs_teachers:
+            return None, None
+        if not self.objective.needs_features:
+            return self.teachers(images), None
+        pairs = [logits_and_features(teacher, images) for teacher in self.teachers]
+        return torch.stack([logits for logits, _ in pairs]), [features for _, features in pairs]

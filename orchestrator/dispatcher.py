@@ -1,0 +1,178 @@
+"""Hands training runs to warm worker groups ("lanes") and collects what they report.
+
+One light Ray actor, without torch, on the driver's side of everything: lanes ask it for work, the
+driver asks it for news. `Dispatcher` is a plain class; only `LaneDesk` and `open_dispatcher` know Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.failure import failure_kind
+
+EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a lane: `run` is the job's name."""
+
+    kind: EventKind
+    lane: int
+    run: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """An assignment as the dispatcher knows it; the lane's side is `ekd_train.worker.Assignment`."""
+
+    serial: int
+    job: Any
+
+
+class Dispatcher:
+    """A queue of jobs, the job that each lane is at, and a list of events.
+
+    All methods are safe to repeat: workers of a group each ask, and a lane that was started
+    again asks anew and gets the job it left unfinished.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[Work] = deque()
+        self.current: dict[int, Work] = {}
+        self.finished: set[int] = set()
+        self.events: list[Event] = []
+        self.closed = False
+        self._serial = 0
+        self._changed = asyncio.Condition()
+
+    async def add(self, jobs: list[Any]) -> None:
+        """Queue `jobs`, first come first served."""
+        for job in jobs:
+            self.waiting.append(Work(self._serial, job))
+            self._serial += 1
+        await self._wake()
+
+    async def close(self) -> None:
+        """No more jobs will come; lanes end when the queue is empty."""
+        self.closed = True
+        await self._wake()
+
+    async def next(self, lane: int, finished: int | None, timeout_s: float = 20.0) -> Work | str:
+        """The lane's job, or "wait" (ask again) or "stop"; see `ekd_train.worker.Desk.next`."""
+        if finished is not None:
+            self.finished.add(finished)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            work = self.current.get(lane)
+            if work is not None and work.serial not in self.finished:
+                return work
+            if self.waiting:
+                self.current[lane] = self.waiting.popleft()
+                return self.current[lane]
+            if self.closed:
+                return "stop"
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                return "wait"
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), remaining)
+                except TimeoutError:
+                    return "wait"
+
+    async def tell(self, event: Event) -> None:
+        """Note `event`; of progress only the latest of each run is kept until it is drained."""
+        if event.kind == "progress":
+            self.events = [e for e in self.events if not (e.kind == "progress" and e.run == event.run)]
+        self.events.append(event)
+        await self._wake()
+
+    async def drain(self, timeout_s: float = 0.5) -> list[Event]:
+        """The events since the last call, waiting a little for the first."""
+        if not self.events:
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), timeout_s)
+                except TimeoutError:
+                    return []
+        events, self.events = self.events, []
+        return events
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class LaneDesk:
+    """A lane's side of the dispatcher: `ekd_train.worker.Desk` over an actor handle."""
+
+    def __init__(self, actor: Any, lane: int) -> None:
+        self.actor, self.lane = actor, lane
+        self._run, self._reporting = "", False
+
+    def next(self, finished: int | None) -> Any:
+        """See `ekd_train.worker.Desk.next`."""
+        import ray
+
+        from ekd_train.worker import Assignment
+
+        while True:
+            answer = ray.get(self.actor.next.remote(self.lane, finished))
+            if answer == "stop":
+                return None
+            if answer != "wait":
+                return Assignment(answer.serial, answer.job)
+
+    def about(self, run: str, reporting: bool) -> None:
+        """See `ekd_train.worker.Desk.about`."""
+        self._run, self._reporting = run, reporting
+
+    def started(self, epoch: int) -> None:
+        """The run begins, or continues after `epoch` epochs."""
+        self._tell("started", epoch=epoch)
+
+    def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
+        """How far the run is; not waited for."""
+        self._tell("progress", epoch=epoch, step=step, steps=steps, loss=loss, images_per_s=images_per_s)
+
+    def epoch(self, record: dict[str, float]) -> None:
+        """One validated epoch."""
+        self._tell("epoch", record=record)
+
+    def warning(self, message: str) -> None:
+        """Something a person should see."""
+        self._tell("warning", message=message)
+
+    def done(self, serial: int, record: dict[str, Any]) -> None:
+        """The job's record; waited for, so that it is known before the lane asks for more."""
+        import ray
+
+        ray.get(self._tell("done", record=record))
+
+    def failed(self, error: BaseException) -> None:
+        """Tell what was raised, and of which kind it is, from whichever worker raised it."""
+        import ray
+
+        self._reporting = True
+        message = " ".join(str(error).split()) or type(error).__name__
+        ray.get(
+            self._tell("failed", failure=failure_kind(error), error=type(error).__name__, message=message)
+        )
+
+    def _tell(self, kind: EventKind, **data: Any) -> Any:
+        return self.actor.tell.remote(Event(kind, self.lane, self._run, data)) if self._reporting else None
+
+
+def open_dispatcher() -> Any:
+    """The dispatcher as an actor on this node: it must live as long as the driver, and no longer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(Dispatcher)
+    return actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()
