@@ -18,12 +18,13 @@ __all__ = ["Conflict", "MissingKey", "Storage", "StorageError", "Version", "open
 _FORMS = "valid forms: a folder (runs, /data/runs, ~/runs), file:///data/runs, s3://bucket/prefix"
 
 
-def open_storage(uri: str, endpoint_url: str | None = None) -> Storage:
+def open_storage(uri: str, endpoint_url: str | None = None, *, patience_s: float = 180.0) -> Storage:
     """The storage at `uri`; nothing is contacted or created yet.
 
     `uri`: a folder (relative to the current one, `~` allowed), `file:///folder` or
     `s3://bucket/prefix`. `endpoint_url`: the http(s) address of an S3-compatible store other than
-    AWS; only with s3://. Raises ValueError for anything else.
+    AWS; only with s3://. `patience_s`: seconds for which an S3 store that is away is tried again
+    before a call fails. Raises ValueError for anything else.
 
     >>> open_storage("/data/runs").uri("digits-1/manifest.json")
     '/data/runs/digits-1/manifest.json'
@@ -32,7 +33,7 @@ def open_storage(uri: str, endpoint_url: str | None = None) -> Storage:
     if scheme == "s3":
         from orchestrator.storage.s3 import S3Storage
 
-        return S3Storage.from_uri(uri, endpoint_url)
+        return S3Storage.from_uri(uri, endpoint_url, patience_s=patience_s)
     if endpoint_url is not None:
         raise ValueError(f"storage.endpoint_url is for s3:// only, not for {uri!r}; remove it")
     if scheme == "file":

@@ -18,7 +18,7 @@ _POLL_S = 0.01
 
 
 @contextmanager
-def replacing(path: Path, *, wait_s: float = 60.0) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, wait_s: float = 300.0) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends, or not at all if it raises.
 
     A reader sees the old or the new whole; once the block has ended the new one survives a power

@@ -36,7 +36,7 @@ class StorageError(Exception):
         return f"{self.uri}: {self.problem}; {self.remedy}"
 
 
-class MissingKey(StorageError):  # noqa: N818 (what happened, not that it is wrong: often expected)
+class MissingKey(StorageError, LookupError):
     """Nothing is stored under this key."""
 
     def __init__(
@@ -48,7 +48,7 @@ class MissingKey(StorageError):  # noqa: N818 (what happened, not that it is wro
         super().__init__(uri, problem, remedy)
 
 
-class Conflict(StorageError):  # noqa: N818 (losing a race is an expected outcome)
+class Conflict(StorageError):
     """A conditional write lost: somebody else wrote first. What they wrote is untouched."""
 
     def __init__(
@@ -71,21 +71,29 @@ def validate_key(key: str) -> str:
     Traceback (most recent call last):
     ValueError: storage key '../secret': no part may begin with a dot
     """
-    problem = None
-    parts = key.split("/")
-    if key.startswith("/"):
-        problem = "it must be relative"
-    elif "" in parts:
-        problem = "no part may be empty"
-    elif any(part.startswith(".") for part in parts):
-        problem = "no part may begin with a dot"
-    elif "\\" in key or not key.isprintable():
-        problem = "backslashes and unprintable characters are not allowed"
-    elif len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
-        problem = f"at most {MAX_KEY_BYTES} bytes, and {MAX_PART_BYTES} between slashes"
-    if problem is not None:
+    if (problem := _problem(key)) is not None:
         raise ValueError(f"storage key {key!r}: {problem}")
     return key
+
+
+def is_key(name: str) -> bool:
+    """Whether `validate_key` accepts `name`: a store may hold other things, which are never listed."""
+    return _problem(name) is None
+
+
+def _problem(key: str) -> str | None:
+    parts = key.split("/")
+    if key.startswith("/"):
+        return "it must be relative"
+    if "" in parts:
+        return "no part may be empty"
+    if any(part.startswith(".") for part in parts):
+        return "no part may begin with a dot"
+    if "\\" in key or not key.isprintable():
+        return "backslashes and unprintable characters are not allowed"
+    if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        return f"at most {MAX_KEY_BYTES} bytes, and {MAX_PART_BYTES} between slashes"
+    return None
 
 
 class Storage(ABC):

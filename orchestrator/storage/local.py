@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.storage.atomic_files import replacing
-from orchestrator.storage.base import Conflict, MissingKey, Storage, StorageError, Version, validate_key
+from orchestrator.storage.base import (
+    Conflict,
+    MissingKey,
+    Storage,
+    StorageError,
+    Version,
+    is_key,
+    validate_key,
+)
 
 _COPY_BYTES = 4 << 20
 
@@ -96,13 +104,13 @@ class LocalStorage(Storage):
             return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> list[str]:
-        """See `Storage.list`; files whose name begins with a dot are not keys."""
+        """See `Storage.list`; files whose name is no key (`.pending-…`) are left out."""
         keys = []
         with explained(self.uri(prefix)):
             for folder, subfolders, names in os.walk(self.uri(prefix), onerror=_raise_unless_missing):
-                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                subfolders[:] = [name for name in subfolders if is_key(name)]
                 below = Path(folder).relative_to(self.folder)
-                keys += [(below / name).as_posix() for name in names if not name.startswith(".")]
+                keys += [(below / name).as_posix() for name in names if is_key(name)]
         return sorted(keys)
 
     def delete(self, key: str) -> None:

@@ -1,0 +1,239 @@
+"""Keys as objects in an S3 bucket, at AWS or at a compatible store."""
+
+from __future__ import annotations
+
+import io
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from orchestrator.storage import s3_client, s3_errors
+from orchestrator.storage.atomic_files import replacing
+from orchestrator.storage.base import (
+    Conflict,
+    MissingKey,
+    Storage,
+    StorageError,
+    Version,
+    is_key,
+    validate_key,
+)
+from orchestrator.storage.local import explained
+
+Result = TypeVar("Result")
+
+MULTIPART_BYTES = 16 << 20
+"""Larger files travel in parts of this size, each retried alone."""
+_TRANSFER = TransferConfig(
+    multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
+)
+_WRITE_ID = "ekd-write"
+"""Metadata that tells our own conditional write, whose reply was lost, from somebody else's."""
+
+
+@dataclass(frozen=True)
+class S3Storage(Storage):
+    """Objects of `bucket` whose names begin with `prefix` and a slash (no prefix: all).
+
+    A store that is away or overloaded is tried again, at growing intervals, until `patience_s`
+    seconds after the call began (plus the time-outs of a last attempt); then `StorageError` is
+    raised. What cannot pass by itself, such as a wrong key, is raised at once.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str | None = None
+    patience_s: float = 180.0
+
+    @classmethod
+    def from_uri(cls, uri: str, endpoint_url: str | None = None, *, patience_s: float = 180.0) -> S3Storage:
+        """The storage at `s3://bucket/prefix`; `endpoint_url` None is AWS. Raises ValueError."""
+        bucket, _, prefix = uri.partition("://")[2].partition("/")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+            # The text is not repeated: it may hold keys, as in s3://key:secret@bucket.
+            raise ValueError(
+                "storage.uri begins with s3:// but no valid bucket name follows "
+                "(3 to 63 of a-z, 0-9, dot, hyphen); valid form: s3://bucket/prefix, "
+                "with credentials in the environment"
+            )
+        prefix = prefix.rstrip("/")
+        if prefix and (not is_key(prefix) or "?" in prefix or "#" in prefix):
+            raise ValueError(f"storage.uri has the invalid prefix {prefix!r}; valid form: s3://bucket/prefix")
+        return cls(
+            bucket, prefix, None if endpoint_url is None else _checked_endpoint(endpoint_url), patience_s
+        )
+
+    def read(self, key: str) -> bytes:
+        """See `Storage.read`."""
+        return self.read_versioned(key)[0]
+
+    def read_versioned(self, key: str) -> tuple[bytes, Version]:
+        """See `Storage.read_versioned`; the version is the object's ETag."""
+
+        def get(client: Any) -> tuple[bytes, Version]:
+            reply = client.get_object(Bucket=self.bucket, Key=self._name(key))
+            return reply["Body"].read(), Version(reply["ETag"])
+
+        return self._read(key, get)
+
+    def read_file(self, key: str, path: Path) -> None:
+        """See `Storage.read_file`."""
+        name = self._name(key)
+        with explained(str(path)), replacing(path) as file:
+
+            def download(client: Any) -> None:
+                file.seek(0)
+                file.truncate()
+                client.download_fileobj(self.bucket, name, file, Config=_TRANSFER)
+
+            self._read(key, download)
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Storage.write`."""
+        self._upload(key, lambda: io.BytesIO(data))
+
+    def write_file(self, key: str, path: Path) -> None:
+        """See `Storage.write_file`."""
+        self._upload(key, lambda: path.open("rb"))
+
+    def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
+        """See `Storage.write_if`; `preflight` finds the stores that ignore the condition."""
+        name = self._name(key)
+        write_id = uuid.uuid4().hex
+        condition = {"IfNoneMatch": "*"} if match is None else {"IfMatch": match}
+
+        def put(client: Any) -> Version:
+            place = {"Bucket": self.bucket, "Key": name}
+            try:
+                reply = client.put_object(**place, **condition, Body=data, Metadata={_WRITE_ID: write_id})
+            except ClientError as error:
+                if not s3_errors.lost(error):
+                    raise
+                # The winner may be this very write, if its first reply was lost and it was sent again.
+                try:
+                    reply = client.head_object(**place)
+                except ClientError as gone:
+                    if not s3_errors.absent(gone):
+                        raise
+                    raise Conflict(self.uri(key)) from None
+                if reply.get("Metadata", {}).get(_WRITE_ID) != write_id:
+                    raise Conflict(self.uri(key)) from None
+            return Version(reply["ETag"])
+
+        return self._call(key, put)
+
+    def exists(self, key: str) -> bool:
+        """See `Storage.exists`."""
+        try:
+            self._read(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._name(key)))
+        except MissingKey:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> list[str]:
+        """See `Storage.list`."""
+        below = len(self.prefix) + 1 if self.prefix else 0
+        return sorted(key for name in self._names(prefix) if is_key(key := name[below:]))
+
+    def delete(self, key: str) -> None:
+        """See `Storage.delete`."""
+        self._delete(key, self._name(key))
+
+    def delete_prefix(self, prefix: str) -> None:
+        """See `Storage.delete_prefix`; parts of uploads that never ended go too."""
+        names = self._names(validate_key(prefix))
+        # One request each, because not every store deletes in bulk.
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            for _ in pool.map(lambda name: self._delete(prefix, name), names):
+                pass  # raises what a deletion raised
+        with suppress(StorageError):  # not every store can; there a lifecycle rule of the bucket must
+            self._call(prefix, lambda client: self._abort_uploads(client, f"{self._name(prefix)}/"))
+
+    def uri(self, key: str = "") -> str:
+        """See `Storage.uri`."""
+        path = "/".join(part for part in (self.prefix, validate_key(key) if key else "") if part)
+        return f"s3://{self.bucket}/{path}".rstrip("/")
+
+    def child(self, prefix: str) -> S3Storage:
+        """See `Storage.child`."""
+        return replace(self, prefix=self._name(prefix))
+
+    def free_bytes(self) -> None:
+        """A bucket has no limit that could be asked for."""
+
+    @property
+    def local_folder(self) -> None:
+        """There is none."""
+
+    def _name(self, key: str) -> str:
+        """The object's name in the bucket."""
+        validate_key(key)
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _names(self, prefix: str) -> Sequence[str]:
+        folder = self._name(prefix) if prefix else self.prefix
+
+        def pages(client: Any) -> Sequence[str]:
+            paginator = client.get_paginator("list_objects_v2")
+            found = paginator.paginate(Bucket=self.bucket, Prefix=f"{folder}/" if folder else "")
+            return [item["Key"] for page in found for item in page.get("Contents", [])]
+
+        return self._call(prefix, pages)
+
+    def _upload(self, key: str, open_source: Callable[[], BinaryIO]) -> None:
+        name = self._name(key)
+
+        def upload(client: Any) -> None:
+            with open_source() as source:  # anew for every attempt: the transfer closes what it was given
+                client.upload_fileobj(source, self.bucket, name, Config=_TRANSFER)
+
+        self._call(key, upload)
+
+    def _abort_uploads(self, client: Any, beginning: str) -> None:
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=beginning)
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _delete(self, key: str, name: str) -> None:
+        def delete(client: Any) -> None:
+            try:
+                client.delete_object(Bucket=self.bucket, Key=name)
+            except ClientError as error:  # some stores mind; AWS does not
+                if not s3_errors.absent(error):
+                    raise
+
+        self._call(key, delete)
+
+    def _read(self, key: str, operation: Callable[[Any], Result]) -> Result:
+        def read(client: Any) -> Result:
+            try:
+                return operation(client)
+            except ClientError as error:
+                if s3_errors.absent(error):
+                    raise MissingKey(self.uri(key)) from None
+                raise
+
+        return self._call(key, read)
+
+    def _call(self, key: str, operation: Callable[[Any], Result]) -> Result:
+        return s3_client.call(operation, self.uri(key), self.endpoint_url, self.patience_s)
+
+
+def _checked_endpoint(endpoint_url: str) -> str:
+    parts = urlsplit(endpoint_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError(
+            "storage.endpoint_url must be http(s)://host[:port], with credentials in the environment only"
+        )
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"storage.endpoint_url {endpoint_url!r}: nothing may follow host and port")
+    return endpoint_url.rstrip("/")

@@ -1,0 +1,113 @@
+"""Requests to S3: boto3 clients (one per process and endpoint, never part of a pickle) and patience."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from orchestrator.storage import s3_errors
+
+Result = TypeVar("Result")
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+"""Longest silence of a store that is connected."""
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+_clients: dict[tuple[int, str | None], Any] = {}
+"""By process id as well: a forked process must not share its parent's connections."""
+
+
+def call(operation: Callable[[Any], Result], uri: str, endpoint_url: str | None, patience_s: float) -> Result:
+    """The result of `operation(client)`, tried again while the store is away.
+
+    Pauses grow from half a second to ten. `patience_s` seconds after the call no new attempt
+    begins, and `StorageError` is raised; what cannot pass by itself is raised at once.
+    `operation` must be repeatable; `uri` is for the messages.
+    """
+    deadline = time.monotonic() + patience_s
+    pause_s = _FIRST_PAUSE_S
+    renewed = False
+    while True:
+        try:
+            return operation(client(endpoint_url))
+        except s3_errors.S3_ERRORS as error:
+            # Once a call: a role's credentials are new ones whenever they are asked for.
+            if s3_errors.refused_credentials(error) and not renewed:
+                renewed = _renew(endpoint_url)
+                if renewed:
+                    continue
+            remaining_s = deadline - time.monotonic()
+            explained = s3_errors.explain(error, uri, endpoint_url)
+            if remaining_s <= 0 or not s3_errors.transient(error):
+                raise explained from error
+            logger.warning("%s (trying again for %.0f s)", explained, remaining_s)
+        time.sleep(min(pause_s * random.uniform(0.5, 1), remaining_s))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def client(endpoint_url: str | None) -> Any:
+    """This process's client for `endpoint_url` (None: AWS, or what AWS_ENDPOINT_URL_S3 says).
+
+    Credentials and region come from boto3's own chain: environment, shared files, instance role.
+    """
+    place = (os.getpid(), endpoint_url)
+    if place not in _clients:
+        _clients[place] = _new_client(endpoint_url)
+    return _clients[place]
+
+
+def _renew(endpoint_url: str | None) -> bool:
+    """Ask the chain for credentials again; True if there are others than this process used so far.
+
+    boto3 renews a role's credentials by itself, but reads a shared file only once, so that keys
+    which were rotated there in mid-run would stay unseen.
+    """
+    try:
+        fresh = _new_client(endpoint_url)
+        if _credentials(fresh) == _credentials(client(endpoint_url)):
+            return False
+    except BotoCoreError:  # the source is being rewritten, or is away
+        return False
+    _clients[(os.getpid(), endpoint_url)] = fresh
+    return True
+
+
+def _new_client(endpoint_url: str | None) -> Any:
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        tcp_keepalive=True,
+        # For a lost packet or a throttled part; a store that is away is for `call`.
+        retries={"mode": "standard", "total_max_attempts": 3},
+    )
+    if endpoint_url is not None:
+        compatible = Config(
+            s3={"addressing_style": "path"},  # bucket.host needs a wildcard in the DNS
+            # The checksums that the SDK adds by default are refused by some compatible stores.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        config = config.merge(compatible)
+    # A session of our own: the default one is shared, and creating clients from it is not thread-safe.
+    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+
+
+def _credentials(client: Any) -> tuple[str, str, str | None] | None:
+    credentials = client._request_signer._credentials
+    if credentials is None:
+        return None
+    frozen = credentials.get_frozen_credentials()
+    return frozen.access_key, frozen.secret_key, frozen.token

@@ -1,0 +1,172 @@
+"""What an S3 error means: whether to try again, and what to tell the user."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import botocore.exceptions as botocore
+from boto3.exceptions import Boto3Error
+from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
+
+from orchestrator.storage.base import StorageError
+
+S3_ERRORS = (botocore.BotoCoreError, botocore.ClientError, Boto3Error, RetriesExceededError)
+"""Everything that boto3 raises for a request that failed."""
+
+_ABSENT = {"404", "NoSuchKey", "NotFound"}
+_LOST = {"412", "PreconditionFailed"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_UNKNOWN_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "400", "403"}
+"""Keys that were rotated look like this; a HEAD request's reply has a status and no code."""
+_DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
+_OTHER_REGION = {
+    "301",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507", "ServiceQuotaExceededException"}
+_TRANSIENT_CODES = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded",
+    "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict", "BadDigest",
+    "NoSuchUpload",
+    "412", "PreconditionFailed",  # of a download in parts: the object was replaced meanwhile
+}  # fmt: skip
+_TRANSIENT_TYPES = (
+    botocore.ConnectionError,  # none was made
+    botocore.HTTPClientError,  # it was lost, or silent for too long
+    botocore.IncompleteReadError,
+    botocore.MetadataRetrievalError,
+)
+_LASTING_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
+"""Told from a TLS connection that a restarting server broke off."""
+_NO_CREDENTIALS = (
+    botocore.NoCredentialsError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.ProfileNotFound,
+    botocore.SSOError,
+    botocore.TokenRetrievalError,
+)
+
+
+def code(error: Exception) -> str:
+    """S3's code for the error (`NoSuchKey`), a bare HTTP status ("404"), or "" if no reply came."""
+    return str(error.response["Error"].get("Code", "")) if isinstance(error, botocore.ClientError) else ""
+
+
+def absent(error: Exception) -> bool:
+    """Nothing is stored under the key."""
+    return code(error) in _ABSENT
+
+
+def lost(error: Exception) -> bool:
+    """A conditional write found another version than the one it was for."""
+    return code(error) in _LOST | _ABSENT  # 404: the version to replace was deleted
+
+
+def refused_credentials(error: Exception) -> bool:
+    """The store does not know, or no longer knows, the credentials."""
+    return code(error) in _EXPIRED | _UNKNOWN_KEYS
+
+
+def transient(error: Exception) -> bool:
+    """It may pass without anybody changing a setting."""
+    if isinstance(error, RetriesExceededError):  # a download's parts; their last error says more
+        return True
+    if isinstance(error, botocore.ClientError):
+        return code(error) in _TRANSIENT_CODES | _EXPIRED or (
+            _status(error) >= 500 and not _permanent_5xx(error)
+        )
+    return isinstance(error, _TRANSIENT_TYPES) and not any(word in str(error) for word in _LASTING_TLS)
+
+
+def explain(error: Exception, uri: str, endpoint_url: str | None) -> StorageError:
+    """The `StorageError` for what boto3 raised about `uri`."""
+    if isinstance(error, RetriesExceededError) and isinstance(error.last_exception, Exception):
+        error = error.last_exception
+    problem, remedy = _words(error, endpoint_url or "AWS S3")
+    return StorageError(uri, problem, remedy)
+
+
+def _words(error: Exception, store: str) -> tuple[str, str]:
+    if isinstance(error, botocore.ClientError):
+        return _words_for_reply(error, store)
+    if isinstance(error, _NO_CREDENTIALS):
+        return f"no usable credentials ({_line(error)})", (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where this process runs"
+        )
+    if isinstance(error, botocore.SSLError):
+        return f"no TLS connection to {store}", "check http/https in storage.endpoint_url, and AWS_CA_BUNDLE"
+    if isinstance(error, botocore.EndpointConnectionError | botocore.ConnectTimeoutError):
+        return f"cannot connect to {store}", "check that it runs, storage.endpoint_url and the network"
+    if isinstance(error, botocore.HTTPClientError | botocore.IncompleteReadError):
+        return f"{store} does not answer, or breaks off ({_line(error)})", "check the store and the network"
+    if isinstance(error, botocore.ResponseParserError):
+        return f"{store} does not speak S3", "check storage.endpoint_url (its port, above all)"
+    return _line(error), "check storage.uri and storage.endpoint_url"
+
+
+def _words_for_reply(error: botocore.ClientError, store: str) -> tuple[str, str]:
+    code_ = code(error)
+    message = _line(error.response["Error"].get("Message", ""))
+    if code_ == "NoSuchBucket":
+        return "the bucket does not exist", f"create it at {store}, or correct storage.uri"
+    if code_ == "InvalidAccessKeyId":
+        return f"{store} does not know the access key id", "check AWS_ACCESS_KEY_ID (or AWS_PROFILE)"
+    if code_ == "SignatureDoesNotMatch":
+        return "the secret key does not fit the access key id", "check AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
+    if code_ in _EXPIRED | {"InvalidToken"}:
+        return (
+            "the credentials have expired",
+            "renew them (AWS_SESSION_TOKEN, or the source behind AWS_PROFILE)",
+        )
+    if code_ == "RequestTimeTooSkewed":
+        return f"this host's clock is wrong{_skew(error)}", "set the clock (NTP)"
+    if code_ in _OTHER_REGION:
+        return f"the bucket is in {_region(error)}", "set AWS_REGION to the bucket's region"
+    if code_ in _DENIED:
+        return f"access denied to {error.operation_name}", (
+            "check the credentials, and allow them s3:GetObject, PutObject, DeleteObject and ListBucket here"
+        )
+    if code_ in _FULL:
+        return f"{store} is full ({message or code_})", "free some space there, or set storage.uri elsewhere"
+    if code_ == "MissingContentLength" or "checksum" in message.lower() or "sha256" in code_.lower():
+        return f"{store} refuses the SDK's checksums ({message or code_})", (
+            "set storage.endpoint_url, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+        )
+    if code_ == "NotImplemented":
+        return f"{store} has no {error.operation_name} ({message})", "use a store that has it"
+    return (
+        f"{error.operation_name} failed: {code_} {message}".rstrip(),
+        f"look up {code_} in the store's manual",
+    )
+
+
+def _status(error: botocore.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _permanent_5xx(error: botocore.ClientError) -> bool:
+    return code(error) in _FULL | {"NotImplemented"}
+
+
+def _headers(error: botocore.ClientError) -> dict[str, str]:
+    return dict(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+
+
+def _region(error: botocore.ClientError) -> str:
+    region = error.response["Error"].get("Region") or _headers(error).get("x-amz-bucket-region")
+    return f"region {region}" if region else "another region"
+
+
+def _skew(error: botocore.ClientError) -> str:
+    date = _headers(error).get("date")
+    if date is None:
+        return ""
+    return f" by {abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()):.0f} s"
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())[:200]
