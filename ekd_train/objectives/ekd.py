@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from ekd_train.settings import EkdWeights
 
 def ekd(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | None,
     labels: Tensor,
     *,
     temperature: float,
@@ -37,7 +38,7 @@ def ekd(
 
     Args:
         student_logits: `(s, b, c)`, one row per branch.
-        teacher_logits: `(k, b, c)`, k = s. They receive no gradient.
+        teacher_logits: `(k, b, c)`, k = s; read only if b > 0. They receive no gradient.
         labels: `(b,)`.
         temperature: τ > 0.
         weights: a (`label`), b (`distillation`), c (`feature`).
@@ -48,18 +49,19 @@ def ekd(
         `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
 
     Raises:
-        ValueError: shapes that do not fit, missing features, or weights that are all zero.
+        ValueError: shapes that do not fit, missing teachers or features, or weights that are all zero.
     """
-    check_student_and_teachers(student_logits, teacher_logits, members=True)
 
     def label() -> Tensor:
         fused = label_ce(student_logits.mean(dim=0), labels)
         return fused + len(student_logits) * label_ce(student_logits, labels)
 
     def distillation() -> Tensor:
-        teachers = tempered_log_probs(teacher_logits, temperature)
+        targets = present(teacher_logits, "teachers")
+        check_student_and_teachers(student_logits, targets, members=True)
+        teachers = tempered_log_probs(targets, temperature)
         branches = tempered_log_probs(student_logits, temperature)
-        ensemble = torch.logsumexp(teachers, dim=0) - torch.tensor(float(len(teachers))).log()
+        ensemble = torch.logsumexp(teachers, dim=0) - math.log(len(teachers))
         fused = tempered_log_probs(student_logits.mean(dim=0), temperature)
         per_branch = len(branches) * kl_divergence(teachers, branches)
         return temperature**2 * (per_branch + kl_divergence(ensemble, fused))
@@ -103,14 +105,14 @@ class Ekd(Objective):
     def __init__(self, *, temperature: float, weights: EkdWeights) -> None:
         self.temperature = temperature
         self.weights = weights
-        self.needs_teachers = weights.distillation > 0 or weights.feature > 0
+        self.needs_teachers = weights.distillation > 0
         self.needs_features = weights.feature > 0
 
     def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
         """The terms of `ekd`."""
         return ekd(
             predictions.student,
-            present(predictions.teachers, "teachers"),
+            predictions.teachers,
             predictions.labels,
             temperature=self.temperature,
             weights=self.weights,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         raise ValueError("a Dirichlet needs at least two classes")
 
     log_probs = torch.log_softmax(teacher_logits.detach().double(), dim=-1)
-    log_mean = torch.logsumexp(log_probs, dim=0) - torch.tensor(float(len(log_probs))).double().log()
+    log_mean = torch.logsumexp(log_probs, dim=0) - math.log(len(log_probs))
     mean = log_mean.exp()
     spread = (mean * (log_mean - log_probs.mean(dim=0))).sum(dim=-1).clamp(min=0)
     inverse_precision = 2 * spread / (classes - 1)
@@ -56,7 +58,7 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     kl_to_uniform = (
         torch.lgamma(total)
         - torch.lgamma(alpha).sum(dim=-1)
-        - torch.lgamma(torch.tensor(float(classes)).double())
+        - math.lgamma(classes)
         + ((alpha - 1) * expected_log_probs).sum(dim=-1)
     )
     return (expected_cross_entropy + inverse_precision * kl_to_uniform).mean()

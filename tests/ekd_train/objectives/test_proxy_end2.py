@@ -1,0 +1,73 @@
+"""Proxy-EnD² against torch.distributions' own Dirichlet."""
+
+import pytest
+import torch
+from torch.distributions import Dirichlet, kl_divergence
+
+from ekd_train.objectives import proxy_end2
+
+
+def logits(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def proxy_precision(teachers: torch.Tensor) -> torch.Tensor:
+    """β₀ as algorithms write it, (K - 1) / (2 Σ p̄ (log p̄ - mean log p))."""
+    probs = torch.softmax(teachers, dim=-1)
+    mean = probs.mean(dim=0)
+    spread = (mean * (mean.log() - probs.log().mean(dim=0))).sum(dim=-1)
+    return (teachers.shape[-1] - 1) / (2 * spread)
+
+
+def test_it_is_the_reverse_kl_to_the_proxy_over_its_precision_up_to_a_constant():
+    teachers = logits(4, 5, 6)
+    precision = proxy_precision(teachers)
+    target = Dirichlet(precision[:, None] * torch.softmax(teachers, dim=-1).mean(dim=0) + 1)
+
+    def scaled_reverse_kl(student: torch.Tensor) -> torch.Tensor:
+        return (kl_divergence(Dirichlet(student.exp() + 1), target) / precision).mean()
+
+    first, second = logits(5, 6, seed=1), logits(5, 6, seed=2)
+    difference = proxy_end2(first, teachers) - proxy_end2(second, teachers)
+    torch.testing.assert_close(difference, scaled_reverse_kl(first) - scaled_reverse_kl(second))
+
+
+def test_the_proxy_itself_is_its_minimum():
+    teachers = logits(4, 5, 6)
+    mean = torch.softmax(teachers, dim=-1).mean(dim=0)
+    student = (proxy_precision(teachers)[:, None] * mean).log().requires_grad_()
+    (gradient,) = torch.autograd.grad(proxy_end2(student, teachers), student)
+    assert gradient.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("teachers", [logits(1, 5, 6), logits(1, 5, 6).expand(3, 5, 6)])
+def test_teachers_that_agree_give_a_finite_loss_and_gradient(teachers):
+    student = logits(5, 6, seed=1).requires_grad_()
+    loss = proxy_end2(student, teachers)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_confident_float32_logits_are_handled_in_float64():
+    teachers = torch.tensor([[[120.0, 0.0, -120.0]], [[-120.0, 0.0, 120.0]]])
+    student = torch.tensor([[60.0, 0.0, -60.0]], requires_grad=True)
+    loss = proxy_end2(student, teachers)
+    loss.backward()
+    assert loss.dtype == torch.float64
+    assert torch.isfinite(loss)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_the_order_of_teachers_does_not_matter_and_they_receive_no_gradient():
+    teachers, student = logits(4, 5, 6).requires_grad_(), logits(5, 6, seed=1).requires_grad_()
+    loss = proxy_end2(student, teachers)
+    torch.testing.assert_close(loss, proxy_end2(student, teachers.flip(0)))
+    loss.backward()
+    assert teachers.grad is None
+
+
+def test_one_class_is_no_distribution():
+    with pytest.raises(ValueError, match="two classes"):
+        proxy_end2(torch.zeros(5, 1), torch.zeros(2, 5, 1))
