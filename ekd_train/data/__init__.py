@@ -9,17 +9,24 @@ from collections.abc import Callable
 
 from ekd_train.settings import DataName, DataSettings
 
+from .cifar import load_cifar10, load_cifar100
 from .dataset import Dataset, Source, Split, channel_statistics, describe
 from .digits import load_digits
 from .errors import DataError
 from .fashion_mnist import load_fashion_mnist
+from .image_folder import load_image_folder
 from .subsets import divide
+from .tiny_imagenet import load_tiny_imagenet
 
 __all__ = ["LOADERS", "DataError", "Dataset", "Split", "describe", "load_dataset"]
 
 LOADERS: dict[DataName, Callable[[DataSettings], Source]] = {
     "digits": load_digits,
     "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "tiny_imagenet": load_tiny_imagenet,
+    "image_folder": load_image_folder,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ekd_train.settings import DataSettings
@@ -51,10 +52,10 @@ def load_fashion_mnist(settings: DataSettings) -> Source:
         folder = find_folder(settings.root)
     if folder is None:
         raise DataError(
-            _places(settings.root)[-1],
-            f"has no complete Fashion-MNIST: {', '.join(FILES)}, each plain or .gz",
+            _first_missing(settings.root),
+            "does not exist or cannot be reached",
             "install Debian's dataset-fashion-mnist, run `python -m ekd_train.data.prepare fashion_mnist`, "
-            "or set data.root to their folder",
+            "or set data.root to the folder of the four files",
         )
     return Source(
         train=_read_split(folder, "train"),
@@ -72,6 +73,14 @@ def find_folder(root: str | None) -> Path | None:
     return None
 
 
+def _first_missing(root: str | None) -> Path:
+    """The file that is wanting where most of the files are."""
+    missing = [
+        [folder / f"{name}.gz" for name in FILES if _find(folder, name) is None] for folder in _places(root)
+    ]
+    return min(reversed(missing), key=len)[0]
+
+
 def _places(root: str | None) -> list[Path]:
     if root is None:
         return [DEBIAN_FOLDER, DEFAULT_ROOT / TORCHVISION_FOLDER]
@@ -79,7 +88,7 @@ def _places(root: str | None) -> list[Path]:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if os.path.exists(path)), None)
 
 
 def _read_split(folder: Path, prefix: str) -> Split:
