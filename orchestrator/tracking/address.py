@@ -1,0 +1,86 @@
+"""Where runs are tracked: which MLflow store, where its artifacts lie, how to look at it.
+
+Pure functions on addresses; nothing here imports mlflow or opens a connection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+_USER_INFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
+_SECRET_PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|secret|token)=[^&\s'\"]+")
+
+
+def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
+    """The MLflow tracking URI of a run.
+
+    The experiment's `tracking.uri` wins, then MLFLOW_TRACKING_URI, then a SQLite file in the
+    storage folder, or in `./ekd-runs` where the storage is not a local folder.
+
+    >>> resolve_tracking_uri("http://mlflow:5000", "/data/runs")
+    'http://mlflow:5000'
+    """
+    uri = setting or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        folder = _local_folder(storage_uri) or Path.cwd() / "ekd-runs"
+        uri = f"sqlite:///{folder}/mlflow.db"
+    file = sqlite_file(uri)
+    return uri if file is None else f"sqlite:///{file}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The absolute path of the file behind a SQLite URI; None for every other store.
+
+    >>> sqlite_file("sqlite:////data/mlflow.db").as_posix()
+    '/data/mlflow.db'
+    >>> sqlite_file("http://mlflow:5000") is None
+    True
+    """
+    scheme, separator, path = uri.partition(":///")
+    if not separator or scheme.split("+")[0] != "sqlite" or path in ("", ":memory:"):
+        return None
+    return Path(path).expanduser().absolute()
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Where the artifacts of `experiment` go; None: the tracking server decides.
+
+    Beside a SQLite file this is `mlartifacts/`; MLflow's own default would be the current
+    directory, and so a different place for each directory that `ekd run` was called from.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        return None
+    return (file.parent / "mlartifacts").as_uri() + "/" + quote(experiment, safe="")
+
+
+def ui_command(uri: str) -> str:
+    """The one shell line that opens the MLflow UI on `uri`.
+
+    >>> ui_command("sqlite:////data/mlflow.db")
+    'mlflow ui --backend-store-uri sqlite:////data/mlflow.db'
+    """
+    shown = shlex.quote(redacted(uri))
+    if uri.startswith(("http://", "https://")):
+        return f"python -m webbrowser {shown}"
+    return f"mlflow ui --backend-store-uri {shown}"
+
+
+def redacted(text: str) -> str:
+    """`text` (a URI, or a message that may quote one) without credentials.
+
+    >>> redacted("cannot reach https://ann:s3cret@mlflow.example.org/x")
+    'cannot reach https://***@mlflow.example.org/x'
+    """
+    return _SECRET_PARAMETER.sub(r"\1=***", _USER_INFO.sub(r"\1***@", text))
+
+
+def _local_folder(storage_uri: str) -> Path | None:
+    if "://" not in storage_uri:
+        return Path(storage_uri).expanduser().absolute()
+    parts = urlsplit(storage_uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None

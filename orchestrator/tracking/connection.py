@@ -1,0 +1,91 @@
+"""Opening MLflow's client: bounded waits, a quiet log, and the SQLite file migrated once."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orchestrator.tracking.address import redacted, sqlite_file
+from orchestrator.tracking.preflight import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULTS = {
+    # MLflow waits 120 s and tries 8 times: minutes for each call to a dead server. What could
+    # not be written is kept and retried later (outbox.py), so one quick retry is enough here.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+UPLOAD_TIMEOUT_S = 300
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at `uri`, which exists and answers when this returns.
+
+    The user's own MLFLOW_* variables win over ours. A SQLite file is created and migrated
+    under a file lock, because two processes that migrate it at once break it (mlflow#6490).
+
+    Raises:
+        TrackingError: the store cannot be opened.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient  # 1-2 s, and it reads the variables above
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # It logs a traceback for each database error, which we report in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    with explained(uri, "open"), _first_use(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def explained(uri: str, doing: str) -> Iterator[None]:
+    """Turn whatever MLflow raises inside into a one-line `TrackingError` without credentials."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = redacted(str(error)).splitlines() or [type(error).__name__]
+        raise TrackingError(f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}") from error
+
+
+@contextmanager
+def patient(uri: str) -> Iterator[None]:
+    """For uploads: time enough for a large file, and `uri` as MLflow's global store.
+
+    Its model registry asks the *global* client for a logged model, whatever client called it.
+    """
+    wanted = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(UPLOAD_TIMEOUT_S)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _first_use(uri: str) -> Iterator[None]:
+    file = sqlite_file(uri)
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{file}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

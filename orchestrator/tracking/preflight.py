@@ -1,0 +1,158 @@
+"""Whether a tracking store can be used, asked before anything is started."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sqlite3
+import ssl
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.tracking.address import redacted, sqlite_file
+
+TIMEOUT_S = 5.0
+
+_DATABASES = {"postgresql": ("psycopg2", 5432), "mysql": ("MySQLdb", 3306), "mssql": ("pyodbc", 1433)}
+"""Scheme -> default driver module of SQLAlchemy, default port."""
+
+
+class TrackingError(RuntimeError):
+    """The tracking store cannot be used; the message is one line: what is wrong, and the remedy."""
+
+
+def check_tracking(uri: str) -> None:
+    """Check in at most a few seconds, without importing mlflow, that runs can be tracked at `uri`.
+
+    Raises:
+        TrackingError: the store cannot be reached, refuses us, is not writable or is corrupt.
+    """
+    try:
+        urlsplit(uri).port  # noqa: B018 - the port is parsed when it is asked for
+    except ValueError as error:
+        raise TrackingError(f"tracking.uri {redacted(uri)} is not a URI: {error}") from None
+    scheme = uri.partition(":")[0].split("+")[0]
+    if (file := sqlite_file(uri)) is not None:
+        _check_sqlite(file)
+    elif scheme in ("http", "https"):
+        _check_server(uri)
+    elif scheme in _DATABASES:
+        _check_database(uri, scheme)
+    elif scheme == "databricks":
+        return  # its own client resolves profiles; `Tracker.open` reports what it finds
+    elif scheme == "sqlite":
+        raise TrackingError(f"tracking.uri {uri} keeps nothing; name a file: sqlite:////path/mlflow.db")
+    elif scheme == "file" or "://" not in uri:
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+            raise TrackingError(
+                f"tracking.uri {redacted(uri)} is a folder, where MLflow no longer keeps runs; "
+                "use sqlite:////path/mlflow.db"
+            )
+    else:
+        raise TrackingError(
+            f"tracking.uri {redacted(uri)}: MLflow knows http, https, sqlite, postgresql, mysql, mssql"
+            " and databricks"
+        )
+
+
+def _check_sqlite(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrackingError(
+            f"cannot create {file.parent} for MLflow's SQLite file: {error.strerror}; set tracking.uri"
+        ) from error
+    if not os.access(file.parent, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.W_OK)):
+        raise TrackingError(f"cannot write MLflow's SQLite file {file}; set tracking.uri or its permissions")
+    if not file.exists():
+        return
+    connection = sqlite3.connect(file, timeout=TIMEOUT_S, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")  # takes the write lock: reads the header, proves writability
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"MLflow's SQLite file {file} cannot be used: {error}; move it away to start a new one"
+        ) from error
+    finally:
+        connection.close()
+
+
+def _check_server(uri: str) -> None:
+    base = _without_user_info(uri).rstrip("/")
+    _request(uri, f"{base}/health", None)
+    # /health answers without credentials; a search of one experiment shows whether ours are accepted.
+    _request(uri, f"{base}/api/2.0/mlflow/experiments/search", {"max_results": 1})
+
+
+def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
+    request = urllib.request.Request(url, headers=_authorisation(uri))
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    shown = redacted(uri)
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_tls()).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            if (Path.home() / ".mlflow" / "credentials").exists():
+                return  # MLflow's client reads that file itself
+            raise TrackingError(
+                f"the MLflow server at {shown} refuses the credentials (HTTP {error.code}); set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from None
+        raise TrackingError(
+            f"{shown} answered HTTP {error.code} to {urlsplit(url).path}; is it an MLflow server?"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = redacted(str(getattr(error, "reason", error)))
+        raise TrackingError(
+            f"cannot reach the MLflow server at {shown} ({reason}); start it, or set tracking.uri"
+        ) from None
+
+
+def _authorisation(uri: str) -> dict[str, str]:
+    parts = urlsplit(uri)
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(parts.username or "")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(parts.password or "")
+    if not user:
+        return {}
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _without_user_info(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _check_database(uri: str, scheme: str) -> None:
+    default_driver, default_port = _DATABASES[scheme]
+    driver = uri.partition(":")[0].partition("+")[2] or default_driver
+    module = {"mysqldb": "MySQLdb"}.get(driver, driver)
+    if find_spec(module) is None:
+        raise TrackingError(f"tracking.uri {redacted(uri)} needs the Python module {module}: pip install it")
+    parts = urlsplit(uri)
+    if parts.hostname is None:  # a Unix socket, named in the query
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or default_port), TIMEOUT_S).close()
+    except OSError as error:
+        raise TrackingError(
+            f"cannot reach the tracking database {redacted(uri)} ({error}); start it, or set tracking.uri"
+        ) from None

@@ -1,0 +1,44 @@
+"""One migrated SQLite store for all tests of tracking: its creation takes seconds."""
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.tracking import Tracker
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Tests neither see the caller's MLflow settings nor leave `connect`'s behind."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def store_uri(tmp_path_factory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store with a space')}/mlflow.db"
+
+
+@pytest.fixture
+def open_tracker(store_uri, tmp_path: Path):
+    """Opens the tracker of one `ekd run`, as often as a test likes."""
+    ekd_run_id = f"run-{next(_numbers)}"
+
+    def open_it(uri: str = store_uri, **changes) -> Tracker:
+        arguments = {"ekd_run_id": ekd_run_id, "spool": tmp_path / "spool", "tags": {"who": "test"}}
+        return Tracker.open(uri, "digits", "the parent", **(arguments | changes))
+
+    return open_it
+
+
+@pytest.fixture
+def tracker(open_tracker) -> Tracker:
+    return open_tracker()

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.tracking.address import (
+    artifact_location,
+    redacted,
+    resolve_tracking_uri,
+    sqlite_file,
+    ui_command,
+)
+
+
+def test_importing_tracking_imports_neither_mlflow_nor_torch():
+    code = (
+        "import sys, orchestrator.tracking, orchestrator.registry, orchestrator.model_card;"
+        "print({'mlflow', 'torch', 'ray'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
+
+
+def test_the_setting_wins_over_the_environment_and_that_over_the_storage_folder(monkeypatch, tmp_path):
+    assert resolve_tracking_uri(None, str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment:5000")
+    assert resolve_tracking_uri(None, str(tmp_path)) == "http://from-environment:5000"
+    assert resolve_tracking_uri("http://from-setting:5000", str(tmp_path)) == "http://from-setting:5000"
+
+
+@pytest.mark.parametrize(
+    ("storage", "folder"),
+    [
+        ("runs", "{cwd}/runs"),
+        ("/data/my runs", "/data/my runs"),
+        ("file:///data/my%20runs", "/data/my runs"),
+        ("s3://bucket/prefix", "{cwd}/ekd-runs"),
+    ],
+)
+def test_the_default_store_is_an_absolute_sqlite_file_by_the_storage(storage, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_tracking_uri(None, storage) == f"sqlite:///{folder.format(cwd=tmp_path)}/mlflow.db"
+
+
+def test_a_relative_sqlite_setting_becomes_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_tracking_uri("sqlite:///my.db", "/data") == f"sqlite:///{tmp_path}/my.db"
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "http://host/a.db", "postgresql:///x"])
+def test_other_stores_have_no_sqlite_file(uri):
+    assert sqlite_file(uri) is None
+
+
+def test_artifacts_lie_beside_the_sqlite_file_and_elsewhere_where_the_server_says():
+    assert artifact_location("sqlite:////my runs/m.db", "a b") == "file:///my%20runs/mlartifacts/a%20b"
+    assert artifact_location("http://host", "a") is None
+
+
+def test_the_ui_command_quotes_for_the_shell_and_shows_no_password():
+    assert ui_command("sqlite:////my runs/m.db") == "mlflow ui --backend-store-uri 'sqlite:////my runs/m.db'"
+    assert ui_command("http://ann:pw@host:5000") == "python -m webbrowser 'http://***@host:5000'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://ann:s3cret@host/path",
+        "postgresql+psycopg2://ann:s3cret@host/db",
+        "https://ann:p@s3cret@host",
+        "https://s3cret@host",
+        "mysql://host/db?user=ann&password=s3cret",
+        "HTTPConnectionPool: 'http://ann:s3cret@host' refused, see http://other:s3cret@host too",
+    ],
+)
+def test_no_credential_survives_redaction(text):
+    assert "s3cret" not in redacted(text)
+    assert "host" in redacted(text)
