@@ -27,6 +27,7 @@ from ekd_train.objectives.proxy_end2 import ProxyEnd2, proxy_end2
 from ekd_train.settings import Distillation, StudentMethod
 
 __all__ = [
+    "METHOD_OBJECTIVES",
     "OBJECTIVES",
     "FeatureProjections",
     "Objective",
