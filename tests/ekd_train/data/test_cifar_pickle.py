@@ -147,6 +147,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
             read_pickle(path)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # of the standard library's lexer
 def test_files_with_damaged_bytes_are_read_or_refused_but_never_crash(tmp_path):
     content = bytearray(python2_pickle(IMAGES[:1], [3, 4]))
     path, random = tmp_path / "batch", np.random.default_rng(0)
