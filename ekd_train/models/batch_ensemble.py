@@ -23,6 +23,7 @@ from ekd_train.models.batch_ensemble_layers import (
 )
 from ekd_train.models.replacement import replace_modules
 from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm
 
 FactorInit = Literal["ones", "normal", "random_sign"]
 
@@ -113,12 +114,14 @@ def average_members(module: Subnetworks) -> nn.Module:
     Every weight becomes `w * (mean(s) mean(r)^T)`, the product of the means (LatentBE, section 3),
     a bias `mean(s) * b` plus the mean of the member biases, so that the result equals the
     BatchEnsemble whose every factor is set to its mean over the members. BatchNorm statistics are
-    copied. `module` is left alone. Raises `TypeError` for anything but a `BatchEnsemble`.
+    copied, and synchronised BatchNorms come out as ordinary ones. `module` is left alone.
+
+    Raises `TypeError` for anything but a `BatchEnsemble`.
     """
     if not isinstance(module, BatchEnsemble):
         raise TypeError(f"average_members takes a BatchEnsemble, got {type(module).__name__}")
     return replace_modules(
-        copy.deepcopy(module.shared),
+        from_synchronised_batch_norm(module.shared),
         lambda _, layer: layer.averaged() if isinstance(layer, BatchEnsembleLayer) else None,
     )
 

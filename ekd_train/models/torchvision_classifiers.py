@@ -89,8 +89,9 @@ def _replace_first_convolution(network: nn.Module, in_channels: int, small_image
 
 
 def _check_takes(name: str, network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Runs shapes only (no arithmetic) through a weightless copy."""
-    shapes_only = copy.deepcopy(network).to("meta").eval()
+    """Runs shapes only, without arithmetic, through a copy that has no weights."""
+    weightless = {id(tensor): tensor.to("meta") for tensor in (*network.parameters(), *network.buffers())}
+    shapes_only = copy.deepcopy(network, weightless).eval()
     try:
         shapes_only(torch.empty(1, *image_shape, device="meta"))
     except (RuntimeError, AssertionError, ValueError) as error:

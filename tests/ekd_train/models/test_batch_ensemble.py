@@ -2,15 +2,19 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import (
     BatchEnsemble,
     average_members,
+    factor_spread,
     factors,
     to_batch_ensemble,
 )
+from ekd_train.models.cost import count_macs
+from ekd_train.models.torchvision_classifiers import torchvision_classifier
 
 
 def set_factors_to_mean(ensemble: BatchEnsemble) -> None:
@@ -23,6 +27,10 @@ def set_factors_to_mean(ensemble: BatchEnsemble) -> None:
 def small_wide_resnet() -> nn.Module:
     torch.manual_seed(0)
     return build_model("wide_resnet", depth=10, stem_channels=4, num_classes=3, in_channels=1).double()
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in module.state_dict().items()}
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -54,12 +62,15 @@ class Convolutions(nn.Module):
         return self.head(x.mean((1, 2)))
 
 
-def naive_member(module: nn.Module, ensemble: BatchEnsemble, member: int, x: torch.Tensor) -> torch.Tensor:
+def definition_of_member(
+    module: nn.Module, ensemble: BatchEnsemble, member: int, x: torch.Tensor
+) -> torch.Tensor:
     """Member m by the definition: hooks scale the plain layers' inputs by r and outputs by s."""
     plain = copy.deepcopy(module)
     for name, layer in plain.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             wrapped = ensemble.get_submodule(f"shared.{name}")
+            layer.weight = wrapped.layer.weight  # the same leaf, for gradients
             shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
             r, s = wrapped.r[member].view(shape), wrapped.s[member].view(shape)
             bias = 0 if wrapped.member_bias is None else wrapped.member_bias[member].view(shape)
@@ -76,7 +87,7 @@ def test_each_member_computes_s_times_the_layer_of_r_times_x(padding_mode):
         ensemble.shared.head.member_bias.normal_(generator=generator())
     for size in (8, 24):  # small maps scale activations, large ones weights
         x = images(2, 3, size, size)
-        expected = torch.stack([naive_member(plain, ensemble, m, x) for m in range(3)])
+        expected = torch.stack([definition_of_member(plain, ensemble, m, x) for m in range(3)])
         torch.testing.assert_close(ensemble(x), expected)
 
 
@@ -95,3 +106,209 @@ def test_averaging_equal_members_gives_the_plain_network_exactly():
     ):
         assert key == averaged_key
         assert torch.equal(tensor, averaged_tensor)
+
+
+def test_the_gradients_of_weights_and_factors_are_those_of_the_definition():
+    plain = Convolutions("zeros").double()
+    ensemble = to_batch_ensemble(plain, 2, "normal", generator=generator())
+    x = images(2, 3, 24, 24)
+    leaves = [p for name, p in ensemble.named_parameters() if name.endswith((".r", ".s", "layer.weight"))]
+    target = torch.randn(2, 2, 5, dtype=torch.float64, generator=generator())
+    gradients = torch.autograd.grad((ensemble(x) * target).sum(), leaves)
+    expected = torch.zeros(())
+    for member in range(2):
+        expected = expected + (definition_of_member(plain, ensemble, member, x) * target[member]).sum()
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, leaves))
+
+
+def test_averaging_equals_the_ensemble_whose_factors_are_all_their_mean():
+    ensemble = to_batch_ensemble(Convolutions("zeros").double(), 3, "normal", member_bias=True)
+    with torch.no_grad():
+        ensemble.shared.head.member_bias.normal_(generator=generator())
+    averaged = average_members(ensemble)
+    set_factors_to_mean(ensemble)
+    with torch.no_grad():
+        bias = ensemble.shared.head.member_bias
+        bias.copy_(bias.mean(0, keepdim=True).expand_as(bias))
+    x = images(2, 3, 8, 8)
+    torch.testing.assert_close(averaged(x).expand(3, -1, -1), ensemble(x))
+
+
+def test_the_average_uses_the_product_of_the_mean_factors_not_the_mean_of_their_products():
+    linear = nn.Linear(1, 1, bias=False)
+    ensemble = to_batch_ensemble(linear, 2)
+    with torch.no_grad():
+        linear.weight.fill_(1.0)
+        ensemble.shared.layer.weight.fill_(1.0)
+        ensemble.shared.r.copy_(torch.tensor([[1.0], [3.0]]))
+        ensemble.shared.s.copy_(torch.tensor([[1.0], [5.0]]))
+    assert average_members(ensemble).weight.item() == 2 * 3  # and not (1 + 15) / 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet50",
+        "wide_resnet50_2",
+        "mobilenet_v3_small",
+        "shufflenet_v2_x1_0",
+        "efficientnet_b0",
+        "convnext_tiny",
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),  # 129 M parameters
+        "densenet121",
+    ],
+)
+def test_torchvision_classifiers_convert_and_average(name):
+    torch.manual_seed(0)
+    plain = torchvision_classifier(name, 5, image_size=32).eval()
+    ensemble = to_batch_ensemble(plain, 2, "normal", init_std=0.1, generator=generator())
+    averaged = average_members(ensemble)
+    assert type(averaged) is type(plain)
+    assert shapes(averaged) == shapes(plain)
+    set_factors_to_mean(ensemble)
+    with torch.no_grad():
+        x = images(2, 3, 32, 32).float()
+        expected, actual = ensemble(x), averaged(x).expand(2, -1, -1)
+    tolerance = 1e-5 * expected.std().item()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_tiny"])
+def test_dropout_and_stochastic_depth_train(name):
+    torch.manual_seed(0)
+    ensemble = to_batch_ensemble(torchvision_classifier(name, 3, image_size=32), 2).train()
+    logits = ensemble(torch.rand(3, 3, 32, 32))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 3, 3)
+    assert not torch.equal(logits[0], logits[1])  # members drop different things
+    assert all(factor.grad.isfinite().all() for _, factor in factors(ensemble) if factor.grad is not None)
+
+
+def test_only_the_named_members_are_computed_in_their_order():
+    ensemble = to_batch_ensemble(small_wide_resnet(), 4, "normal", init_std=0.2, generator=generator()).eval()
+    x = images(3, 1, 8, 8)
+    torch.testing.assert_close(ensemble(x, members=[2, 0]), ensemble(x)[[2, 0]])
+    assert count_macs(OneMember(ensemble), (1, 8, 8)) == count_macs(average_members(ensemble), (1, 8, 8))
+
+
+class OneMember(nn.Module):
+    def __init__(self, ensemble: BatchEnsemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, x):
+        return self.ensemble(x, members=[1])
+
+
+@pytest.mark.parametrize("members", [[], [3], [-1], [0, 7]])
+def test_a_member_that_does_not_exist_is_an_error(members):
+    ensemble = to_batch_ensemble(nn.Linear(2, 2), 3)
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        ensemble(torch.ones(1, 2), members=members)
+
+
+def test_members_share_batch_statistics_over_the_whole_tiled_batch():
+    plain = small_wide_resnet().train()
+    ensemble = to_batch_ensemble(plain, 3).train()
+    x = images(4, 1, 8, 8)
+    ensemble(x)
+    plain(x.repeat(3, 1, 1, 1))
+    for (_, expected), (_, actual) in zip(plain.named_buffers(), ensemble.named_buffers(), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_the_original_is_left_alone():
+    plain = small_wide_resnet()
+    before = copy.deepcopy(plain.state_dict())
+    ensemble = to_batch_ensemble(plain, 2, "random_sign")
+    average_members(ensemble)
+    ensemble(images(2, 1, 8, 8))
+    assert shapes(plain) == {key: tensor.shape for key, tensor in before.items()}
+    assert all(torch.equal(tensor, before[key]) for key, tensor in plain.state_dict().items())
+    assert len(list(factors(ensemble))) == 2 * 10  # 7 convolutions, 2 shortcuts, 1 head
+
+
+def test_a_module_used_twice_stays_one_module():
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    plain = nn.Sequential(shared, nn.ReLU(), shared, nn.Flatten(), nn.Linear(64, 2)).double()
+    ensemble = to_batch_ensemble(plain, 2, "normal", generator=generator())
+    assert ensemble.shared[0] is ensemble.shared[2]
+    averaged = average_members(ensemble)
+    assert averaged[0] is averaged[2]
+    assert shapes(averaged) == shapes(plain)
+    set_factors_to_mean(ensemble)
+    x = images(2, 4, 4, 4)
+    torch.testing.assert_close(averaged(x).expand(2, -1, -1), ensemble(x))
+
+
+def test_a_deep_copy_is_independent():
+    ensemble = to_batch_ensemble(small_wide_resnet(), 3, "normal", generator=generator()).eval()
+    other = copy.deepcopy(ensemble)
+    x = images(2, 1, 8, 8)
+    expected = ensemble(x)
+    other(x, members=[0])  # must not change what the first one computes
+    torch.testing.assert_close(ensemble.shared(x.repeat(3, 1, 1, 1)).unflatten(0, (3, 2)), expected)
+    torch.testing.assert_close(other(x), expected)
+
+
+class CustomConv2d(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        (nn.MultiheadAttention(4, 2), "MultiheadAttention"),
+        (nn.Embedding(3, 4), "Embedding"),
+        (nn.LSTM(4, 4), "LSTM"),
+        (nn.Conv1d(4, 4, 1), "Conv1d"),
+        (nn.ConvTranspose2d(4, 4, 1), "ConvTranspose2d"),
+        (CustomConv2d(4, 4, 1), "CustomConv2d"),
+        (nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1)), "ParametrizedConv2d"),
+        (to_batch_ensemble(nn.Linear(4, 4), 2), "BatchEnsembleLinear"),
+    ],
+)
+def test_modules_that_are_not_understood_are_refused_by_name(module, kind):
+    with pytest.raises(TypeError, match=rf"module 'body\.odd[.\w]*': {kind} "):
+        to_batch_ensemble(nn.ModuleDict({"body": nn.ModuleDict({"odd": module})}), 2)
+
+
+def test_a_vision_transformer_is_refused_at_its_class_token():
+    with torch.device("meta"):
+        transformer = torchvision.models.vit_b_16()
+    with pytest.raises(TypeError, match="VisionTransformer has parameters of its own \\(class_token\\)"):
+        to_batch_ensemble(transformer, 2)
+
+
+def test_factors_start_as_asked():
+    def spread(init):
+        return factor_spread(to_batch_ensemble(nn.Linear(400, 300), 4, init, generator=generator()))
+
+    ones = dict.fromkeys(("min", "max", "mean"), 1.0) | {"std": 0.0}
+    assert spread("ones") == {f"{kind}_{name}": value for kind in "rs" for name, value in ones.items()}
+    assert spread("random_sign")["r_min"] == -1
+    assert spread("random_sign")["s_max"] == 1
+    assert abs(spread("random_sign")["r_mean"]) < 0.1
+    assert spread("normal")["r_mean"] == pytest.approx(1, abs=0.05)
+    assert spread("normal")["s_std"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_same_generator_gives_the_same_factors():
+    first, second = (
+        to_batch_ensemble(small_wide_resnet(), 2, "normal", generator=generator()) for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(factors(first), factors(second), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_members": 0}, "num_members must be at least 1"),
+        ({"num_members": 2, "init": "zeros"}, "ones, normal, random_sign"),
+        ({"num_members": 2, "member_bias": True}, "member_bias needs a last Linear"),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        to_batch_ensemble(nn.Conv2d(1, 1, 1), **arguments)

@@ -1,0 +1,147 @@
+"""Batch normalisation over the global batch of all workers, on gloo (CPU) and NCCL alike.
+
+torch's own SyncBatchNorm is for GPUs only.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _Synchronised(_BatchNorm):
+    """A BatchNorm whose statistics in training are over the batches of all workers.
+
+    Has the parameters, buffers and state-dict keys of the plain BatchNorm, and is that BatchNorm in
+    evaluation mode and where there is one worker. Workers' shares may differ in size, and be
+    empty. In training all workers must run the same forwards and backwards in the same order.
+
+    With losses L_w that add up to L, a worker's input gradient is that of L; gradients of weight
+    and bias are its own share of L's, as with any other layer, for the data-parallel wrapper to
+    combine.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (
+            self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        ):
+            return super().forward(x)
+        self._check_input_dim(x)
+        y, mean, variance, count = _NormaliseTogether.apply(x, self.weight, self.bias, self.eps)
+        self._track(mean, variance * (count / (count - 1)))
+        return y
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        # As in torch: without a momentum the running values are plain means over the batches seen.
+        fraction = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), fraction)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), fraction)
+
+
+class SynchronisedBatchNorm1d(_Synchronised, nn.BatchNorm1d):
+    """`BatchNorm1d` over all workers."""
+
+
+class SynchronisedBatchNorm2d(_Synchronised, nn.BatchNorm2d):
+    """`BatchNorm2d` over all workers."""
+
+
+_SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: SynchronisedBatchNorm1d,
+    nn.BatchNorm2d: SynchronisedBatchNorm2d,
+}
+_PLAIN = {synchronised: plain for plain, synchronised in _SYNCHRONISED.items()}
+
+
+def to_synchronised_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose BatchNorms share their batch statistics among the workers."""
+    return _with_classes(module, _SYNCHRONISED)
+
+
+def from_synchronised_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of `module` with ordinary BatchNorms; undoes `to_synchronised_batch_norm`."""
+    return _with_classes(module, _PLAIN)
+
+
+def _with_classes(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    # Both kinds hold exactly the same state and differ in what forward does: the class is the change.
+    changed = copy.deepcopy(module)
+    for part in changed.modules():
+        part.__class__ = classes.get(type(part), type(part))
+    return changed
+
+
+class _NormaliseTogether(torch.autograd.Function):
+    """Normalised activations, and the mean, the biased variance and the count of the global batch."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _global_moments(x)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, inverse_std, count = ctx.saved_tensors
+        shape, axes = _channel_shape(x), _all_but_channels(x)
+        wide_grad = _at_least_float32(grad)
+        normalised = (_at_least_float32(x) - mean.view(shape)) * inverse_std.view(shape)
+        own = torch.stack([wide_grad.sum(axes), (wide_grad * normalised).sum(axes)])
+        total = own.clone()
+        dist.all_reduce(total)
+        mean_grad, mean_product = (total / count).view(2, *shape)
+        scale = inverse_std if weight is None else inverse_std * weight
+        grad_x = (wide_grad - mean_grad - normalised * mean_product) * scale.view(shape)
+        if weight is None:
+            return grad_x.to(x.dtype), None, None, None
+        return grad_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+
+
+def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance per channel, and the count, over all workers.
+
+    Workers exchange means and squared deviations from them, which add up without the cancellation
+    of sums of squares (Chan, Golub and LeVeque 1983, eq. 2.1).
+    """
+    channels = x.shape[1]
+    wide, axes = _at_least_float32(x), _all_but_channels(x)
+    count = x.numel() // channels
+    if count:
+        variance, mean = torch.var_mean(wide, axes, correction=0)
+    else:
+        variance = mean = wide.new_zeros(channels)
+    own = torch.cat([mean, variance * count, mean.new_tensor([count])])
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, own)
+    means, deviations, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    deviation = (deviations + counts * (means - mean).square()).sum(0)
+    return mean, deviation / total, total
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def _channel_shape(x: Tensor) -> list[int]:
+    return [1, -1, *[1] * (x.dim() - 2)]
