@@ -1,7 +1,9 @@
 """Finding and creating MLflow runs, so that a resumed `ekd run` has the same ones.
 
-Runs carry the tag `ekd.run_id`. A run whose MLflow id was not stored, because the process
-died between its creation and the manifest's, is found by that tag and its name again.
+Runs carry the tags `ekd.run_id` and `ekd.instance`. A run whose MLflow id was not stored,
+because the process died between its creation and the writing of the manifest, is found by
+them and its name again. The instance tells apart runs with the same id: an `ekd run` of the
+same experiment into another storage, or again after its files were deleted.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID_TAG = "ekd.run_id"
+INSTANCE_TAG = "ekd.instance"
 PARENT_TAG = "mlflow.parentRunId"
 _PENDING = "pending:"
 
@@ -29,11 +32,15 @@ class Runs:
         uri: its tracking URI.
         experiment: the MLflow experiment's name; created if there is none.
         ekd_run_id: the `ekd run` that they belong to.
+        instance: which of the runs with that id.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str, ekd_run_id: str) -> None:
+    def __init__(
+        self, client: MlflowClient, uri: str, experiment: str, ekd_run_id: str, instance: str
+    ) -> None:
         self._client = client
-        self._ekd_run_id = ekd_run_id
+        self.ekd_run_id = ekd_run_id
+        self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
         self.experiment_id = self._find_or_create_experiment(uri, experiment)
         self.created: set[str] = set()
         """Runs made by this process: they hold nothing that it does not know of."""
@@ -63,7 +70,7 @@ class Runs:
     def _open(self, name: str, run_id: str | None, tags: dict[str, str], parent: str | None) -> str:
         found = self._stored(run_id) or self._search(name, parent)
         if found is None:
-            tags = {"mlflow.source.name": "ekd", **tags, RUN_ID_TAG: self._ekd_run_id}
+            tags = {"mlflow.source.name": "ekd", **tags, **self._identity}
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
             self.created.add(run.info.run_id)
             return run.info.run_id
@@ -87,7 +94,7 @@ class Runs:
             raise
 
     def _search(self, name: str, parent: str | None) -> Run | None:
-        wanted = f"tags.`{RUN_ID_TAG}` = {_quoted(self._ekd_run_id)}"
+        wanted = " and ".join(f"tags.`{tag}` = {_quoted(text)}" for tag, text in self._identity.items())
         if parent is not None:
             wanted += f" and tags.`{PARENT_TAG}` = '{parent}' and attributes.run_name = {_quoted(name)}"
         oldest_first = ["attributes.start_time ASC"]  # the parent is older than its children

@@ -48,6 +48,7 @@ class Tracker:
     Attributes:
         uri: the tracking URI; it may hold credentials (`redacted` it before showing it).
         client: MLflow's client, for `orchestrator.registry`.
+        ekd_run_id: the `ekd run`.
         experiment_id: the MLflow experiment.
         run_id: the MLflow id of the parent run.
     """
@@ -55,6 +56,7 @@ class Tracker:
     def __init__(self, uri: str, client: MlflowClient, runs: Runs, outbox: Outbox, run_id: str, files: Path):
         self.uri = uri
         self.client = client
+        self.ekd_run_id = runs.ekd_run_id
         self.experiment_id = runs.experiment_id
         self.run_id = run_id
         self._runs = runs
@@ -70,6 +72,7 @@ class Tracker:
         run_name: str,
         *,
         ekd_run_id: str,
+        instance: str,
         spool: Path,
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
@@ -82,8 +85,9 @@ class Tracker:
             uri: from `resolve_tracking_uri`.
             experiment: MLflow experiment, created when missing.
             run_name: name of the parent run.
-            ekd_run_id: the `ekd run`; tagged `ekd.run_id`, and the way to find the run again
-                when `run_id` was not stored.
+            ekd_run_id: the `ekd run`.
+            instance: tells it from another run with the same id; a manifest's time of creation
+                will do. By both tags a run is found again whose `run_id` was not stored.
             spool: local folder of this `ekd run` for what is not written yet.
             run_id: MLflow id of the parent run, if it is known.
             tags: tags of a new parent run.
@@ -93,7 +97,7 @@ class Tracker:
         """
         client = connect(uri)
         with explained(uri, "open a run in"):
-            runs = Runs(client, uri, experiment, ekd_run_id)
+            runs = Runs(client, uri, experiment, ekd_run_id, instance)
             outbox = Outbox(Writer(client, runs).deliver, spool)
             outbox.flush(force=True)
             parent = runs.parent(run_name, run_id, tags or {})

@@ -54,7 +54,8 @@ def test_a_run_whose_id_was_not_stored_is_found_again_with_its_children(open_tra
 
 
 def test_another_ekd_run_has_another_run(open_tracker):
-    assert open_tracker().run_id != open_tracker(ekd_run_id="some-other").run_id
+    runs = [open_tracker(), open_tracker(ekd_run_id="some-other"), open_tracker(instance="2")]
+    assert len({tracker.run_id for tracker in runs}) == 3
 
 
 def test_a_run_id_of_another_store_is_replaced_by_a_new_run(open_tracker):
@@ -231,5 +232,12 @@ def test_a_data_set_is_an_input_with_digest_shape_and_counts(tracker):
 def test_a_store_that_cannot_be_opened_is_one_line(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     with pytest.raises(TrackingError, match=r"cannot open .*file is not a database") as error:
-        Tracker.open(f"sqlite:///{tmp_path}/mlflow.db", "e", "n", ekd_run_id="x", spool=tmp_path / "spool")
+        Tracker.open(
+            f"sqlite:///{tmp_path}/mlflow.db",
+            "e",
+            "n",
+            ekd_run_id="x",
+            instance="1",
+            spool=tmp_path / "spool",
+        )
     assert "\n" not in str(error.value)

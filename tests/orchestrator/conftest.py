@@ -1,4 +1,4 @@
-"""One migrated SQLite store for all tests of tracking: its creation takes seconds."""
+"""One migrated SQLite store for all tests of tracking and registry: its creation takes seconds."""
 
 import itertools
 import os
@@ -12,13 +12,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
+def no_mlflow_environment(monkeypatch):
     """Tests neither see the caller's MLflow settings nor leave `connect`'s behind."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
-    before = dict(os.environ)
     yield
-    for name in set(os.environ) - set(before):
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
 
 
@@ -33,7 +32,12 @@ def open_tracker(store_uri, tmp_path: Path):
     ekd_run_id = f"run-{next(_numbers)}"
 
     def open_it(uri: str = store_uri, **changes) -> Tracker:
-        arguments = {"ekd_run_id": ekd_run_id, "spool": tmp_path / "spool", "tags": {"who": "test"}}
+        arguments = {
+            "ekd_run_id": ekd_run_id,
+            "instance": "1",
+            "spool": tmp_path / "spool",
+            "tags": {"who": "test"},
+        }
         return Tracker.open(uri, "digits", "the parent", **(arguments | changes))
 
     return open_it

@@ -1,0 +1,249 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.registry import (
+    ExportError,
+    check_model_name,
+    lineage_tags,
+    register_averaged_student,
+    weights_sha256,
+)
+from orchestrator.tracking import TrackingError
+
+IMAGES = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+
+
+class TinyStudent(nn.Module):
+    """Normalises inside, as our classifiers do; defined where the loading process cannot import it."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.register_buffer("mean", torch.full((1, 1, 1, 1), 0.3), persistent=False)
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.classify = nn.Linear(4, 10)
+
+    def forward(self, images):
+        return self.classify(self.features(images - self.mean).mean((2, 3)))
+
+
+class FixedBatch(TinyStudent):
+    def forward(self, images):
+        return super().forward(images.reshape(3, 1, 8, 8))
+
+
+@pytest.fixture
+def register(request):
+    """Registers a student under a name of the test's own, unless told otherwise."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+
+    def register_it(tracker, module=None, *, accuracy=0.9, nll=0.3, name=name, **changes):
+        arguments = {
+            "tags": lineage_tags(
+                teacher_run_ids=["t0", "t1"], data_fingerprint="fp", experiment_hash="eh", code="abc-dirty"
+            ),
+            "description": "# A card",
+            "validation_metrics": {"accuracy": accuracy, "nll": nll},
+        }
+        module = module or TinyStudent()
+        return register_averaged_student(
+            tracker, tracker.run_id, module, IMAGES, name=name, **(arguments | changes)
+        )
+
+    return register_it
+
+
+@pytest.fixture
+def later_runs(open_tracker):
+    """Trackers of further `ekd run`s."""
+    return lambda number: open_tracker(instance=f"later-{number}")
+
+
+def versions(tracker, name):
+    return sorted(int(v.version) for v in tracker.client.search_model_versions(f"name = '{name}'"))
+
+
+def test_the_first_version_is_champion_with_lineage_card_and_signature(tracker, register):
+    module = TinyStudent()
+    registered = register(tracker, module)
+    version = tracker.client.get_model_version(registered.name, registered.version)
+    assert registered.uri == f"models:/{registered.name}/1"
+    assert registered.aliases == ("champion",)
+    assert registered.promotion.startswith("champion: the first champion")
+    assert version.run_id == tracker.run_id
+    assert version.description == "# A card"
+    assert version.tags == {
+        "ekd.run_id": tracker.ekd_run_id,
+        "ekd.parent_run_id": tracker.run_id,
+        "ekd.teacher_run_ids": "t0,t1",
+        "ekd.data_fingerprint": "fp",
+        "ekd.experiment_hash": "eh",
+        "ekd.code_version": "abc-dirty",
+        "ekd.weights_sha256": weights_sha256(module),
+        "ekd.validation.accuracy": "0.9",
+        "ekd.validation.nll": "0.3",
+        "ekd.promotion": registered.promotion,
+    }
+    (output,) = tracker.client.get_run(tracker.run_id).outputs.model_outputs
+    assert tracker.client.get_logged_model(output.model_id).status == "READY"
+
+
+def test_registering_changes_neither_the_module_nor_the_environment(tracker, register):
+    module = TinyStudent().train()
+    before = dict(os.environ)
+    register(tracker, module)
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert dict(os.environ) == before
+
+
+LOAD = """
+import sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("ekd_train", "orchestrator", "tune_spaces", "test_registration"):
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Blocked())
+import mlflow.pyfunc, mlflow.pytorch, numpy as np, torch
+uri, images = sys.argv[1], np.load(sys.argv[2])
+network = mlflow.pytorch.load_model(uri)
+logits = {f"batch{b}": network(torch.from_numpy(images[:b])).detach().numpy() for b in (1, 2, 7)}
+served = mlflow.pyfunc.load_model(uri)
+signature = served.metadata.signature
+assert signature.inputs.inputs[0].shape == (-1, 1, 8, 8), signature
+assert signature.outputs.inputs[0].shape == (-1, 10), signature
+assert served.input_example.shape == (3, 1, 8, 8)
+np.savez(sys.argv[3], served=served.predict(images), **logits)
+print(open(mlflow.artifacts.download_artifacts(uri + "/requirements.txt")).read())
+"""
+
+
+@pytest.mark.slow
+def test_the_champion_loads_where_this_project_is_not_installed(tracker, register, tmp_path):
+    module = TinyStudent().train()
+    for _ in range(3):
+        module(torch.rand(16, 1, 8, 8))  # running statistics that differ from a batch's
+    registered = register(tracker, module)
+    images = np.random.default_rng(1).random((7, 1, 8, 8), dtype=np.float32)
+    np.save(tmp_path / "images.npy", images)
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD, f"models:/{registered.name}@champion", "images.npy", "logits.npz"],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracker.uri},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    expected = module.eval()(torch.from_numpy(images)).detach().numpy()
+    logits = np.load(tmp_path / "logits.npz")
+    for batch in (1, 2, 7):
+        np.testing.assert_allclose(logits[f"batch{batch}"], expected[:batch], atol=1e-5)
+    np.testing.assert_allclose(logits["served"], expected, atol=1e-5)
+    requirements = [line.split("==")[0] for line in answer.stdout.split()]
+    assert sorted(requirements) == ["mlflow", "torch"]
+
+
+def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, later_runs, register):
+    first = register(tracker, TinyStudent(1), accuracy=0.90)
+    worse = register(later_runs(1), TinyStudent(2), accuracy=0.89)
+    better = register(later_runs(2), TinyStudent(3), accuracy=0.95)
+    aliases = tracker.client.get_registered_model(first.name).aliases
+    assert (worse.aliases, better.aliases) == (("challenger",), ("champion",))
+    assert {alias: str(version) for alias, version in aliases.items()} == {
+        "champion": better.version,
+        "challenger": worse.version,
+    }
+    assert "not better" in worse.promotion
+
+
+def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, later_runs, register):
+    first = register(tracker, TinyStudent(1), accuracy=0.90)
+    register(later_runs(1), TinyStudent(2), accuracy=0.95)
+    challenger = register(later_runs(2), TinyStudent(3), accuracy=0.94)
+    again = register(tracker, TinyStudent(1), accuracy=0.90)
+    assert again.version == first.version
+    assert versions(tracker, first.name) == [1, 2, 3]
+    aliases = tracker.client.get_registered_model(first.name).aliases
+    assert str(aliases["challenger"]) == challenger.version
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "log_model_artifacts",
+        "finalize_logged_model",
+        "create_registered_model",
+        "create_model_version",
+        "set_registered_model_alias",
+        "set_model_version_tag",
+    ],
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_interrupted_registration_is_completed_not_repeated(tracker, register, monkeypatch, step, after):
+    name = f"interrupted-{step}-{after}"
+    with monkeypatch.context() as patch:
+        done = getattr(tracker.client, step)
+
+        def interrupted(*arguments, **named):
+            if after:
+                done(*arguments, **named)
+            raise ConnectionError("the process dies here")
+
+        patch.setattr(tracker.client, step, interrupted)
+        with pytest.raises(TrackingError, match="dies here"):
+            register(tracker, name=name)
+    registered = register(tracker, name=name)
+    assert versions(tracker, name) == [1]
+    assert registered.aliases == ("champion",)
+    found = tracker.client.search_logged_models(
+        [tracker.experiment_id], f"source_run_id = '{tracker.run_id}'"
+    )
+    assert [model.status for model in found].count("READY") == 1
+
+
+def test_a_network_that_takes_one_batch_size_only_is_refused(tracker, register):
+    with pytest.raises(ExportError, match=r"FixedBatch cannot be exported|does not take a batch of 1"):
+        register(tracker, FixedBatch())
+
+
+def test_a_network_with_control_flow_on_values_is_refused_by_name(tracker, register):
+    class Branching(TinyStudent):
+        def forward(self, images):
+            return super().forward(images if images.sum() > 0 else -images)
+
+    with pytest.raises(ExportError, match="Branching cannot be exported"):
+        register(tracker, Branching())
+
+
+@pytest.mark.parametrize("images", [IMAGES[:1], IMAGES[0], IMAGES.astype(np.float64)])
+def test_example_images_that_would_fix_the_batch_are_refused(tracker, images):
+    with pytest.raises(ValueError, match="expected float32"):
+        register_averaged_student(
+            tracker,
+            tracker.run_id,
+            TinyStudent(),
+            images,
+            name="never",
+            tags={},
+            description="",
+            validation_metrics={},
+        )
+
+
+def test_a_long_card_is_cut_to_what_every_registry_keeps(tracker, register):
+    registered = register(tracker, description="x" * 9000)
+    version = tracker.client.get_model_version(registered.name, registered.version)
+    assert len(version.description) == 5000
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "a:b", "modèle", "a\n"])
+def test_a_name_that_mlflow_or_a_uri_cannot_hold_is_refused(name):
+    with pytest.raises(ValueError, match="use letters"):
+        check_model_name(name)

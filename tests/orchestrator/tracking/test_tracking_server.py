@@ -1,0 +1,129 @@
+"""A real `mlflow server` that dies in mid-run and comes back."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from orchestrator.tracking import Tracker, TrackingError, check_tracking
+
+pytestmark = pytest.mark.slow
+
+
+class Server:
+    """`mlflow server` on a free port of its own, which keeps its port and files over a restart."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
+        with open(self.folder / "server.log", "a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        for _ in range(600):
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError((self.folder / "server.log").read_text())
+
+    def kill(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def open_run(server, **changes):
+    arguments = {"ekd_run_id": "run", "instance": "1", "spool": server.folder / "spool"}
+    return Tracker.open(server.uri, "digits", "parent", **(arguments | changes))
+
+
+def steps(tracker, run):
+    return [point.step for point in tracker.client.get_metric_history(run, "loss")]
+
+
+def test_an_outage_of_the_server_costs_seconds_and_loses_nothing(server):
+    check_tracking(server.uri)
+    tracker = open_run(server)
+    student = tracker.child("student")
+    tracker.log_metrics(student, {"loss": 0.0}, 0)
+    assert tracker.flush()
+
+    server.kill()
+    began = time.monotonic()
+    for step in range(1, 50):
+        tracker.log_metrics(student, {"loss": float(step), "worst": float("nan")}, step)
+        tracker.flush()
+    control = tracker.child("control")
+    tracker.log_params(control, {"epochs": 3})
+    tracker.log_artifact_text(control, "notes/outage.md", "kept")
+    outage_s = time.monotonic() - began
+    assert tracker.pending > 0
+    assert outage_s < 15
+    with pytest.raises(TrackingError, match="cannot reach the MLflow server"):
+        check_tracking(server.uri)
+
+    server.start()
+    tracker.finish(control, "FINISHED")
+    tracker.finish(student, "FINISHED")
+    assert tracker.close("FINISHED") is None
+    assert steps(tracker, student) == list(range(50))
+    control = tracker.resolve(control)
+    assert tracker.client.get_run(control).data.params == {"epochs": "3"}
+    assert [artifact.path for artifact in tracker.client.list_artifacts(control, "notes")] == [
+        "notes/outage.md"
+    ]
+    for run in (tracker.run_id, student, control):
+        assert tracker.client.get_run(run).info.status == "FINISHED"
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 3
+
+
+def test_a_run_resumed_after_the_server_died_has_the_same_runs_and_every_step_once(server):
+    killed = open_run(server)
+    student = killed.child("student")
+    for step in range(5):
+        killed.log_metrics(student, {"loss": float(step)}, step)
+    killed.flush()
+    server.kill()
+    for step in range(5, 8):
+        killed.log_metrics(student, {"loss": float(step)}, step)
+    killed.close("KILLED")
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="cannot open the tracking store") as error:
+        open_run(server, run_id=killed.run_id)
+    assert time.monotonic() - began < 15
+    assert "\n" not in str(error.value)
+
+    server.start()
+    resumed = open_run(server, run_id=killed.run_id)
+    assert (resumed.run_id, resumed.child("student", run_id=student)) == (killed.run_id, student)
+    assert resumed.client.get_run(student).info.status == "RUNNING"
+    for step in range(6, 10):  # from the last checkpoint on
+        resumed.log_metrics(student, {"loss": float(step)}, step)
+    resumed.finish(student, "FINISHED")
+    assert resumed.close("FINISHED") is None
+    assert steps(resumed, student) == list(range(10))
+    assert len(resumed.client.search_runs([resumed.experiment_id])) == 2
