@@ -105,7 +105,7 @@ class Ekd(Objective):
     def __init__(self, *, temperature: float, weights: EkdWeights) -> None:
         self.temperature = temperature
         self.weights = weights
-        self.needs_teachers = weights.distillation > 0
+        self.needs_teachers = weights.distillation > 0 or weights.feature > 0
         self.needs_features = weights.feature > 0
 
     def __call__(self, predictions: Predictions) -> dict[str, Tensor]:

@@ -38,6 +38,8 @@ class Predictions:
 class Objective(ABC):
     """A loss over `Predictions`. The three flags say which optional predictions it will read.
 
+    `needs_features` implies `needs_teachers`: half of the features are theirs.
+
     Calling it gives `loss`, the scalar to differentiate, and its named terms before weighting,
     detached, for logging. A term of weight zero is neither computed nor present.
 

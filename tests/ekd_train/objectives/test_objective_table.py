@@ -118,7 +118,9 @@ def test_flags_follow_the_weights():
     assert build_objective("ce_kd", Distillation(alpha=0.9)).needs_clean_student
     assert not build_objective("ce_kd", Distillation(alpha=1.0)).needs_clean_student
     assert not build_objective("ekd", Distillation()).needs_features
-    assert build_objective("ekd", Distillation(ekd=EkdWeights(feature=0.1))).needs_features
+    only_features = build_objective("ekd", Distillation(ekd=EkdWeights(distillation=0, feature=0.1)))
+    assert only_features.needs_features
+    assert only_features.needs_teachers
 
 
 def test_ekd_without_a_distillation_term_trains_branches_on_labels_alone():
