@@ -127,3 +127,33 @@ def test_a_run_resumed_after_the_server_died_has_the_same_runs_and_every_step_on
     assert resumed.close("FINISHED") is None
     assert steps(resumed, student) == list(range(10))
     assert len(resumed.client.search_runs([resumed.experiment_id])) == 2
+
+
+def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypatch):
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+
+    from orchestrator.registry import register_averaged_student
+
+    tracker = open_run(server)
+    tracker.log_dataset(tracker.run_id, "digits", "sklearn", "ab" * 32, image_shape=(1, 8, 8))
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+    images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    registered = register_averaged_student(
+        tracker,
+        tracker.run_id,
+        module,
+        images,
+        name="through-a-server",
+        tags={},
+        description="# A card",
+        validation_metrics={"accuracy": 0.9, "nll": 0.3},
+    )
+    assert registered.aliases == ("champion",)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    network = mlflow.pytorch.load_model("models:/through-a-server@champion")
+    pair = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(network(pair), module(pair))
+    assert tracker.client.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset.name == "digits"
