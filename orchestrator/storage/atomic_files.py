@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,17 +54,59 @@ def replacing(path: Path, *, wait_s: float = 300.0) -> Iterator[BinaryIO]:
         finally:
             # Closing is not enough: a process forked meanwhile holds the descriptor, and the lock, too.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-    _sync_folder(path.parent)
+    with suppress(FileNotFoundError):  # `delete_tree` was quicker
+        _sync_folder(path.parent)
+
+
+def delete_tree(folder: Path) -> None:
+    """Remove all files below `folder`, and what folders are then empty; a file being written stays.
+
+    Nobody but its writer may remove a pending file: the writer would give the name to whatever
+    pending file of another writer had come in its place.
+    """
+    for here, subfolders, names in os.walk(folder, topdown=False, onerror=raise_unless_missing):
+        for path in (Path(here, name) for name in names):
+            if path.name.startswith(PENDING):
+                _delete_abandoned(path)
+            else:
+                path.unlink(missing_ok=True)
+        for path in (Path(here, name) for name in subfolders):
+            if path.is_symlink():
+                path.unlink(missing_ok=True)
+        try:
+            os.rmdir(here)
+        except OSError as error:  # somebody writes here again, or has deleted it, too
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
+
+def raise_unless_missing(error: OSError) -> None:
+    """For `os.walk`: a folder that goes away meanwhile is no error."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _delete_abandoned(pending: Path) -> None:
+    try:
+        descriptor = os.open(pending, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        if _lock(descriptor) and _has_name(descriptor, pending):
+            pending.unlink()
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _open_locked(pending: Path, wait_s: float) -> int:
     """Descriptor of `pending`, locked, and certainly the file that has that name now."""
     deadline = time.monotonic() + wait_s
     while True:
-        _make_folder(pending.parent)
         try:
+            _make_folder(pending.parent)
             descriptor = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # somebody deleted the folder since the line before
+        except FileNotFoundError:  # somebody deletes the folder meanwhile
             descriptor = None
         if descriptor is not None:
             try:
@@ -103,7 +145,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
-        if not folder.is_dir():
+        if not folder.is_dir() and folder.exists():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     else:
         _sync_folder(folder.parent)

@@ -37,7 +37,10 @@ class StorageError(Exception):
 
 
 class MissingKey(StorageError, LookupError):
-    """Nothing is stored under this key."""
+    """Nothing is stored under this key.
+
+    Also a LookupError, which `ekd_train`, that may not import this module, can catch.
+    """
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.storage.atomic_files import replacing
+from orchestrator.storage.atomic_files import delete_tree, raise_unless_missing, replacing
 from orchestrator.storage.base import (
     Conflict,
     MissingKey,
@@ -107,7 +107,7 @@ class LocalStorage(Storage):
         """See `Storage.list`; files whose name is no key (`.pending-…`) are left out."""
         keys = []
         with explained(self.uri(prefix)):
-            for folder, subfolders, names in os.walk(self.uri(prefix), onerror=_raise_unless_missing):
+            for folder, subfolders, names in os.walk(self.uri(prefix), onerror=raise_unless_missing):
                 subfolders[:] = [name for name in subfolders if is_key(name)]
                 below = Path(folder).relative_to(self.folder)
                 keys += [(below / name).as_posix() for name in names if is_key(name)]
@@ -121,14 +121,10 @@ class LocalStorage(Storage):
                 path.unlink(missing_ok=True)
 
     def delete_prefix(self, prefix: str) -> None:
-        """See `Storage.delete_prefix`; the folder itself and pending files in it go too."""
+        """See `Storage.delete_prefix`; files that killed writers left, and the empty folders, go too."""
         path = self._path(prefix)
         with explained(self.uri(prefix)):
-            while path.is_dir():
-                try:
-                    shutil.rmtree(path)
-                except FileNotFoundError:
-                    continue  # another process deletes here as well: take what it has left
+            delete_tree(path)
 
     def uri(self, key: str = "") -> str:
         """See `Storage.uri`."""
@@ -166,8 +162,3 @@ class LocalStorage(Storage):
 
 def _version(data: bytes) -> Version:
     return Version(hashlib.sha256(data).hexdigest())
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error

@@ -22,7 +22,6 @@ from orchestrator.storage.base import (
     Conflict,
     MissingKey,
     Storage,
-    StorageError,
     Version,
     is_key,
     validate_key,
@@ -155,8 +154,7 @@ class S3Storage(Storage):
         with ThreadPoolExecutor(max_workers=8) as pool:
             for _ in pool.map(lambda name: self._delete(prefix, name), names):
                 pass  # raises what a deletion raised
-        with suppress(StorageError):  # not every store can; there a lifecycle rule of the bucket must
-            self._call(prefix, lambda client: self._abort_uploads(client, f"{self._name(prefix)}/"))
+        self._call(prefix, lambda client: self._abort_uploads(client, f"{self._name(prefix)}/"))
 
     def uri(self, key: str = "") -> str:
         """See `Storage.uri`."""
@@ -199,9 +197,13 @@ class S3Storage(Storage):
         self._call(key, upload)
 
     def _abort_uploads(self, client: Any, beginning: str) -> None:
-        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=beginning)
-        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-            client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        with suppress(ClientError):  # not every store can; there a lifecycle rule of the bucket must
+            pages = client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=beginning
+            )
+            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                place = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                client.abort_multipart_upload(Bucket=self.bucket, **place)
 
     def _delete(self, key: str, name: str) -> None:
         def delete(client: Any) -> None:

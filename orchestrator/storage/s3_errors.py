@@ -138,6 +138,10 @@ def _words_for_reply(error: botocore.ClientError, store: str) -> tuple[str, str]
         )
     if code_ == "NotImplemented":
         return f"{store} has no {error.operation_name} ({message})", "use a store that has it"
+    if code_.isdecimal():  # S3 gives its errors names; a bare status is a proxy's, or another server's
+        return f"{store} answers {error.operation_name} with HTTP {code_} ({message})", (
+            "check that storage.endpoint_url is an S3 server's address"
+        )
     return (
         f"{error.operation_name} failed: {code_} {message}".rstrip(),
         f"look up {code_} in the store's manual",

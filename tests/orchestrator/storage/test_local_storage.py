@@ -1,95 +1,22 @@
 import contextlib
 import errno
 import os
-import pickle
 import resource
 import shutil
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
-from orchestrator.storage import Conflict, MissingKey, StorageError, open_storage
+from orchestrator.storage import StorageError, open_storage
 from orchestrator.storage.atomic_files import PENDING, replacing
 
 
 @pytest.fixture
 def storage(tmp_path):
+    """A folder only: what is tested here are the faults of disks."""
     return open_storage(str(tmp_path / "runs"))
-
-
-def test_what_was_written_is_read(storage):
-    storage.write("a/b", b"1")
-    storage.write("a/b", b"2")
-    assert storage.read("a/b") == b"2"
-    assert storage.exists("a/b")
-    assert Path(storage.uri("a/b")).read_bytes() == b"2"
-    assert storage.local_folder == Path(storage.uri())
-
-
-def test_files_go_in_and_out(storage, tmp_path):
-    (tmp_path / "in").write_bytes(b"x" * 10_000_000)
-    storage.write_file("big", tmp_path / "in")
-    storage.read_file("big", tmp_path / "new" / "out")
-    assert (tmp_path / "new" / "out").read_bytes() == (tmp_path / "in").read_bytes()
-
-
-@pytest.mark.parametrize("key", ["absent", "folder", "folder/file/below"])
-def test_what_is_not_stored_is_missing(storage, key, tmp_path):
-    storage.write("folder/file", b"")
-    for read in (storage.read, storage.read_versioned, lambda key: storage.read_file(key, tmp_path / "out")):
-        with pytest.raises(MissingKey, match=f"{storage.uri(key)}: nothing is stored here"):
-            read(key)
-    assert not storage.exists(key)
-    assert not (tmp_path / "out").exists()
-    storage.delete(key)
-    assert storage.list() == ["folder/file"]
-
-
-def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(storage):
-    for key in ("b/2", "b/1", "b-2/1", "b/sub/3", "a"):
-        storage.write(key, b"")
-    assert storage.list() == ["a", "b-2/1", "b/1", "b/2", "b/sub/3"]
-    assert storage.list("b") == ["b/1", "b/2", "b/sub/3"]
-    assert storage.list("absent") == storage.list("a") == []
-    storage.delete_prefix("b")
-    storage.delete_prefix("b")
-    storage.delete("a")
-    storage.delete("a")
-    assert storage.list() == ["b-2/1"]
-    assert not Path(storage.uri("b")).exists()
-
-
-def test_a_child_is_rooted_below(storage):
-    child = storage.child("run-1")
-    child.write("manifest.json", b"{}")
-    assert storage.list() == ["run-1/manifest.json"]
-    assert child.list() == ["manifest.json"]
-    assert child == open_storage(storage.uri("run-1"))
-
-
-def test_a_conditional_write_succeeds_only_from_the_version_that_was_read(storage):
-    first = storage.write_if("manifest", b"1", match=None)
-    assert storage.read_versioned("manifest") == (b"1", first)
-    second = storage.write_if("manifest", b"2", match=first)
-    for match in (None, first):
-        with pytest.raises(Conflict):
-            storage.write_if("manifest", b"3", match=match)
-    assert storage.read_versioned("manifest") == (b"2", second)
-    storage.delete("manifest")
-    with pytest.raises(Conflict):
-        storage.write_if("manifest", b"3", match=second)
-    assert storage.list() == []
-
-
-def test_it_travels_to_other_processes(storage):
-    assert pickle.loads(pickle.dumps(storage)) == storage  # noqa: S301 (our own bytes)
-    conflict = pickle.loads(pickle.dumps(Conflict("where")))  # noqa: S301
-    assert isinstance(conflict, Conflict)
-    assert str(conflict) == str(Conflict("where"))
 
 
 WRITER = """
@@ -100,53 +27,33 @@ storage = open_storage(sys.argv[1])
 value = 0
 while True:
     value = (value + 1) % 256
-    storage.write("value", bytes([value]) * 3_000_000)
+    storage.write("value", bytes([value]) * 2_000_000)
     print("written", flush=True)
 """
 
 
+def assert_whole(data):
+    assert len(data) == 2_000_000
+    assert len(set(data)) == 1
+
+
 def test_no_reader_ever_sees_a_torn_file_of_a_killed_writer(storage):
-    kills_while_writing = 0
-    for attempt in range(12):
+    pending = storage.local_folder / (PENDING + "value")
+    kills = kills_while_writing = 0
+    while kills_while_writing < 3:
+        assert kills < 100, f"only {kills_while_writing} of {kills} kills hit a write: the test shows nothing"
         writer = subprocess.Popen([sys.executable, "-c", WRITER, storage.uri()], stdout=subprocess.PIPE)
         writer.stdout.readline()
-        time.sleep(0.003 * attempt)
-        for _ in range(3):
-            data = storage.read("value")
-            assert len(data) == 3_000_000
-            assert len(set(data)) == 1
+        for _ in range(kills % 5):
+            assert_whole(storage.read("value"))
         writer.kill()
         writer.communicate()
-        data = storage.read("value")
-        assert len(data) == 3_000_000
-        assert len(set(data)) == 1
-        kills_while_writing += (storage.local_folder / (PENDING + "value")).exists() if attempt else 0
-    assert kills_while_writing > 0, "no kill hit a write: the test shows nothing"
+        assert_whole(storage.read("value"))
+        kills += 1
+        kills_while_writing += pending.exists()
     storage.write("value", b"after")  # neither the lock nor the rest of the killed writers is in the way
     assert storage.read("value") == b"after"
     assert os.listdir(storage.uri()) == ["value"]
-
-
-INCREMENT = """
-import sys
-from orchestrator.storage import Conflict, open_storage
-storage = open_storage(sys.argv[1])
-wins = 0
-while wins < 50:
-    data, version = storage.read_versioned("counter")
-    try:
-        storage.write_if("counter", str(int(data) + 1).encode(), match=version)
-        wins += 1
-    except Conflict:
-        pass
-"""
-
-
-def test_racing_processes_lose_no_update(storage):
-    storage.write("counter", b"0")
-    racers = [subprocess.Popen([sys.executable, "-c", INCREMENT, storage.uri()]) for _ in range(3)]
-    assert [racer.wait(60) for racer in racers] == [0, 0, 0]
-    assert storage.read("counter") == b"150"
 
 
 def test_threads_that_write_and_delete_the_same_folder_do_not_fail(storage):
@@ -172,6 +79,29 @@ def test_threads_that_write_and_delete_the_same_folder_do_not_fail(storage):
     assert failures == []
 
 
+def test_deleting_a_folder_spares_the_file_that_is_being_written_and_takes_what_was_abandoned(storage):
+    folder = storage.local_folder / "folder"
+    storage.write("folder/old", b"")
+    (folder / (PENDING + "abandoned")).write_bytes(b"half")
+    with replacing(folder / "new") as file:
+        storage.delete_prefix("folder")
+        assert os.listdir(folder) == [PENDING + "new"]
+        file.write(b"whole")
+    assert storage.read("folder/new") == b"whole"
+    storage.delete_prefix("folder")
+    assert not folder.exists()
+
+
+def test_deleting_a_folder_does_not_follow_links(storage, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_bytes(b"")
+    storage.write("folder/key", b"")
+    (storage.local_folder / "folder" / "link").symlink_to(tmp_path / "elsewhere")
+    storage.delete_prefix("folder")
+    assert (tmp_path / "elsewhere" / "kept").exists()
+    assert not (storage.local_folder / "folder").exists()
+
+
 def test_a_second_writer_waits_and_then_says_so(tmp_path):
     with (
         replacing(tmp_path / "key"),
@@ -179,6 +109,12 @@ def test_a_second_writer_waits_and_then_says_so(tmp_path):
         replacing(tmp_path / "key", wait_s=0.1),
     ):
         pass
+
+
+def test_the_name_of_a_file_that_is_being_written_is_not_listed(storage):
+    storage.write("key", b"")
+    with replacing(storage.local_folder / "other"):
+        assert storage.list() == ["key"]
 
 
 def test_a_failed_block_leaves_the_old_content_and_nothing_else(tmp_path):

@@ -1,0 +1,84 @@
+import botocore.exceptions
+import pytest
+from botocore.exceptions import ClientError
+
+from orchestrator.storage import s3_errors
+
+
+def reply(code, status=400, message="", headers=None, **fields):
+    """The exception that boto3 makes of such a reply."""
+    response = {
+        "Error": {"Code": code, "Message": message, **fields},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}},
+    }
+    return ClientError(response, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "remedy"),
+    [
+        (reply("NoSuchBucket", 404), "the bucket does not exist", "create it at http://store:9000"),
+        (reply("InvalidAccessKeyId", 403), "does not know the access key id", "AWS_ACCESS_KEY_ID"),
+        (reply("SignatureDoesNotMatch", 403), "the secret key does not fit", "AWS_SECRET_ACCESS_KEY"),
+        (reply("ExpiredToken"), "the credentials have expired", "AWS_SESSION_TOKEN"),
+        (reply("RequestTimeTooSkewed", 403), "this host's clock is wrong", "NTP"),
+        (reply("AccessDenied", 403), "access denied to PutObject", "s3:GetObject"),
+        (reply("403", 403, "Forbidden"), "access denied to PutObject", "s3:GetObject"),
+        (
+            reply("PermanentRedirect", 301, headers={"x-amz-bucket-region": "eu-west-1"}),
+            "the bucket is in region eu-west-1",
+            "AWS_REGION",
+        ),
+        (reply("AuthorizationHeaderMalformed", Region="eu-north-1"), "in region eu-north-1", "AWS_REGION"),
+        (reply("MissingContentLength", 411), "refuses the SDK's checksums", "when_required"),
+        (
+            reply("InvalidRequest", 400, "Unsupported checksum algorithm"),
+            "refuses the SDK's checksums (Unsupported checksum algorithm)",
+            "when_required",
+        ),
+        (reply("XMinioStorageFull", 507), "is full", "free some space"),
+        (reply("QuotaExceeded", 403), "is full", "free some space"),
+        (reply("NotImplemented", 501, "no If-Match"), "has no PutObject (no If-Match)", "use a store"),
+        (reply("Strange", 400, "a\n  b"), "PutObject failed: Strange a b", "manual"),
+        (botocore.exceptions.NoCredentialsError(), "no usable credentials", "AWS_PROFILE"),
+        (botocore.exceptions.ProfileNotFound(profile="p"), "profile (p) could not be found", "AWS_PROFILE"),
+    ],
+)  # fmt: skip
+def test_each_refusal_is_final_and_says_what_is_wrong_and_what_to_do(error, problem, remedy):
+    explained = s3_errors.explain(error, "s3://bucket/key", "http://store:9000")
+    assert explained.uri == "s3://bucket/key"
+    assert problem in explained.problem
+    assert remedy in explained.remedy
+    assert "\n" not in str(explained)
+    assert s3_errors.transient(error) == (s3_errors.code(error) == "ExpiredToken")  # may be renewed meanwhile
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        reply("SlowDown", 503),
+        reply("InternalError", 500),
+        reply("502", 502),
+        reply("RequestTimeout", 400),
+        reply("ConditionalRequestConflict", 409),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://store:9000"),
+        botocore.exceptions.ConnectTimeoutError(endpoint_url="http://store:9000"),
+        botocore.exceptions.ReadTimeoutError(endpoint_url="http://store:9000"),
+        botocore.exceptions.ConnectionClosedError(endpoint_url="http://store:9000"),
+        botocore.exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+        botocore.exceptions.SSLError(endpoint_url="https://store:9000", error="EOF occurred"),
+    ],
+)
+def test_what_may_pass_by_itself_is_tried_again(error):
+    assert s3_errors.transient(error)
+
+
+def test_a_wrong_certificate_does_not_pass_by_itself():
+    error = botocore.exceptions.SSLError(endpoint_url="https://store", error="CERTIFICATE_VERIFY_FAILED")
+    assert not s3_errors.transient(error)
+
+
+def test_the_clock_error_is_measured():
+    error = reply("RequestTimeTooSkewed", 403, headers={"date": "Mon, 01 Jan 2001 00:00:00 GMT"})
+    seconds = int(s3_errors.explain(error, "s3://bucket", None).problem.split()[-2])
+    assert seconds > 20 * 365 * 24 * 3600
