@@ -17,10 +17,10 @@ from ekd_train.loop import Images, TrainingData, train
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
-from ekd_train.networks import find_network, identity, load_network, save_network
+from ekd_train.networks import find_network, identity, load_network, load_weights, save_network
 from ekd_train.reporter import Reporter
 from ekd_train.settings import Settings, TrainingRun
-from ekd_train.trainee import averaged
+from ekd_train.trainee import build_plain
 from ekd_train.workers import Workers
 
 PREDICTIONS = "evaluation/predictions"
@@ -121,7 +121,11 @@ def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> di
     student = load(job.student)
     if isinstance(student, Subnetworks):
         predictors["members"] = student
-    predictors["averaged"] = averaged(student)
+    plain = build_plain(
+        job.student.architecture,
+        **{key: description[key] for key in ("num_classes", "image_shape", "mean", "std")},
+    )
+    predictors["averaged"] = load_weights(store, "averaged", plain).to(workers.device)
     shape = tuple(description["image_shape"])
     tensors: dict[str, Tensor] = {}
     for split, images in (("validation", data.validation), ("test", data.test)):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ekd_train.checkpoint import (
     DamagedCheckpoint,
@@ -60,3 +60,8 @@ def load_network(store: Store, run: TrainingRun, description: dict[str, Any]) ->
     """The finished network of `run`; `description` holds num_classes, image_shape, mean and std."""
     keys = ("num_classes", "image_shape", "mean", "std")
     return load_weights(store, run.name, build_network(run, **{key: description[key] for key in keys}))
+
+
+def load_predictions(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
+    """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c)."""
+    return load_tensors(store, f"{key}.safetensors", sha256)

@@ -236,15 +236,19 @@ class Experiment(Settings):
         """The whole experiment with every default written out, as plain JSON values."""
         return self.model_dump(mode="json")
 
-    def result_hash(self) -> str:
-        """SHA-256 of what decides the result: not where it runs, is stored or recorded."""
+    def result_settings(self) -> dict[str, Any]:
+        """The resolved experiment without what cannot change a result: where it runs and is kept."""
         kept = self.resolved()
-        for key in ("name", "description", "storage", "tracking"):
+        for key in ("name", "description", "cluster", "storage", "tracking"):
             del kept[key]
-        kept["cluster"] = {"workers_per_run": kept["cluster"]["workers_per_run"]}
         for key in ("root", "download"):
             del kept["data"][key]
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        return kept
+
+    def result_hash(self) -> str:
+        """SHA-256 of `result_settings` and the number of workers, which decides batch statistics."""
+        settings = [self.result_settings(), self.resolved()["cluster"]["workers_per_run"]]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def default_run_id(self) -> str:
         """The id under which the same command finds the same run again."""

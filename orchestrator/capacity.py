@@ -1,0 +1,65 @@
+"""How many worker groups of a kind fit a cluster at once, and whether one ever will: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.experiment import Cluster
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers to work."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster offers; `limit` is what it could grow to, where an autoscaler says so."""
+
+    nodes: tuple[Node, ...]
+    where: str
+    limit: Node | None = None
+
+    def workers(self, cluster: Cluster) -> int:
+        """How many workers of the experiment's kind fit at once, as the cluster is now."""
+        return sum(_fit(node, cluster) for node in self.nodes)
+
+    def describe(self) -> str:
+        """One line: machines, CPUs and GPUs."""
+        cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
+        grown = f", growing to {self.limit.cpus:g} CPUs and {self.limit.gpus:g} GPUs" if self.limit else ""
+        plural = "s" if len(self.nodes) != 1 else ""
+        return f"{self.where}: {len(self.nodes)} node{plural}, {cpus:g} CPUs, {gpus:g} GPUs{grown}"
+
+
+def why_never(cluster: Cluster, capacity: Capacity) -> str | None:
+    """Why not even one training run can be scheduled on `capacity`, ever; None if it can."""
+    needed = cluster.fewest_workers
+    fits = capacity.workers(cluster)
+    if capacity.limit is not None:
+        fits = max(fits, _fit(capacity.limit, cluster))
+    if fits >= needed:
+        return None
+    gpus = f" and {cluster.gpus_per_worker:g} GPUs" if cluster.gpus_per_worker else ""
+    return (
+        f"cluster.workers_per_run: a run needs {needed} workers of {cluster.cpus_per_worker} CPUs{gpus}, "
+        f"but only {fits} can ever fit ({capacity.describe()}); lower cluster.workers_per_run, "
+        "cluster.cpus_per_worker or cluster.gpus_per_worker, or use a larger cluster"
+    )
+
+
+def runs_at_once(cluster: Cluster, capacity: Capacity, runs: int) -> int:
+    """How many worker groups to keep up: what fits now, at most one per run, at least one."""
+    fitting = capacity.workers(cluster) // cluster.most_workers
+    wanted = min(runs, cluster.runs_at_once or runs)
+    return max(1, min(wanted, fitting))
+
+
+def _fit(node: Node, cluster: Cluster) -> int:
+    by_cpu = int(node.cpus // cluster.cpus_per_worker)
+    if not cluster.gpus_per_worker:
+        return by_cpu
+    return min(by_cpu, int(node.gpus / cluster.gpus_per_worker + 1e-9))

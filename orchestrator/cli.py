@@ -1,0 +1,131 @@
+"""The command line: parses first, and imports what a command needs after that.
+
+Exit status: 0 done, 1 the run failed, 2 the input is wrong and nothing was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+EPILOG = """examples:
+  ekd run digits                                  the whole job on data that needs no download
+  ekd plan fashion_mnist                          what would run, and what it would cost
+  ekd run fashion_mnist --set perturbation.kind=none --set student.training.epochs=5
+  ekd run my_experiment.yaml --smoke              the real thing made small
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments` (default: the process's); the exit status."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    from orchestrator import commands
+    from orchestrator.experiment import ExperimentError
+
+    try:
+        status: int = getattr(commands, parsed.command)(parsed)
+    except ExperimentError as error:
+        print(f"ekd: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("ekd: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 1
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ekd`."""
+    parser = argparse.ArgumentParser(
+        prog="ekd",
+        description="Turn an ensemble of networks into one network at the cost of one.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="train, distil, average, evaluate and register; again: continue",
+        description="The whole main job. The same command again continues an interrupted run and redoes "
+        "nothing. The last line on stdout is the registered model's URI.",
+    )
+    _add_experiment(run)
+    _add_run_id(run)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what would run, where, and what it would cost",
+        description="Every training run with its workers, batch, learning rate and cost, against what the "
+        "cluster has, and where things are stored. Starts nothing; exit status 2 if it can never be scheduled.",
+    )
+    _add_experiment(plan)
+    _add_run_id(plan)
+
+    status = commands.add_parser(
+        "status",
+        help="where runs stand",
+        description="All runs of a storage, or the stages and training runs of one.",
+    )
+    status.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs")
+    _add_storage(status)
+
+    report = commands.add_parser("report", help="the results of a run", description="The results of a run.")
+    report.add_argument("run_id", metavar="RUN_ID")
+    _add_storage(report)
+
+    commands.add_parser(
+        "experiments",
+        help="what is packaged",
+        description="The packaged experiments. Copy one to a file of your own to change it.",
+    ).add_argument("name", nargs="?", metavar="NAME", help="print this experiment's YAML")
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="whether cluster, storage, tracking and data are usable from here",
+        description="Tries everything that a run would use, and says what is wrong and what to do. "
+        "Exit status 2 if something is not usable.",
+    )
+    doctor.add_argument(
+        "experiment", nargs="?", default="digits", metavar="EXPERIMENT", help="default: digits"
+    )
+    _add_overrides(doctor)
+    return parser
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="a packaged experiment's name, or a YAML file"
+    )
+    _add_overrides(parser)
+    parser.add_argument(
+        "--smoke", action="store_true", help="the same experiment, over two epochs of a few images"
+    )
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a key of the experiment, dotted: --set student.training.epochs=20; repeats",
+    )
+
+
+def _add_run_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-id",
+        metavar="ID",
+        help="default: made of the experiment's name and settings, so that it continues",
+    )
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", metavar="URI", default="ekd-runs", help="default: ./ekd-runs")
+    parser.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")

@@ -1,0 +1,133 @@
+"""What the stages of one `ekd run` share: where things are, and the training runs in their lanes."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ekd_train.jobs import Evaluation
+from ekd_train.settings import TrainingRun
+from orchestrator import launch
+from orchestrator.dispatcher import Event
+from orchestrator.manifest import Manifest
+from orchestrator.preflight import Checked, check_capacity
+from orchestrator.tracking import Tracker
+from orchestrator.view import View
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; one line says why. What is done is kept."""
+
+
+@dataclass
+class Context:
+    """One `ekd run` in progress."""
+
+    checked: Checked
+    manifest: Manifest
+    view: View
+    local_folder: Path
+    """On this machine, for logs and for what waits to be sent."""
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What finished jobs of this start have reported, by name."""
+    tracker_: Tracker | None = None
+    _lanes: launch.Lanes | None = None
+    _submitted: set[str] = field(default_factory=set)
+    _mlflow: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tracker(self) -> Tracker:
+        """The MLflow runs; open from the start of the pipeline on."""
+        assert self.tracker_ is not None
+        return self.tracker_
+
+    @property
+    def log_file(self) -> Path:
+        """Where Ray's and libraries' messages go."""
+        return self.local_folder / "logs" / "ray.log"
+
+    def submit(self, jobs: Sequence[TrainingRun | Evaluation]) -> None:
+        """Queue jobs that were not queued before; finished ones answer at once from storage."""
+        new = [job for job in jobs if job.name not in self._submitted]
+        if new:
+            self._open_lanes().add(new)
+            self._submitted.update(job.name for job in new)
+
+    def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
+        """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
+        self.submit(jobs)
+        while missing := [job.name for job in jobs if job.name not in self.records]:
+            for event in self._open_lanes().news():
+                self._handle(event)
+            self.tracker.flush()
+            del missing
+        return [self.records[job.name] for job in jobs]
+
+    def mlflow_run(self, name: str) -> str:
+        """The child run that records the training run `name`, opened on first use."""
+        if name not in self._mlflow:
+            known = self.manifest.content["mlflow"].get(name)
+            child = self.tracker.child(name, known)
+            self._mlflow[name] = child
+            self.manifest.note_mlflow_run(name, child)
+        return self._mlflow[name]
+
+    def close(self, *, failed: bool = False) -> None:
+        """End the lanes and leave Ray."""
+        if self._lanes is not None:
+            if failed:
+                self._lanes.abandon()
+            else:
+                self._lanes.close()
+            self._lanes = None
+            launch.stop_ray()
+
+    def _open_lanes(self) -> launch.Lanes:
+        if self._lanes is None:
+            experiment = self.checked.experiment
+            capacity = launch.start_ray(experiment.cluster, self.log_file)
+            check_capacity(experiment, capacity)
+            self._lanes = launch.Lanes(
+                experiment.cluster,
+                self.checked.storage,
+                self.checked.arrays(),
+                self.checked.description,
+                experiment.storage.keep_checkpoints,
+            )
+            count = self._lanes.start(capacity, experiment.teacher_count + 1)
+            self.view.say(
+                f"Ray: {capacity.describe()}; {count} training run{'s' if count > 1 else ''} at a time; "
+                f"Ray's session logs: {launch.ray_logs() or 'on the head node'}"
+            )
+            # The driver needs these later; now it only waits for worker processes to start.
+            threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
+        return self._lanes
+
+    def _handle(self, event: Event) -> None:
+        self.view.show(event)
+        match event.kind:
+            case "epoch":
+                record = event.data["record"]
+                values = {k: v for k, v in record.items() if k != "epoch"}
+                self.tracker.log_metrics(self.mlflow_run(event.run), values, int(record["epoch"]))
+            case "done":
+                self.records[event.run] = event.data["record"]
+                if "best" in event.data["record"]:
+                    self.tracker.finish(self.mlflow_run(event.run), "FINISHED")
+            case "failed" if event.data["failure"] == "hopeless":
+                self.tracker.finish(self.mlflow_run(event.run), "FAILED")
+                raise RunFailed(f"{event.run}: {event.data['error']}: {event.data['message']}")
+            case "failed":
+                self.view.warn(
+                    f"{event.run}: {event.data['error']}: {event.data['message']}; "
+                    "its workers are started again and continue from the last checkpoint"
+                )
+
+
+def _import_ahead() -> None:
+    for module in ("matplotlib.figure", "mlflow.pytorch", "mlflow.models"):
+        importlib.import_module(module)

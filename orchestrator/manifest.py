@@ -1,0 +1,129 @@
+"""`manifest.json`: which stages of a run are done and what they made. Enough to continue."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.storage import MissingKey, Storage
+
+FORMAT = 1
+MANIFEST, EXPERIMENT, SUMMARY = "manifest.json", "experiment.json", "summary.json"
+
+
+class Manifest:
+    """The stages of one run, stored after each of them. Only the run's owner writes it."""
+
+    def __init__(self, storage: Storage, content: dict[str, Any]) -> None:
+        self.storage, self.content = storage, content
+
+    @classmethod
+    def open(
+        cls, storage: Storage, experiment: Experiment, run_id: str, fingerprint: str, code: str
+    ) -> Manifest:
+        """The manifest of `run_id`, new or as an earlier start left it.
+
+        Raises `ExperimentError` when the run id belongs to another experiment or other data.
+        """
+        content = read_json(storage, MANIFEST)
+        if content is None:
+            manifest = cls(
+                storage,
+                {
+                    "format": FORMAT,
+                    "run_id": run_id,
+                    "experiment": experiment.name,
+                    "result_hash": experiment.result_hash(),
+                    "data_fingerprint": fingerprint,
+                    "code_version": code,
+                    "created": time.time(),
+                    "status": "running",
+                    "stages": {},
+                    "mlflow": {},
+                },
+            )
+            storage.write(EXPERIMENT, json.dumps(experiment.resolved(), indent=2).encode())
+            manifest.save()
+            return manifest
+        _check_same(storage, content, experiment, run_id, fingerprint)
+        return cls(storage, content)
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage was finished, now or by an earlier start."""
+        return stage in self.content["stages"]
+
+    def outputs(self, stage: str) -> dict[str, Any]:
+        """What a finished stage made."""
+        outputs: dict[str, Any] = self.content["stages"][stage]["outputs"]
+        return outputs
+
+    def finish(self, stage: str, seconds: float, outputs: dict[str, Any]) -> None:
+        """Note that the stage is finished."""
+        self.content["stages"][stage] = {"seconds": round(seconds, 3), "outputs": outputs}
+        self.save()
+
+    def set(self, **values: Any) -> None:
+        """Change top-level values, such as the status."""
+        self.content.update(values)
+        self.save()
+
+    def note_mlflow_run(self, name: str, mlflow_run: str) -> None:
+        """Keep the id under which `name` (`parent`, or a training run) is recorded."""
+        if self.content["mlflow"].get(name) != mlflow_run:
+            self.content["mlflow"][name] = mlflow_run
+            self.save()
+
+    def save(self) -> None:
+        """Store it, whole or not at all."""
+        self.content["updated"] = time.time()
+        self.storage.write(MANIFEST, json.dumps(self.content, indent=2).encode())
+
+
+def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
+    """A stored JSON object, or None if there is none. Raises `ExperimentError` if it is damaged."""
+    try:
+        content = json.loads(storage.read(key))
+    except MissingKey:
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ExperimentError(
+            f"{storage.uri(key)}: not valid JSON, so the run cannot be continued; "
+            "restore the file, or start afresh with --run-id and a new name"
+        )
+    return content
+
+
+def _check_same(
+    storage: Storage, content: dict[str, Any], experiment: Experiment, run_id: str, fingerprint: str
+) -> None:
+    if content.get("format") != FORMAT:
+        raise ExperimentError(
+            f"{storage.uri(MANIFEST)}: format {content.get('format')!r} is of another version of ekd; "
+            "use another --run-id"
+        )
+    before = read_json(storage, EXPERIMENT) or {}
+    changed = sorted(_differences(before, experiment.result_settings()))
+    if changed:
+        raise ExperimentError(
+            f"run {run_id} was started with another {', '.join(changed[:4])}; "
+            "use the same settings to continue it, or another --run-id"
+        )
+    if content["data_fingerprint"] != fingerprint:
+        raise ExperimentError(
+            f"run {run_id} was started on other data (fingerprint {content['data_fingerprint'][:12]}, "
+            f"now {fingerprint[:12]}); restore the files below data.root, or use another --run-id"
+        )
+
+
+def _differences(before: Any, now: Any, key: str = "") -> set[str]:
+    """Dotted keys of `now` whose values are others in `before`; keys of `before` alone do not count."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        return {k for name, v in now.items() for k in _differences(before.get(name), v, f"{key}.{name}")}
+    if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
+        pairs = zip(before, now, strict=True)
+        return {k for i, (b, n) in enumerate(pairs) for k in _differences(b, n, f"{key}.{i}")}
+    return set() if before == now else {key.removeprefix(".")}

@@ -1,0 +1,141 @@
+"""The main job from beginning to end: a table of contents of its stages."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ekd_train.settings import TrainingRun
+from orchestrator.context import Context, RunFailed
+from orchestrator.manifest import Manifest
+from orchestrator.ownership import Ownership
+from orchestrator.plan import training_work
+from orchestrator.preflight import Checked
+from orchestrator.registry import code_version
+from orchestrator.stages.average import average
+from orchestrator.stages.control import control
+from orchestrator.stages.distil import distil
+from orchestrator.stages.evaluate import evaluate
+from orchestrator.stages.prepare import prepare
+from orchestrator.stages.register import register
+from orchestrator.stages.report import report
+from orchestrator.stages.teachers import teachers
+from orchestrator.tracking import RunStatus, Tracker
+from orchestrator.view import View
+
+STAGES: dict[str, Callable[[Context], dict[str, Any]]] = {
+    "prepare": prepare,
+    "teachers": teachers,
+    "control": control,
+    "distil": distil,
+    "average": average,
+    "evaluate": evaluate,
+    "register": register,
+    "report": report,
+}
+
+
+def run(checked: Checked) -> Manifest:
+    """Run every stage that is not done yet; the manifest of the finished run.
+
+    Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `OwnedByAnother`; what was
+    done by then is kept, and the same call continues.
+    """
+    folder = local_folder(checked)
+    view = View.open(f"ekd run {checked.run_id}", list(STAGES), str(folder / "logs" / "ray.log"))
+    ownership = Ownership(checked.storage)
+    try:
+        with ownership.acquire(view.say):
+            experiment = checked.experiment
+            fingerprint = checked.description["fingerprint"]
+            manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
+            if all(manifest.done(stage) for stage in STAGES):
+                view.say(f"run {checked.run_id} is complete; nothing to do")
+                return manifest
+            for training_run in all_runs(checked):
+                view.expect(training_run.name, training_run.training.epochs, training_work(training_run))
+            _run_stages(Context(checked, manifest, view, folder), ownership)
+            return manifest
+    finally:
+        view.close()
+
+
+def all_runs(checked: Checked) -> list[TrainingRun]:
+    """Every training run of the experiment, in the order of their stages."""
+    experiment = checked.experiment
+    return [*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()]
+
+
+def local_folder(checked: Checked) -> Path:
+    """Where this machine keeps logs and unsent records of the run."""
+    folder = checked.storage.local_folder or Path("ekd-runs").absolute() / checked.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run_stages(context: Context, ownership: Ownership) -> None:
+    manifest = context.manifest
+    manifest.set(status="running")
+    status: RunStatus = "FAILED"
+    tracking = _TrackerOpening(context)
+    try:
+        for name, stage in STAGES.items():
+            if manifest.done(name):
+                context.view.end(name, None)
+                continue
+            if ownership.lost:
+                raise RunFailed(f"{ownership.lost} has taken this run over; this driver stops")
+            if name == "prepare":
+                # Ray and its workers take seconds to start; MLflow is opened meanwhile.
+                context.submit(context.checked.experiment.teacher_runs())
+            tracking.join()
+            context.view.begin(name)
+            began = time.perf_counter()
+            outputs = stage(context)
+            manifest.finish(name, time.perf_counter() - began, outputs)
+            context.view.end(name, time.perf_counter() - began)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        context.close(failed=status != "FINISHED")
+        manifest.set(status={"FINISHED": "done", "KILLED": "interrupted"}.get(status, "failed"))
+        if context.tracker_ is not None and (left := context.tracker_.close(status)):
+            context.view.warn(left)
+
+
+class _TrackerOpening:
+    """Opens the tracker in a thread of its own, once."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._open, name="tracking", daemon=True)
+        self.thread.start()
+
+    def join(self) -> None:
+        """Wait until it is open; raises what went wrong."""
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _open(self) -> None:
+        context = self.context
+        checked, manifest = context.checked, context.manifest
+        try:
+            context.tracker_ = Tracker.open(
+                checked.tracking_uri,
+                checked.experiment.name,
+                checked.run_id,
+                ekd_run_id=checked.run_id,
+                instance=str(manifest.content["created"]),
+                spool=context.local_folder / "tracking",
+                run_id=manifest.content["mlflow"].get("parent"),
+            )
+            manifest.note_mlflow_run("parent", context.tracker_.run_id)
+        except BaseException as error:
+            self.error = error

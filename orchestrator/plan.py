@@ -1,0 +1,158 @@
+"""What would run, and what it would cost: computed without starting anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ekd_train.settings import TrainingRun
+from orchestrator.capacity import Capacity, runs_at_once
+from orchestrator.experiment import Experiment
+from orchestrator.summary import compact
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BACKWARD = 2
+"""A backward pass costs about two forward passes; through activations alone, one."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Network evaluations for one image in one training step, in forward-pass equivalents."""
+
+    teachers: float
+    student: float
+
+    @property
+    def total(self) -> float:
+        """All of them, teachers' and student's counted alike."""
+        return self.teachers + self.student
+
+
+def passes(run: TrainingRun) -> Passes:
+    """What one image costs in a step of `run` (docs: algorithms 1.4): forward 1, full backward 2,
+    backward to the pixels alone 1."""
+    if run.student is None:
+        return Passes(0, 1 + BACKWARD)
+    members = 1 if run.student.method == "kd" else run.student.members
+    teachers = float(len(run.teachers))
+    student = float(members * (1 + BACKWARD))
+    if run.perturbation.strength > 0:
+        match run.perturbation.kind:
+            case "ods" | "conf_ods":
+                teachers += 2
+            case "tdiv":
+                teachers += 3
+            case "tdiv_sdiv":
+                teachers += 3
+                student += 3
+    return Passes(teachers, student)
+
+
+def training_work(run: TrainingRun) -> float:
+    """Cost of the whole run relative to other runs of the experiment: passes x epochs."""
+    return passes(run).total * run.training.epochs
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run as it would be."""
+
+    run: TrainingRun
+    params: int
+    steps: int
+    flops: float
+    """Multiply-accumulates count two."""
+
+
+def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[PlannedRun]:
+    """Every training run with its size and cost. Imports torch."""
+    from ekd_train.models.cost import count_macs, count_parameters
+    from ekd_train.trainee import build_plain
+
+    keys = ("num_classes", "image_shape", "mean", "std")
+    costs: dict[str, tuple[int, int]] = {}
+
+    def cost(run: TrainingRun) -> tuple[int, int]:
+        key = run.architecture.model_dump_json()
+        if key not in costs:
+            plain = build_plain(run.architecture, **{k: description[k] for k in keys})
+            costs[key] = count_parameters(plain), count_macs(plain, tuple(description["image_shape"]))
+        return costs[key]
+
+    planned = []
+    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+        params, macs = cost(run)
+        steps = run.training.epochs * (description["train"] // run.training.batch_size)
+        each = passes(run)
+        teachers = [cost(teacher)[1] for teacher in run.teachers]
+        teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
+        per_image = 2 * (each.student * macs + teacher_macs)
+        planned.append(PlannedRun(run, params, steps, per_image * steps * run.training.batch_size))
+    return planned
+
+
+def runs_table(planned: list[PlannedRun], experiment: Experiment) -> Table:
+    """Every training run: workers, batch, learning rate, steps, passes, FLOPs."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    headings = (
+        "run",
+        "architecture",
+        "parameters",
+        "epochs",
+        "steps",
+        "batch",
+        "lr",
+        "passes/image",
+        "FLOPs",
+    )
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    for item in planned:
+        training = item.run.training
+        made.add_row(
+            item.run.name,
+            architecture_name(item.run),
+            compact(item.params),
+            str(training.epochs),
+            str(item.steps),
+            f"{training.batch_size}",
+            f"{training.learning_rate:g}",
+            f"{passes(item.run).total:g}",
+            compact(item.flops),
+        )
+    return made
+
+
+def workers_line(experiment: Experiment, capacity: Capacity) -> str:
+    """Workers of a run, and how many runs go side by side."""
+    cluster = experiment.cluster
+    per = f"{cluster.cpus_per_worker} CPUs" if cluster.cpus_per_worker != 1 else "1 CPU"
+    if cluster.gpus_per_worker:
+        per += f" and {cluster.gpus_per_worker:g} GPUs"
+    count = cluster.workers_per_run
+    workers = (
+        f"{count[0]} to {count[1]} workers"
+        if isinstance(count, tuple)
+        else f"{count} worker{'s' if count > 1 else ''}"
+    )
+    side = runs_at_once(cluster, capacity, experiment.teacher_count + 1)
+    return (
+        f"{workers} of {per} per run, {side} run{'s' if side > 1 else ''} side by side; the global batch "
+        "and the learning rate do not change with the number of workers"
+    )
+
+
+def architecture_name(run: TrainingRun) -> str:
+    """An architecture in a few characters, with the student's subnetworks."""
+    a = run.architecture
+    name = a.name
+    if a.depth is not None:
+        name = {"wide_resnet": "WRN", "resnet": "ResNet"}.get(a.name, a.name) + f"-{a.depth}"
+        name += f"-{a.width:g}" if a.name == "wide_resnet" or a.width != 1 else ""
+    if run.student is not None and run.student.method != "kd":
+        name += f" {run.student.method} x{run.student.members}"
+    return name

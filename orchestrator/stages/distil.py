@@ -1,0 +1,16 @@
+"""Distil the teachers into a student with several subnetworks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.context import Context
+from orchestrator.stages.teachers import outcome
+
+
+def distil(context: Context) -> dict[str, Any]:
+    """Wait for the student's training run."""
+    experiment = context.checked.experiment
+    context.wait(experiment.teacher_runs())
+    run = experiment.student_run()
+    return outcome(context, [run.name], context.wait([run]))

@@ -1,0 +1,50 @@
+"""Measure every predictor, once: temperature on validation, then the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.context import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Predict in a lane, measure here; the metrics of every predictor on both splits."""
+    from ekd_train.jobs import PREDICTIONS, Evaluation
+    from ekd_train.networks import load_predictions
+
+    experiment = context.checked.experiment
+    context.wait([*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()])
+    job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
+    (record,) = context.wait([job])
+    tensors = load_predictions(context.checked.storage, PREDICTIONS, record["sha256"])
+    return {"predictors": measure(tensors, record["cost"])}
+
+
+def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, int]]) -> dict[str, Any]:
+    """Metrics of each predictor from its probabilities.
+
+    Args:
+        tensors: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c) for both splits.
+        cost: parameters and multiply-accumulates of each predictor.
+
+    Returns:
+        For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
+        `test` metrics, and `diversity` on test where it has several members.
+    """
+    from ekd_train.diversity import diversity
+    from ekd_train.metrics import all_metrics, fit_temperature
+
+    predictors: dict[str, Any] = {}
+    for name, price in cost.items():
+        pooled = {split: tensors[f"{split}/{name}"].mean(0) for split in ("validation", "test")}
+        temperature = fit_temperature(pooled["validation"], tensors["validation/labels"])
+        predictors[name] = {**price, "temperature": temperature}
+        for split, probs in pooled.items():
+            predictors[name][split] = all_metrics(probs, tensors[f"{split}/labels"], temperature)
+        if several := diversity(tensors[f"test/{name}"]):
+            predictors[name]["diversity"] = several
+    return predictors

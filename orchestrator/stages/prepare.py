@@ -1,0 +1,37 @@
+"""Record what is about to run, and bring up the lanes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+from orchestrator.context import Context
+
+
+def prepare(context: Context) -> dict[str, Any]:
+    """Queue the first training runs, so that their workers start, and describe the run in MLflow."""
+    experiment, description = context.checked.experiment, context.checked.description
+    context.submit([*experiment.teacher_runs(), experiment.control_run()])
+    tracker = context.tracker
+    tracker.log_params(tracker.run_id, experiment.resolved())
+    tracker.log_dict(tracker.run_id, "experiment.json", experiment.resolved())
+    tracker.set_tags(
+        tracker.run_id,
+        {
+            "ekd.command": shlex.join(["ekd", *sys.argv[1:]]),
+            "ekd.result_hash": experiment.result_hash(),
+            "ekd.code_version": context.manifest.content["code_version"],
+        },
+    )
+    for split in ("train", "validation", "test"):
+        tracker.log_dataset(
+            tracker.run_id,
+            experiment.data.name,
+            experiment.data.root or experiment.data.name,
+            description["fingerprint"],
+            context=split,
+            image_shape=tuple(description["image_shape"]),
+            profile={"images": description[split], "classes": description["num_classes"]},
+        )
+    return {"data": description}
