@@ -72,9 +72,10 @@ class BatchEnsembleLayer(nn.Module, ABC):
         return torch.cat([self._apply_layer(part, weight, bias) for part, weight, bias in parts])
 
     def _scale_activations(self, x: Tensor, r: Tensor, s: Tensor, added: Tensor | None) -> Tensor:
-        x = (x.unflatten(0, (len(r), -1)) * self._against_rows(r, x.dim())).flatten(0, 1)
+        tiling = (len(r), len(x) // len(r))  # not -1, which an empty batch leaves open
+        x = (x.unflatten(0, tiling) * self._against_rows(r, x.dim())).flatten(0, 1)
         y = self.layer(x)
-        y = y.unflatten(0, (len(s), -1)) * self._against_rows(s, y.dim())
+        y = y.unflatten(0, tiling) * self._against_rows(s, y.dim())
         if added is not None:
             y = y + self._against_rows(added, x.dim())
         return y.flatten(0, 1)

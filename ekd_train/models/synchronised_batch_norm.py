@@ -29,13 +29,14 @@ class _Synchronised(_BatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x (b, channel, ...)`, normalised."""
         if not (
             self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         ):
             return super().forward(x)
         self._check_input_dim(x)
         y, mean, variance, count = _NormaliseTogether.apply(x, self.weight, self.bias, self.eps)
-        self._track(mean, variance * (count / (count - 1)))
+        self._track(mean, variance * (count / (count - 1).clamp(min=1)))
         return y
 
     @torch.no_grad()
@@ -65,7 +66,14 @@ _PLAIN = {synchronised: plain for plain, synchronised in _SYNCHRONISED.items()}
 
 
 def to_synchronised_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy of `module` whose BatchNorms share their batch statistics among the workers."""
+    """A copy of `module` whose BatchNorms share their batch statistics among the workers.
+
+    Raises `TypeError` for a kind of BatchNorm other than `BatchNorm1d` and `BatchNorm2d`, which
+    would stay each worker's own without a word.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and type(part) not in (*_SYNCHRONISED, *_PLAIN):
+            raise TypeError(f"cannot synchronise {name!r}: {type(part).__name__} is not understood")
     return _with_classes(module, _SYNCHRONISED)
 
 

@@ -99,3 +99,8 @@ def test_the_average_of_a_synchronised_student_has_ordinary_batch_norms(convert,
     student = to_synchronised_batch_norm(convert(plain, 2))
     averaged = average(student)
     assert [type(layer) for layer in averaged.modules()] == [type(layer) for layer in plain.modules()]
+
+
+def test_a_batch_norm_that_is_not_understood_is_refused_by_name():
+    with pytest.raises(TypeError, match="cannot synchronise '1': BatchNorm3d"):
+        to_synchronised_batch_norm(nn.Sequential(nn.ReLU(), nn.BatchNorm3d(2)))
