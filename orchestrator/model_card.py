@@ -30,7 +30,8 @@ def model_card(summary: Mapping[str, Any], experiment: Mapping[str, Any], lineag
     """The card.
 
     Args:
-        summary: `summary.json`: `predictors` with `params`, `macs`, `test`, `validation`.
+        summary: `summary.json`, as it is before the registration: `predictors` with `params`,
+            `macs`, `test`, `validation`.
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
 
@@ -41,7 +42,7 @@ def model_card(summary: Mapping[str, Any], experiment: Mapping[str, Any], lineag
         _what_it_is(summary, experiment),
         _verdict(summary["predictors"]),
         _table(summary["predictors"]),
-        _how_to_use(summary),
+        _how_to_use(experiment),
         _how_it_was_made(summary, experiment, lineage),
         _limitations(experiment),
     ]
@@ -102,8 +103,8 @@ def _ordered(predictors: Mapping[str, Any]) -> list[str]:
     return [*first, *sorted(set(predictors) - set(first) - set(last)), *last]
 
 
-def _how_to_use(summary: Mapping[str, Any]) -> str:
-    name = summary["registered_model"]["name"]
+def _how_to_use(experiment: Mapping[str, Any]) -> str:
+    name = experiment["tracking"]["registered_model"] or f"ekd-{experiment['name']}"
     return f"""## How to use it
 
 Images are float32 in [0, 1], of shape (batch, channel, height, width), any batch size; the

@@ -23,7 +23,6 @@ SUMMARY = {
         "teacher/0": measured(0.93, 0.24),
         "control": measured(0.9398, 0.234),
     },
-    "registered_model": {"name": "ekd-digits", "version": "1", "aliases": ["champion"]},
     "stages": {},
 }
 LINEAGE = {"ekd.code_version": "abc", "ekd.data_fingerprint": "f00d"}
@@ -73,6 +72,13 @@ def test_predictors_without_numbers_leave_their_cells_empty(experiment):
 def test_it_says_how_to_load_and_serve_this_model(card):
     assert 'load_model("models:/ekd-digits@champion")' in card
     assert "mlflow models serve" in card
+
+
+def test_a_model_name_of_the_experiment_is_the_one_to_load():
+    tree = {"name": "digits", "tracking": {"registered_model": "my-model"}}
+    experiment = build_experiment(tree)
+    card = model_card(SUMMARY, experiment.resolved(), LINEAGE)
+    assert f'load_model("models:/{experiment.model_name}@champion")' in card
 
 
 def test_it_carries_run_data_recipe_and_lineage(card):
