@@ -46,8 +46,8 @@ class DataSettings(Settings):
     download: bool = False
     """Let torchvision download what is missing under `root` (where it can)."""
     validation_size: Positive = 5000
-    """Images taken from the end of the training split (or, for `digits`, which has no official
-    split, class-balanced) for selection and temperature."""
+    """Images taken from the end of the training split (for `digits`, which has no official
+    split, nor an image folder, class-balanced) for selection and temperature."""
     test_size: Positive | None = None
     """Images of the test split to use; null: all. For `digits`: how many are held out as test."""
     train_size: Positive | None = None
