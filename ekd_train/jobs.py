@@ -19,22 +19,11 @@ from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.networks import find_network, identity, load_network, load_weights, save_network
 from ekd_train.reporter import Reporter
-from ekd_train.settings import Settings, TrainingRun
+from ekd_train.settings import Evaluation, Job, TrainingRun
 from ekd_train.trainee import build_plain
 from ekd_train.workers import Workers
 
 PREDICTIONS = "evaluation/predictions"
-
-
-class Evaluation(Settings):
-    """Predict validation and test images with everything that was trained; done once, at the end."""
-
-    name: str = "evaluation"
-    control: TrainingRun
-    student: TrainingRun
-
-
-Job = TrainingRun | Evaluation
 
 
 @dataclass(frozen=True)

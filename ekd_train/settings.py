@@ -204,3 +204,15 @@ class TrainingRun(Settings):
     def identity(self) -> dict[str, Any]:
         """The plain dictionary that a fingerprint of this run is taken of."""
         return self.model_dump(mode="json")
+
+
+class Evaluation(Settings):
+    """Predict validation and test images with everything that was trained; done once, at the end."""
+
+    name: str = "evaluation"
+    control: TrainingRun
+    student: TrainingRun
+
+
+Job = TrainingRun | Evaluation
+"""What a lane can be asked to do; its carrier, the dispatcher, imports no torch for it."""

@@ -1,43 +1,55 @@
-"""A worker of a warm worker group: takes jobs from a desk until there are no more.
+"""A worker of the warm worker group: takes jobs from a desk until there are no more.
 
-The only module of `ekd_train` that knows Ray Train. Starting a group (processes, imports, process
-group) costs 10-20 s, so a group stays up for the whole `ekd run` and does one job after another.
+The only module of `ekd_train` that knows Ray Train. Starting a worker group (processes, imports,
+process group) costs 10-20 s, so one group stays up for the whole `ekd run`. Its workers form
+*lanes* of as many workers as a training run has; each lane does one job after another.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 
 from ekd_train.checkpoint import Store
-from ekd_train.jobs import Job, execute, place
+from ekd_train.jobs import execute, place
+from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.reporter import Reporter
+from ekd_train.settings import Job
 from ekd_train.workers import Workers
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One job for one worker group; `serial` tells it from every other assignment."""
+    """One job for one lane; `serial` tells it from every other assignment."""
 
     serial: int
     job: Job
 
 
 class Desk(Reporter, Protocol):
-    """Where a worker group gets its work, and hears what became of it."""
+    """Where a lane gets its work, and says what became of it."""
+
+    def begin(self) -> None:
+        """The whole group has (re)started: jobs that its lanes left unfinished are to be done again.
+
+        Called by one worker, before any other worker of any lane asks for work.
+        """
+
+    def of(self, lane: int) -> Desk:
+        """The desk of one lane."""
 
     def next(self, finished: int | None) -> Assignment | None:
-        """The group's assignment, waiting for one if need be; None: no more will come.
+        """The lane's assignment, waiting for one if need be; None: no more will come.
 
-        All workers of a group get the same answers. `finished` is the serial of the last
-        assignment that this worker finished; a group that was started again passes None and
-        gets the one it left unfinished.
+        All workers of a lane get the same answers. `finished` is the serial of the last
+        assignment that this worker finished, None if there is none.
         """
 
     def about(self, run: str, reporting: bool) -> None:
@@ -58,8 +70,27 @@ class Post:
     store: Store
     data: Any
     """A `ray.ObjectRef` of (arrays, description)."""
+    workers_per_lane: int | None
+    """None: one lane of all workers, however many there are (elastic)."""
     cpus_per_worker: int
     keep_checkpoints: int
+
+
+def form_lanes(rank: int, size: int, per_lane: int, device: torch.device) -> tuple[int | None, Workers]:
+    """Divide `size` workers into lanes of `per_lane`; this one's lane, None if it is left over.
+
+    Every worker must call it: process groups are made together.
+    """
+    lanes = size // per_lane
+    if lanes == 1 and size == per_lane:
+        return 0, Workers(rank, size, device=device)
+    groups = [dist.new_group(list(range(i * per_lane, (i + 1) * per_lane))) for i in range(lanes)]
+    lane = rank // per_lane
+    if lane >= lanes:
+        return None, Workers(device=device)
+    group = cast(dist.ProcessGroup, groups[lane])
+    synchronise_among(group)
+    return lane, Workers(rank % per_lane, per_lane, group, device)
 
 
 def work(config: dict[str, Post]) -> None:
@@ -68,17 +99,25 @@ def work(config: dict[str, Post]) -> None:
     logging.getLogger("ekd_train").setLevel(logging.INFO)
     torch.set_num_threads(post.cpus_per_worker)
     context = ray.train.get_context()
-    workers = Workers(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    rank, size = context.get_world_rank(), context.get_world_size()
+    lane, workers = form_lanes(rank, size, post.workers_per_lane or size, ray.train.torch.get_device())
+    if rank == 0:
+        post.desk.begin()
+    if size > 1:
+        dist.barrier()
+    if lane is None:
+        return  # too few workers are left over for a lane of their own
+    desk = post.desk.of(lane)
     arrays, description = ray.get(post.data)
     data = place(arrays, description, workers.device)
     finished: int | None = None
-    while (assignment := post.desk.next(finished)) is not None:
-        post.desk.about(assignment.job.name, workers.is_first)
+    while (assignment := desk.next(finished)) is not None:
+        desk.about(assignment.job.name, workers.is_first)
         try:
-            record = execute(assignment.job, data, post.store, post.desk, workers, post.keep_checkpoints)
+            record = execute(assignment.job, data, post.store, desk, workers, post.keep_checkpoints)
         except BaseException as error:
-            post.desk.failed(error)
+            desk.failed(error)
             raise
         if workers.is_first:
-            post.desk.done(assignment.serial, record)
+            desk.done(assignment.serial, record)
         finished = assignment.serial

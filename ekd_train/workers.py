@@ -22,6 +22,8 @@ class Workers:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
+    """Their process group; None: all processes that there are."""
     device: torch.device = torch.device("cpu")
 
     @property
@@ -38,7 +40,7 @@ class Workers:
         if self.size == 1:
             return network
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids)
+        return DistributedDataParallel(network, device_ids=ids, process_group=self.group)
 
     def concatenate(self, rows: Tensor, total: int, dim: int = 0) -> Tensor:
         """All workers' shards of `total` rows, in rank order, on every worker."""
@@ -49,7 +51,7 @@ class Workers:
         padded = rows.new_zeros((longest, *rows.movedim(dim, 0).shape[1:]))
         padded[: rows.shape[dim]] = rows.movedim(dim, 0)
         gathered = [torch.empty_like(padded) for _ in shares]
-        dist.all_gather(gathered, padded)
+        dist.all_gather(gathered, padded, group=self.group)
         pieces = [piece[: stop - start] for piece, (start, stop) in zip(gathered, shares, strict=True)]
         return torch.cat(pieces).movedim(0, dim)
 
@@ -57,16 +59,16 @@ class Workers:
         """The sum of `value` over the workers."""
         if self.size > 1:
             value = value.clone()
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.group)
         return value
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every worker the first one's buffers: running statistics that each made of its share."""
         if self.size > 1:
             for buffer in network.buffers():
-                dist.broadcast(buffer, src=0)
+                dist.broadcast(buffer, group=self.group, group_src=0)
 
     def barrier(self) -> None:
         """Wait for every worker."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)

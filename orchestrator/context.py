@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ekd_train.jobs import Evaluation
-from ekd_train.settings import TrainingRun
+from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator import launch
 from orchestrator.dispatcher import Event
 from orchestrator.manifest import Manifest
@@ -35,7 +34,7 @@ class Context:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
     tracker_: Tracker | None = None
-    _lanes: launch.Lanes | None = None
+    _workers: launch.WorkerGroup | None = None
     _submitted: set[str] = field(default_factory=set)
     _mlflow: dict[str, str] = field(default_factory=dict)
 
@@ -54,14 +53,14 @@ class Context:
         """Queue jobs that were not queued before; finished ones answer at once from storage."""
         new = [job for job in jobs if job.name not in self._submitted]
         if new:
-            self._open_lanes().add(new)
+            self._start_workers().add(new)
             self._submitted.update(job.name for job in new)
 
     def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
         self.submit(jobs)
         while missing := [job.name for job in jobs if job.name not in self.records]:
-            for event in self._open_lanes().news():
+            for event in self._start_workers().news():
                 self._handle(event)
             self.tracker.flush()
             del missing
@@ -78,34 +77,34 @@ class Context:
 
     def close(self, *, failed: bool = False) -> None:
         """End the lanes and leave Ray."""
-        if self._lanes is not None:
+        if self._workers is not None:
             if failed:
-                self._lanes.abandon()
+                self._workers.abandon()
             else:
-                self._lanes.close()
-            self._lanes = None
+                self._workers.close()
+            self._workers = None
             launch.stop_ray()
 
-    def _open_lanes(self) -> launch.Lanes:
-        if self._lanes is None:
+    def _start_workers(self) -> launch.WorkerGroup:
+        if self._workers is None:
             experiment = self.checked.experiment
             capacity = launch.start_ray(experiment.cluster, self.log_file)
             check_capacity(experiment, capacity)
-            self._lanes = launch.Lanes(
+            self._workers = launch.WorkerGroup(
                 experiment.cluster,
                 self.checked.storage,
                 self.checked.arrays(),
                 self.checked.description,
                 experiment.storage.keep_checkpoints,
             )
-            count = self._lanes.start(capacity, experiment.teacher_count + 1)
+            count = self._workers.start(capacity, experiment.teacher_count + 1)
             self.view.say(
                 f"Ray: {capacity.describe()}; {count} training run{'s' if count > 1 else ''} at a time; "
                 f"Ray's session logs: {launch.ray_logs() or 'on the head node'}"
             )
             # The driver needs these later; now it only waits for worker processes to start.
             threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
-        return self._lanes
+        return self._workers
 
     def _handle(self, event: Event) -> None:
         self.view.show(event)

@@ -1,4 +1,4 @@
-"""Hands training runs to warm worker groups ("lanes") and collects what they report.
+"""Hands training runs to the lanes of the warm worker group and collects what they report.
 
 One light Ray actor, without torch, on the driver's side of everything: lanes ask it for work, the
 driver asks it for news. `Dispatcher` is a plain class; only `LaneDesk` and `open_dispatcher` know Ray.
@@ -37,8 +37,8 @@ class Work:
 class Dispatcher:
     """A queue of jobs, the job that each lane is at, and a list of events.
 
-    All methods are safe to repeat: workers of a group each ask, and a lane that was started
-    again asks anew and gets the job it left unfinished.
+    `next` is safe to repeat: every worker of a lane asks. When the group is started again,
+    perhaps with another number of lanes, `begin` queues what was left unfinished.
     """
 
     def __init__(self) -> None:
@@ -60,6 +60,13 @@ class Dispatcher:
     async def close(self) -> None:
         """No more jobs will come; lanes end when the queue is empty."""
         self.closed = True
+        await self._wake()
+
+    async def begin(self) -> None:
+        """The worker group has started: nobody is at work on what its lanes had before."""
+        left = [work for work in self.current.values() if work.serial not in self.finished]
+        self.waiting.extendleft(sorted(left, key=lambda work: -work.serial))
+        self.current.clear()
         await self._wake()
 
     async def next(self, lane: int, finished: int | None, timeout_s: float = 20.0) -> Work | str:
@@ -111,9 +118,19 @@ class Dispatcher:
 class LaneDesk:
     """A lane's side of the dispatcher: `ekd_train.worker.Desk` over an actor handle."""
 
-    def __init__(self, actor: Any, lane: int) -> None:
+    def __init__(self, actor: Any, lane: int = 0) -> None:
         self.actor, self.lane = actor, lane
         self._run, self._reporting = "", False
+
+    def begin(self) -> None:
+        """See `ekd_train.worker.Desk.begin`."""
+        import ray
+
+        ray.get(self.actor.begin.remote())
+
+    def of(self, lane: int) -> LaneDesk:
+        """See `ekd_train.worker.Desk.of`."""
+        return LaneDesk(self.actor, lane)
 
     def next(self, finished: int | None) -> Any:
         """See `ekd_train.worker.Desk.next`."""

@@ -79,6 +79,11 @@ class Cluster(Settings):
         return value
 
     @property
+    def elastic(self) -> bool:
+        """Whether a run may go on with fewer workers, and grow again."""
+        return isinstance(self.workers_per_run, tuple)
+
+    @property
     def most_workers(self) -> int:
         """The largest number of workers that a run may have."""
         return self.workers_per_run[1] if isinstance(self.workers_per_run, tuple) else self.workers_per_run

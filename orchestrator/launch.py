@@ -1,7 +1,7 @@
-"""The door to Ray: starting it, what it has, and the warm worker groups that do the training.
+"""The door to Ray: starting it, what it has, and the warm worker group that does the training.
 
-The only builder of `TorchTrainer`. Each *lane* is one `TorchTrainer.fit` that stays up for the
-whole `ekd run` and takes one job after another from the dispatcher (docs/adr/0002).
+The only builder of `TorchTrainer`. One `TorchTrainer.fit` stays up for the whole `ekd run`; its
+workers form lanes that take one job after another from the dispatcher (docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # its 30 s are not enough on a busy machine
     divert_logging(log_file)
     import ray
 
@@ -78,7 +79,7 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         raise LaunchError(
             f"could not {where}: {' '.join(str(error).split())[:300]}; see {log_file}. "
-            "`ekd doctor` checks the cluster; one with token authentication needs RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
         ) from error
     return cluster_capacity(address or "this machine")
 
@@ -114,8 +115,8 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-class Lanes:
-    """The worker groups of one `ekd run`, the dispatcher they work from, and the data they see."""
+class WorkerGroup:
+    """The warm workers of one `ekd run`, the dispatcher they work from, and the data they see."""
 
     def __init__(
         self,
@@ -131,18 +132,16 @@ class Lanes:
         self.keep_checkpoints = keep_checkpoints
         self.dispatcher = open_dispatcher()
         self.data = ray.put((arrays, description))  # one copy a node, shared by all its workers
-        self.failures: list[BaseException] = []
-        self.threads: list[threading.Thread] = []
+        self.failure: BaseException | None = None
+        self.thread: threading.Thread | None = None
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
-        """Bring up as many lanes as there is room for, at most one for each of `runs`; how many."""
-        count = runs_at_once(self.cluster, capacity, runs)
-        for lane in range(count):
-            thread = threading.Thread(target=self._serve, args=(lane,), name=f"lane-{lane}", daemon=True)
-            thread.start()
-            self.threads.append(thread)
-        return count
+        """Bring up the workers of as many lanes as there is room for, at most `runs`; how many lanes."""
+        lanes = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
+        self.thread = threading.Thread(target=self._serve, args=(lanes,), name="workers", daemon=True)
+        self.thread.start()
+        return lanes
 
     def add(self, jobs: list[Any]) -> None:
         """Queue jobs, first come first served."""
@@ -151,34 +150,33 @@ class Lanes:
         ray.get(self.dispatcher.add.remote(jobs))
 
     def news(self, timeout_s: float = 0.5) -> list[Event]:
-        """What happened since the last call. Raises `LaunchError` when a lane cannot go on."""
+        """What happened since the last call. Raises `LaunchError` when the workers cannot go on."""
         import ray
 
         events: list[Event] = ray.get(self.dispatcher.drain.remote(timeout_s))
-        if self.failures and not any(event.kind == "failed" for event in events):
-            raise LaunchError(" ".join(str(self.failures[0]).split())[:500]) from self.failures[0]
+        if self.failure is not None and not any(event.kind == "failed" for event in events):
+            raise LaunchError(" ".join(str(self.failure).split())[:500]) from self.failure
         return events
 
     def close(self, timeout_s: float = 15.0) -> None:
-        """Let the lanes end; no more than `timeout_s` is waited for them."""
+        """Let the workers end; no more than `timeout_s` is waited for them."""
         self._closing = True
         self.dispatcher.close.remote()
-        deadline = time.monotonic() + timeout_s
-        for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        if self.thread is not None:
+            self.thread.join(timeout_s)
 
     def abandon(self) -> None:
-        """Expect the lanes to be torn down with Ray; their errors are of no interest any more."""
+        """Expect the workers to be torn down with Ray; their errors are of no interest any more."""
         self._closing = True
 
-    def _serve(self, lane: int) -> None:
+    def _serve(self, lanes: int) -> None:
         try:
-            self._trainer(lane).fit()
+            self._trainer(lanes).fit()
         except BaseException as error:
             if not self._closing:
-                self.failures.append(error)
+                self.failure = error
 
-    def _trainer(self, lane: int) -> Any:
+    def _trainer(self, lanes: int) -> Any:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.config import FailureConfig
@@ -190,27 +188,32 @@ class Lanes:
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
+        fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
         path, filesystem = ray_storage(self.store)
         return TorchTrainer(
             work,
             train_loop_config={
                 "post": Post(
-                    desk=LaneDesk(self.dispatcher, lane),
+                    desk=LaneDesk(self.dispatcher),
                     store=self.store,
                     data=self.data,
+                    workers_per_lane=cluster.workers_per_run
+                    if isinstance(cluster.workers_per_run, int)
+                    else None,
                     cpus_per_worker=cluster.cpus_per_worker,
                     keep_checkpoints=self.keep_checkpoints,
                 )
             },
             torch_config=AddressedTorchConfig(),
             scaling_config=ScalingConfig(
-                num_workers=cast(Any, cluster.workers_per_run),  # Ray's annotation lacks (min, max)
+                # Between one lane and all of them: a lost host costs its lanes, not the run.
+                num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,
             ),
             run_config=RunConfig(
                 # Ray keeps nothing of use here: checkpoints are ours, and a name is used once.
-                name=f"ray/lane-{lane}-{time.time_ns()}",
+                name=f"ray/workers-{time.time_ns()}",
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(

@@ -28,10 +28,16 @@ class _Synchronised(_BatchNorm):
     combine.
     """
 
+    group: dist.ProcessGroup | None = None
+    """Of this process, not of a module, because process groups cannot be copied: see `synchronise_among`."""
+
     def forward(self, x: Tensor) -> Tensor:
         """`x (b, channel, ...)`, normalised."""
         if not (
-            self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+            self.training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(_Synchronised.group) > 1
         ):
             return super().forward(x)
         self._check_input_dim(x)
@@ -63,6 +69,14 @@ _SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: SynchronisedBatchNorm2d,
 }
 _PLAIN = {synchronised: plain for plain, synchronised in _SYNCHRONISED.items()}
+
+
+def synchronise_among(group: dist.ProcessGroup | None) -> None:
+    """From here on, all synchronised BatchNorms of this process share with the workers of `group`.
+
+    None, as at first: with all workers.
+    """
+    _Synchronised.group = group
 
 
 def to_synchronised_batch_norm(module: nn.Module) -> nn.Module:
@@ -116,7 +130,7 @@ class _NormaliseTogether(torch.autograd.Function):
         else:  # which that kernel does not survive
             grad_x, grad_weight, grad_bias = grad, torch.zeros_like(mean), torch.zeros_like(mean)
         total = torch.stack([grad_weight, grad_bias])
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=_Synchronised.group)
         mean_product, mean_grad = total / count
         # Then what the moments pass on: `grad_x -= scale * (mean_grad + normalised * mean_product)`.
         inverse_std = torch.rsqrt(variance + ctx.eps)
@@ -145,8 +159,8 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     else:
         mean = variance = wide.new_zeros(channels)
     own = torch.cat([mean, variance * count, mean.new_tensor([count])])
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, own)
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(_Synchronised.group))]
+    dist.all_gather(gathered, own, group=_Synchronised.group)
     means, deviations, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
     total = counts.sum()
     mean = (counts * means).sum(0) / total

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 def evaluate(context: Context) -> dict[str, Any]:
     """Predict in a lane, measure here; the metrics of every predictor on both splits."""
-    from ekd_train.jobs import PREDICTIONS, Evaluation
+    from ekd_train.jobs import PREDICTIONS
     from ekd_train.networks import load_predictions
+    from ekd_train.settings import Evaluation
 
     experiment = context.checked.experiment
     context.wait([*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()])
