@@ -1,0 +1,142 @@
+"""What one key may be: domains, how to draw from them, and how to divide them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ekd_train.settings import Settings
+
+
+class Choice(Settings):
+    """One of some values, in no order that matters."""
+
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)]
+    reason: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _different(self) -> Choice:
+        if any(value in self.choice[:i] for i, value in enumerate(self.choice)):
+            raise ValueError("choice: a value is there twice")
+        return self
+
+    def draw(self, generator: np.random.Generator) -> Any:
+        """One value, all equally likely."""
+        return self.choice[int(generator.integers(len(self.choice)))]
+
+    def points(self, count: int) -> list[Any]:
+        """All values, whatever `count` is."""
+        return list(self.choice)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What to look at to know that all values are allowed."""
+        return self.choice
+
+    def describe(self) -> str:
+        """The domain in a few characters."""
+        return ", ".join(map(str, self.choice))
+
+
+class _Range(Settings):
+    reason: Annotated[str, Field(min_length=1)]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """`(low, high)`, both included."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Range:
+        low, high = self.ends
+        if not low < high:
+            raise ValueError("write [low, high] with low < high")
+        return self
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What to look at to know that all values are allowed: bounds are intervals."""
+        return self.ends
+
+
+class Uniform(_Range):
+    """A number between two, all equally likely."""
+
+    uniform: tuple[float, float]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """`(low, high)`."""
+        return self.uniform
+
+    def draw(self, generator: np.random.Generator) -> float:
+        """One number."""
+        return float(generator.uniform(*self.uniform))
+
+    def points(self, count: int) -> list[float]:
+        """`count` numbers at equal distances, the ends among them."""
+        return [float(x) for x in np.linspace(*self.uniform, count)]
+
+    def describe(self) -> str:
+        """The domain in a few characters."""
+        return f"{self.uniform[0]:g} to {self.uniform[1]:g}"
+
+
+class LogUniform(_Range):
+    """A positive number between two, its logarithm uniform."""
+
+    log_uniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """`(low, high)`."""
+        return self.log_uniform
+
+    def draw(self, generator: np.random.Generator) -> float:
+        """One number."""
+        low, high = self.log_uniform
+        return min(high, max(low, math.exp(generator.uniform(math.log(low), math.log(high)))))
+
+    def points(self, count: int) -> list[float]:
+        """`count` numbers at equal ratios, the ends among them."""
+        return [float(x) for x in np.geomspace(*self.log_uniform, count)]
+
+    def describe(self) -> str:
+        """The domain in a few characters."""
+        return f"{self.log_uniform[0]:g} to {self.log_uniform[1]:g}, logarithmic"
+
+
+class Integer(_Range):
+    """A whole number between two, both included, all equally likely."""
+
+    integer: tuple[int, int]
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """`(low, high)`."""
+        return self.integer
+
+    def draw(self, generator: np.random.Generator) -> int:
+        """One number."""
+        return int(generator.integers(self.integer[0], self.integer[1], endpoint=True))
+
+    def points(self, count: int) -> list[int]:
+        """At most `count` numbers, spread evenly, the ends among them."""
+        return sorted({round(x) for x in np.linspace(*self.integer, count)})
+
+    def describe(self) -> str:
+        """The domain in a few characters."""
+        return f"{self.integer[0]} to {self.integer[1]}"
+
+
+Domain = Choice | Uniform | LogUniform | Integer
+
+
+def largest(domain: Domain) -> Any:
+    """The largest value of a domain of numbers."""
+    values: Sequence[Any] = domain.values
+    return max(values)

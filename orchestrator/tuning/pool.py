@@ -1,0 +1,75 @@
+"""One pool of teachers for all trials, and the experiment that one trial is.
+
+The pool is as large as the largest number of teachers that any trial asks for. A trial is taught
+by as many of them as its student has members: the pool's first ones, so that every trial with
+m members has the same m teachers and differs in what is searched alone. A trial's students with
+several numbers of members therefore cost what the same student would cost in `ekd run`, which is
+what the best of them is trained as in the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.experiment import Experiment, ExperimentError, build_experiment, set_key
+from orchestrator.tuning.domains import Domain, largest
+
+TEACHERS, MEMBERS = "teachers.count", "student.members"
+
+
+def pool_experiment(experiment: Experiment, domains: Mapping[str, Domain]) -> Experiment:
+    """`experiment` with as many teachers as any trial may ask for.
+
+    More than it has are added to its last group of teachers. Raises `ExperimentError`.
+    """
+    wanted = [experiment.teacher_count]
+    wanted += [int(largest(domains[key])) for key in (TEACHERS, MEMBERS) if _counts(domains.get(key))]
+    tree = experiment.resolved()
+    if (missing := max(wanted) - experiment.teacher_count) == 0:
+        return experiment
+    tree["teachers"][-1]["count"] += missing
+    if experiment.pairs_members or experiment.perturbation.kind == "tdiv_sdiv":
+        tree["student"]["members"] = max(wanted)
+    return build_experiment(tree)
+
+
+def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """The experiment of one trial: `pool` with `values` set, and the teachers that it needs.
+
+    Raises `ExperimentError` when the values contradict each other.
+    """
+    tree = json.loads(json.dumps(pool.resolved()))
+    for key, value in values.items():
+        if key != TEACHERS:
+            set_key(tree, key, value)
+    count = values.get(TEACHERS, _needed(tree, pool))
+    if not isinstance(count, int) or not 1 <= count <= pool.teacher_count:
+        raise ExperimentError(f"{TEACHERS}={count}: the pool has {pool.teacher_count} teachers")
+    tree["teachers"] = _first(tree["teachers"], count)
+    return build_experiment(tree)
+
+
+def _counts(domain: Domain | None) -> bool:
+    return domain is not None and isinstance(largest(domain), int)
+
+
+def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
+    """As many teachers as members where they are paired, else the whole pool."""
+    student, objective = tree["student"], tree["distillation"]["objective"]
+    paired = objective in ("auto", "member_kd", "ekd", "ce_kd")
+    compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
+    if student["method"] == "kd" or not (paired or compared) or not isinstance(student["members"], int):
+        return pool.teacher_count
+    return min(int(student["members"]), pool.teacher_count)
+
+
+def _first(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The groups of the first `count` teachers."""
+    kept = []
+    for group in groups:
+        if count > 0:
+            kept.append({**group, "count": min(group["count"], count)})
+            count -= group["count"]
+    return kept

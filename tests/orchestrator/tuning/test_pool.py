@@ -1,0 +1,70 @@
+"""One pool of teachers, and which of them teach a trial."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.experiment import Experiment, ExperimentError, build_experiment, load_experiment
+from orchestrator.tuning.domains import Choice
+from orchestrator.tuning.pool import pool_experiment, trial_experiment
+
+
+def choice(*values: object) -> Choice:
+    return Choice(choice=values, reason="a test")
+
+
+def mixed() -> Experiment:
+    groups = [{"count": 2}, {"count": 1, "architecture": {"name": "resnet", "depth": 8}}]
+    student = {"method": "ekd", "members": 3}
+    return build_experiment({"name": "mixed", "teachers": groups, "student": student})
+
+
+def test_the_pool_is_as_large_as_the_largest_member_count() -> None:
+    pool = pool_experiment(load_experiment("digits"), {"student.members": choice(2, 6, 3)})
+    assert pool.teacher_count == 6
+
+
+def test_the_pool_is_never_smaller_than_the_experiments_own_teachers() -> None:
+    pool = pool_experiment(load_experiment("digits"), {"student.members": choice(2, 3)})
+    assert pool.teacher_count == 4
+
+
+def test_teachers_of_the_pool_do_not_depend_on_the_trial() -> None:
+    pool = pool_experiment(load_experiment("digits"), {"student.members": choice(2, 6)})
+    for members in (2, 3, 6):
+        trial = trial_experiment(pool, {"student.members": members, "student.training.learning_rate": 0.1})
+        assert trial.teacher_runs() == pool.teacher_runs()[:members]
+    assert pool.teacher_runs()[:4] == load_experiment("digits").teacher_runs()
+
+
+def test_a_trial_is_what_the_same_experiment_would_be_alone() -> None:
+    overrides = ["student.members=3", "teachers.count=3", "perturbation.strength=2.5"]
+    alone = load_experiment("digits", overrides)
+    pool = pool_experiment(load_experiment("digits"), {"student.members": choice(2, 6)})
+    trial = trial_experiment(pool, {"student.members": 3, "perturbation.strength": 2.5})
+    assert trial.student_run() == alone.student_run()
+    assert trial.result_hash() == alone.result_hash()
+
+
+def test_fewer_members_take_the_first_teachers_of_a_mixed_pool() -> None:
+    pool = pool_experiment(mixed(), {"student.members": choice(2, 5)})
+    assert [group.count for group in pool.teachers] == [2, 3]
+    trial = trial_experiment(pool, {"student.members": 3})
+    assert [group.count for group in trial.teachers] == [2, 1]
+
+
+def test_a_plain_student_is_taught_by_the_whole_pool_unless_the_space_says_how_many() -> None:
+    pool = pool_experiment(load_experiment("digits"), {"teachers.count": choice(1, 6)})
+    plain = {"student.method": "kd", "perturbation.kind": "none"}
+    assert trial_experiment(pool, plain).teacher_count == 6
+    assert trial_experiment(pool, plain | {"teachers.count": 1}).teacher_count == 1
+
+
+def test_more_teachers_than_the_pool_has_are_refused() -> None:
+    with pytest.raises(ExperimentError, match="the pool has 4"):
+        trial_experiment(load_experiment("digits"), {"teachers.count": 5})
+
+
+def test_contradicting_values_are_refused() -> None:
+    with pytest.raises(ExperimentError, match="tdiv_sdiv"):
+        trial_experiment(load_experiment("digits"), {"student.method": "kd"})

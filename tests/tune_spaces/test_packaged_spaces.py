@@ -1,0 +1,56 @@
+"""Every packaged space: real keys, domains inside the fields' bounds, no point that cannot be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tune_spaces
+from orchestrator.experiment import ExperimentError, load_experiment, packaged_experiments
+from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.tuning.space import check_space, load_space, packaged_spaces
+
+SPACES = packaged_spaces()
+
+
+def test_the_folder_holds_spaces_only() -> None:
+    folder = Path(tune_spaces.__file__).parent
+    names = {path.name for path in folder.iterdir() if path.name != "__pycache__"}
+    assert names == {"__init__.py", *(f"{name}.yaml" for name in SPACES)}
+    assert "student" in SPACES
+
+
+@pytest.mark.parametrize("experiment", packaged_experiments())
+@pytest.mark.parametrize("space", SPACES)
+def test_every_key_is_a_real_field_and_every_domain_inside_its_bounds(space: str, experiment: str) -> None:
+    check_space(load_space(space), load_experiment(experiment))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_points_inside_the_domains_can_be_run_too(space: str) -> None:
+    found, experiment = load_space(space), load_experiment("digits")
+    pool = pool_experiment(experiment, found.domains)
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        trial_experiment(pool, {key: domain.draw(generator) for key, domain in found.domains.items()})
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_range_has_a_reason(space: str) -> None:
+    for key, domain in load_space(space).domains.items():
+        assert len(domain.reason.split()) >= 6, f"{space}: {key}"
+
+
+def test_the_student_space_is_the_one_that_the_issue_asks_for() -> None:
+    assert set(load_space("student").domains) == {
+        "distillation.temperature",
+        "student.members",
+        "perturbation.strength",
+    }
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ExperimentError, match="did you mean student"):
+        load_space("studnt")
