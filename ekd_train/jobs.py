@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ekd_train.checkpoint import Checkpoints, Store, save_record, save_tensors
+from ekd_train.data.augment import as_float
 from ekd_train.evaluate import predict
+from ekd_train.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.loop import Images, TrainingData, train
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.networks import find_network, identity, load_network, load_weights, save_network
+from ekd_train.perturbation_effect import perturbation_effect
 from ekd_train.reporter import Reporter
 from ekd_train.settings import Evaluation, Job, TrainingRun
 from ekd_train.trainee import build_plain
@@ -121,11 +124,17 @@ def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> di
         tensors[f"{split}/labels"] = images.labels
         for name, predictor in predictors.items():
             tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
-    cost = {
+    cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
     }
     record: dict[str, Any] = {"cost": cost}
     if workers.is_first:
+        few = as_float(data.test.images[: max(LATENCY_BATCHES)])
+        for name, predictor in predictors.items():
+            cost[name]["latency_ms"] = measure_latency(predictor, few)
+        record["latency"] = latency_setting(workers.device)
+        effect = perturbation_effect(job.student, teachers, student, data.train.images, data.train.labels)
+        tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
         record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
         save_record(store, f"{PREDICTIONS}.json", record)
     return record

@@ -15,7 +15,8 @@ def summarise(manifest: Manifest, experiment: str) -> dict[str, Any]:
     stages = manifest.content["stages"]
     summary: dict[str, Any] = {"run_id": manifest.content["run_id"], "experiment": experiment}
     if "evaluate" in stages:
-        summary["predictors"] = manifest.outputs("evaluate")["predictors"]
+        measured = manifest.outputs("evaluate")
+        summary |= {key: measured[key] for key in ("predictors", "latency") if key in measured}
     if "register" in stages:
         summary["registered_model"] = {
             key: manifest.outputs("register")[key] for key in ("name", "version", "aliases", "promotion")

@@ -22,15 +22,15 @@ def evaluate(context: Context) -> dict[str, Any]:
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage, PREDICTIONS, record["sha256"])
-    return {"predictors": measure(tensors, record["cost"])}
+    return {"predictors": measure(tensors, record["cost"]), "latency": record["latency"]}
 
 
-def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, int]]) -> dict[str, Any]:
+def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Metrics of each predictor from its probabilities.
 
     Args:
         tensors: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c) for both splits.
-        cost: parameters and multiply-accumulates of each predictor.
+        cost: parameters, multiply-accumulates and measured latency of each predictor.
 
     Returns:
         For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
