@@ -22,7 +22,7 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.networks import find_network, identity, load_network, load_weights, save_network
 from ekd_train.perturbation_effect import perturbation_effect
 from ekd_train.reporter import Reporter
-from ekd_train.settings import Evaluation, Job, TrainingRun
+from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.trainee import build_plain
 from ekd_train.workers import Workers
 
@@ -51,8 +51,25 @@ def place(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any], devi
     return Data(images("train"), images("validation"), images("test"), description)
 
 
+def training_data(data: Data) -> TrainingData:
+    """What a training run may see of `data`: all but the test images."""
+    description = data.description
+    return TrainingData(
+        train=data.train,
+        validation=data.validation,
+        num_classes=description["num_classes"],
+        mean=description["mean"],
+        std=description["std"],
+    )
+
+
 def execute(
-    job: Job, data: Data, store: Store, reporter: Reporter, workers: Workers, keep_checkpoints: int = 2
+    job: TrainingRun | Evaluation,
+    data: Data,
+    store: Store,
+    reporter: Reporter,
+    workers: Workers,
+    keep_checkpoints: int = 2,
 ) -> dict[str, Any]:
     """Do `job` together with the other workers; the record of what it made, already stored."""
     if isinstance(job, Evaluation):
@@ -76,13 +93,7 @@ def _train(
         teachers = Teachers(networks).to(workers.device)
     trained = train(
         run,
-        TrainingData(
-            train=data.train,
-            validation=data.validation,
-            num_classes=description["num_classes"],
-            mean=description["mean"],
-            std=description["std"],
-        ),
+        training_data(data),
         checkpoints=checkpoints,
         reporter=reporter,
         workers=workers,

@@ -30,7 +30,7 @@ PROGRESS_EVERY_S = 0.5
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not a number any more; the message says where, and what to go back to."""
+    """Loss or weights are not finite any more; the message says where, and what to go back to."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,22 @@ def train(
     workers sees the same augmented samples.
 
     Raises:
-        TrainingDiverged: the loss became NaN or infinite.
+        TrainingDiverged: the loss or a weight became NaN or infinite.
         ValueError: fewer training images than a batch, or settings that do not fit the network.
     """
-    return _Loop(run, data, checkpoints, reporter, workers, teachers).run_to_end()
+    loop = Loop(run, data, checkpoints, reporter, workers, teachers)
+    reporter.started(loop.epoch)
+    while not loop.finished:
+        loop.advance()
+    return loop.trained()
 
 
-class _Loop:
+class Loop:
+    """A training run that its caller moves on, one validated epoch at a time; arguments as `train`.
+
+    It begins at the newest checkpoint, if there is one.
+    """
+
     def __init__(
         self,
         run: TrainingRun,
@@ -127,23 +136,59 @@ class _Loop:
         self.step = self._build()
         self.progress = self._resume()
 
-    def run_to_end(self) -> Trained:
-        self.reporter.started(self.progress.epoch)
-        while self.progress.epoch < self.settings.epochs:
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.progress.epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.settings.epochs
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The records of all validated epochs, earlier starts' included."""
+        return self.progress.history
+
+    def advance(self) -> dict[str, float]:
+        """Train up to and including the next epoch that is validated; its record. Not once `finished`."""
+        assert not self.finished
+        validated = len(self.history)
+        while len(self.history) == validated:
             began = time.perf_counter()
             epoch = self.progress.epoch + 1
             losses = self._train_epoch(epoch)
+            # Whether or not it validates: a resumed run starts from the first worker's buffers too.
+            self.workers.share_buffers(self.step.trainee)
             last = epoch == self.settings.epochs
             if last or epoch % self.settings.evaluate_every == 0:
                 self._validate(epoch, losses)
             self.progress.epoch = epoch
             self.progress.seconds += time.perf_counter() - began
             if last or epoch % self.settings.checkpoint_every == 0:
-                self._save()
+                self.save()
+        return self.history[-1]
+
+    def trained(self) -> Trained:
+        """The finished run; call it once, when `finished`."""
         assert self.progress.best is not None  # the last epoch validates
         network = self.step.trainee.network
         network.load_state_dict(self.best_weights)
         return Trained(network.eval(), self.progress.best, self.progress.history, self.progress.seconds)
+
+    def save(self) -> None:
+        """Store a checkpoint of this epoch; only the first worker does."""
+        if not self.workers.is_first:
+            return
+        progress = self.progress
+        best = None
+        if progress.best is not None:
+            best = self.checkpoints.save_best(int(progress.best["epoch"]), self.best_weights)
+        trainee, optimiser = self.step.trainee, self.step.optimiser
+        tensors = {f"trainee.{k}": v for k, v in trainee.state_dict().items()}
+        tensors |= {f"momentum.{k}": v for k, v in _momenta(trainee, optimiser).items()}
+        self.checkpoints.save(progress.epoch, tensors, vars(progress), best)
 
     def _build(self) -> Step:
         run, data, device = self.run, self.data, self.workers.device
@@ -224,14 +269,20 @@ class _Loop:
     def _stop_if_diverged(self, loss: Tensor, step: int, rate: float) -> None:
         # Reading the loss waits for a GPU or other workers: there it is looked at now and then; a NaN stays.
         alone = self.workers.size == 1 and self.workers.device.type == "cpu"
-        due = alone or step % 20 == 19 or (step + 1) % self.steps_per_epoch == 0
-        if not due or math.isfinite(total := float(self.workers.total(loss))):
+        end_of_epoch = (step + 1) % self.steps_per_epoch == 0
+        if not (alone or end_of_epoch or step % 20 == 19):
             return
+        if not math.isfinite(total := float(self.workers.total(loss))):
+            raise self._diverged(f"the loss became {total}", step, rate)
+        # A loss is of the weights before its step; what the step made of them is about to be kept.
+        if end_of_epoch and not _all_finite(self.step.trainee):
+            raise self._diverged("the weights became infinite or NaN", step, rate)
+
+    def _diverged(self, what: str, step: int, rate: float) -> TrainingDiverged:
         good = self.checkpoints.newest()
         name = self.checkpoints.key(good.epoch) if good else "none yet"
-        epoch = step // self.steps_per_epoch + 1
-        raise TrainingDiverged(
-            f"{self.run.name}: the loss became {total} at step {step + 1} (epoch {epoch}), "
+        return TrainingDiverged(
+            f"{self.run.name}: {what} at step {step + 1} (epoch {step // self.steps_per_epoch + 1}), "
             f"learning rate {rate:.4g}; last good checkpoint: {name}. "
             "Lower the learning rate or lengthen the warm-up"
         )
@@ -242,7 +293,6 @@ class _Loop:
 
     def _validate(self, epoch: int, losses: dict[str, float]) -> None:
         network = self.step.trainee.network
-        self.workers.share_buffers(network)
         split = self.data.validation
         record = {
             "epoch": float(epoch),
@@ -257,18 +307,6 @@ class _Loop:
             self.reporter.epoch(record)
             if warning := averaging_gap_warning(self.progress.history):
                 self.reporter.warning(f"{self.run.name}: {warning}")
-
-    def _save(self) -> None:
-        if not self.workers.is_first:
-            return
-        progress = self.progress
-        best = None
-        if progress.best is not None:
-            best = self.checkpoints.save_best(int(progress.best["epoch"]), self.best_weights)
-        trainee, optimiser = self.step.trainee, self.step.optimiser
-        tensors = {f"trainee.{k}": v for k, v in trainee.state_dict().items()}
-        tensors |= {f"momentum.{k}": v for k, v in _momenta(trainee, optimiser).items()}
-        self.checkpoints.save(progress.epoch, tensors, vars(progress), best)
 
     def _resume(self) -> Progress:
         found = self.checkpoints.newest()
@@ -305,6 +343,11 @@ def _better(record: dict[str, float], best: dict[str, float] | None, by: str) ->
         return True
     accuracy, nll = f"{by}/accuracy", f"{by}/nll"
     return (record[accuracy], -record[nll]) > (best[accuracy], -best[nll])
+
+
+def _all_finite(module: nn.Module) -> bool:
+    tensors = [t for t in module.state_dict().values() if t.is_floating_point()]
+    return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
 
 def _momenta(trainee: Trainee, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -214,5 +214,16 @@ class Evaluation(Settings):
     student: TrainingRun
 
 
-Job = TrainingRun | Evaluation
+class TrialStep(Settings):
+    """Move a trial of a search on, from the epoch that it has reported to the next validated one."""
+
+    name: str
+    """Unique in its search; checkpoints lie below `trials/<name>`."""
+    runs: Annotated[tuple[TrainingRun, ...], Field(min_length=1)]
+    """One for each seed, alike but for it; they move on together."""
+    after: NonNegative
+    """The last epoch that was reported; 0: none."""
+
+
+Job = TrainingRun | Evaluation | TrialStep
 """What a lane can be asked to do; its carrier, the dispatcher, imports no torch for it."""

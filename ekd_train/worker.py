@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 
 from ekd_train.checkpoint import Store
-from ekd_train.jobs import execute, place
+from ekd_train.jobs import execute, place, training_data
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.reporter import Reporter
-from ekd_train.settings import Job
+from ekd_train.settings import Job, TrialStep
+from ekd_train.trials import TrialBench
 from ekd_train.workers import Workers
 
 
@@ -110,11 +111,15 @@ def work(config: dict[str, Post]) -> None:
     desk = post.desk.of(lane)
     arrays, description = ray.get(post.data)
     data = place(arrays, description, workers.device)
+    trials = TrialBench(training_data(data), description, post.store, workers, post.keep_checkpoints, arrays)
     finished: int | None = None
     while (assignment := desk.next(finished)) is not None:
         desk.about(assignment.job.name, workers.is_first)
         try:
-            record = execute(assignment.job, data, post.store, desk, workers, post.keep_checkpoints)
+            if isinstance(assignment.job, TrialStep):
+                record = dict(trials.step(assignment.job, desk))
+            else:
+                record = execute(assignment.job, data, post.store, desk, workers, post.keep_checkpoints)
         except BaseException as error:
             desk.failed(error)
             raise

@@ -1,0 +1,166 @@
+"""Trials on a bench: the same training as `train`, moved on one validated epoch at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ekd_train.checkpoint import Checkpoints
+from ekd_train.data import describe, load_dataset
+from ekd_train.jobs import execute, place, training_data
+from ekd_train.loop import train
+from ekd_train.networks import identity, load_network
+from ekd_train.reporter import Silent
+from ekd_train.settings import TrialStep
+from ekd_train.trials import TrialBench, checkpoint_prefix, network_arrays
+from ekd_train.workers import Workers
+from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.storage import Storage, open_storage
+
+TINY = {
+    "data.train_size": 40,
+    "data.validation_size": 60,
+    "data.test_size": 20,
+    "teachers.count": 2,
+    "teachers.training.epochs": 1,
+    "teachers.training.batch_size": 20,
+    "student.members": 2,
+    "student.training.epochs": 4,
+    "student.training.batch_size": 20,
+    "student.training.evaluate_every": 1,
+    "student.training.checkpoint_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return load_experiment("digits", [f"{key}={value}" for key, value in TINY.items()])
+
+
+@pytest.fixture(scope="module")
+def world(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The data on its device, and a store with the finished teachers."""
+    torch.set_num_threads(1)
+    dataset = load_dataset(experiment.data)
+    description = describe(dataset)
+    arrays = {
+        f"{split}/{part}": getattr(getattr(dataset, split), part)
+        for split in ("train", "validation", "test")
+        for part in ("images", "labels")
+    }
+    data = place(arrays, description, torch.device("cpu"))
+    store = open_storage(str(tmp_path_factory.mktemp("pool")))
+    for teacher in experiment.teacher_runs():
+        execute(teacher, data, store, Silent(), Workers())
+    return {"data": training_data(data), "description": description, "store": store}
+
+
+def bench(world: dict[str, Any], **changes: Any) -> TrialBench:
+    return TrialBench(**(world | changes))
+
+
+def copy_of(world: dict[str, Any], folder: Path) -> Storage:
+    """The store with the teachers, without any trial."""
+    copy = open_storage(str(folder))
+    for key in world["store"].list("networks"):
+        copy.write(key, world["store"].read(key))
+    return copy
+
+
+def walk(made: TrialBench, step: TrialStep, until: float = 99) -> list[dict[str, float]]:
+    records: list[dict[str, float]] = []
+    while not records or (not records[-1]["finished"] and records[-1]["epoch"] < until):
+        after = int(records[-1]["epoch"]) if records else 0
+        records.append(made.step(step.model_copy(update={"after": after}), Silent()))
+    return records
+
+
+@pytest.fixture
+def step(experiment: Experiment) -> TrialStep:
+    return TrialStep(name="trial-0000", runs=(experiment.student_run(),), after=0)
+
+
+def test_a_trial_on_the_bench_is_the_training_run_bit_for_bit(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    (run,) = step.runs
+    store = copy_of(world, tmp_path)
+    records = walk(bench(world, store=store), step)
+    alone = open_storage(str(tmp_path / "alone"))
+    made = bench(world, store=store)
+    trained = train(
+        run,
+        world["data"],
+        checkpoints=Checkpoints(alone, "checkpoints/student", "x"),
+        reporter=Silent(),
+        teachers=made._taught_by(run),
+    )
+    assert [r["train/loss"] for r in records] == [r["train/loss"] for r in trained.history]
+    assert records[-1]["score"] == max(r["averaged/accuracy"] for r in trained.history)
+    key = identity(run, world["description"]["fingerprint"])
+    stored = Checkpoints(store, checkpoint_prefix("trial-0000", 0), key).newest()
+    assert stored is not None
+    for name, value in trained.network.state_dict().items():
+        torch.testing.assert_close(stored.best[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_an_interrupted_trial_continues_from_its_checkpoint_and_ends_alike(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    whole = walk(bench(world, store=copy_of(world, tmp_path / "a")), step)
+    store = copy_of(world, tmp_path / "b")
+    walk(bench(world, store=store), step, until=2)
+    again = bench(world, store=store)
+    records = walk(again, step)
+    assert records == whole
+    assert again._loops[0].progress.epoch == 4
+
+
+def test_what_was_trained_before_is_reported_without_training(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    store = copy_of(world, tmp_path)
+    walk(bench(world, store=store), step)
+    loops = bench(world, store=store)
+    first = loops.step(step, Silent())
+    assert first["epoch"] == 1
+    assert not first["finished"]
+    assert loops._loops[0].epoch == 4
+
+
+@pytest.mark.slow
+def test_several_seeds_are_compared_by_their_mean(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    (run,) = step.runs
+    runs = tuple(run.model_copy(update={"seed": seed}) for seed in (0, 1))
+    alone = [
+        walk(bench(world, store=copy_of(world, tmp_path / f"{i}")), step.model_copy(update={"runs": (r,)}))
+        for i, r in enumerate(runs)
+    ]
+    both = walk(bench(world, store=copy_of(world, tmp_path / "both")), step.model_copy(update={"runs": runs}))
+    for mean, one, two in zip(both, *alone, strict=True):
+        assert mean["score"] == pytest.approx((one["score"] + two["score"]) / 2)
+        assert (mean["seeds/0/score"], mean["seeds/1/score"]) == (one["score"], two["score"])
+        assert mean["train/loss"] == pytest.approx((one["train/loss"] + two["train/loss"]) / 2)
+
+
+def test_teachers_are_the_shared_memory_itself(
+    world: dict[str, Any], experiment: Experiment, tmp_path: Path
+) -> None:
+    teachers = experiment.teacher_runs()
+    loaded = {run.name: load_network(world["store"], run, world["description"]) for run in teachers}
+    arrays = network_arrays(loaded)
+    empty = open_storage(str(tmp_path))
+    taught = bench(world, store=empty, arrays=arrays)._taught_by(experiment.student_run())
+    assert taught is not None
+    images = torch.rand(3, 1, 8, 8)
+    for teacher, run in zip(taught, teachers, strict=True):
+        for key, value in teacher.state_dict().items():
+            assert np.shares_memory(value.numpy(), arrays[f"networks/{run.name}/{key}"])
+        torch.testing.assert_close(teacher(images), loaded[run.name](images), rtol=0, atol=0)
