@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
         print("ekd: what is done is kept; the same command continues from there", file=sys.stderr)
         return 1
-    summary = summarise(manifest, checked.experiment.name)
+    summary = summarise(manifest.content)
     registered = manifest.outputs("register")
     console = _console()
     console.print(table(summary["predictors"]))

@@ -9,21 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_PREDICTORS = {
-    "control": "control: the same architecture, labels only",
-    "ensemble": "ensemble: mean of the teachers' probabilities",
-    "members": "members: the student's members as an ensemble",
-    "averaged": "**averaged student: this model**",
-}
-_METRICS = {
-    "accuracy": ("accuracy", "{:.2%}"),
-    "nll": ("NLL", "{:.4f}"),
-    "ece": ("ECE", "{:.4f}"),
-    "brier": ("Brier", "{:.4f}"),
-    "cnll": ("NLL, calibrated", "{:.4f}"),
-    "cece": ("ECE, calibrated", "{:.4f}"),
-}
-"""Key in summary.json -> column, format."""
+from orchestrator.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
 
 
 def model_card(summary: Mapping[str, Any], experiment: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
@@ -40,8 +26,7 @@ def model_card(summary: Mapping[str, Any], experiment: Mapping[str, Any], lineag
     """
     sections = [
         _what_it_is(summary, experiment),
-        _verdict(summary["predictors"]),
-        _table(summary["predictors"]),
+        _results(summary["predictors"]),
         _how_to_use(experiment),
         _how_it_was_made(summary, experiment, lineage),
         _limitations(experiment),
@@ -62,45 +47,16 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     return f"# {title}\n\n{what}. It runs at the cost of one network."
 
 
-def _verdict(predictors: Mapping[str, Any]) -> str:
-    averaged = predictors["averaged"]["test"]
-    lines = []
-    for name, label in (("control", "the control"), ("ensemble", "the ensemble"), ("members", "its members")):
-        other = predictors.get(name, {}).get("test")
-        if other:
-            points = 100 * (averaged["accuracy"] - other["accuracy"])
-            nll = averaged["nll"] - other["nll"]
-            lines.append(f"- against {label}: {points:+.2f} points of accuracy, {nll:+.4f} NLL")
-    cost = predictors["averaged"].get("macs")
-    ensemble = predictors.get("ensemble", {}).get("macs")
-    if cost and ensemble:
-        lines.append(f"- at 1/{ensemble / cost:.1f} of the ensemble's multiply-adds")
-    measured = f"Test accuracy {averaged['accuracy']:.2%}, NLL {averaged['nll']:.4f}."
-    return "\n".join(["## Verdict", "", measured, *([""] if lines else []), *lines])
+def _results(predictors: Mapping[str, Any]) -> str:
+    kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
+    legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
+    return f"""## Results on the test images
 
+{verdict(predictors)}
 
-def _table(predictors: Mapping[str, Any]) -> str:
-    metrics = {
-        key: shown
-        for key, shown in _METRICS.items()
-        if any(key in predictor.get("test", {}) for predictor in predictors.values())
-    }
-    titles = ["predictor (test split)", *(title for title, _ in metrics.values()), "parameters", "MACs"]
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)]]
-    for name in _ordered(predictors):
-        predictor = predictors[name]
-        measured = predictor.get("test", {})
-        cells = [form.format(measured[key]) if key in measured else "" for key, (_, form) in metrics.items()]
-        sizes = [f"{predictor[key]:,}" if key in predictor else "" for key in ("params", "macs")]
-        rows.append([_PREDICTORS.get(name, name), *cells, *sizes])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _ordered(predictors: Mapping[str, Any]) -> list[str]:
-    """Control, teachers, ensemble, members, averaged; whatever else there is before the last two."""
-    last = [name for name in ("ensemble", "members", "averaged") if name in predictors]
-    first = [name for name in ("control",) if name in predictors]
-    return [*first, *sorted(set(predictors) - set(first) - set(last)), *last]
+{markdown(predictors)}
+{legend}
+- cNLL, cECE: after one temperature that was fitted on the validation images"""
 
 
 def _how_to_use(experiment: Mapping[str, Any]) -> str:

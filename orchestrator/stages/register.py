@@ -20,7 +20,7 @@ def register(context: Context) -> dict[str, Any]:
     keys = ("num_classes", "image_shape", "mean", "std")
     plain = build_plain(experiment.student.architecture, **{key: description[key] for key in keys})
     load_weights(checked.storage, "averaged", plain)
-    summary = summarise(manifest, experiment.name)
+    summary = summarise(manifest.content)
     teachers = manifest.outputs("teachers").values()
     lineage = lineage_tags(
         teacher_run_ids=[context.tracker.resolve(teacher["mlflow_run"]) for teacher in teachers],

@@ -15,7 +15,7 @@ def report(context: Context) -> dict[str, Any]:
     """`summary.json` in storage and as an artifact; results as metrics of the parent run."""
     manifest, tracker, storage = context.manifest, context.tracker, context.checked.storage
     experiment = context.checked.experiment
-    summary = summarise(manifest, experiment.name)
+    summary = summarise(manifest.content)
     predictors = summary["predictors"]
     storage.write(SUMMARY, json.dumps(summary, indent=2).encode())
     tracker.log_dict(tracker.run_id, SUMMARY, summary)
