@@ -1,10 +1,14 @@
-# Everything runs inside .venv, which the first target that needs it creates.
+# Everything runs inside .venv, which the first target that needs it creates and fills.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench format fashion-mnist clean
+.DEFAULT_GOAL := help
+.PHONY: help demo fashion-mnist test check format bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,10 +16,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## set-up and the whole main job on data that needs no download
+demo: $(STAMP)  ## set-up, and the whole main job on data that needs no download
 	$(BIN)/ekd run digits
 
-test: $(STAMP)  ## set-up and the whole suite
+fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package, or downloaded
+	$(BIN)/python -m ekd_train.data.prepare fashion_mnist --root data
+
+test: $(STAMP)  ## set-up, and the whole suite
 	$(BIN)/python -m pytest
 
 check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minute
@@ -25,12 +32,12 @@ check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minut
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not slow"
 
-format: $(STAMP)
+format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)  ## the benchmarks, printing ratios
 	$(BIN)/python -m benchmarks
 
-clean:
+clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info
