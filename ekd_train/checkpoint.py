@@ -122,7 +122,7 @@ class Checkpoints:
             "state": dict(record),
         }
         save_record(self.store, f"{name}.json", document)
-        self._prune()
+        self._prune(epoch)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are passed over with a warning."""
@@ -150,21 +150,30 @@ class Checkpoints:
         return [key for key in self.store.list(self.prefix) if key.startswith(f"{self.prefix}/{start}-")]
 
     def _records(self) -> list[str]:
-        return [key for key in self._keys("epoch") if key.endswith(".json")]
+        return sorted((key for key in self._keys("epoch") if key.endswith(".json")), key=_epoch)
 
-    def _prune(self) -> None:
-        records = self._records()
-        for key in records[: -self.keep]:
-            self.store.delete(key)
-            self.store.delete(key.replace(".json", ".safetensors"))
+    def _prune(self, newest: int) -> None:
+        """Drop all but the newest `keep` up to epoch `newest`.
+
+        Later ones were passed over when the run resumed, being damaged or another run's; they may
+        not crowd out whole ones.
+        """
+        kept = [key for key in self._records() if _epoch(key) <= newest][-self.keep :]
+        for key in self._keys("epoch"):
+            if key.replace(".safetensors", ".json") not in kept:
+                self.store.delete(key)
         try:
-            kept = [load_record(self.store, key)["best"] for key in records[-self.keep :]]
+            bests = [load_record(self.store, key)["best"] for key in kept]
         except (DamagedCheckpoint, LookupError):
             return  # what a damaged record needs is unknown, so everything stays
-        needed = {best["key"] for best in kept if best}
+        needed = {best["key"] for best in bests if best}
         for key in self._keys("best"):
             if key not in needed:
                 self.store.delete(key)
+
+
+def _epoch(key: str) -> int:
+    return int(key.rpartition("-")[2].partition(".")[0])
 
 
 def _hash(record: Mapping[str, Any]) -> str:

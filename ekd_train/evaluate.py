@@ -28,7 +28,8 @@ def predict(
     start, stop = workers.shard(len(images))
     rows = [
         member_logits(network, as_float(images[i : min(i + batch_size, stop)])).softmax(dim=-1)
-        for i in range(start, stop, batch_size)
+        # At least one batch: where there are fewer images than workers, an empty one has the right shape.
+        for i in range(start, max(stop, start + 1), batch_size)
     ]
     network.train(training)
     return workers.concatenate(torch.cat(rows, dim=1), len(images), dim=1)

@@ -1,0 +1,169 @@
+import json
+import logging
+
+import pytest
+import torch
+from training_runs import MemoryStore, same_tensors
+
+from ekd_train.checkpoint import (
+    Checkpoints,
+    DamagedCheckpoint,
+    load_record,
+    load_tensors,
+    save_record,
+    save_tensors,
+)
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"weight": torch.full((2, 3), value), "steps": torch.tensor(7)}
+
+
+def save(checkpoints: Checkpoints, epoch: int, best: int = 1) -> None:
+    stored = checkpoints.save_best(best, tensors(100.0 + best))
+    checkpoints.save(epoch, tensors(epoch), {"epoch": epoch}, stored)
+
+
+def test_tensors_come_back_bit_for_bit_whatever_their_type():
+    store = MemoryStore()
+    odd = {
+        "nan": torch.tensor([float("nan"), float("inf"), -0.0]),
+        "half": torch.randn(3).bfloat16(),
+        "count": torch.tensor(2**40),
+        "flags": torch.tensor([True, False]),
+        "view": torch.arange(12.0).view(3, 4).T,
+    }
+    found = load_tensors(store, "a", save_tensors(store, "a", odd))
+    assert found.keys() == odd.keys()
+    for name, tensor in odd.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].shape == tensor.shape
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_record_keeps_floats_exactly():
+    store = MemoryStore()
+    record = {"loss": 0.1 + 0.2, "tiny": 5e-324, "nested": [{"nll": 1 / 3}], "infinite": float("inf")}
+    save_record(store, "r", record)
+    assert load_record(store, "r") == record
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-20],
+        lambda data: b"[1, 2]",
+        lambda data: b"\xff\xfe",
+        lambda data: data.replace(b'"epoch": 1', b'"epoch": 2'),
+        lambda data: data.replace(b'"record"', b'"recard"'),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name(damage):
+    store = MemoryStore()
+    save_record(store, "checkpoints/x.json", {"epoch": 1})
+    store.objects["checkpoints/x.json"] = damage(store.objects["checkpoints/x.json"])
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/x\.json: "):
+        load_record(store, "checkpoints/x.json")
+
+
+def test_damaged_tensors_are_refused_before_they_are_parsed():
+    store = MemoryStore()
+    sha256 = save_tensors(store, "x.safetensors", tensors(1.0))
+    store.objects["x.safetensors"] = store.objects["x.safetensors"][:-1] + b"\x01"
+    with pytest.raises(DamagedCheckpoint, match=r"x\.safetensors: its bytes have changed"):
+        load_tensors(store, "x.safetensors", sha256)
+
+
+def test_the_newest_of_those_kept_is_found_with_its_best_weights():
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id", keep=2)
+    for epoch in range(1, 6):
+        save(checkpoints, epoch, best=min(epoch, 4))
+    found = Checkpoints(store, "c", "id").newest()
+    assert found is not None
+    assert (found.epoch, found.record) == (5, {"epoch": 5})
+    assert same_tensors(found.tensors, tensors(5))
+    assert same_tensors(found.best, tensors(104))
+    kept = ["best-00004.safetensors"] + [
+        f"epoch-0000{e}.{s}" for e in (4, 5) for s in ("json", "safetensors")
+    ]
+    assert sorted(store.objects) == [f"c/{name}" for name in kept]
+
+
+def test_the_best_weights_of_every_kept_checkpoint_are_kept():
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id", keep=2)
+    for epoch, best in ((1, 1), (2, 2), (3, 3)):
+        save(checkpoints, epoch, best)
+    assert [key for key in sorted(store.objects) if "best" in key] == [
+        "c/best-00002.safetensors",
+        "c/best-00003.safetensors",
+    ]
+
+
+def test_unchanged_best_weights_are_written_once():
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id")
+    save(checkpoints, 1)
+    store.objects["c/best-00001.safetensors"] += b"mark"
+    save(checkpoints, 2)
+    assert store.objects["c/best-00001.safetensors"].endswith(b"mark")
+
+
+def test_there_is_no_newest_in_an_empty_store():
+    assert Checkpoints(MemoryStore(), "c", "id").newest() is None
+
+
+def test_a_checkpoint_of_another_identity_is_passed_over_with_a_warning(caplog):
+    store = MemoryStore()
+    save(Checkpoints(store, "c", "id"), 3)
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoints(store, "c", "other").newest() is None
+    assert "c/epoch-00003.json: made with other settings or data" in caplog.text
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("why", ["other settings", "damaged"])
+def test_later_checkpoints_that_cannot_be_used_do_not_crowd_out_new_ones(keep, why):
+    store = MemoryStore()
+    old = Checkpoints(store, "c", "id" if why == "damaged" else "other", keep=keep)
+    save(old, 8)
+    save(old, 9)
+    if why == "damaged":
+        for key in [key for key in store.objects if key.endswith(".json")]:
+            store.objects[key] = store.objects[key][:-30]
+    checkpoints = Checkpoints(store, "c", "id", keep=keep)
+    assert checkpoints.newest() is None
+    save(checkpoints, 1)
+    found = Checkpoints(store, "c", "id").newest()
+    assert found is not None
+    assert found.epoch == 1
+    assert not any("epoch-0000" in key and "00001" not in key for key in store.objects)
+
+
+def test_tensors_left_by_a_crash_between_two_deletions_are_removed():
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id", keep=1)
+    save(checkpoints, 1)
+    del store.objects["c/epoch-00001.json"]
+    save(checkpoints, 2)
+    assert not any("epoch-00001" in key for key in store.objects)
+
+
+def test_epochs_are_ordered_by_number():
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id", keep=1)
+    for epoch in (99_999, 100_000):
+        save(checkpoints, epoch)
+    found = Checkpoints(store, "c", "id").newest()
+    assert found is not None
+    assert found.epoch == 100_000
+
+
+def test_a_record_is_readable_by_a_person():
+    store = MemoryStore()
+    save(Checkpoints(store, "c", "id"), 1)
+    document = json.loads(store.objects["c/epoch-00001.json"])
+    assert document["record"]["state"] == {"epoch": 1}
+    assert len(document["sha256"]) == 64
