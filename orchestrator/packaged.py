@@ -1,0 +1,30 @@
+"""The experiments that come with the package, and where a named one lies."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from orchestrator.errors import ExperimentError
+
+PACKAGED = Path(__file__).parent / "experiments"
+
+
+def packaged_experiments() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def find_experiment(source: str) -> Path:
+    """The YAML file of a packaged experiment's name or a path; raises `ExperimentError`."""
+    if source in (names := packaged_experiments()):
+        return PACKAGED / f"{source}.yaml"
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or "/" in source:
+        if path.is_file():
+            return path
+        found = "is not a file" if path.exists() else "there is no such file"
+        raise ExperimentError(f"{source}: {found}; name a YAML file, or one of {', '.join(names)}")
+    near = difflib.get_close_matches(source, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"packaged are {', '.join(names)}"
+    raise ExperimentError(f"{source!r}: no packaged experiment of that name, and not a .yaml file; {hint}")

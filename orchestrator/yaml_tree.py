@@ -1,0 +1,105 @@
+"""YAML as a plain tree of mappings, lists and scalars, and the dotted keys that change it.
+
+Stricter than YAML where YAML hides mistakes: a key that stands twice, a key that is not text, a
+mapping that contains itself are errors; and `1e-3` is a number, as everywhere else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import ExperimentError
+
+MOST_VALUES = 10_000
+"""More are no experiment, but aliases of aliases that would fill the memory."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and strict about keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of `node`. Raises `yaml.constructor.ConstructorError`."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            problem = "a key must be text" if not isinstance(key, str) else f"the key {key!r} stands twice"
+            if not isinstance(key, str) or key in seen:
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value that `text` stands for; nothing in it is shared. Raises `ExperimentError`, naming `where`.
+
+    >>> read_yaml("learning_rate: 1e-3", "x.yaml")
+    {'learning_rate': 0.001}
+    """
+    try:
+        return _Plain(where).copy(yaml.load(text, Loader=_Loader))  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ExperimentError(f"{where}: not valid YAML: {at}{error.problem or error}") from None
+    except RecursionError:
+        raise ExperimentError(f"{where}: not usable: nested too deeply, or within itself") from None
+    except ExperimentError:
+        raise
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ExperimentError(f"{where}: not valid YAML: {error}") from None
+
+
+def set_key(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `tree["a"]["b"]` for `a.b`; digits index lists. Raises `ExperimentError` on a dead end."""
+    *parents, last = parts = dotted.split(".")
+    if not all(parts):
+        raise ExperimentError(f"{dotted!r} is not a key; write it dotted, as in student.members")
+    node: Any = tree
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_index(node, part, dotted)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise ExperimentError(f"{dotted}: {'.'.join(parents[: depth + 1])} has no keys below it")
+    node[_index(node, last, dotted) if isinstance(node, list) else last] = value
+
+
+def _index(node: list[Any], part: str, dotted: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", part) or int(part) >= len(node):
+        raise ExperimentError(f"{dotted}: {part} is not an index of a list of {len(node)}")
+    return int(part)
+
+
+class _Plain:
+    """Copies a value without sharing: what aliases pointed at may then be changed in one place."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.values = where, 0
+
+    def copy(self, value: Any) -> Any:
+        """A copy of JSON's types only."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise ExperimentError(f"{self.where}: has more than {MOST_VALUES} values; is it an experiment?")
+        if isinstance(value, dict):
+            return {key: self.copy(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.copy(item) for item in value]
+        if isinstance(value, datetime.date):
+            return value.isoformat()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise ExperimentError(f"{self.where}: {type(value).__name__} is not a value that an experiment has")
