@@ -14,6 +14,7 @@ EPILOG = """examples:
   ekd plan fashion_mnist                          what would run, and what it would cost
   ekd run fashion_mnist --set perturbation.kind=none --set student.training.epochs=5
   ekd run my_experiment.yaml --smoke              the real thing made small
+  ekd tune digits --space student --trials 12     search, then train the best in full
 """
 
 
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ekd`."""
+    from orchestrator.tuning.options import add_search_options
+
     parser = argparse.ArgumentParser(
         prog="ekd",
         description="Turn an ensemble of networks into one network at the cost of one.",
@@ -65,6 +68,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_experiment(plan)
     _add_run_id(plan)
+    add_search_options(plan, required=False)
+
+    tune = commands.add_parser(
+        "tune",
+        help="search for the best student, then train it in full and register it",
+        description="Trains the teachers once, searches a space with Ray Tune, then trains, averages, evaluates "
+        "and registers the best configuration. The same command again continues. The last line on stdout is "
+        "the registered model's URI.",
+    )
+    _add_experiment(tune)
+    _add_run_id(tune)
+    add_search_options(tune, required=True)
 
     status = commands.add_parser(
         "status",
@@ -74,7 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs")
     _add_storage(status)
 
-    report = commands.add_parser("report", help="the results of a run", description="The results of a run.")
+    report = commands.add_parser(
+        "report",
+        help="the results of a run, here and as a page",
+        description="Prints the table of results and writes the HTML report anew beside the run; "
+        "the last line on stdout is where it is.",
+    )
     report.add_argument("run_id", metavar="RUN_ID")
     _add_storage(report)
 

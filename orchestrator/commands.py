@@ -11,6 +11,7 @@ from orchestrator.experiment import ExperimentError, find_experiment, load_exper
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.experiment import Experiment
     from orchestrator.storage import Storage
 
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print()
     console.print(verdict(summary["predictors"]), soft_wrap=True)
     console.print(f"Registered: {registered['promotion']}", soft_wrap=True)
-    console.print(f"Summary: {checked.storage.uri('summary.json')}", soft_wrap=True)
+    console.print(f"Report: {checked.storage.uri('report.html')}", soft_wrap=True)
     console.print(f"Look at it: {ui_command(checked.tracking_uri)}", soft_wrap=True)
     console.print(registered["uri"], soft_wrap=True)
     return 0
@@ -47,7 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """`ekd plan`: what would run."""
-    checked = _check(arguments)
+    search = None
+    if arguments.space is not None:
+        search, checked = _check_search(arguments)
+    else:
+        checked = _check(arguments)
     from orchestrator.launch import local_capacity, wanted_address
     from orchestrator.plan import planned_runs, runs_table, workers_line
     from orchestrator.preflight import check_capacity
@@ -75,10 +80,23 @@ def plan(arguments: argparse.Namespace) -> int:
     console.print()
     console.print(runs_table(planned, experiment))
     console.print()
-    console.print(
-        f"total     {compact(sum(item.flops for item in planned))} FLOPs of training", soft_wrap=True
-    )
+    total = f"{compact(sum(item.flops for item in planned))} FLOPs of training"
+    console.print(f"total     {total}{', without the search' if search else ''}", soft_wrap=True)
+    if search is not None:
+        from orchestrator.tuning.plan import search_lines
+
+        console.print()
+        for line in search_lines(search, experiment, description, capacity):
+            console.print(line, soft_wrap=True)
     return 0
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """`ekd tune`: search, then the best configuration in full."""
+    request, checked = _check_search(arguments)
+    from orchestrator.tuning.command import tune as run_tune
+
+    return run_tune(checked, request)
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -95,22 +113,20 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """`ekd report`: the results of a run."""
-    from orchestrator.manifest import SUMMARY, read_json
+    """`ekd report`: the results of a run, as a table here and as a page."""
+    from orchestrator.report import REPORT, load_evidence, render
     from orchestrator.summary import table, verdict
 
     storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
-    summary = read_json(storage, SUMMARY)
-    if summary is None:
-        raise ExperimentError(
-            f"run {arguments.run_id} is not finished; `ekd status {arguments.run_id}` says where it is"
-        )
+    evidence = load_evidence(storage)
+    storage.write(REPORT, render(evidence).encode())
     console = _console()
-    console.print(table(summary["predictors"]))
+    console.print(table(evidence.predictors))
     console.print()
-    console.print(verdict(summary["predictors"]), soft_wrap=True)
-    model = summary["registered_model"]
-    console.print(f"models:/{model['name']}/{model['version']}", soft_wrap=True)
+    console.print(verdict(evidence.predictors), soft_wrap=True)
+    if model := evidence.summary.get("registered_model"):
+        console.print(f"Registered: models:/{model['name']}/{model['version']}", soft_wrap=True)
+    console.print(storage.uri(REPORT), soft_wrap=True)
     return 0
 
 
@@ -137,15 +153,31 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 2
 
 
+def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The search that is asked for, and its experiment with the pool of teachers, checked."""
+    from orchestrator.tuning.command import requested
+    from orchestrator.tuning.plan import check_students
+
+    experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
+    request, pool = requested(arguments, experiment)
+    checked = _check_experiment(pool, arguments.run_id or request.default_run_id(pool))
+    check_students(request, pool, checked.description)
+    return request, checked
+
+
 def _check(arguments: argparse.Namespace) -> Any:
     """Load and check an experiment; whatever is wrong becomes an `ExperimentError`."""
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
+    return _check_experiment(experiment, arguments.run_id)
+
+
+def _check_experiment(experiment: Experiment, run_id: str | None) -> Any:
     from orchestrator.preflight import check, one_line
     from orchestrator.storage import StorageError
     from orchestrator.tracking import TrackingError
 
     try:
-        return check(experiment, arguments.run_id)
+        return check(experiment, run_id)
     except ExperimentError:
         raise
     except (ValueError, StorageError, TrackingError) as error:

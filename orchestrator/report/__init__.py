@@ -1,0 +1,12 @@
+"""The report of a run: one self-contained HTML page, made from what the run left in storage.
+
+evidence   what is read: summary, experiment, histories, predictions
+findings   what is computed from it: intervals, calibration, confusion, disagreement
+charts     figures by matplotlib, turned into SVG that follows the page's colours (svg)
+page       all of it poured into `page.html.j2`
+"""
+
+from orchestrator.report.evidence import Evidence, load_evidence
+from orchestrator.report.page import REPORT, render
+
+__all__ = ["REPORT", "Evidence", "load_evidence", "render"]

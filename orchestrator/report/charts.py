@@ -1,0 +1,236 @@
+"""The report's figures. Each function returns one `<svg>`, described in words for screen readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from orchestrator.report.evidence import Evidence, History
+from orchestrator.report.findings import Findings, Row
+from orchestrator.report.svg import COLOURS, STYLE, to_svg
+from orchestrator.summary import compact, kind_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
+"""Predictors differ in shape as well as in colour."""
+
+
+def styled(chart: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the report's style, and leave matplotlib's own settings as they were."""
+
+    @wraps(chart)
+    def draw(*arguments: P.args, **named: P.kwargs) -> R:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return chart(*arguments, **named)
+
+    return draw
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no display; inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@styled
+def cost_chart(findings: Findings) -> str:
+    """Accuracy against multiply-accumulates and, if it was measured, against latency."""
+    rows = findings.rows
+    timed = [row for row in rows if "latency_ms" in row.values]
+    panels: list[tuple[str, Callable[[Row], float], list[Row]]] = [
+        ("multiply-accumulates an image", lambda row: row.values["macs"], rows)
+    ]
+    if timed:
+        size = max(timed[0].values["latency_ms"], key=int)
+        panels.append(
+            (
+                f"measured ms an image, batches of {size}",
+                lambda row: row.values["latency_ms"][size] / int(size),
+                timed,
+            )
+        )
+    figure = new_figure(9.6, 3.7)
+    axes_row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, price, shown) in zip(axes_row, panels, strict=True):
+        for row in shown:
+            kind = kind_of(row.name)
+            interval = row.intervals["accuracy"]
+            value = 100 * interval.value
+            axes.errorbar(
+                price(row),
+                value,
+                yerr=[[value - 100 * interval.low], [100 * interval.high - value]],
+                fmt=MARKERS[kind],
+                color=COLOURS[kind],
+                markersize=9 if kind != "teacher" else 8,
+                elinewidth=1 if kind != "teacher" else 0.6,
+                label=kind if row.name in (kind, "teacher/0") else None,
+                zorder=3 if kind == "averaged" else 2,
+            )
+        axes.set_xlim(0, 1.1 * max(price(row) for row in shown))
+        axes.xaxis.set_major_formatter(lambda x, _: compact(x))
+        axes.set_xlabel(label)
+    axes_row[0].set_ylabel("test accuracy, %")
+    figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    spoken = "; ".join(
+        f"{row.name}: {100 * row.values['test']['accuracy']:.1f} % at {compact(row.values['macs'])} MACs"
+        for row in rows
+    )
+    return to_svg(figure, "cost", "Accuracy against inference cost", f"With 95 % intervals. {spoken}.")
+
+
+@styled
+def reliability_chart(findings: Findings) -> str:
+    """Reliability before (dashed) and after the temperature, and how often each confidence is given."""
+    names = [name for name in ("control", "ensemble", "members", "averaged") if _has(findings, name)]
+    figure = new_figure(9.6, 3.6)
+    grid = figure.subplots(2, len(names), sharex=True, sharey="row", height_ratios=(3, 1))
+    for column, name in enumerate(names):
+        curve, histogram = grid[0][column], grid[1][column]
+        curve.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8)
+        for calibrated in (False, True):
+            bins = findings.reliability(name, calibrated)
+            curve.plot(
+                bins.confidence,
+                bins.accuracy,
+                "o-" if calibrated else "o--",
+                color=COLOURS[name],
+                markersize=4,
+                markerfacecolor=COLOURS[name] if calibrated else "none",
+            )
+            if calibrated:
+                histogram.bar(bins.confidence, [100 * s for s in bins.share], 0.05, color=COLOURS[name])
+        test = findings.evidence.predictors[name]["test"]
+        curve.set_title(name)
+        curve.set_title(
+            f"ECE {test['ece']:.3f} → {test['cece']:.3f}",
+            loc="right",
+            fontsize=8.5,
+            fontweight="normal",
+            color=COLOURS["muted"],
+        )
+        histogram.set_xlabel("confidence")
+        curve.set_xlim(0, 1.02)
+        curve.set_ylim(0, 1.02)
+    grid[0][0].set_ylabel("accuracy")
+    grid[1][0].set_ylabel("images, %")
+    spoken = "; ".join(
+        f"{name}: ECE {findings.evidence.predictors[name]['test']['ece']:.3f} before and "
+        f"{findings.evidence.predictors[name]['test']['cece']:.3f} after"
+        for name in names
+    )
+    return to_svg(figure, "reliability", "Reliability before and after temperature scaling", f"{spoken}.")
+
+
+@styled
+def learning_chart(evidence: Evidence) -> str:
+    """Training loss, validation accuracy, validation NLL and the averaging gap, over epochs."""
+    figure = new_figure(9.6, 5.6)
+    (loss, accuracy), (nll, gap) = figure.subplots(2, 2, sharex=True)
+    for run, history in evidence.histories.items():
+        kind = "averaged" if run == "student" else kind_of(run.replace("-", "/"))
+        label = {"averaged": "student, averaged"}.get(kind, kind if run in (kind, "teacher-0") else None)
+        style = _line(kind, label)
+        _curve(loss, history, "train/loss", **style)
+        _curve(accuracy, history, "averaged/accuracy", scale=100, **style)
+        _curve(nll, history, "averaged/nll", **style)
+        if all("averaging_gap" in record for record in history):
+            members = _line("members", "student, members") | {"linestyle": ":"}
+            _curve(accuracy, history, "members/accuracy", scale=100, **members)
+            _curve(nll, history, "members/nll", **members)
+            _curve(gap, history, "averaging_gap", scale=100, **_line("averaged", None))
+    for axes, title in (
+        (loss, "Training loss (each run's own objective)"),
+        (accuracy, "Validation accuracy, %"),
+        (nll, "Validation NLL"),
+        (gap, "Averaging gap, points (members − averaged)"),
+    ):
+        axes.set_title(title)
+    for axes in (loss, nll):
+        axes.set_yscale("log")
+    accuracy.set_ylim(bottom=_useful_floor(evidence))
+    gap.axhline(0, color=COLOURS["muted"], linewidth=0.8)
+    if not gap.get_lines()[1:]:
+        gap.text(0.5, 0.5, "the student has no members", ha="center", transform=gap.transAxes)
+    for axes in (nll, gap):
+        axes.set_xlabel("epoch")
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    last = evidence.histories["student"][-1]
+    return to_svg(
+        figure,
+        "learning",
+        "Learning curves",
+        f"{len(evidence.histories)} training runs; the averaged student ends at validation accuracy "
+        f"{100 * last['averaged/accuracy']:.1f} % and NLL {last['averaged/nll']:.3f}.",
+    )
+
+
+@styled
+def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
+    """How the members' diversity went in training, against the teachers' at the end; None without members."""
+    history = evidence.histories["student"]
+    if not all("members_diversity/pairwise_kl" in record for record in history):
+        return None
+    figure = new_figure(9.6, 2.9)
+    panels = figure.subplots(1, 2)
+    for axes, key, title in zip(
+        panels,
+        ("pairwise_kl", "agreement"),
+        ("Pairwise KL, nats", "Agreement, fraction of images"),
+        strict=True,
+    ):
+        _curve(axes, history, f"members_diversity/{key}", **_line("members", "members, validation"))
+        if "teachers" in findings.diversities:
+            axes.axhline(
+                findings.diversities["teachers"][key],
+                color=COLOURS["ensemble"],
+                linestyle="--",
+                linewidth=1.2,
+                label="teachers, test, at the end",
+            )
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+    panels[0].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    last = history[-1]
+    return to_svg(
+        figure,
+        "diversity",
+        "Diversity of the student's members in training",
+        f"At the end the members' pairwise KL is {last['members_diversity/pairwise_kl']:.4f} nats and they "
+        f"agree on {100 * last['members_diversity/agreement']:.1f} % of the validation images.",
+    )
+
+
+def _line(kind: str, label: str | None) -> dict[str, Any]:
+    thin = {"linewidth": 0.9} if kind == "teacher" else {}
+    return {"color": COLOURS[kind], "label": label, "zorder": 2 if kind == "teacher" else 3, **thin}
+
+
+def _curve(axes: Axes, history: History, key: str, scale: float = 1, **style: Any) -> None:
+    axes.plot([record["epoch"] for record in history], [scale * record[key] for record in history], **style)
+
+
+def _useful_floor(evidence: Evidence) -> float:
+    """Where the accuracy axis begins: below the last half of every run, not at the first epoch's chance."""
+    later = [
+        record["averaged/accuracy"]
+        for history in evidence.histories.values()
+        for record in history[len(history) // 2 :]
+    ]
+    return max(0.0, 100 * min(later) - 8)
+
+
+def _has(findings: Findings, name: str) -> bool:
+    predictors: Mapping[str, Any] = findings.evidence.predictors
+    return name in predictors

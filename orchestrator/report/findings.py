@@ -1,0 +1,184 @@
+"""What the report says, computed from the evidence: numbers with intervals, and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ekd_train.bootstrap import Bootstrap, Interval
+from orchestrator.report.evidence import Evidence
+from orchestrator.summary import order
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESAMPLES, SEED = 2000, 0
+FEWEST_IN_A_BIN = 10
+"""Bins of a reliability diagram with fewer images are left out: their accuracy is noise."""
+MOST_CLASSES_SHOWN = 20
+"""Up to here the confusion matrix is a table of all classes; above, a list of the worst pairs."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One predictor in the tables."""
+
+    name: str
+    values: dict[str, Any]
+    """Of the summary: test metrics, temperature, parameters, MACs, latency."""
+    intervals: dict[str, Interval]
+    """By metric."""
+    to_control: dict[str, Interval]
+    """Its metric minus the control's; empty for the control itself."""
+    to_ensemble: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One predictor's reliability diagram: for each bin that has enough images."""
+
+    confidence: list[float]
+    accuracy: list[float]
+    share: list[float]
+    """Of the images."""
+
+
+class Findings:
+    """Everything computed once from the evidence."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        names = order(evidence.predictors)
+        self.bootstrap = Bootstrap(
+            {name: evidence.probs(name) for name in names},
+            evidence.labels(),
+            resamples=RESAMPLES,
+            seed=SEED,
+        )
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Control, teachers, ensemble, members, averaged."""
+        metrics = ("accuracy", "nll", "ece", "brier")
+        boot = self.bootstrap
+
+        def against(name: str, reference: str) -> dict[str, Interval]:
+            same = name == reference
+            return {} if same else {m: boot.difference(name, reference, m) for m in metrics}
+
+        return [
+            Row(
+                name,
+                dict(self.evidence.predictors[name]),
+                {m: boot.of(name, m) for m in metrics},
+                against(name, "control"),
+                against(name, "ensemble"),
+            )
+            for name in order(self.evidence.predictors)
+        ]
+
+    def row(self, name: str) -> Row:
+        """The row of one predictor."""
+        return next(row for row in self.rows if row.name == name)
+
+    @cached_property
+    def headline(self) -> str:
+        """The verdict in one sentence, no bolder than the intervals allow."""
+        averaged = self.row("averaged")
+        predictors = self.evidence.predictors
+        share = predictors["averaged"]["macs"] / predictors["ensemble"]["macs"]
+        control, ensemble = averaged.to_control["accuracy"], averaged.to_ensemble["accuracy"]
+        nll = averaged.to_control["nll"]
+        return (
+            f"One network at {100 * share:.0f} % of the ensemble's cost reaches "
+            f"{100 * averaged.intervals['accuracy'].value:.1f} % accuracy: "
+            f"{_compared(control, 100, ' points')} the control"
+            f" (NLL {signed(nll.value, 3)}), and {_compared(ensemble, 100, ' points')} the ensemble."
+        )
+
+    def reliability(self, name: str, calibrated: bool) -> Reliability:
+        """Bins of the largest probability on the test images, before or after the temperature."""
+        import torch
+
+        from ekd_train.metrics import ECE_BINS, apply_temperature
+
+        probs = self.evidence.probs(name).double()
+        if calibrated:
+            probs = apply_temperature(probs, self.evidence.predictors[name]["temperature"])
+        confidence, predicted = probs.max(dim=-1)
+        correct = (predicted == self.evidence.labels()).double()
+        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
+        bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
+        held = [bins == index for index in range(ECE_BINS)]
+        filled = [chosen for chosen in held if int(chosen.sum()) >= FEWEST_IN_A_BIN]
+        return Reliability(
+            [confidence[chosen].mean().item() for chosen in filled],
+            [correct[chosen].mean().item() for chosen in filled],
+            [chosen.double().mean().item() for chosen in filled],
+        )
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """Counts `(c, c)` of the averaged student on the test images: label, then prediction."""
+        import torch
+
+        labels, predicted = self.evidence.labels(), self.evidence.probs("averaged").argmax(-1)
+        classes = self.evidence.data["num_classes"]
+        return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+    def worst_confusions(self, count: int = 8) -> list[tuple[str, str, int, float]]:
+        """Label, prediction, images, and their fraction of the label's images; the most frequent first."""
+        names = self.evidence.data["class_names"]
+        wrong = self.confusion.clone()
+        wrong.fill_diagonal_(0)
+        found = []
+        for index in wrong.flatten().argsort(descending=True, stable=True)[:count].tolist():
+            label, predicted = divmod(index, len(names))
+            if images := int(wrong[label, predicted]):
+                total = int(self.confusion[label].sum())
+                found.append((names[label], names[predicted], images, images / total))
+        return found
+
+    @cached_property
+    def disagreement(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Diversity of teachers and members on training images, `clean` and `perturbed`."""
+        from ekd_train.diversity import diversity
+
+        tensors = self.evidence.tensors
+        return {
+            who: {what: diversity(tensors[f"perturbation/{who}/{what}"]) for what in ("clean", "perturbed")}
+            for who in ("teachers", "members")
+            if f"perturbation/{who}/clean" in tensors and len(tensors[f"perturbation/{who}/clean"]) > 1
+        }
+
+    @cached_property
+    def diversities(self) -> dict[str, dict[str, float]]:
+        """`pairwise_kl` and `agreement` on the test images, of the teachers and of the members."""
+        return {
+            {"ensemble": "teachers"}.get(name, name): self.evidence.predictors[name]["diversity"]
+            for name in ("ensemble", "members")
+            if "diversity" in self.evidence.predictors.get(name, {})
+        }
+
+
+def _compared(difference: Interval, scale: float, unit: str) -> str:
+    size = (
+        f"{signed(scale * difference.value, 1)}{unit} "
+        f"[{signed(scale * difference.low, 1)}, {signed(scale * difference.high, 1)}]"
+    )
+    if not difference.excludes_zero:
+        return f"{size}, not distinguishable from"
+    return f"{size} {'above' if difference.value > 0 else 'below'}"
+
+
+def signed(value: float, digits: int) -> str:
+    """With its sign, and a true minus.
+
+    >>> signed(-0.5, 1), signed(0.0, 1)
+    ('−0.5', '±0.0')
+    """
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return f"±{text}"
+    return f"{'+' if value > 0 else '−'}{text}"

@@ -1,0 +1,71 @@
+"""Example images of the page, as PNG data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.report.evidence import Evidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HALF_RANGE = 0.5
+"""The amplified difference maps no change to mid grey, and the largest shown change to black or white."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image before and after the perturbation."""
+
+    label: str
+    clean: str
+    perturbed: str
+    difference: str
+    """Amplified around mid grey."""
+    grey_levels: float
+    """Root-mean-square change."""
+    teachers: tuple[float, float]
+    """The teachers' pairwise KL on this image, before and after."""
+
+
+def examples(evidence: Evidence) -> tuple[list[Example], float]:
+    """The examples, and the factor by which their differences are amplified (the same for all)."""
+    from ekd_train.diversity import diversity
+
+    tensors = evidence.tensors
+    if "perturbation/clean" not in tensors:
+        return [], 1.0
+    clean, perturbed = tensors["perturbation/clean"], tensors["perturbation/perturbed"]
+    change = perturbed - clean
+    factor = HALF_RANGE / max(change.abs().max().item(), 1e-6)
+    names = evidence.data["class_names"]
+
+    def disagreement(what: str, index: int) -> float:
+        probs: Tensor = tensors[f"perturbation/teachers/{what}"][:, index : index + 1]
+        return diversity(probs).get("pairwise_kl", 0.0)
+
+    made = [
+        Example(
+            label=names[int(tensors["perturbation/labels"][index])],
+            clean=png(clean[index]),
+            perturbed=png(perturbed[index]),
+            difference=png(HALF_RANGE + factor * change[index]),
+            grey_levels=255 * change[index].square().mean().sqrt().item(),
+            teachers=(disagreement("clean", index), disagreement("perturbed", index)),
+        )
+        for index in range(len(clean))
+    ]
+    return made, factor
+
+
+def png(image: Tensor) -> str:
+    """`(channel, height, width)` in [0, 1], one or three channels, as a data URI."""
+    from PIL import Image
+
+    pixels: Any = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

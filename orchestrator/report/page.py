@@ -1,0 +1,101 @@
+"""The report as one HTML page that needs no network."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ekd_train.bootstrap import Interval
+from orchestrator.report import charts
+from orchestrator.report.evidence import Evidence
+from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
+from orchestrator.report.images import examples
+from orchestrator.summary import WHAT_THEY_ARE, compact, kind_of
+from orchestrator.view import duration
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+REPORT = "report.html"
+"""Its key in a run's storage, and its path among the MLflow run's artifacts."""
+_HERE = Path(__file__).parent
+
+
+def render(evidence: Evidence) -> str:
+    """The page: a pure function of the evidence, so the same run gives the same page."""
+    findings = Findings(evidence)
+    shown, factor = examples(evidence)
+    return _template().render(
+        css=(_HERE / "page.css").read_text(),
+        evidence=evidence,
+        experiment=evidence.experiment,
+        manifest=evidence.manifest,
+        data=evidence.data,
+        predictors=evidence.predictors,
+        findings=findings,
+        resamples=RESAMPLES,
+        seed=SEED,
+        cost_chart=charts.cost_chart(findings),
+        reliability_chart=charts.reliability_chart(findings),
+        learning_chart=charts.learning_chart(evidence),
+        diversity_chart=charts.diversity_chart(evidence, findings),
+        examples=shown,
+        amplification=factor,
+        confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
+        what_they_are=WHAT_THEY_ARE,
+        model=evidence.summary.get("registered_model"),
+        settings=_settings(evidence.experiment),
+    )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "compact": compact,
+        "duration": duration,
+        "kind": kind_of,
+        "percent": lambda value, digits=2: f"{100 * value:.{digits}f}",
+        "fixed": lambda value, digits=4: f"{value:.{digits}f}",
+        "signed": signed,
+        "architecture": _architecture,
+        "difference": _difference,
+        "range": _range,
+    }
+    return environment.get_template("page.html.j2")
+
+
+def _difference(interval: Interval, scale: float = 1, digits: int = 4) -> str:
+    return signed(scale * interval.value, digits)
+
+
+def _range(interval: Interval, scale: float = 1, digits: int = 4, *, sign: bool = True) -> str:
+    ends = (scale * interval.low, scale * interval.high)
+    low, high = (signed(end, digits) if sign else f"{end:.{digits}f}" for end in ends)
+    return f"{low} to {high}"
+
+
+def _architecture(architecture: dict[str, Any]) -> str:
+    """Such as `wide_resnet, depth 10, width 1`; a torchvision name alone."""
+    parts = [architecture["name"]]
+    if architecture.get("depth") is not None:
+        parts += [f"depth {architecture['depth']}", f"width {architecture['width']:g}"]
+    if architecture.get("pruned"):
+        parts.append(f"{100 * architecture['pruned']:g} % of its channels pruned")
+    return ", ".join(parts)
+
+
+def _settings(experiment: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Every setting, as dotted key and value."""
+    from orchestrator.tracking.records import flattened
+
+    return list(flattened(experiment, prefix).items())

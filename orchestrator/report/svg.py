@@ -1,0 +1,91 @@
+"""matplotlib figures as SVG that takes its colours and fonts from the page.
+
+A figure is drawn in stand-in colours, one for each role; in the SVG they become CSS variables,
+so that the same figure is right in light, in dark and in print.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "text": "#010101",
+    "muted": "#020202",
+    "grid": "#030303",
+    "surface": "#040404",
+    "control": "#050505",
+    "teacher": "#060606",
+    "ensemble": "#070707",
+    "members": "#080808",
+    "averaged": "#090909",
+}
+"""Role -> stand-in, which the SVG has as `var(--<role>)`."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": COLOURS["text"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.titlecolor": COLOURS["text"],
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": COLOURS["grid"],
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
+    """The figure as an `<svg>` element for a page that holds several.
+
+    Args:
+        figure: drawn with `STYLE` and the colours of `COLOURS`.
+        name: unique on the page; it begins every id.
+        title: what the figure is, for screen readers.
+        description: what it shows, in words, for screen readers.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    for role, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    view_box = re.search(r'viewBox="[^"]+"', svg)
+    assert view_box is not None  # matplotlib always writes one
+    opening = (
+        f'<svg class="chart" {view_box[0]} role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-desc">{html.escape(description)}</desc>'
+    )
+    return opening + svg[svg.index(">") + 1 :]
