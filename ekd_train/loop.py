@@ -22,6 +22,7 @@ from ekd_train.perturbations import draw
 from ekd_train.reporter import Reporter
 from ekd_train.schedule import learning_rate_factor, linear_warmup
 from ekd_train.settings import Factors, TrainingRun
+from ekd_train.speed import lay_out
 from ekd_train.step import Batch, Step
 from ekd_train.trainee import Trainee, build_network, build_trainee
 from ekd_train.workers import Workers
@@ -196,6 +197,9 @@ class Loop:
         network = build_network(
             run, num_classes=data.num_classes, image_shape=data.image_shape, mean=data.mean, std=data.std
         ).to(device)
+        for module in (network, self.teachers):
+            if module is not None:
+                lay_out(module, self.settings.speed)
         name = "label" if run.student is None else objective_for(run.student.method, _objective(run))
         objective = build_objective(name, run.distillation)
         trainee = build_trainee(network, objective, self.teachers, as_float(data.train.images[:2]))
@@ -208,6 +212,7 @@ class Loop:
             perturbation_temperature=_perturbation_temperature(run),
             teachers=self.teachers,
             optimiser=build_optimiser(trainee, self.settings, factors),
+            speed=self.settings.speed,
         )
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
@@ -220,7 +225,7 @@ class Loop:
         for index, rows in enumerate(batches):
             step = (epoch - 1) * self.steps_per_epoch + index
             rate = self._set_learning_rate(step)
-            batch = self._batch(step, rows)
+            batch = self.batch(step, rows)
             losses = self.step(batch)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * batch.weight
@@ -232,7 +237,8 @@ class Loop:
         totals = self.workers.total(torch.stack(list(sums.values()))) / (len(batches) * self.workers.size)
         return {f"train/{name}": value for name, value in zip(sums, totals.tolist(), strict=True)}
 
-    def _batch(self, step: int, rows: Tensor) -> Batch:
+    def batch(self, step: int, rows: Tensor) -> Batch:
+        """This worker's share of the global batch of the training images `rows`, drawn for `step`."""
         size = len(rows)
         start, stop = self.workers.shard(size)
         generator = torch.Generator().manual_seed(self._seed("augmentation", step))
@@ -362,7 +368,8 @@ def _momenta(trainee: Trainee, optimiser: torch.optim.Optimizer) -> dict[str, Te
 def _set_momenta(trainee: Trainee, optimiser: torch.optim.Optimizer, momenta: dict[str, Tensor]) -> None:
     for name, parameter in trainee.named_parameters():
         if name in momenta:
-            optimiser.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+            momentum = torch.empty_like(parameter).copy_(momenta[name])  # the parameter's layout
+            optimiser.state[parameter]["momentum_buffer"] = momentum
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

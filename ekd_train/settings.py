@@ -94,6 +94,16 @@ class Schedule(Settings):
         return self
 
 
+class Speed(Settings):
+    """How a training step computes. The defaults change results by rounding at most (docs/log.md)."""
+
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """Order of feature maps in memory; fast convolutions and normalisations want the channels last."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and matrix products in training, where bfloat16 is about twice as fast on
+    processors and GPUs that have it. Weights, losses and evaluation are float32 in either case."""
+
+
 class Training(Settings):
     """How one network is trained: SGD with momentum, per-step schedule."""
 
@@ -112,6 +122,7 @@ class Training(Settings):
     """Epochs between validations (the last epoch always validates)."""
     checkpoint_every: Positive = 1
     """Epochs between checkpoints (the last epoch always saves)."""
+    speed: Speed = Speed()
 
 
 class Factors(Settings):

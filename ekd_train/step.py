@@ -13,7 +13,8 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, Predictions
 from ekd_train.optimiser import adjust_factor_gradients
 from ekd_train.perturbations import Draw, apply
-from ekd_train.settings import PerturbationSettings
+from ekd_train.settings import PerturbationSettings, Speed
+from ekd_train.speed import computing
 from ekd_train.trainee import Trainee
 
 
@@ -49,23 +50,25 @@ class Step:
     perturbation_temperature: float
     teachers: Teachers | None
     optimiser: torch.optim.SGD
+    speed: Speed
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Update the weights once; the loss and its terms, on this share, detached."""
         clean = augment(batch.images, batch.augmentation)
-        images = apply(
-            self.perturbation.kind,
-            clean,
-            batch.perturbation,
-            strength=self.perturbation.strength,
-            teachers=self.teachers or (),
-            student=self.trainee.network,
-            temperature=self.perturbation_temperature,
-        )
-        teacher_logits, teacher_features = self._teach(images)
-        student, student_clean, ours, theirs = self.parallel(
-            images, clean if self.objective.needs_clean_student else None, teacher_features
-        )
+        with computing(self.speed, clean.device):
+            images = apply(
+                self.perturbation.kind,
+                clean,
+                batch.perturbation,
+                strength=self.perturbation.strength,
+                teachers=self.teachers or (),
+                student=self.trainee.network,
+                temperature=self.perturbation_temperature,
+            )
+            teacher_logits, teacher_features = self._teach(images)
+            student, student_clean, ours, theirs = self.parallel(
+                images, clean if self.objective.needs_clean_student else None, teacher_features
+            )
         losses = self.objective(
             Predictions(batch.labels, student, teacher_logits, student_clean, ours, theirs)
         )
