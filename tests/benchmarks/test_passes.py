@@ -1,0 +1,25 @@
+"""How many single-network forwards a training step costs: counted by torch, not timed."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.passes import LIMITS, REFERENCE, SMALL, flops, forward_equivalents
+
+
+def test_a_forward_is_two_operations_per_multiply_and_its_backward_twice_that():
+    layer, x = nn.Linear(5, 7), torch.ones(3, 5, requires_grad=True)
+    forward = flops(lambda: layer(x))
+    assert forward == 2 * 3 * 5 * 7
+    assert flops(lambda: layer(x).sum().backward()) == 3 * forward
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_latent_be_step_with_four_members_costs_no_more_than_its_limit(kind):
+    workload = SMALL.changed(perturbation=kind)
+    assert forward_equivalents(workload, workload.step()) <= LIMITS[kind]
+
+
+def test_the_straightforward_formulation_costs_what_the_reference_does():
+    count = forward_equivalents(SMALL, SMALL.straightforward_step())
+    assert count == pytest.approx(REFERENCE, rel=0.01)
