@@ -7,6 +7,7 @@ gone; elsewhere it waits until the lease has expired.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,6 +23,8 @@ from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, Ve
 LEASE = "owner.json"
 LEASE_S = 60.0
 RENEW_S = 15.0
+_ENDED = ("Z", "X")
+"""States of a process that has ended and that nobody has waited for: in a container perhaps for ever."""
 
 
 class OwnedByAnother(RuntimeError):
@@ -69,12 +72,15 @@ class Ownership:
             time.sleep(min(1.0, self.renew_s / 4))
 
     def release(self) -> None:
-        """Give the run up."""
+        """Give the run up. Never raises: a lease that cannot be removed ends by itself."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         if self.lost is None and self._version is not None:
-            self.storage.delete(LEASE)
+            with contextlib.suppress(StorageError):
+                current, _ = self._read()
+                if current is not None and current.get("token") == self._token:
+                    self.storage.delete(LEASE)
 
     def __enter__(self) -> Ownership:
         return self
@@ -88,28 +94,52 @@ class Ownership:
         except MissingKey:
             return None, None
         try:
-            return json.loads(data), version
+            owner = json.loads(data)
         except ValueError:
-            return {}, version
+            owner = None
+        return (owner if isinstance(owner, dict) else {}), version
 
     def _lease(self) -> bytes:
-        here = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        return json.dumps(here | {"boot": _boot_id(), "started": _start_of(os.getpid())}).encode()
+        return json.dumps(this_process() | {"token": self._token, "since": time.time()}).encode()
 
     def _keep(self) -> None:
         while not self._stop.wait(self.renew_s):
             try:
                 self._version = self.storage.write_if(LEASE, self._lease(), match=self._version)
             except Conflict:
-                current, _ = self._read()
-                self.lost = _describe(current or {})
-                return
+                if not self._still_ours():
+                    return
             except StorageError:
                 continue  # the store is away; whoever wants the run waits as long as the lease lasts
 
+    def _still_ours(self) -> bool:
+        """After a conflict: a renewal whose answer got lost conflicts with itself when it is sent again."""
+        try:
+            current, version = self._read()
+        except StorageError:
+            return True  # to be seen at the next renewal
+        if current is not None and current.get("token") == self._token:
+            self._version = version
+            return True
+        self.lost = _describe(current or {})
+        return False
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from every other one, also from those of other hosts and containers."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _read_text("/proc/sys/kernel/random/boot_id"),
+        "pids": _pid_namespace(),
+        "pid": os.getpid(),
+        "started": _start_of(os.getpid()),
+    }
+
 
 def _is_here(owner: dict[str, Any]) -> bool:
-    return owner.get("boot") == _boot_id() and owner.get("host") == socket.gethostname()
+    """Whether the owner's process id means something in this process: same kernel, same id space."""
+    here = this_process()
+    return bool(here["boot"]) and all(owner.get(key) == here[key] for key in ("host", "boot", "pids"))
 
 
 def is_gone(owner: dict[str, Any]) -> bool:
@@ -121,16 +151,21 @@ def _describe(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}"
 
 
-def _boot_id() -> str:
+def _read_text(path: str) -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
 
 def _start_of(pid: int) -> str | None:
-    """When that process began, in the kernel's ticks; None if there is none: tells reused ids apart."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    """When that process began, in the kernel's ticks, which tells reused ids apart; None if it has ended."""
+    fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in _ENDED else None
