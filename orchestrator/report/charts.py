@@ -122,6 +122,8 @@ def reliability_chart(findings: Findings) -> str:
         histogram.set_xlabel("confidence")
         curve.set_xlim(0, 1.02)
         curve.set_ylim(0, 1.02)
+    grid[1][0].set_ylim(0, 100)
+    grid[1][0].set_yticks([50, 100])
     grid[0][0].set_ylabel("accuracy")
     grid[1][0].set_ylabel("images, %")
     spoken = "; ".join(
@@ -157,7 +159,7 @@ def learning_chart(evidence: Evidence) -> str:
     ):
         axes.set_title(title)
     for axes in (loss, nll):
-        axes.set_yscale("log")
+        _log_scale(axes)
     accuracy.set_ylim(bottom=_useful_floor(evidence))
     gap.axhline(0, color=COLOURS["muted"], linewidth=0.8)
     if not gap.get_lines()[1:]:
@@ -200,7 +202,7 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
             )
         axes.set_title(title)
         axes.set_xlabel("epoch")
-    panels[0].set_yscale("log")
+    _log_scale(panels[0])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     last = history[-1]
     return to_svg(
@@ -219,6 +221,12 @@ def _line(kind: str, label: str | None) -> dict[str, Any]:
 
 def _curve(axes: Axes, history: History, key: str, scale: float = 1, **style: Any) -> None:
     axes.plot([record["epoch"] for record in history], [scale * record[key] for record in history], **style)
+
+
+def _log_scale(axes: Axes) -> None:
+    """With plain numbers: a screen reader would spell powers of ten digit by digit."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _useful_floor(evidence: Evidence) -> float:

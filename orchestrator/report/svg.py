@@ -84,7 +84,8 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     view_box = re.search(r'viewBox="[^"]+"', svg)
     assert view_box is not None  # matplotlib always writes one
     opening = (
-        f'<svg class="chart" {view_box[0]} role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<svg class="chart" {view_box[0]} role="img" aria-labelledby="{name}-title" '
+        f'aria-describedby="{name}-desc">'
         f'<title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-desc">{html.escape(description)}</desc>'
     )

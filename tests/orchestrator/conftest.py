@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,19 @@ def open_tracker(store_uri, tmp_path: Path):
 @pytest.fixture
 def tracker(open_tracker) -> Tracker:
     return open_tracker()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven by Playwright; Debian's, because a download of its own needs a CDN."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra `dev`")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs a Chromium: apt-get install chromium, or set CHROMIUM to one")
+    switches = ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-sync", *switches]
+        )
+        yield started
+        started.close()

@@ -1,0 +1,104 @@
+"""A finished run's evidence without a run: random predictions of the right shapes."""
+
+import pytest
+import torch
+
+from ekd_train.diversity import diversity
+from orchestrator.experiment import build_experiment
+from orchestrator.report import Evidence
+from orchestrator.stages.evaluate import measure
+from orchestrator.summary import summarise
+
+TEACHERS, MEMBERS, IMAGES = 2, 2, 120
+
+
+def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **settings) -> Evidence:
+    generator = torch.Generator().manual_seed(0)
+    counts = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": TEACHERS, "averaged": 1}
+    if method != "kd":
+        counts["members"] = MEMBERS
+    tensors = {}
+    for split in ("validation", "test"):
+        labels = torch.arange(IMAGES) % classes
+        tensors[f"{split}/labels"] = labels
+        for name, count in counts.items():
+            logits = torch.randn(count, IMAGES, classes, generator=generator)
+            logits[:, torch.arange(IMAGES), labels] += 2
+            tensors[f"{split}/{name}"] = logits.softmax(-1)
+    if settings.get("perturbation", {}).get("kind", "none") != "none":
+        clean = torch.rand(6, 1, 8, 8, generator=generator)
+        tensors["perturbation/clean"], tensors["perturbation/perturbed"] = clean, (clean + 0.01).clamp(0, 1)
+        tensors["perturbation/labels"] = torch.arange(6) % classes
+        for what in ("clean", "perturbed"):
+            tensors[f"perturbation/teachers/{what}"] = tensors["test/ensemble"]
+    cost = {
+        name: {"params": 1000, "macs": 5000 * count, "latency_ms": {"1": 0.5 * count, "64": 3.0 * count}}
+        for name, count in counts.items()
+    }
+    tree = {
+        "name": "made-up",
+        "teachers": {"count": TEACHERS},
+        "student": {"method": method, "members": MEMBERS},
+        **settings,
+    }
+    trained = {
+        "mlflow_run": "f" * 32,
+        "weights_sha256": "a" * 64,
+        "best_epoch": 2,
+        "validation_accuracy": 0.9,
+        "train_seconds": 75.0,
+        "workers": 1,
+    }
+    outputs = {
+        "prepare": {
+            "data": {
+                "name": "digits",
+                "train": 300,
+                "validation": IMAGES,
+                "test": IMAGES,
+                "image_shape": [1, 8, 8],
+                "num_classes": classes,
+                "class_names": list(names or map(str, range(classes))),
+            }
+        },
+        "teachers": {"teacher-0": trained, "teacher-1": trained},
+        "control": {"control": trained},
+        "distil": {"student": trained},
+        "average": {"network": "networks/averaged", "weights_sha256": "b" * 64},
+        "evaluate": {
+            "predictors": measure(tensors, cost),
+            "latency": {"device": "CPU", "threads": 1, "torch": "2"},
+        },
+        "register": {"name": "ekd-made-up", "version": "3", "aliases": ["champion"], "promotion": "better"},
+    }
+    manifest = {
+        "run_id": "made-up-0123456789",
+        "experiment": "made-up",
+        "result_hash": "c" * 64,
+        "data_fingerprint": "d" * 64,
+        "code_version": "abc",
+        "mlflow": {"parent": "e" * 32},
+        "stages": {name: {"seconds": 1.0, "outputs": made} for name, made in outputs.items()},
+    }
+    plain = [
+        {"epoch": e, "train/loss": 2 / e, "averaged/accuracy": 0.5 + e / 10, "averaged/nll": 1 / e}
+        for e in (1.0, 2.0, 3.0)
+    ]
+    student = plain
+    if method != "kd":
+        spread = {f"members_diversity/{k}": v for k, v in diversity(tensors["test/members"]).items()}
+        more = {"members/accuracy": 0.7, "members/nll": 0.6, "averaging_gap": 0.01, **spread}
+        student = [{**record, **more} for record in plain]
+    return Evidence(
+        manifest=manifest,
+        experiment=build_experiment(tree).resolved(),
+        summary=summarise(manifest),
+        data=outputs["prepare"]["data"],
+        histories={"teacher-0": plain, "teacher-1": plain, "control": plain, "student": student},
+        tensors=tensors,
+    )
+
+
+@pytest.fixture(scope="session")
+def evidence() -> Evidence:
+    return make_evidence(perturbation={"kind": "tdiv_sdiv", "strength": 1.0})

@@ -1,0 +1,137 @@
+"""The page as text: complete, valid, self-contained, honest."""
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from orchestrator.report import render
+
+from .conftest import make_evidence
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, checked for nesting while they are read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def text(evidence):
+    return render(evidence)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_ids_are_unique_and_every_reference_finds_its_id(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = [a["href"][1:] for _, a in page.elements if a.get("href", "").startswith("#")]
+    wanted += [a["xlink:href"][1:] for _, a in page.elements if "xlink:href" in a]
+    wanted += [
+        i
+        for _, a in page.elements
+        for k in ("aria-labelledby", "aria-describedby")
+        for i in a.get(k, "").split()
+    ]
+    assert wanted
+    assert set(wanted) <= set(ids)
+
+
+def test_it_needs_no_network_and_runs_no_script(page, text):
+    assert not page.all("script")
+    assert not page.all("link")
+    for _, attributes in page.elements:
+        for key in ("src", "href", "xlink:href"):
+            assert attributes.get(key, "#").startswith(("#", "data:"))
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_figures_and_images_are_described_in_words(page):
+    charts = [a for a in page.all("svg") if a.get("class") == "chart"]
+    assert len(charts) == 4
+    assert all(a["role"] == "img" and a["aria-labelledby"] for a in charts)
+    assert len(page.all("title")) == len(page.all("desc")) + 1 == 5
+    assert all(a["alt"] for a in page.all("img"))
+    assert len(page.all("img")) == 18
+
+
+def test_every_table_has_a_caption_and_its_headers_a_scope(page):
+    tables = len(page.all("table"))
+    assert tables >= 7
+    assert len(page.all("caption")) == tables
+    assert all(attributes.get("scope") in ("row", "col", "colgroup") for attributes in page.all("th"))
+
+
+def test_headings_descend_one_level_at_a_time(page):
+    levels = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+
+
+def test_figures_take_their_colours_from_the_page(text):
+    assert "var(--averaged)" in text.split("<svg", 1)[1]
+    assert not re.search(r"#0[1-9]0[1-9]0[1-9]", text)
+
+
+def test_seeds_resamples_threads_and_batches_are_stated(text):
+    assert "2000 resamples, seed 0" in text
+    assert "on CPU with 1 thread, torch 2" in text
+    assert "ms, batch of 64" in text
+
+
+def test_the_same_run_gives_the_same_page(evidence, text):
+    assert render(evidence) == text
+
+
+def test_names_are_text_not_markup():
+    page = render(make_evidence(2, names=["<script>alert(1)</script>", "a & b"]))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_student_without_members_has_neither_their_row_nor_their_curve():
+    page = render(make_evidence(method="kd"))
+    assert "The student has no members" in page
+    assert "The training images were not perturbed" in page
+    assert ">members<" not in page.split("What the predictors are")[0]
+
+
+def test_with_many_classes_the_mistakes_are_listed_instead_of_a_matrix():
+    page = render(make_evidence(40))
+    assert 'class="confusion"' not in page
+    assert "taken for" in page
+
+
+def test_an_unregistered_run_can_be_reported(evidence):
+    manifest = {**evidence.manifest, "stages": dict(evidence.manifest["stages"])}
+    del manifest["stages"]["register"]
+    summary = {key: value for key, value in evidence.summary.items() if key != "registered_model"}
+    page = render(type(evidence)(**{**vars(evidence), "manifest": manifest, "summary": summary}))
+    assert "not registered yet" in page
