@@ -43,11 +43,18 @@ def why_never(cluster: Cluster, capacity: Capacity) -> str | None:
         fits = max(fits, _fit(capacity.limit, cluster))
     if fits >= needed:
         return None
-    gpus = f" and {cluster.gpus_per_worker:g} GPUs" if cluster.gpus_per_worker else ""
+    if cluster.gpus_per_worker and not any(node.gpus for node in (*capacity.nodes, *_limits(capacity))):
+        return (
+            f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g} but there is no GPU "
+            f"({capacity.describe()}); set cluster.gpus_per_worker=0 to train "
+            "on CPUs, or cluster.address to a cluster that has some"
+        )
+    gpus = f" and {_count(cluster.gpus_per_worker, 'GPU')}" if cluster.gpus_per_worker else ""
     return (
-        f"cluster.workers_per_run: a run needs {needed} workers of {cluster.cpus_per_worker} CPUs{gpus}, "
-        f"but only {fits} can ever fit ({capacity.describe()}); lower cluster.workers_per_run, "
-        "cluster.cpus_per_worker or cluster.gpus_per_worker, or use a larger cluster"
+        f"cluster.workers_per_run: a run needs {_count(needed, 'worker')} of "
+        f"{_count(cluster.cpus_per_worker, 'CPU')}{gpus}, but {fits or 'none'} can ever fit "
+        f"({capacity.describe()}); lower cluster.workers_per_run, cluster.cpus_per_worker or "
+        "cluster.gpus_per_worker, or use a larger cluster"
     )
 
 
@@ -56,6 +63,14 @@ def runs_at_once(cluster: Cluster, capacity: Capacity, runs: int) -> int:
     fitting = capacity.workers(cluster) // cluster.most_workers
     wanted = min(runs, cluster.runs_at_once or runs)
     return max(1, min(wanted, fitting))
+
+
+def _limits(capacity: Capacity) -> tuple[Node, ...]:
+    return () if capacity.limit is None else (capacity.limit,)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _fit(node: Node, cluster: Cluster) -> int:

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = getattr(commands, parsed.command)(parsed)
     except ExperimentError as error:
-        print(f"ekd: {error}", file=sys.stderr)
+        print("ekd:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stderr.close()
@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "plan",
         help="what would run, where, and what it would cost",
         description="Every training run with its workers, batch, learning rate and cost, against what the "
-        "cluster has, and where things are stored. Starts nothing; exit status 2 if it can never be scheduled.",
+        "cluster has, and where things are stored. Starts nothing; exit status 2 if it can never be "
+        "scheduled.",
     )
     _add_experiment(plan)
     _add_run_id(plan)
@@ -73,9 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     tune = commands.add_parser(
         "tune",
         help="search for the best student, then train it in full and register it",
-        description="Trains the teachers once, searches a space with Ray Tune, then trains, averages, evaluates "
-        "and registers the best configuration. The same command again continues. The last line on stdout is "
-        "the registered model's URI.",
+        description="Trains the teachers once, searches a space with Ray Tune, then trains, averages, "
+        "evaluates and registers the best configuration. The same command again continues. The last "
+        "line on stdout is the registered model's URI.",
     )
     _add_experiment(tune)
     _add_run_id(tune)

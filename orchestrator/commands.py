@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.experiment import Experiment
+    from orchestrator.preflight import Checked
     from orchestrator.storage import Storage
 
 
@@ -53,40 +56,21 @@ def plan(arguments: argparse.Namespace) -> int:
         search, checked = _check_search(arguments)
     else:
         checked = _check(arguments)
-    from orchestrator.launch import local_capacity, wanted_address
-    from orchestrator.plan import planned_runs, runs_table, workers_line
-    from orchestrator.preflight import check_capacity
-    from orchestrator.summary import compact
-    from orchestrator.tracking import redacted
+    from orchestrator.plan import plan_lines, planned_runs, runs_table, total_line
 
-    experiment, description = checked.experiment, checked.description
-    capacity = local_capacity() if wanted_address(experiment.cluster) is None else _remote_capacity(checked)
-    check_capacity(experiment, capacity)
-    planned = planned_runs(experiment, description)
+    planned = planned_runs(checked.experiment, checked.description)
     console = _console()
-    console.print(f"run id    {checked.run_id}", soft_wrap=True)
-    shape = "x".join(map(str, description["image_shape"]))
-    console.print(
-        f"data      {description['name']}: {description['train']} training, "
-        f"{description['validation']} validation, {description['test']} test images of {shape}, {description['num_classes']} classes",
-        soft_wrap=True,
-    )
-    console.print(f"cluster   {capacity.describe()}", soft_wrap=True)
-    console.print(f"workers   {workers_line(experiment, capacity)}", soft_wrap=True)
-    console.print(f"storage   {checked.storage.uri()}", soft_wrap=True)
-    console.print(
-        f"tracking  {redacted(checked.tracking_uri)}, model {experiment.model_name}", soft_wrap=True
-    )
+    for line in plan_lines(checked):
+        console.print(line, soft_wrap=True)
     console.print()
-    console.print(runs_table(planned, experiment))
+    console.print(runs_table(planned))
     console.print()
-    total = f"{compact(sum(item.flops for item in planned))} FLOPs of training"
-    console.print(f"total     {total}{', without the search' if search else ''}", soft_wrap=True)
+    console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
     if search is not None:
         from orchestrator.tuning.plan import search_lines
 
         console.print()
-        for line in search_lines(search, experiment, description, capacity):
+        for line in search_lines(search, checked.experiment, checked.description, checked.capacity):
             console.print(line, soft_wrap=True)
     return 0
 
@@ -104,11 +88,12 @@ def status(arguments: argparse.Namespace) -> int:
     from orchestrator import standing
 
     storage = _open_storage(arguments.storage, arguments.endpoint_url)
-    console = _console()
-    if arguments.run_id is None:
-        console.print(standing.all_runs_table(storage))
-    else:
-        console.print(standing.one_run(_run_storage(storage, arguments.run_id), arguments.run_id))
+    with _storage_errors():
+        if arguments.run_id is None:
+            _console().print(standing.all_runs(storage))
+        else:
+            text = standing.one_run(_run_storage(storage, arguments.run_id), arguments.run_id)
+            _console().print(text, soft_wrap=True)
     return 0
 
 
@@ -117,9 +102,10 @@ def report(arguments: argparse.Namespace) -> int:
     from orchestrator.report import REPORT, load_evidence, render
     from orchestrator.summary import table, verdict
 
-    storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
-    evidence = load_evidence(storage)
-    storage.write(REPORT, render(evidence).encode())
+    with _storage_errors():
+        storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
+        evidence = load_evidence(storage)
+        storage.write(REPORT, render(evidence).encode())
     console = _console()
     console.print(table(evidence.predictors))
     console.print()
@@ -160,47 +146,44 @@ def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
     request, pool = requested(arguments, experiment)
-    checked = _check_experiment(pool, arguments.run_id or request.default_run_id(pool))
+    run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
+    checked = _check_experiment(pool, run_id, smoke=arguments.smoke)
     check_students(request, pool, checked.description)
     return request, checked
 
 
-def _check(arguments: argparse.Namespace) -> Any:
+def _check(arguments: argparse.Namespace) -> Checked:
     """Load and check an experiment; whatever is wrong becomes an `ExperimentError`."""
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
-    return _check_experiment(experiment, arguments.run_id)
+    return _check_experiment(experiment, arguments.run_id, smoke=arguments.smoke)
 
 
-def _check_experiment(experiment: Experiment, run_id: str | None) -> Any:
-    from orchestrator.preflight import check, one_line
+def _check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool) -> Checked:
+    from orchestrator.capacity import why_never
+    from orchestrator.preflight import ask_capacity, check, one_line
+    from orchestrator.smoke import one_small_worker
     from orchestrator.storage import StorageError
     from orchestrator.tracking import TrackingError
 
+    capacity = ask_capacity(experiment.cluster)
+    if smoke and (reason := why_never(experiment.cluster, capacity)):
+        print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
+        cluster = one_small_worker(experiment.cluster)
+        experiment = experiment.model_copy(update={"cluster": cluster})
     try:
-        return check(experiment, run_id)
+        return check(experiment, run_id, capacity=capacity)
     except ExperimentError:
         raise
-    except (ValueError, StorageError, TrackingError) as error:
+    except (ValueError, OSError, StorageError, TrackingError) as error:
         raise ExperimentError(one_line(error)) from error
 
 
-def _remote_capacity(checked: Any) -> Any:
-    from orchestrator.launch import LaunchError, start_ray, stop_ray
-    from orchestrator.pipeline import local_folder
-
-    try:
-        capacity = start_ray(checked.experiment.cluster, local_folder(checked) / "logs" / "ray.log")
-    except LaunchError as error:
-        raise ExperimentError(str(error)) from error
-    stop_ray()
-    return capacity
-
-
 def _open_storage(uri: str, endpoint_url: str | None) -> Storage:
+    from orchestrator.preflight import PATIENCE_S
     from orchestrator.storage import open_storage
 
     try:
-        return open_storage(uri, endpoint_url)
+        return open_storage(uri, endpoint_url, patience_s=PATIENCE_S)
     except ValueError as error:
         raise ExperimentError(str(error)) from error
 
@@ -213,6 +196,18 @@ def _run_storage(storage: Storage, run_id: str) -> Storage:
     if not run.exists(MANIFEST):
         raise ExperimentError(f"{run.uri()}: there is no such run; `ekd status` lists them")
     return run
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """A storage that cannot be read is a wrong input to a command that only reads."""
+    from orchestrator.preflight import one_line
+    from orchestrator.storage import StorageError
+
+    try:
+        yield
+    except StorageError as error:
+        raise ExperimentError(one_line(error)) from error
 
 
 def _console() -> Console:

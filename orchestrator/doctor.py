@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory
 
 from orchestrator.experiment import Experiment
 
@@ -23,6 +23,8 @@ class Finding:
 
 def diagnose(experiment: Experiment) -> Iterator[Finding]:
     """Storage, tracking, data, networks and cluster, each as soon as it is known; nothing is left behind."""
+    from orchestrator.preflight import one_line
+
     checks: dict[str, Callable[[Experiment], str]] = {
         "storage": _storage,
         "tracking": _tracking,
@@ -30,8 +32,6 @@ def diagnose(experiment: Experiment) -> Iterator[Finding]:
         "cluster": _cluster,
     }
     for what, look in checks.items():
-        from orchestrator.preflight import one_line
-
         began = time.perf_counter()
         try:
             detail, ok = look(experiment), True
@@ -41,11 +41,14 @@ def diagnose(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _storage(experiment: Experiment) -> str:
+    from orchestrator.preflight import PATIENCE_S, nothing_left
     from orchestrator.storage import open_storage
     from orchestrator.storage.preflight import check
 
-    storage = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
-    steps = check(storage)
+    kept = experiment.storage
+    storage = open_storage(kept.uri, kept.endpoint_url, patience_s=PATIENCE_S)
+    with nothing_left(storage.local_folder):
+        steps = check(storage)
     for step in steps:
         if step.error is not None:
             raise step.error
@@ -54,17 +57,24 @@ def _storage(experiment: Experiment) -> str:
 
 
 def _tracking(experiment: Experiment) -> str:
+    from orchestrator.preflight import nothing_left
     from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
+    from orchestrator.tracking.address import sqlite_file
 
     uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
-    check_tracking(uri)
+    file = sqlite_file(uri)
+    with nothing_left(file.parent if file else None):
+        check_tracking(uri)
     return redacted(uri)
 
 
 def _data(experiment: Experiment) -> str:
     from ekd_train.data import describe, load_dataset
+    from orchestrator.preflight import check_images, check_networks
 
     found = describe(load_dataset(experiment.data))
+    check_images(experiment, found)
+    check_networks(experiment, found)
     return (
         f"{found['name']}: {found['train']} + {found['validation']} + {found['test']} images, "
         f"{found['num_classes']} classes, fingerprint {found['fingerprint'][:12]}"
@@ -75,9 +85,10 @@ def _cluster(experiment: Experiment) -> str:
     from orchestrator.launch import start_ray, stop_ray
     from orchestrator.preflight import check_capacity
 
-    try:
-        capacity = start_ray(experiment.cluster, Path(gettempdir()) / "ekd-doctor" / "ray.log")
-        check_capacity(experiment, capacity)
-    finally:
-        stop_ray()
+    with TemporaryDirectory(prefix="ekd-doctor-", ignore_cleanup_errors=True) as folder:
+        try:
+            capacity = start_ray(experiment.cluster, Path(folder) / "ray.log")
+        finally:
+            stop_ray()
+    check_capacity(experiment, capacity)
     return capacity.describe()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from orchestrator.capacity import Capacity, Node, runs_at_once
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
@@ -42,12 +44,35 @@ def local_capacity() -> Capacity:
 def wanted_address(cluster: Cluster) -> str | None:
     """The address of a running cluster to use, or None to start Ray on this machine.
 
-    The experiment's, else RAY_ADDRESS, else that of a cluster started here with `ray start`.
+    The experiment's ("local": none), else RAY_ADDRESS, else that of a cluster started here with
+    `ray start`, if it still answers: a cluster that was killed leaves its note behind.
     """
     if address := cluster.address or os.environ.get("RAY_ADDRESS"):
-        return address
+        return None if address == "local" else address
     with contextlib.suppress(OSError):
-        return STARTED_HERE.read_text().strip() or None
+        noted = STARTED_HERE.read_text().strip()
+        return noted if noted and why_unreachable(noted) is None else None
+    return None
+
+
+def why_unreachable(address: str) -> str | None:
+    """Why nothing can be reached at Ray's `address`, found in seconds; None if something answers.
+
+    Ray 2.60 itself was still waiting after eight minutes.
+    """
+    if address == "auto":
+        return None
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or (port is None and parts.scheme != "ray"):
+        return "it is not host:port or ray://host:port"
+    try:
+        socket.create_connection((host, port or 10001), timeout=5).close()
+    except OSError as error:
+        return f"nothing answers there ({error.strerror or error})"
     return None
 
 
@@ -72,6 +97,11 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
         }
     else:
         options["address"] = address
+        if reason := why_unreachable(address):
+            raise LaunchError(
+                f"cluster.address {address}: {reason}; start that cluster, or set cluster.address or "
+                "RAY_ADDRESS to one that runs (cluster.address=local: this machine)"
+            )
     try:
         with _quiet_stderr(log_file):
             ray.init(**options)

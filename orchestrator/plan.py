@@ -13,6 +13,8 @@ from orchestrator.summary import compact
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from orchestrator.preflight import Checked
+
 BACKWARD = 2
 """A backward pass costs about two forward passes; through activations alone, one."""
 
@@ -93,7 +95,34 @@ def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[Pl
     return planned
 
 
-def runs_table(planned: list[PlannedRun], experiment: Experiment) -> Table:
+def plan_lines(checked: Checked) -> list[str]:
+    """What is planned, where: run id, data, cluster, workers, storage, tracking."""
+    from orchestrator.tracking import redacted
+
+    experiment, described = checked.experiment, checked.description
+    sizes = f"{described['train']} training, {described['validation']} validation, {described['test']} test"
+    shape = "x".join(map(str, described["image_shape"]))
+    return [
+        f"run id    {checked.run_id}",
+        f"data      {described['name']}: {sizes} images of {shape}, {described['num_classes']} classes",
+        f"cluster   {checked.capacity.describe()}",
+        *workers_lines(experiment, checked.capacity),
+        f"storage   {checked.storage.uri()}",
+        f"tracking  {redacted(checked.tracking_uri)}",
+        f"model     {experiment.model_name}",
+    ]
+
+
+def total_line(planned: list[PlannedRun], note: str = "") -> str:
+    """The cost of all training; `note` says what it leaves out."""
+    total = f"total     {compact(sum(item.flops for item in planned))} FLOPs of training"
+    return (
+        f"{total}{f', {note}' if note else ''}\n"
+        "          (a pass: one network's forward for one image; a backward is 2, to the pixels alone 1)"
+    )
+
+
+def runs_table(planned: list[PlannedRun]) -> Table:
     """Every training run: workers, batch, learning rate, steps, passes, FLOPs."""
     from rich.table import Table
 
@@ -127,12 +156,12 @@ def runs_table(planned: list[PlannedRun], experiment: Experiment) -> Table:
     return made
 
 
-def workers_line(experiment: Experiment, capacity: Capacity) -> str:
+def workers_lines(experiment: Experiment, capacity: Capacity) -> list[str]:
     """Workers of a run, and how many runs go side by side."""
     cluster = experiment.cluster
     per = f"{cluster.cpus_per_worker} CPUs" if cluster.cpus_per_worker != 1 else "1 CPU"
     if cluster.gpus_per_worker:
-        per += f" and {cluster.gpus_per_worker:g} GPUs"
+        per += f" and {cluster.gpus_per_worker:g} GPU{'' if cluster.gpus_per_worker == 1 else 's'}"
     count = cluster.workers_per_run
     workers = (
         f"{count[0]} to {count[1]} workers"
@@ -140,10 +169,10 @@ def workers_line(experiment: Experiment, capacity: Capacity) -> str:
         else f"{count} worker{'s' if count > 1 else ''}"
     )
     side = runs_at_once(cluster, capacity, experiment.teacher_count + 1)
-    return (
-        f"{workers} of {per} per run, {side} run{'s' if side > 1 else ''} side by side; the global batch "
-        "and the learning rate do not change with the number of workers"
-    )
+    return [
+        f"workers   {workers} of {per} per run, {side} run{'s' if side > 1 else ''} side by side",
+        "          batch and lr are global: they do not change with the number of workers",
+    ]
 
 
 def architecture_name(run: TrainingRun) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,13 +15,15 @@ import numpy as np
 from ekd_train.data import Dataset, describe, load_dataset
 from ekd_train.settings import TrainingRun
 from orchestrator.capacity import Capacity, why_never
-from orchestrator.experiment import RUN_ID, Experiment, ExperimentError
-from orchestrator.launch import local_capacity, wanted_address
+from orchestrator.experiment import RUN_ID, Cluster, Experiment, ExperimentError
+from orchestrator.launch import LaunchError, local_capacity, start_ray, stop_ray, wanted_address
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check as check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 
 SPLITS = ("train", "validation", "test")
+PATIENCE_S = 10.0
+"""How long a check waits for a store that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Checked:
     tracking_uri: str
     dataset: Dataset
     description: dict[str, Any]
+    capacity: Capacity
+    """Of the cluster that it will run on, as it was when asked."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The data set as `train/images`, `train/labels`, ..."""
@@ -41,33 +49,66 @@ class Checked:
         }
 
 
-def check(experiment: Experiment, run_id: str | None = None) -> Checked:
-    """Check everything and start nothing.
+def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capacity | None = None) -> Checked:
+    """Check everything and start nothing; `capacity`: what `ask_capacity` said, if it was asked before.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
     """
-    run_id = check_run_id(run_id or experiment.default_run_id())
+    run_id = check_run_id(experiment.default_run_id() if run_id is None else run_id, "--run-id")
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
+    capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
+    check_capacity(experiment, capacity)
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
-    check_batches(experiment, description["train"])
+    check_images(experiment, description)
     check_networks(experiment, description)
-    if wanted_address(experiment.cluster) is None:
-        check_capacity(experiment, local_capacity())
-    for step in check_storage(root, needs_bytes=bytes_needed(experiment, description)):
-        if step.error is not None:
-            raise step.error
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
-    check_tracking(tracking_uri)
-    return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description)
+    with nothing_left(root.local_folder):
+        # A check should not wait as long for a store that is away as a run does.
+        impatient = open_storage(
+            experiment.storage.uri, experiment.storage.endpoint_url, patience_s=PATIENCE_S
+        )
+        for step in check_storage(impatient, needs_bytes=bytes_needed(experiment, description)):
+            if step.error is not None:
+                raise step.error
+        check_tracking(tracking_uri)
+    return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity)
 
 
-def check_run_id(run_id: str) -> str:
+def ask_capacity(cluster: Cluster) -> Capacity:
+    """What the cluster has: a running one is asked, this machine's is known. Raises `ExperimentError`."""
+    if wanted_address(cluster) is None:
+        return local_capacity()
+    with TemporaryDirectory(prefix="ekd-") as folder:
+        try:
+            return start_ray(cluster, Path(folder) / "ray.log")
+        except LaunchError as error:
+            raise ExperimentError(one_line(error)) from error
+        finally:
+            stop_ray()
+
+
+@contextmanager
+def nothing_left(folder: Path | None) -> Iterator[None]:
+    """Remove the folders that a check had to create: what has not begun leaves nothing behind."""
+    if folder is None:
+        yield
+        return
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # another run has begun to use it
+                path.rmdir()
+
+
+def check_run_id(run_id: str, where: str = "run id") -> str:
     """`run_id`, if it can be a folder's and a key's name; raises `ExperimentError`."""
     if not RUN_ID.fullmatch(run_id):
         raise ExperimentError(
-            f"--run-id {run_id!r}: use letters, digits, '.', '_', '-', at most 100, a letter or digit first"
+            f"{where} {run_id!r}: use letters, digits, '.', '_', '-', at most 100, a letter or digit first"
         )
     return run_id
 
@@ -78,25 +119,46 @@ def check_capacity(experiment: Experiment, capacity: Capacity) -> None:
         raise ExperimentError(reason)
 
 
-def check_batches(experiment: Experiment, train_images: int) -> None:
-    """Raise `ExperimentError` if a global batch is larger than the training split."""
+def check_images(experiment: Experiment, description: dict[str, Any]) -> None:
+    """Raise `ExperimentError` if the settings do not fit the images: a batch too large, a crop too wide."""
     trainings = {"student": experiment.student.training}
     trainings |= {f"teachers.{i}": group.training for i, group in enumerate(experiment.teachers)}
     for key, training in trainings.items():
-        if training.batch_size > train_images:
+        if training.batch_size > description["train"]:
             raise ExperimentError(
-                f"{key}.training.batch_size is {training.batch_size} but there are {train_images} training "
-                "images; lower it, or use more data"
+                f"{key}.training.batch_size is {training.batch_size} but there are {description['train']} "
+                "training images; lower it, or use more data"
             )
+    padding, size = experiment.data.augmentation.crop_padding, min(description["image_shape"][1:])
+    if padding >= size:
+        raise ExperimentError(
+            f"data.augmentation.crop_padding is {padding} but images are {size} pixels wide; a shift by that "
+            "much leaves nothing of them, so lower it"
+        )
 
 
 def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
-    """Build every network once, without memory; raises `ExperimentError` if one cannot be built."""
+    """Build and apply every network once, on paper; raises `ExperimentError` for one that cannot be."""
+    import torch
+
+    from ekd_train.objectives import build_objective, objective_for
+
+    shape, classes = description["image_shape"], description["num_classes"]
     for where, run in distinct_runs(experiment).items():
         try:
-            network_on_paper(run, description)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise ExperimentError(f"{where}: {' '.join(str(error).split())}") from None
+            network = network_on_paper(run, description)
+            logits = network.train()(torch.zeros(2, *shape, device="meta"))
+            if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (2, classes):
+                raise ValueError(f"{run.architecture.name} does not give logits (b, {classes}) in training")
+        except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
+            raise ExperimentError(
+                f"{where}: {one_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"
+            ) from None
+    try:
+        name = objective_for(experiment.student.method, experiment.distillation.objective)
+        build_objective(name, experiment.distillation)
+    except ValueError as error:
+        raise ExperimentError(f"distillation: {one_line(error)}") from None
 
 
 def network_on_paper(run: TrainingRun, description: dict[str, Any]) -> Any:
