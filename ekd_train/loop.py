@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ekd_train.checkpoint import Checkpoints
+from ekd_train.checkpoint import Checkpoint, Checkpoints
 from ekd_train.data.augment import as_float, draw_augmentation
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.data.seeds import derive_seed
@@ -135,7 +135,9 @@ class Loop:
         )
         self.best_weights: dict[str, Tensor] = {}
         self.step = self._build()
-        self.progress = self._resume()
+        self.progress = Progress(0, 0.0, [], None)
+        if (found := checkpoints.newest()) is not None:
+            self.load(found)
 
     @property
     def epoch(self) -> int:
@@ -190,6 +192,14 @@ class Loop:
         tensors = {f"trainee.{k}": v for k, v in trainee.state_dict().items()}
         tensors |= {f"momentum.{k}": v for k, v in _momenta(trainee, optimiser).items()}
         self.checkpoints.save(progress.epoch, tensors, vars(progress), best)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`: of this run, or of one with the same networks and schedule."""
+        self.progress = Progress(**checkpoint.record)
+        trainee = self.step.trainee
+        trainee.load_state_dict(_below("trainee.", checkpoint.tensors))
+        _set_momenta(trainee, self.step.optimiser, _below("momentum.", checkpoint.tensors))
+        self.best_weights = checkpoint.best
 
     def _build(self) -> Step:
         run, data, device = self.run, self.data, self.workers.device
@@ -313,17 +323,6 @@ class Loop:
             self.reporter.epoch(record)
             if warning := averaging_gap_warning(self.progress.history):
                 self.reporter.warning(f"{self.run.name}: {warning}")
-
-    def _resume(self) -> Progress:
-        found = self.checkpoints.newest()
-        if found is None:
-            return Progress(0, 0.0, [], None)
-        progress = Progress(**found.record)
-        trainee = self.step.trainee
-        trainee.load_state_dict(_below("trainee.", found.tensors))
-        _set_momenta(trainee, self.step.optimiser, _below("momentum.", found.tensors))
-        self.best_weights = found.best
-        return progress
 
     def _seed(self, *parts: str | int) -> int:
         return derive_seed(self.run.seed, self.run.name, *parts)

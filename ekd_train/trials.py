@@ -81,10 +81,24 @@ class TrialBench:
             histories.append(loop.history[:count])
         return summarise(histories, step.runs[0].training.epochs)
 
-    def save(self) -> None:
+    def save(self, step: TrialStep, reporter: Reporter) -> None:
         """Store a checkpoint of the trial where it is now."""
-        for loop in self._loops:
-            loop.save()
+        for loop in self._open(step.name, step.runs, reporter):
+            if loop.epoch > 0:
+                loop.save()
+
+    def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
+        """Go on with the weights, momenta and history of `donor`, at its newest checkpoint.
+
+        Raises `LookupError` when it has none.
+        """
+        self.close()
+        loops = self._open(step.name, step.runs, reporter)
+        for seed, (loop, run) in enumerate(zip(loops, donor.runs, strict=True)):
+            found = self._checkpoints(donor.name, seed, run).newest()
+            if found is None:
+                raise LookupError(f"{donor.name}: there is no checkpoint to go on from")
+            loop.load(found)
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""
@@ -98,9 +112,12 @@ class TrialBench:
         return self._loops
 
     def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
-        key = identity(run, self.description["fingerprint"])
-        checkpoints = Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
+        checkpoints = self._checkpoints(name, seed, run)
         return Loop(run, self.data, checkpoints, reporter, self.workers, self._taught_by(run))
+
+    def _checkpoints(self, name: str, seed: int, run: TrainingRun) -> Checkpoints:
+        key = identity(run, self.description["fingerprint"])
+        return Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
 
     def _taught_by(self, run: TrainingRun) -> Teachers | None:
         for teacher in run.teachers:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator import launch
+from orchestrator.capacity import Capacity
 from orchestrator.dispatcher import Event
 from orchestrator.manifest import Manifest
 from orchestrator.preflight import Checked, check_capacity
@@ -35,6 +36,7 @@ class Context:
     """What finished jobs of this start have reported, by name."""
     tracker_: Tracker | None = None
     _workers: launch.WorkerGroup | None = None
+    _capacity: Capacity | None = None
     _submitted: set[str] = field(default_factory=set)
     _mlflow: dict[str, str] = field(default_factory=dict)
 
@@ -75,21 +77,33 @@ class Context:
             self.manifest.note_mlflow_run(name, child)
         return self._mlflow[name]
 
+    def ray(self) -> Capacity:
+        """What the cluster has; Ray is started, or connected to, on first use."""
+        if self._capacity is None:
+            experiment = self.checked.experiment
+            self._capacity = launch.start_ray(experiment.cluster, self.log_file)
+            check_capacity(experiment, self._capacity)
+        return self._capacity
+
+    def end_workers(self) -> None:
+        """End the lanes, so that what they held is free; the next job starts them again."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
     def close(self, *, failed: bool = False) -> None:
         """End the lanes and leave Ray."""
-        if self._workers is not None:
-            if failed:
-                self._workers.abandon()
-            else:
-                self._workers.close()
+        if self._workers is not None and failed:
+            self._workers.abandon()
             self._workers = None
+        self.end_workers()
+        if self._capacity is not None:
+            self._capacity = None
             launch.stop_ray()
 
     def _start_workers(self) -> launch.WorkerGroup:
         if self._workers is None:
-            experiment = self.checked.experiment
-            capacity = launch.start_ray(experiment.cluster, self.log_file)
-            check_capacity(experiment, capacity)
+            experiment, capacity = self.checked.experiment, self.ray()
             self._workers = launch.WorkerGroup(
                 experiment.cluster,
                 self.checked.storage,

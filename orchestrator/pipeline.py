@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from orchestrator.stages.teachers import teachers
 from orchestrator.tracking import RunStatus, Tracker
 from orchestrator.view import View
 
-STAGES: dict[str, Callable[[Context], dict[str, Any]]] = {
+Stage = Callable[[Context], dict[str, Any]]
+
+STAGES: dict[str, Stage] = {
     "prepare": prepare,
     "teachers": teachers,
     "control": control,
@@ -38,29 +40,46 @@ STAGES: dict[str, Callable[[Context], dict[str, Any]]] = {
 }
 
 
-def run(checked: Checked) -> Manifest:
+def run(
+    checked: Checked,
+    stages: Mapping[str, Stage] = STAGES,
+    *,
+    command: str = "ekd run",
+    begin: Callable[[Context], None] | None = None,
+) -> Manifest:
     """Run every stage that is not done yet; the manifest of the finished run.
+
+    Args:
+        checked: what to run, and where.
+        stages: in their order; the first one is `prepare`.
+        command: what the user called, for the view.
+        begin: called before the first stage; default: show every training run of the experiment.
 
     Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `OwnedByAnother`; what was
     done by then is kept, and the same call continues.
     """
     folder = local_folder(checked)
-    view = View.open(f"ekd run {checked.run_id}", list(STAGES), str(folder / "logs" / "ray.log"))
+    view = View.open(f"{command} {checked.run_id}", list(stages), str(folder / "logs" / "ray.log"))
     ownership = Ownership(checked.storage)
     try:
         with ownership.acquire(view.say):
             experiment = checked.experiment
             fingerprint = checked.description["fingerprint"]
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
-            if all(manifest.done(stage) for stage in STAGES):
+            if all(manifest.done(stage) for stage in stages):
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
-            for training_run in all_runs(checked):
-                view.expect(training_run.name, training_run.training.epochs, training_work(training_run))
-            _run_stages(Context(checked, manifest, view, folder), ownership)
+            context = Context(checked, manifest, view, folder)
+            (begin or _expect_all_runs)(context)
+            _run_stages(context, stages, ownership)
             return manifest
     finally:
         view.close()
+
+
+def _expect_all_runs(context: Context) -> None:
+    for run in all_runs(context.checked):
+        context.view.expect(run.name, run.training.epochs, training_work(run))
 
 
 def all_runs(checked: Checked) -> list[TrainingRun]:
@@ -76,13 +95,13 @@ def local_folder(checked: Checked) -> Path:
     return folder
 
 
-def _run_stages(context: Context, ownership: Ownership) -> None:
+def _run_stages(context: Context, stages: Mapping[str, Stage], ownership: Ownership) -> None:
     manifest = context.manifest
     manifest.set(status="running")
     status: RunStatus = "FAILED"
     tracking = _TrackerOpening(context)
     try:
-        for name, stage in STAGES.items():
+        for name, stage in stages.items():
             if manifest.done(name):
                 context.view.end(name, None)
                 continue

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.dispatcher import Event
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.table import Table
 
@@ -56,6 +57,8 @@ class View:
     done: list[str] = field(default_factory=list)
     note: str = ""
     started: float = field(default_factory=time.monotonic)
+    panel: Callable[[], Table] | None = None
+    """Shown below the training runs while it is set."""
     _live: Live | None = None
     _last: dict[str, float] = field(default_factory=dict)
 
@@ -70,7 +73,7 @@ class View:
         view.say(f"{title}; Ray's and libraries' messages: {log_file}")
         if view.live:
             view._live = Live(
-                get_renderable=view._render, console=console, refresh_per_second=4, transient=True
+                get_renderable=view._render_all, console=console, refresh_per_second=4, transient=True
             )
             view._live.start()
         return view
@@ -166,6 +169,11 @@ class View:
             f"{state.images_per_s:,.0f} images/s, {duration(left)} left; "
             f"all training: {duration(self.seconds_left())} left"
         )
+
+    def _render_all(self) -> Group:
+        from rich.console import Group
+
+        return Group(self._render(), *([self.panel()] if self.panel is not None else []))
 
     def _render(self) -> Table:
         from rich.progress_bar import ProgressBar

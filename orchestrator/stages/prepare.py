@@ -11,8 +11,14 @@ from orchestrator.context import Context
 
 def prepare(context: Context) -> dict[str, Any]:
     """Queue the first training runs, so that their workers start, and describe the run in MLflow."""
-    experiment, description = context.checked.experiment, context.checked.description
+    experiment = context.checked.experiment
     context.submit([*experiment.teacher_runs(), experiment.control_run()])
+    return describe(context)
+
+
+def describe(context: Context) -> dict[str, Any]:
+    """Settings, command, code and data, as params, tags and data sets of the parent run."""
+    experiment, description = context.checked.experiment, context.checked.description
     tracker = context.tracker
     tracker.log_params(tracker.run_id, experiment.resolved())
     tracker.log_dict(tracker.run_id, "experiment.json", experiment.resolved())

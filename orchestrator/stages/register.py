@@ -21,7 +21,7 @@ def register(context: Context) -> dict[str, Any]:
     plain = build_plain(experiment.student.architecture, **{key: description[key] for key in keys})
     load_weights(checked.storage, "averaged", plain)
     summary = summarise(manifest.content)
-    teachers = manifest.outputs("teachers").values()
+    teachers = [manifest.outputs("teachers")[run.name] for run in experiment.teacher_runs()]
     lineage = lineage_tags(
         teacher_run_ids=[context.tracker.resolve(teacher["mlflow_run"]) for teacher in teachers],
         data_fingerprint=manifest.content["data_fingerprint"],

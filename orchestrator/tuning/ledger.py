@@ -1,0 +1,138 @@
+"""What is known of every trial, in the run's storage: enough to go on after `kill -9`.
+
+`trials/<name>/trial.json` is written when a trial is proposed and again when it has ended, with
+all that it reported. Between the two its checkpoints hold the same records, so nothing else
+needs to be kept while it trains.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from orchestrator.manifest import read_json
+from orchestrator.storage import Storage
+
+TrialStatus = Literal["proposed", "completed", "pruned", "failed", "out_of_time"]
+
+ENDED = ("completed", "pruned", "failed")
+"""What another start of the search keeps as it is; the rest goes on."""
+
+
+@dataclass
+class TrialRecord:
+    """One trial: what was tried and what came of it."""
+
+    number: int
+    values: dict[str, Any]
+    """Dotted experiment keys and their values."""
+    cost: float = 0.0
+    """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
+    status: TrialStatus = "proposed"
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What was reported, by validated epoch (`ekd_train.trials.TrialBench.step`)."""
+    error: str | None = None
+    seconds: float = 0.0
+    """Of training, in the trial's process."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the search, in order."""
+        return trial_name(self.number)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.status in ENDED
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The newest record; empty before the first."""
+        return self.history[-1] if self.history else {}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained, as far as reported."""
+        return int(self.last.get("epoch", 0))
+
+    @property
+    def quality(self) -> tuple[float, float]:
+        """Higher is better: mean validation accuracy over the seeds, then lower mean NLL."""
+        return self.last.get("score", -1.0), -self.last.get("score_nll", float("inf"))
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial.
+
+    >>> trial_name(7)
+    'trial-0007'
+    """
+    return f"trial-{number:04d}"
+
+
+class Ledger:
+    """The trials of one search; only the driver writes it."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.trials: dict[int, TrialRecord] = {}
+        for key in storage.list("trials"):
+            if re.fullmatch(r"trials/trial-\d+/trial\.json", key):
+                record = TrialRecord(**(read_json(storage, key) or {}))
+                self.trials[record.number] = record
+
+    def propose(self, number: int, values: Mapping[str, Any], cost: float) -> TrialRecord:
+        """Note that a trial is to be run."""
+        record = TrialRecord(number, dict(values), cost)
+        self.trials[number] = record
+        self.save(record)
+        return record
+
+    def end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
+        """Note how a trial ended; checkpoints that nothing can need any more are removed."""
+        record.status, record.error = status, error
+        self.save(record)
+        if status in ("pruned", "failed"):
+            self.forget_checkpoints(record)
+
+    def save(self, record: TrialRecord) -> None:
+        """Store what is known of a trial."""
+        self.storage.write(_key(record.number), json.dumps(asdict(record)).encode())
+
+    def forget_checkpoints(self, record: TrialRecord) -> None:
+        """Remove a trial's checkpoints."""
+        for key in self.storage.list(f"trials/{record.name}"):
+            if key != _key(record.number):
+                self.storage.delete(key)
+
+
+def find_trial(storage: Storage, number: int) -> TrialRecord | None:
+    """What is known of one trial."""
+    content = read_json(storage, _key(number))
+    return TrialRecord(**content) if content is not None else None
+
+
+def best_trial(trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
+    """The trial whose mean validation accuracy is highest; of equals the lower NLL, then the earlier one."""
+    scored = [record for record in trials.values() if record.history]
+    return max(scored, key=lambda record: (*record.quality, -record.number), default=None)
+
+
+def pareto_set(trials: Mapping[int, TrialRecord]) -> list[TrialRecord]:
+    """Completed trials than which no other is both cheaper and better, cheapest first."""
+    done = sorted(
+        (record for record in trials.values() if record.status == "completed"),
+        key=lambda record: (record.cost, -record.quality[0], record.number),
+    )
+    front: list[TrialRecord] = []
+    for record in done:
+        if not front or record.quality[0] > front[-1].quality[0]:
+            front.append(record)
+    return front
+
+
+def _key(number: int) -> str:
+    return f"trials/{trial_name(number)}/trial.json"

@@ -1,0 +1,10 @@
+"""Schedulers and searchers by name; imports nothing, for the command line's sake."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SchedulerName = Literal["asha", "hyperband", "pbt", "median", "none"]
+SearcherName = Literal["random", "grid", "optuna", "pareto"]
+
+DEFAULT_TRIALS = 24

@@ -1,0 +1,47 @@
+"""The options of a search on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import get_args
+
+from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
+
+
+def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`--space` and what goes with it; `required`: without a space there is nothing to do."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--space", metavar="NAME", required=required, help="a packaged space's name, or a YAML file"
+    )
+    group.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help=f"configurations to try; default: {DEFAULT_TRIALS}, or the whole grid",
+    )
+    group.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="S",
+        help="seconds of searching, all starts together; the final training comes after it",
+    )
+    group.add_argument(
+        "--max-concurrent", type=int, metavar="N", help="trials side by side; default: what the cluster holds"
+    )
+    group.add_argument(
+        "--scheduler", choices=get_args(SchedulerName), default="asha", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--searcher",
+        choices=get_args(SearcherName),
+        default="random",
+        help="default: %(default)s; pareto: accuracy against the cost of training",
+    )
+    group.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        default=1,
+        help="networks trained of each configuration, compared by their mean",
+    )

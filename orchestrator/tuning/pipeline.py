@@ -1,0 +1,72 @@
+"""`ekd tune` from beginning to end: the main job with a search in its middle.
+
+Everything after the search is the main job's own stage on the best trial's experiment, in the
+same run: same storage, same MLflow parent, same teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from orchestrator import pipeline
+from orchestrator.context import Context
+from orchestrator.manifest import Manifest
+from orchestrator.plan import training_work
+from orchestrator.preflight import Checked
+from orchestrator.stages.prepare import describe
+from orchestrator.stages.teachers import outcome
+from orchestrator.tuning.pool import trial_experiment
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.stage import search
+
+AFTER = ("control", "distil", "average", "evaluate", "register", "report")
+"""Stages of the main job that follow."""
+
+
+def run(checked: Checked, request: SearchRequest) -> Manifest:
+    """Search, then train, average and register the best; errors as `orchestrator.pipeline.run`.
+
+    `checked.experiment` is the one with the pool of teachers.
+    """
+    stages: dict[str, Callable[[Context], dict[str, Any]]] = {
+        "prepare": _prepare,
+        "teachers": _teachers,
+        "search": partial(_search, request=request),
+        **{name: pipeline.STAGES[name] for name in AFTER},
+    }
+    return pipeline.run(checked, stages, command="ekd tune", begin=_begin)
+
+
+def _begin(context: Context) -> None:
+    for run in context.checked.experiment.teacher_runs():
+        context.view.expect(run.name, run.training.epochs, training_work(run))
+    if context.manifest.done("search"):
+        _adopt(context, context.manifest.outputs("search")["best"]["values"])
+
+
+def _prepare(context: Context) -> dict[str, Any]:
+    context.submit(context.checked.experiment.teacher_runs())
+    return describe(context)
+
+
+def _teachers(context: Context) -> dict[str, Any]:
+    runs = context.checked.experiment.teacher_runs()
+    return outcome(context, [run.name for run in runs], context.wait(runs))
+
+
+def _search(context: Context, *, request: SearchRequest) -> dict[str, Any]:
+    outputs = search(context, request)
+    _adopt(context, outputs["best"]["values"])
+    return outputs
+
+
+def _adopt(context: Context, values: dict[str, Any]) -> None:
+    """From here on the run is about the best trial's experiment."""
+    best = trial_experiment(context.checked.experiment, values)
+    context.checked = replace(context.checked, experiment=best)
+    context.manifest.set(result_hash=best.result_hash())
+    for run in (best.control_run(), best.student_run()):
+        context.view.expect(run.name, run.training.epochs, training_work(run))

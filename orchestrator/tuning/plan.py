@@ -1,0 +1,109 @@
+"""What a search would do, and what it would cost: computed without starting anything."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.capacity import Capacity
+from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.preflight import network_on_paper
+from orchestrator.summary import compact
+from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.cost import trial_cost
+from orchestrator.tuning.domains import Choice
+from orchestrator.tuning.pool import trial_experiment
+from orchestrator.tuning.request import SearchRequest, grid_size, longest_training
+from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+
+SAMPLE = 200
+"""Points of the space that the mean cost of a trial is taken over."""
+
+
+def search_lines(
+    request: SearchRequest, pool: Experiment, description: dict[str, int], capacity: Capacity
+) -> list[str]:
+    """The search in lines for a person: trials, rungs, training passes, what runs at once."""
+    space, training = request.space, pool.student.training
+    longest = longest_training(pool, space)
+    grace = grace_epochs(training, longest, request.reduction_factor)
+    stops = rungs(request.scheduler, grace, longest, request.reduction_factor)
+    generator = np.random.default_rng(0)
+    points = [{k: d.draw(generator) for k, d in space.domains.items()} for _ in range(SAMPLE)]
+    per_image = float(np.mean([trial_cost(pool, values) for values in points]))
+    full = per_image * request.trials * request.seeds * description["train"]
+    share = expected_share(request, grace, longest)
+    at_once = trials_at_once(pool.cluster, capacity, request)
+    lines = [f"space     {space.name}: {space.description}"]
+    lines += [f"            {key}: {domain.describe()}" for key, domain in space.domains.items()]
+    of = f" of the grid's {grid_size(space)} points" if request.searcher == "grid" else ""
+    seeds = f", each from {request.seeds} seeds" if request.seeds > 1 else ""
+    budget = f", at most {request.time_budget_s:g} s" if request.time_budget_s is not None else ""
+    lines.append(f"trials    {request.trials}{of}, {request.searcher} search{seeds}{budget}")
+    lines.append(f"stopping  {_stopping(request, stops, longest, grace)}")
+    lines.append(
+        f"passes    {compact(full)} forward-pass equivalents if all trials train in full"
+        + (f", about {compact(share * full)} ({100 * share:.0f} %) expected" if share < 1 else "")
+    )
+    lines.append(f"at once   {at_once} trial{'s' if at_once > 1 else ''} {_where(pool)}")
+    lines.append(
+        f"teachers  a pool of {pool.teacher_count}, trained once; a trial whose student pairs members with "
+        "teachers takes the pool's first ones"
+    )
+    lines.append("then      the best trial's settings: trained in full, averaged, tested once, registered")
+    return lines
+
+
+def check_students(request: SearchRequest, pool: Experiment, description: dict[str, int]) -> None:
+    """Build every kind of student of the space once, without memory; raises `ExperimentError`."""
+    shapes = {
+        key: domain.choice
+        for key, domain in request.space.domains.items()
+        if isinstance(domain, Choice) and key.startswith("student.")
+    }
+    generator = np.random.default_rng(0)
+    seen: set[str] = set()
+    for _ in range(SAMPLE if shapes else 1):
+        values = {key: domain.draw(generator) for key, domain in request.space.domains.items()}
+        run = trial_experiment(pool, values).student_run()
+        assert run.student is not None
+        shape = run.student.model_dump_json(exclude={"training"})
+        if shape in seen:
+            continue
+        seen.add(shape)
+        try:
+            network_on_paper(run, description)
+        except (ValueError, TypeError, RuntimeError) as error:
+            shown = ", ".join(f"{key}={values[key]}" for key in shapes)
+            raise ExperimentError(
+                f"space {request.space.name}: {shown}: {' '.join(str(error).split())}"
+            ) from None
+
+
+def _stopping(request: SearchRequest, stops: list[int], longest: int, grace: int) -> str:
+    factor, after = request.reduction_factor, ", ".join(map(str, stops))
+    match request.scheduler:
+        case "none":
+            return f"none: every trial trains its {longest} epochs"
+        case "pbt":
+            return (
+                f"pbt: every trial trains its {longest} epochs; after epoch {grace}, every "
+                f"{max(1, longest // 10)} epochs the worst quarter goes on with the networks of the best"
+            )
+        case "median":
+            return f"median: from epoch {grace} on, what is below the median; at most {longest} epochs"
+        case _ if not stops:
+            return f"{request.scheduler}: no rung before the last of {longest} epochs: nothing is stopped"
+        case _:
+            return (
+                f"{request.scheduler}: rungs after epochs {after}, each passed by about 1 in {factor}; "
+                f"at most {longest} epochs"
+            )
+
+
+def _where(pool: Experiment) -> str:
+    cluster = pool.cluster
+    if cluster.most_workers > 1:
+        return f"of {cluster.workers_per_run} workers, through Ray Train"
+    gpus = f" and {cluster.gpus_per_worker:g} GPUs" if cluster.gpus_per_worker else ""
+    cpus = f"{cluster.cpus_per_worker} CPU{'s' if cluster.cpus_per_worker > 1 else ''}"
+    return f"of {cpus}{gpus}, each in a process of its own"
