@@ -96,7 +96,7 @@ class View:
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line that stays."""
-        self.console.print(text, style=style, highlight=False, soft_wrap=True)
+        self.console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that stays and is seen."""
