@@ -32,9 +32,10 @@ class Cluster(Settings):
     @field_validator("workers_per_run", mode="before")
     @classmethod
     def _a_number_or_two(cls, value: Any) -> Any:
-        if isinstance(value, bool | str | Mapping) or (isinstance(value, list) and len(value) != 2):
+        pair = isinstance(value, list | tuple)
+        if isinstance(value, bool | str | Mapping) or (pair and len(value) != 2):
             raise ValueError("write a number, or [min, max]")
-        return value
+        return tuple(value) if pair else value
 
     @field_validator("workers_per_run")
     @classmethod

@@ -1,0 +1,104 @@
+"""One typed description: what it derives, and what it refuses to describe."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.experiment import Experiment, ExperimentError, build_experiment, load_experiment
+from orchestrator.smoke import one_small_worker
+
+
+def described(**changes: object) -> Experiment:
+    return build_experiment({"name": "mine", **changes})
+
+
+def test_one_group_of_teachers_may_be_written_without_a_list():
+    group = {"count": 4, "architecture": {"name": "resnet", "depth": 20}}
+    assert described(teachers=group).teachers == described(teachers=[group]).teachers
+
+
+def test_teachers_are_numbered_through_groups_of_different_architectures():
+    groups = [
+        {"count": 1, "architecture": {"name": "resnet", "depth": 56}},
+        {"count": 3, "architecture": {"name": "wide_resnet", "depth": 16}},
+    ]
+    runs = described(teachers=groups).teacher_runs()
+    assert [run.name for run in runs] == ["teacher-0", "teacher-1", "teacher-2", "teacher-3"]
+    assert [run.architecture.depth for run in runs] == [56, 16, 16, 16]
+
+
+def test_an_override_of_one_alias_leaves_the_others_alone(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "teachers: {count: 4, training: &recipe {epochs: 7}}\nstudent: {members: 4, training: *recipe}\n"
+    )
+    experiment = load_experiment(str(file), ["student.training.epochs=9"])
+    assert experiment.student.training.epochs == 9
+    assert experiment.teachers[0].training.epochs == 7
+
+
+def test_lists_take_indices():
+    experiment = load_experiment("cifar10_ekd", ["teachers.2.architecture.depth=16"])
+    assert [group.architecture.depth for group in experiment.teachers] == [56, 110, 16]
+
+
+def test_elastic_workers_are_a_pair():
+    cluster = described(cluster={"workers_per_run": [1, 4]}).cluster
+    assert (cluster.fewest_workers, cluster.most_workers) == (1, 4)
+
+
+def test_where_it_runs_does_not_change_the_run_id():
+    elsewhere = described(
+        cluster={"cpus_per_worker": 8, "address": "10.0.0.1:6379"},
+        storage={"uri": "s3://bucket/runs"},
+        tracking={"uri": "http://mlflow:5000"},
+        data={"root": "/data"},
+    )
+    assert elsewhere.default_run_id() == described().default_run_id()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"student": {"training": {"epochs": 3}}}, {"cluster": {"workers_per_run": 2}}],
+    ids=["seed", "epochs", "workers"],
+)
+def test_what_changes_the_result_changes_the_run_id(change):
+    assert described(**change).default_run_id() != described().default_run_id()
+
+
+def test_the_resolved_description_describes_itself():
+    experiment = load_experiment("cifar10_ekd")
+    assert build_experiment(experiment.resolved()) == experiment
+
+
+@pytest.mark.parametrize("objective", ["member_kd", "ekd", "ce_kd"])
+def test_a_student_without_members_cannot_pair_them(objective):
+    with pytest.raises(ExperimentError, match=r"student\.method=kd has no members"):
+        described(student={"method": "kd"}, distillation={"objective": objective})
+
+
+def test_the_feature_term_needs_branches():
+    with pytest.raises(ExperimentError, match=r"distillation\.ekd\.feature .* needs student\.method=ekd"):
+        described(distillation={"ekd": {"feature": 1}})
+
+
+def test_methods_that_do_not_pair_take_any_number_of_members():
+    assert described(student={"members": 2}, distillation={"objective": "mean_kd"}).student.members == 2
+
+
+def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
+    whole, small = load_experiment("cifar100_latentbe"), load_experiment("cifar100_latentbe", smoke=True)
+    assert small.student.training.epochs == 2
+    assert small.data.train_size == 200  # every one of the 100 classes shows
+    assert (small.student.method, small.student.members, small.perturbation) == (
+        whole.student.method,
+        whole.student.members,
+        whole.perturbation,
+    )
+    assert small.student.architecture == whole.student.architecture
+    assert build_experiment(small.resolved()) == small
+
+
+def test_a_smoke_run_asks_for_no_gpu_where_there_is_none():
+    small = one_small_worker(load_experiment("cifar10").cluster)
+    assert (small.workers_per_run, small.cpus_per_worker, small.gpus_per_worker) == (1, 1, 0)
