@@ -14,6 +14,7 @@ from orchestrator import launch
 from orchestrator.capacity import Capacity
 from orchestrator.dispatcher import Event
 from orchestrator.manifest import Manifest
+from orchestrator.ownership import Ownership
 from orchestrator.preflight import Checked, check_capacity
 from orchestrator.tracking import Tracker
 from orchestrator.view import View
@@ -32,6 +33,8 @@ class Context:
     view: View
     local_folder: Path
     """On this machine, for logs and for what waits to be sent."""
+    ownership: Ownership | None = None
+    """Of the run, by this process."""
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
     tracker_: Tracker | None = None
@@ -39,6 +42,7 @@ class Context:
     _capacity: Capacity | None = None
     _submitted: set[str] = field(default_factory=set)
     _mlflow: dict[str, str] = field(default_factory=dict)
+    _logged: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def tracker(self) -> Tracker:
@@ -61,12 +65,22 @@ class Context:
     def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
         self.submit(jobs)
-        while missing := [job.name for job in jobs if job.name not in self.records]:
+        while any(job.name not in self.records for job in jobs):
+            self.stop_if_taken_over()
             for event in self._start_workers().news():
                 self._handle(event)
             self.tracker.flush()
-            del missing
         return [self.records[job.name] for job in jobs]
+
+    @property
+    def taken_over(self) -> str | None:
+        """Who owns the run now, if it is not this process any more."""
+        return self.ownership.lost if self.ownership is not None else None
+
+    def stop_if_taken_over(self) -> None:
+        """Raise `RunFailed` if another driver owns the run: two would write over each other."""
+        if self.taken_over:
+            raise RunFailed(f"{self.taken_over} has taken this run over; this driver stops")
 
     def mlflow_run(self, name: str) -> str:
         """The child run that records the training run `name`, opened on first use."""
@@ -85,19 +99,25 @@ class Context:
             check_capacity(experiment, self._capacity)
         return self._capacity
 
-    def end_workers(self) -> None:
-        """End the lanes, so that what they held is free; the next job starts them again."""
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
+    def end_workers(self) -> bool:
+        """End the lanes, so that what they held is free; the next job starts them again.
+
+        Whether they have ended: they are not waited for much longer than they need.
+        """
+        ended = self._workers is None or self._workers.close()
+        self._workers = None
+        return ended
 
     def close(self, *, failed: bool = False) -> None:
-        """End the lanes and leave Ray."""
-        if self._workers is not None and failed:
-            self._workers.abandon()
-            self._workers = None
-        self.end_workers()
-        if self._capacity is not None:
+        """End the lanes and leave Ray.
+
+        After a failure Ray is left when the process exits: leaving it while a thread still waits for
+        workers can end the process on the spot, before it has said what failed.
+        """
+        if failed:
+            if self._workers is not None:
+                self._workers.abandon()
+        elif self.end_workers() and self._capacity is not None:
             self._capacity = None
             launch.stop_ray()
 
@@ -124,11 +144,12 @@ class Context:
         self.view.show(event)
         match event.kind:
             case "epoch":
-                record = event.data["record"]
-                values = {k: v for k, v in record.items() if k != "epoch"}
-                self.tracker.log_metrics(self.mlflow_run(event.run), values, int(record["epoch"]))
+                self._log_epoch(event.run, event.data["record"])
             case "done":
                 self.records[event.run] = event.data["record"]
+                # Epochs whose events died with an earlier driver: checkpoints have their records.
+                for record in event.data["record"].get("history", []):
+                    self._log_epoch(event.run, record)
                 if "best" in event.data["record"]:
                     self.tracker.finish(self.mlflow_run(event.run), "FINISHED")
             case "failed" if event.data["failure"] == "hopeless":
@@ -139,6 +160,13 @@ class Context:
                     f"{event.run}: {event.data['error']}: {event.data['message']}; "
                     "its workers are started again and continue from the last checkpoint"
                 )
+
+    def _log_epoch(self, run: str, record: dict[str, float]) -> None:
+        epoch = int(record["epoch"])
+        if (run, epoch) not in self._logged:
+            self._logged.add((run, epoch))
+            values = {name: value for name, value in record.items() if name != "epoch"}
+            self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
 
 
 def _import_ahead() -> None:

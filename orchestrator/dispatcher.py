@@ -62,6 +62,12 @@ class Dispatcher:
         self.closed = True
         await self._wake()
 
+    async def abandon(self) -> None:
+        """The run has failed: whoever asks for work is told to stop, also after a restart."""
+        self.waiting.clear()
+        self.current.clear()
+        await self.close()
+
     async def begin(self) -> None:
         """The worker group has started: nobody is at work on what its lanes had before."""
         left = [work for work in self.current.values() if work.serial not in self.finished]

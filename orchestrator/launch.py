@@ -6,12 +6,16 @@ workers form lanes that take one job after another from the dispatcher (docs/adr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -26,8 +30,14 @@ POLL_S = "0.5"
 """How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
 
 
+START_ATTEMPTS = 3
+"""Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
+
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` notes the address of the cluster that it started on this machine."""
+
+
+log = logging.getLogger(__name__)
 
 
 class LaunchError(RuntimeError):
@@ -83,10 +93,7 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # its 30 s are not enough on a busy machine
     divert_logging(log_file)
-    import ray
-
     address = wanted_address(cluster)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
@@ -103,8 +110,9 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
                 "RAY_ADDRESS to one that runs (cluster.address=local: this machine)"
             )
     try:
-        with _quiet_stderr(log_file):
-            ray.init(**options)
+        with _quiet_stderr(log_file), _sigterm_kept():
+            _init(options, START_ATTEMPTS if address is None else 1)
+        atexit.register(_quieten, log_file)  # before Ray's own, which leaves the cluster
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         raise LaunchError(
@@ -112,6 +120,33 @@ def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
             "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
         ) from error
     return cluster_capacity(address or "this machine")
+
+
+def _init(options: dict[str, Any], attempts: int) -> None:
+    import ray
+
+    for left in reversed(range(attempts)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not left:
+                raise
+            log.warning("Ray did not start, trying again: %s", error)
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` makes SIGTERM exit with status 15; the driver decides itself what it does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cluster_capacity(where: str) -> Capacity:
@@ -186,18 +221,22 @@ class WorkerGroup:
         events: list[Event] = ray.get(self.dispatcher.drain.remote(timeout_s))
         if self.failure is not None and not any(event.kind == "failed" for event in events):
             raise LaunchError(" ".join(str(self.failure).split())[:500]) from self.failure
+        if not events and self.thread is not None and not self.thread.is_alive():
+            raise LaunchError("the workers ended before their work was done; see Ray's session logs")
         return events
 
-    def close(self, timeout_s: float = 15.0) -> None:
-        """Let the workers end; no more than `timeout_s` is waited for them."""
+    def close(self, timeout_s: float = 15.0) -> bool:
+        """Let the workers end; whether they have, within `timeout_s`."""
         self._closing = True
         self.dispatcher.close.remote()
         if self.thread is not None:
             self.thread.join(timeout_s)
+        return self.thread is None or not self.thread.is_alive()
 
     def abandon(self) -> None:
-        """Expect the workers to be torn down with Ray; their errors are of no interest any more."""
+        """Give workers that are started again nothing to do; their errors are of no interest any more."""
         self._closing = True
+        self.dispatcher.abandon.remote()
 
     def _serve(self, lanes: int) -> None:
         try:
@@ -268,6 +307,13 @@ def divert_logging(log_file: Path) -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.INFO)
+
+
+def _quieten(log_file: Path) -> None:
+    """From here on, stderr goes to `log_file`: Ray complains when it is left in the middle of something."""
+    sys.stderr.flush()
+    with contextlib.suppress(OSError), log_file.open("ab") as file:
+        os.dup2(file.fileno(), 2)
 
 
 @contextlib.contextmanager

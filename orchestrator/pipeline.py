@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ekd_train.settings import TrainingRun
+from orchestrator import launch
 from orchestrator.context import Context, RunFailed
+from orchestrator.experiment import ExperimentError
 from orchestrator.manifest import Manifest
 from orchestrator.ownership import Ownership
 from orchestrator.plan import training_work
-from orchestrator.preflight import Checked
+from orchestrator.preflight import Checked, one_line
 from orchestrator.registry import code_version
 from orchestrator.stages.average import average
 from orchestrator.stages.control import control
@@ -23,8 +28,16 @@ from orchestrator.stages.prepare import prepare
 from orchestrator.stages.register import register
 from orchestrator.stages.report import report
 from orchestrator.stages.teachers import teachers
-from orchestrator.tracking import RunStatus, Tracker
+from orchestrator.storage import StorageError
+from orchestrator.tracking import RunStatus, Tracker, TrackingError
 from orchestrator.view import View
+
+log = logging.getLogger(__name__)
+
+EXPLAINED = (RunFailed, launch.LaunchError, StorageError, TrackingError, ExperimentError)
+"""Errors whose message says all that a user needs."""
+STATES = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
+"""What the manifest calls MLflow's states."""
 
 Stage = Callable[[Context], dict[str, Any]]
 
@@ -69,9 +82,10 @@ def run(
             if all(manifest.done(stage) for stage in stages):
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
-            context = Context(checked, manifest, view, folder)
+            context = Context(checked, manifest, view, folder, ownership)
             (begin or _expect_all_runs)(context)
-            _run_stages(context, stages, ownership)
+            with _terminated_is_interrupted():
+                _run_stages(context, stages)
             return manifest
     finally:
         view.close()
@@ -95,8 +109,9 @@ def local_folder(checked: Checked) -> Path:
     return folder
 
 
-def _run_stages(context: Context, stages: Mapping[str, Stage], ownership: Ownership) -> None:
+def _run_stages(context: Context, stages: Mapping[str, Stage]) -> None:
     manifest = context.manifest
+    launch.divert_logging(context.log_file)
     manifest.set(status="running")
     status: RunStatus = "FAILED"
     tracking = _TrackerOpening(context)
@@ -105,8 +120,7 @@ def _run_stages(context: Context, stages: Mapping[str, Stage], ownership: Owners
             if manifest.done(name):
                 context.view.end(name, None)
                 continue
-            if ownership.lost:
-                raise RunFailed(f"{ownership.lost} has taken this run over; this driver stops")
+            context.stop_if_taken_over()
             if name == "prepare":
                 # Ray and its workers take seconds to start; MLflow is opened meanwhile.
                 context.submit(context.checked.experiment.teacher_runs())
@@ -120,11 +134,56 @@ def _run_stages(context: Context, stages: Mapping[str, Stage], ownership: Owners
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except EXPLAINED:
+        log.exception("the run failed")
+        raise
+    except Exception as error:
+        log.exception("the run failed, and nobody expected how")
+        raise RunFailed(
+            f"{context.view.stage or 'start'}: {type(error).__name__}: {one_line(error)}; "
+            f"the traceback is in {context.log_file}"
+        ) from error
     finally:
+        _end(context, tracking, status)
+
+
+def _end(context: Context, tracking: _TrackerOpening, status: RunStatus) -> None:
+    """Leave a truthful state behind; what goes wrong here does not hide why the run ended."""
+    tracking.wait()
+    if not context.taken_over:
+        with _warning(context):
+            context.manifest.set(status=STATES[status])
+        with _warning(context):
+            if context.tracker_ is not None and (left := context.tracker_.close(status)):
+                context.view.warn(left)
+    with _warning(context):
         context.close(failed=status != "FINISHED")
-        manifest.set(status={"FINISHED": "done", "KILLED": "interrupted"}.get(status, "failed"))
-        if context.tracker_ is not None and (left := context.tracker_.close(status)):
-            context.view.warn(left)
+
+
+@contextmanager
+def _warning(context: Context) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.exception("at the end of the run")
+        context.view.warn(one_line(error))
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM, which schedulers and containers send first, ends a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class _TrackerOpening:
@@ -136,9 +195,13 @@ class _TrackerOpening:
         self.thread = threading.Thread(target=self._open, name="tracking", daemon=True)
         self.thread.start()
 
+    def wait(self) -> None:
+        """Wait until it is open, or until opening it has failed."""
+        self.thread.join()
+
     def join(self) -> None:
         """Wait until it is open; raises what went wrong."""
-        self.thread.join()
+        self.wait()
         if self.error is not None:
             raise self.error
 
