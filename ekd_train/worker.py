@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from ekd_train.checkpoint import Store
 from ekd_train.jobs import execute, place, training_data
+from ekd_train.loop import TrainingDiverged
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.reporter import Reporter
 from ekd_train.settings import Job, TrialStep
@@ -94,6 +95,15 @@ def form_lanes(rank: int, size: int, per_lane: int, device: torch.device) -> tup
     return lane, Workers(rank % per_lane, per_lane, group, device)
 
 
+def _step(trials: TrialBench, step: TrialStep, desk: Desk) -> dict[str, Any]:
+    """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
+    try:
+        return dict(trials.step(step, desk))
+    except TrainingDiverged as error:
+        trials.close()
+        return {"failure": f"{type(error).__name__}: {error}"}
+
+
 def work(config: dict[str, Post]) -> None:
     """Ray Train's `train_loop_per_worker`: do jobs until the desk has no more."""
     post = config["post"]
@@ -117,7 +127,7 @@ def work(config: dict[str, Post]) -> None:
         desk.about(assignment.job.name, workers.is_first)
         try:
             if isinstance(assignment.job, TrialStep):
-                record = dict(trials.step(assignment.job, desk))
+                record = _step(trials, assignment.job, desk)
             else:
                 record = execute(assignment.job, data, post.store, desk, workers, post.keep_checkpoints)
         except BaseException as error:

@@ -180,6 +180,13 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
+def share(value: Any) -> Any:
+    """`value` in Ray's object store: its arrays live once on every node that needs them."""
+    import ray
+
+    return ray.put(value)
+
+
 class WorkerGroup:
     """The warm workers of one `ekd run`, the dispatcher they work from, and the data they see."""
 
@@ -187,16 +194,14 @@ class WorkerGroup:
         self,
         cluster: Cluster,
         store: Storage,
-        arrays: dict[str, Any],
-        description: dict[str, Any],
+        data: Any,
         keep_checkpoints: int,
     ) -> None:
-        import ray
-
+        """`data`: a `ray.ObjectRef` of (arrays, description), one copy a node, shared by all workers."""
         self.cluster, self.store = cluster, store
         self.keep_checkpoints = keep_checkpoints
         self.dispatcher = open_dispatcher()
-        self.data = ray.put((arrays, description))  # one copy a node, shared by all its workers
+        self.data = data
         self.failure: BaseException | None = None
         self.thread: threading.Thread | None = None
         self._closing = False

@@ -21,7 +21,8 @@ from orchestrator.tuning.ledger import Ledger
 from orchestrator.tuning.proposals import Proposer
 from orchestrator.tuning.request import SearchRequest, longest_training
 from orchestrator.tuning.schedulers import build_scheduler, grace_epochs
-from orchestrator.tuning.trial import Trial, TrialPost
+from orchestrator.tuning.trial import Trial
+from orchestrator.tuning.workshops import TrialPost
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -87,7 +87,7 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     from ekd_train.trials import network_arrays
     from orchestrator.tuning.recorder import Recorder
     from orchestrator.tuning.search import Search, run_search
-    from orchestrator.tuning.trial import TrialPost, open_workshop
+    from orchestrator.tuning.workshops import TrialPost, open_workshop
 
     checked = context.checked
     pool, storage = checked.experiment, checked.storage

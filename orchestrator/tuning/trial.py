@@ -9,51 +9,20 @@ ahead of Tune's decision, so a trial that is stopped costs nothing more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment import build_experiment
 from orchestrator.failure import failure_kind
-from orchestrator.storage import Storage
 from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.schedulers import SCORE, TIME
+from orchestrator.tuning.workshops import TrialFailed, TrialPost
 
 POINTER = "trial.json"
-
-
-class Workshop(Protocol):
-    """Where trials are trained, one after another."""
-
-    def step(self, step: TrialStep) -> dict[str, float]:
-        """See `ekd_train.trials.TrialBench.step`."""
-
-    def save(self, step: TrialStep) -> None:
-        """Store a checkpoint of the trial where it is now."""
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """Go on with the networks of another trial, at its newest checkpoint."""
-
-    def close(self) -> None:
-        """Free everything."""
-
-
-@dataclass(frozen=True)
-class TrialPost:
-    """Everything that a trial's process needs to begin."""
-
-    store: Storage
-    pool: dict[str, Any]
-    """The experiment with the pool of teachers, as plain values."""
-    seeds: int
-    data: Any
-    """A `ray.ObjectRef` of (arrays, description): data set and teachers, once a node."""
-    open_workshop: Callable[[TrialPost], Workshop]
 
 
 class Trial(tune.Trainable):
@@ -83,7 +52,7 @@ class Trial(tune.Trainable):
             record = self.workshop.step(self._next_step())
         except Exception as error:
             if failure_kind(error) == "hopeless":
-                return {"done": True, "failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+                return {"done": True, "failure": _reason(error)}
             raise
         return self._report(record, done=bool(record["finished"]))
 
@@ -122,43 +91,6 @@ class Trial(tune.Trainable):
         return {TIME: self.epoch, SCORE: record["score"], "done": done, "record": record}
 
 
-class InProcess:
-    """Trains in the calling process, on the device that Ray gave it."""
-
-    def __init__(self, post: TrialPost) -> None:
-        import ray
-        import torch
-
-        from ekd_train.jobs import place, training_data
-        from ekd_train.reporter import Silent
-        from ekd_train.trials import TrialBench
-        from ekd_train.workers import Workers
-
-        cluster = build_experiment(post.pool).cluster
-        torch.set_num_threads(cluster.cpus_per_worker)
-        workers = Workers(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
-        arrays, description = ray.get(post.data)
-        data = training_data(place(arrays, description, workers.device))
-        self.bench = TrialBench(data, description, post.store, workers, arrays=arrays)
-        self.silent = Silent
-
-    def step(self, step: TrialStep) -> dict[str, float]:
-        """See `Workshop`."""
-        return self.bench.step(step, self.silent())
-
-    def save(self, step: TrialStep) -> None:
-        """See `Workshop`."""
-        self.bench.save(step, self.silent())
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """See `Workshop`."""
-        self.bench.clone(step, donor, self.silent())
-
-    def close(self) -> None:
-        """See `Workshop`."""
-        self.bench.close()
-
-
-def open_workshop(post: TrialPost) -> Workshop:
-    """In this process for one worker, else in a worker group."""
-    return InProcess(post)
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TrialFailed) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,132 @@
+"""Where trials train: in the trial's own process, or in a worker group of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ekd_train.settings import TrialStep
+from orchestrator.experiment import build_experiment
+from orchestrator.storage import Storage
+
+
+class TrialFailed(ValueError):
+    """The trial cannot be trained, now or ever; the message says why."""
+
+
+class Workshop(Protocol):
+    """Where trials are trained, one after another."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        """See `ekd_train.trials.TrialBench.step`."""
+
+    def save(self, step: TrialStep) -> None:
+        """Store a checkpoint of the trial where it is now."""
+
+    def clone(self, step: TrialStep, donor: TrialStep) -> None:
+        """Go on with the networks of another trial, at its newest checkpoint."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True)
+class TrialPost:
+    """Everything that a trial's process needs to begin."""
+
+    store: Storage
+    pool: dict[str, Any]
+    """The experiment with the pool of teachers, as plain values."""
+    seeds: int
+    data: Any
+    """A `ray.ObjectRef` of (arrays, description): data set and teachers, once a node."""
+    open_workshop: Callable[[TrialPost], Workshop]
+
+
+def open_workshop(post: TrialPost) -> Workshop:
+    """In this process for one worker, else in a worker group."""
+    several = build_experiment(post.pool).cluster.most_workers > 1
+    return InWorkerGroup(post) if several else InProcess(post)
+
+
+class InProcess:
+    """Trains in the calling process, on the device that Ray gave it."""
+
+    def __init__(self, post: TrialPost) -> None:
+        import ray
+        import torch
+
+        from ekd_train.jobs import place, training_data
+        from ekd_train.reporter import Silent
+        from ekd_train.trials import TrialBench
+        from ekd_train.workers import Workers
+
+        experiment = build_experiment(post.pool)
+        torch.set_num_threads(experiment.cluster.cpus_per_worker)
+        workers = Workers(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        arrays, description = ray.get(post.data)
+        data = training_data(place(arrays, description, workers.device))
+        keep = experiment.storage.keep_checkpoints
+        self.bench = TrialBench(data, description, post.store, workers, keep, arrays)
+        self.silent = Silent
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        """See `Workshop`."""
+        return self.bench.step(step, self.silent())
+
+    def save(self, step: TrialStep) -> None:
+        """See `Workshop`."""
+        self.bench.save(step, self.silent())
+
+    def clone(self, step: TrialStep, donor: TrialStep) -> None:
+        """See `Workshop`."""
+        self.bench.clone(step, donor, self.silent())
+
+    def close(self) -> None:
+        """See `Workshop`."""
+        self.bench.close()
+
+
+class InWorkerGroup:
+    """Trains in a worker group of its own, started at the first step and kept for the next trial."""
+
+    def __init__(self, post: TrialPost) -> None:
+        self.post = post
+        self.experiment = build_experiment(post.pool)
+        self._group: Any = None
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        """See `Workshop`. A worker that is lost is started again by the group."""
+        group = self._open()
+        group.add([step])
+        while True:
+            for event in group.news():
+                if event.kind == "done" and event.run == step.name:
+                    record: dict[str, Any] = event.data["record"]
+                    if "failure" in record:
+                        raise TrialFailed(record["failure"])
+                    return record
+
+    def save(self, step: TrialStep) -> None:
+        """Schedulers that pause trials are refused for trials of several workers."""
+        raise NotImplementedError("a trial of several workers is never paused")
+
+    def clone(self, step: TrialStep, donor: TrialStep) -> None:
+        """As `save`."""
+        raise NotImplementedError("a trial of several workers is never paused")
+
+    def close(self) -> None:
+        """End the workers: what they held is free."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+    def _open(self) -> Any:
+        if self._group is None:
+            from orchestrator.launch import WorkerGroup, cluster_capacity
+
+            cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
+            self._group = WorkerGroup(cluster, self.post.store, self.post.data, keep)
+            self._group.start(cluster_capacity("the cluster"), 1)
+        return self._group
