@@ -9,6 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from orchestrator.registry_commands import add_registry_commands
+
 EPILOG = """examples:
   ekd run digits                                  the whole job on data that needs no download
   ekd plan fashion_mnist                          what would run, and what it would cost
@@ -96,8 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Prints the table of results and writes the HTML report anew beside the run; "
         "the last line on stdout is where it is.",
     )
-    report.add_argument("run_id", metavar="RUN_ID")
+    report.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
     _add_storage(report)
+
+    add_registry_commands(commands)
 
     commands.add_parser(
         "experiments",

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
+from orchestrator.registry_commands import models as models
+from orchestrator.registry_commands import promote as promote
+from orchestrator.registry_commands import rollback as rollback
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,6 +1,8 @@
 """The model registry: an averaged student becomes a version that loads without this project."""
 
+from orchestrator.registry.champion import Move, NoSuchVersion, history, move_champion, roll_back
 from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.listing import ListedVersion, list_versions
 from orchestrator.registry.promotion import Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import code_version, lineage_tags, weights_sha256
 from orchestrator.registry.registration import (
@@ -11,13 +13,20 @@ from orchestrator.registry.registration import (
 
 __all__ = [
     "ExportError",
+    "ListedVersion",
+    "Move",
+    "NoSuchVersion",
     "Promotion",
     "RegisteredVersion",
     "Validation",
     "check_model_name",
     "code_version",
     "decide_promotion",
+    "history",
     "lineage_tags",
+    "list_versions",
+    "move_champion",
     "register_averaged_student",
+    "roll_back",
     "weights_sha256",
 ]

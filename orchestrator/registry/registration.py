@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.registry.champion import PROMOTION_TAG, move_champion
 from orchestrator.registry.exported_model import save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
@@ -34,10 +35,15 @@ log = logging.getLogger(__name__)
 PARENT_RUN_TAG = "ekd.parent_run_id"
 WEIGHTS_TAG = "ekd.weights_sha256"
 VALIDATION_TAG = "ekd.validation."
-PROMOTION_TAG = "ekd.promotion"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _LOGGED_MODEL_NAME = "averaged-student"
 _MAX_DESCRIPTION_CHARACTERS = 5000
+_ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
+
+`champion` moves by itself only to a version that is better on validation (accuracy, then NLL), or by
+`ekd promote` and `ekd rollback`. Tags `ekd.champion.<time>` here are its history; the tag
+`ekd.promotion` of a version says why it has its alias. To compare versions, select them in the list
+and press Compare, or run `ekd models`."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ def _create_version(
 
     client = tracker.client
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -211,7 +217,11 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     else:
         champion = _validation_of(client.get_model_version(version.name, holder)) if holder else None
         promotion = decide_promotion(_validation_of(version), champion, vacant=holder is None)
-        client.set_registered_model_alias(version.name, promotion.alias, version.version)
+        if promotion.alias == CHAMPION:
+            number = str(version.version)
+            move_champion(client, version.name, number, kind="registered", reason=promotion.reason)
+        else:
+            client.set_registered_model_alias(version.name, promotion.alias, version.version)
     reason = f"{promotion.alias}: {promotion.reason}"
     client.set_model_version_tag(version.name, version.version, PROMOTION_TAG, reason)
     return reason

@@ -34,7 +34,7 @@ def register(context: Context) -> dict[str, Any]:
         plain,
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
-        tags={**lineage, "ekd.run_id": checked.run_id},
+        tags={**lineage, "ekd.run_id": checked.run_id, **_tested(summary["predictors"]["averaged"])},
         description=model_card(summary, experiment.resolved(), lineage),
         validation_metrics=summary["predictors"]["averaged"]["validation"],
     )
@@ -45,3 +45,8 @@ def register(context: Context) -> dict[str, Any]:
         "promotion": version.promotion,
         "uri": version.uri,
     }
+
+
+def _tested(averaged: dict[str, Any]) -> dict[str, str]:
+    """Tags that show the test metrics where versions are listed; nothing is decided by them."""
+    return {f"ekd.test.{metric}": repr(float(value)) for metric, value in averaged["test"].items()}

@@ -1,0 +1,114 @@
+"""Who is champion, why, and who was before: the alias and its history.
+
+The alias is moved by one call, which the registry carries out whole or not at all. Each move is
+first noted as a tag of its own on the registered model, so that two people who promote at once
+lose neither note; a note whose move never happened names a champion that is not the present one,
+and is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from orchestrator.registry.promotion import CHAMPION
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROMOTION_TAG = "ekd.promotion"
+HISTORY_TAG = "ekd.champion."
+"""And the time, UTC: sorted by name is sorted by time."""
+_MOVE = re.compile(
+    r"version (?P<before>\d+|none) -> version (?P<after>\d+) \((?P<kind>\w+)\): (?P<reason>.*)"
+)
+
+
+class NoSuchVersion(LookupError):
+    """The registry has no such model, version, or earlier champion; the message says which."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """The alias `champion` going from one version to another."""
+
+    before: str | None
+    after: str
+    kind: str
+    """`registered`: decided when the version was registered; `promoted` or `rollback`: by a person."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"version {self.before or 'none'} -> version {self.after} ({self.kind}): {self.reason}"
+
+
+def champion_of(client: MlflowClient, name: str) -> str | None:
+    """The champion's version. Raises `NoSuchVersion` if there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        holder = client.get_registered_model(name).aliases.get(CHAMPION)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NoSuchVersion(f"there is no registered model {name}") from None
+    return None if holder is None else str(holder)
+
+
+def history(client: MlflowClient, name: str) -> list[Move]:
+    """All noted moves, the oldest first."""
+    tags = client.get_registered_model(name).tags
+    noted = [_MOVE.fullmatch(text) for key, text in sorted(tags.items()) if key.startswith(HISTORY_TAG)]
+    return [
+        Move(None if m["before"] == "none" else m["before"], m["after"], m["kind"], m["reason"])
+        for m in noted
+        if m is not None
+    ]
+
+
+def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move:
+    """Make `version` the champion: note it, move the alias, and say why on the version.
+
+    Called again for the present champion it only says why anew.
+
+    Raises:
+        NoSuchVersion: there is no such model or version.
+        ValueError: no reason was given.
+    """
+    from mlflow.exceptions import MlflowException
+
+    reason = " ".join(reason.split())
+    if not reason:
+        raise ValueError("a reason is needed: it is what the next person reads")
+    before = champion_of(client, name)
+    try:
+        client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NoSuchVersion(f"there is no version {version} of {name}") from None
+    move = Move(before, version, kind, reason)
+    if before != version:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
+        client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_model_version_tag(name, version, PROMOTION_TAG, f"{CHAMPION}: {reason}")
+    return move
+
+
+def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move:
+    """Make the champion before the present one champion again; once more goes one further back.
+
+    Raises:
+        NoSuchVersion: there is no such model, no champion, or none before it.
+        ValueError: no reason was given.
+    """
+    present = champion_of(client, name)
+    if present is None:
+        raise NoSuchVersion(f"{name} has no champion")
+    arrivals = [m for m in history(client, name) if m.after == present and m.kind != "rollback"]
+    if not arrivals or arrivals[-1].before is None:
+        raise NoSuchVersion(f"{name} had no champion before version {present}")
+    return move_champion(client, name, arrivals[-1].before, kind="rollback", reason=reason)

@@ -1,0 +1,69 @@
+"""What is registered, with what it measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.registry.champion import PROMOTION_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MEASURED = ("validation.accuracy", "validation.nll", "test.accuracy", "test.nll")
+"""Tags below `ekd.` that a listing shows."""
+
+
+@dataclass(frozen=True)
+class ListedVersion:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]
+    """Of `MEASURED`, those that it has."""
+    run_id: str
+    """The `ekd run`."""
+    why: str
+    """Why it has, or does not have, the alias that it has."""
+    created_ms: int
+
+
+def list_versions(client: MlflowClient, name: str | None = None) -> list[ListedVersion]:
+    """Every version that this project registered, by model; the newest version first."""
+    names = [name] if name is not None else _all_names(client)
+    found = []
+    for each in names:
+        versions = list(client.search_model_versions(f"name = '{each}'"))
+        aliases: dict[str, list[str]] = {}
+        if versions:  # a search does not fill in the versions' aliases on every store
+            for alias, version in client.get_registered_model(each).aliases.items():
+                aliases.setdefault(str(version), []).append(alias)
+        for version in sorted(versions, key=lambda v: -int(v.version)):
+            tags = version.tags
+            if "ekd.run_id" not in tags:
+                continue
+            found.append(
+                ListedVersion(
+                    name=each,
+                    version=str(version.version),
+                    aliases=tuple(sorted(aliases.get(str(version.version), []))),
+                    metrics={key: float(tags[f"ekd.{key}"]) for key in MEASURED if f"ekd.{key}" in tags},
+                    run_id=tags["ekd.run_id"],
+                    why=tags.get(PROMOTION_TAG, ""),
+                    created_ms=int(version.creation_timestamp),
+                )
+            )
+    return found
+
+
+def _all_names(client: MlflowClient) -> list[str]:
+    names: list[str] = []
+    token = None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        names += [model.name for model in page]
+        token = page.token
+        if not token:
+            return sorted(names)

@@ -1,0 +1,152 @@
+"""`ekd models`, `ekd promote`, `ekd rollback`, `ekd export`: what is registered, and what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_URI = re.compile(r"models:/(?P<name>[A-Za-z0-9._-]+)/(?P<version>[1-9]\d*)")
+
+
+def add_registry_commands(commands: Any) -> None:
+    """The parsers of this module's commands."""
+    models = commands.add_parser(
+        "models",
+        help="registered students, their metrics and aliases",
+        description="Every registered version, the newest first, with its metrics, and why one has an alias.",
+    )
+    models.add_argument("name", nargs="?", metavar="NAME", help="of a registered model; default: all")
+    _add_registry(models)
+
+    promote = commands.add_parser(
+        "promote",
+        help="make a version the champion",
+        description="Moves the alias `champion` to this version, in one step, and records why.",
+    )
+    promote.add_argument("model", metavar="models:/NAME/VERSION")
+    promote.add_argument("--reason", required=True, help="what the next person should know")
+    _add_registry(promote)
+
+    rollback = commands.add_parser(
+        "rollback",
+        help="make the previous champion the champion again",
+        description="Moves the alias `champion` back to the version that had it before, and records why. "
+        "Again: one further back.",
+    )
+    rollback.add_argument("name", metavar="NAME", help="of the registered model")
+    rollback.add_argument("--reason", required=True, help="what the next person should know")
+    _add_registry(rollback)
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """`ekd models`: what is registered."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from orchestrator.registry import list_versions
+    from orchestrator.view import stdout_width
+
+    with _registry(arguments) as client:
+        versions = list_versions(client, arguments.name)
+    if not versions:
+        raise ExperimentError(
+            f"no version of {arguments.name} is registered; `ekd models` lists what is"
+            if arguments.name
+            else "no student is registered here yet; `ekd run EXPERIMENT` registers one"
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (("model", "left"), ("alias", "left"), *((h, "right") for h in _HEADINGS)):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("run", no_wrap=True)
+    for listed in versions:
+        shown = [
+            f"{scale * listed.metrics[key]:.{digits}f}" if key in listed.metrics else ""
+            for key, scale, digits in _HEADINGS.values()
+        ]
+        uri = f"models:/{listed.name}/{listed.version}"
+        style = "bold" if "champion" in listed.aliases else None
+        table.add_row(uri, ", ".join(listed.aliases), *shown, listed.run_id, style=style)
+    widest = max(len(listed.name) + len(listed.run_id) for listed in versions)
+    console = Console(width=max(stdout_width(), widest + 80), highlight=False)  # names are never cut
+    console.print(table)
+    for listed in versions:
+        if listed.aliases and listed.why:
+            console.print(f"{listed.name}/{listed.version} is {listed.why}", soft_wrap=True)
+    return 0
+
+
+_HEADINGS = {
+    "val. acc. %": ("validation.accuracy", 100, 2),
+    "val. NLL": ("validation.nll", 1, 4),
+    "test acc. %": ("test.accuracy", 100, 2),
+}
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """`ekd promote`: by hand, with a reason."""
+    from orchestrator.registry import move_champion
+
+    match = MODEL_URI.fullmatch(arguments.model)
+    if match is None:
+        raise ExperimentError(f"{arguments.model}: write it as models:/NAME/VERSION; `ekd models` lists them")
+    with _registry(arguments) as client:
+        move = move_champion(
+            client, match["name"], match["version"], kind="promoted", reason=arguments.reason
+        )
+    print(f"champion of {match['name']}: {move}")
+    return 0
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """`ekd rollback`: to the champion before."""
+    from orchestrator.registry import roll_back
+
+    with _registry(arguments) as client:
+        move = roll_back(client, arguments.name, reason=arguments.reason)
+    print(f"champion of {arguments.name}: {move}")
+    return 0
+
+
+@contextmanager
+def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
+    """A client of the registry; whatever is wrong becomes an `ExperimentError`."""
+    from orchestrator.registry import NoSuchVersion
+    from orchestrator.tracking import TrackingError, resolve_tracking_uri
+    from orchestrator.tracking.address import sqlite_file
+    from orchestrator.tracking.connection import connect, explained
+
+    uri = resolve_tracking_uri(arguments.tracking, arguments.storage)
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise ExperimentError(
+            f"{file}: there is no registry here; --tracking URI or --storage URI says where it is"
+        )
+    wrong: Exception
+    try:
+        client = connect(uri)
+        with explained(uri, "use the model registry of"):
+            try:
+                yield client
+                return
+            except (NoSuchVersion, ValueError) as error:
+                wrong = error
+    except TrackingError as error:
+        print(f"ekd: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise ExperimentError(str(wrong))
+
+
+def _add_registry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracking", metavar="URI", help="default: MLFLOW_TRACKING_URI, else beside --storage"
+    )
+    parser.add_argument("--storage", metavar="URI", default="ekd-runs", help="default: ./ekd-runs")

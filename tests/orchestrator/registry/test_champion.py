@@ -1,0 +1,144 @@
+"""The champion moves by one call, with a history, by hand and back."""
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.registry import NoSuchVersion, history, list_versions, move_champion, roll_back
+from orchestrator.registry.champion import champion_of
+from orchestrator.tracking.connection import connect
+
+
+@pytest.fixture
+def client(store_uri):
+    return connect(store_uri)
+
+
+@pytest.fixture
+def model(client, request, tmp_path):
+    """A model with three versions; the first is champion."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    client.create_registered_model(name)
+    for number in (1, 2, 3):
+        tags = {
+            "ekd.run_id": f"run-{number}",
+            "ekd.validation.accuracy": f"0.9{number}",
+            "ekd.validation.nll": "0.2",
+            "ekd.test.accuracy": "0.875",
+        }
+        client.create_model_version(name, source=tmp_path.as_uri(), tags=tags)
+    move_champion(client, name, "1", kind="registered", reason="the first champion")
+    return name
+
+
+def test_promoting_moves_the_alias_and_says_why(client, model):
+    move = move_champion(client, model, "3", kind="promoted", reason="asked for by the  field team")
+    assert str(move) == "version 1 -> version 3 (promoted): asked for by the field team"
+    assert champion_of(client, model) == "3"
+    tags = client.get_model_version(model, "3").tags
+    assert tags["ekd.promotion"] == "champion: asked for by the field team"
+
+
+def test_rolling_back_goes_to_the_champion_before_and_again_one_further(client, model):
+    for version in ("2", "3"):
+        move_champion(client, model, version, kind="promoted", reason="better")
+    assert roll_back(client, model, reason="it drifts").after == "2"
+    assert roll_back(client, model, reason="so does this").after == "1"
+    with pytest.raises(NoSuchVersion, match="no champion before version 1"):
+        roll_back(client, model, reason="and this")
+    assert [(m.before, m.after, m.kind) for m in history(client, model)] == [
+        (None, "1", "registered"),
+        ("1", "2", "promoted"),
+        ("2", "3", "promoted"),
+        ("3", "2", "rollback"),
+        ("2", "1", "rollback"),
+    ]
+
+
+def test_a_move_that_was_noted_but_never_made_is_passed_over(client, model, monkeypatch):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+
+    def dies(*_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", dies)
+        with pytest.raises(ConnectionError):
+            move_champion(client, model, "3", kind="promoted", reason="better still")
+    assert champion_of(client, model) == "2"
+    assert roll_back(client, model, reason="back").after == "1"
+
+
+def test_promoting_the_champion_again_adds_nothing_to_the_history(client, model):
+    before = history(client, model)
+    move_champion(client, model, "1", kind="promoted", reason="still")
+    assert history(client, model) == before
+
+
+@pytest.mark.parametrize(("name", "version"), [("nobody", "1"), (None, "99")])
+def test_what_is_not_there_cannot_be_promoted(client, model, name, version):
+    with pytest.raises(NoSuchVersion):
+        move_champion(client, name or model, version, kind="promoted", reason="x")
+    assert champion_of(client, model) == "1"
+
+
+def test_a_reason_is_not_optional(client, model):
+    with pytest.raises(ValueError, match="reason"):
+        move_champion(client, model, "2", kind="promoted", reason="  ")
+    assert champion_of(client, model) == "1"
+
+
+def test_a_listing_shows_metrics_aliases_and_reasons_newest_first(client, model):
+    listed = list_versions(client, model)
+    assert [v.version for v in listed] == ["3", "2", "1"]
+    assert listed[0].metrics["validation.accuracy"] == 0.93
+    assert listed[0].aliases == ()
+    assert listed[2].aliases == ("champion",)
+    assert listed[2].why == "champion: the first champion"
+
+
+def test_versions_of_others_are_not_listed(client, request):
+    client.create_registered_model("somebody-elses")
+    client.create_model_version("somebody-elses", source="file:///nowhere")
+    assert "somebody-elses" not in {v.name for v in list_versions(client)}
+
+
+def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsys):
+    assert main(["promote", f"models:/{model}/2", "--reason", "by hand", "--tracking", store_uri]) == 0
+    assert capsys.readouterr().out == f"champion of {model}: version 1 -> version 2 (promoted): by hand\n"
+    assert main(["models", model, "--tracking", store_uri]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[1:4]] == [f"models:/{model}/{n}" for n in (3, 2, 1)]
+    assert "92.00" in shown[2]
+    assert "87.50" in shown[2]
+    assert f"{model}/2 is champion: by hand" in shown
+    assert main(["rollback", model, "--reason", "no", "--tracking", store_uri]) == 0
+    assert champion_of(client, model) == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "nobody"], "no version of nobody"),
+        (["promote", "nobody/1", "--reason", "x"], "models:/NAME/VERSION"),
+        (["promote", "models:/nobody/1", "--reason", "x"], "no registered model nobody"),
+        (["rollback", "nobody", "--reason", "x"], "no registered model nobody"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(client, store_uri, capsys, arguments, words):
+    assert main([*arguments, "--tracking", store_uri]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_registry_that_is_not_there_is_not_created(tmp_path, capsys):
+    assert main(["models", "--storage", str(tmp_path)]) == 2
+    assert "no registry here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_status_1(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["models", "--tracking", "http://127.0.0.1:9"])
+    assert stopped.value.code == 1
+    assert "cannot" in capsys.readouterr().err
