@@ -17,7 +17,7 @@ from orchestrator.tuning.proposals import build_proposer
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.table import short_values, trials_table
 
-SEARCH = "search.json"
+SEARCH, REPORT = "search.json", "search.html"
 
 
 class Spent:
@@ -154,7 +154,21 @@ def _keep_student(context: Context, best: TrialRecord, request: SearchRequest) -
 
 
 def _publish(context: Context, request: SearchRequest, ledger: Ledger, best: TrialRecord) -> None:
-    tracker = context.tracker
+    from orchestrator.tuning.pictures import curves, importance, importance_bars, page, parallel_coordinates
+
+    tracker, space = context.tracker, request.space
+    scored = [record for record in ledger.trials.values() if record.history]
+    shares = importance(space, scored)
+    figures = {
+        "parallel coordinates": parallel_coordinates(space, scored),
+        "importance": importance_bars(shares),
+        "curves": curves(scored),
+    }
+    for name, figure in figures.items():
+        tracker.log_figure(tracker.run_id, f"search/{name.replace(' ', '_')}.png", figure)
+    report = page(f"Search {context.checked.run_id}", space, list(ledger.trials.values()), figures)
+    context.checked.storage.write(REPORT, report.encode())
+    tracker.log_artifact_text(tracker.run_id, "search/search.html", report)
     records = [vars(record) for record in ledger.trials.values()]
     tracker.log_dict(tracker.run_id, "search/trials.json", {"trials": records})
     tracker.log_metrics(
