@@ -118,7 +118,7 @@ def total_line(planned: list[PlannedRun], note: str = "") -> str:
     total = f"total     {compact(sum(item.flops for item in planned))} FLOPs of training"
     return (
         f"{total}{f', {note}' if note else ''}\n"
-        "          (a pass: one network's forward for one image; a backward is 2, to the pixels alone 1)"
+        "          (passes per image: a forward of one network is 1, its backward 2, to the pixels alone 1)"
     )
 
 
@@ -135,7 +135,7 @@ def runs_table(planned: list[PlannedRun]) -> Table:
         "steps",
         "batch",
         "lr",
-        "passes/image",
+        "passes",
         "FLOPs",
     )
     for index, heading in enumerate(headings):

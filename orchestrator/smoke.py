@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekd_train.settings import Training
+from ekd_train.settings import DataSettings, Training
 
 if TYPE_CHECKING:
     from orchestrator.experiment import Cluster, Experiment
@@ -16,7 +17,7 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 def make_small(experiment: Experiment) -> Experiment:
     """The same experiment over two epochs of a few small batches."""
     batch = min(16, experiment.student.training.batch_size)
-    images = max(4 * batch, 2 * CLASSES.get(experiment.data.name, 10))
+    images = max(4 * batch, 2 * _classes(experiment.data))
 
     def small(training: Training) -> Training:
         warmup = min(1.0, training.schedule.warmup_epochs)
@@ -47,6 +48,13 @@ def make_small(experiment: Experiment) -> Experiment:
             "student": experiment.student.model_copy(update={"training": small(experiment.student.training)}),
         }
     )
+
+
+def _classes(data: DataSettings) -> int:
+    folder = Path(data.root or "") / "train"
+    if data.name == "image_folder" and folder.is_dir():
+        return sum(entry.is_dir() for entry in folder.iterdir())
+    return CLASSES.get(data.name, 10)
 
 
 def one_small_worker(cluster: Cluster) -> Cluster:

@@ -127,7 +127,7 @@ def compact(number: float) -> str:
     >>> compact(19714), compact(5_243_000_000)
     ('19.7 k', '5.24 G')
     """
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:g}"

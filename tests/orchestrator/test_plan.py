@@ -1,0 +1,94 @@
+"""Costs counted by hand, and a table that fits a page."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from orchestrator.capacity import Capacity, Node
+from orchestrator.experiment import Experiment, build_experiment, load_experiment
+from orchestrator.packaged import packaged_experiments
+from orchestrator.plan import passes, planned_runs, runs_table, total_line, workers_lines
+
+SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
+
+
+def student_passes(**changes: object) -> float:
+    experiment = build_experiment({"name": "x", **changes})
+    return passes(experiment.student_run()).total
+
+
+def described(experiment: Experiment, train: int = 1280) -> dict[str, object]:
+    channels, size = SHAPES.get(experiment.data.name, (3, 32))
+    statistics = {"mean": [0.5] * channels, "std": [0.2] * channels}
+    return {"train": train, "num_classes": 10, "image_shape": [channels, size, size], **statistics}
+
+
+@pytest.mark.parametrize(
+    ("kind", "counted"),
+    [
+        # 4 teachers forward + 4 members forward and backward (1 + 2 each).
+        ("none", 4 + 4 * 3),
+        ("gaussian", 4 + 4 * 3),
+        # one teacher forward, and backward to the pixels.
+        ("ods", 16 + 2),
+        ("conf_ods", 16 + 2),
+        # teachers i and j forward, and backward to the pixels through i alone.
+        ("tdiv", 16 + 3),
+        # the same again for members i and j of the student.
+        ("tdiv_sdiv", 16 + 3 + 3),
+    ],
+)
+def test_passes_of_a_latent_be_student_of_four(kind, counted):
+    assert student_passes(perturbation={"kind": kind}) == counted
+
+
+def test_a_perturbed_step_costs_less_than_evaluating_every_network_for_it():
+    """The authors' released code evaluates and differentiates all 4 + 4 for the perturbation: 16 more."""
+    assert student_passes(perturbation={"kind": "tdiv_sdiv"}) == 22 < 16 + 2 * 8
+
+
+def test_no_strength_costs_nothing():
+    assert student_passes(perturbation={"kind": "tdiv_sdiv", "strength": 0}) == 16
+
+
+def test_a_plain_student_is_one_network():
+    assert student_passes(student={"method": "kd"}) == 4 + 3
+
+
+def test_a_teacher_is_a_forward_and_a_backward():
+    assert passes(load_experiment("digits").teacher_runs()[0]).total == 3
+
+
+def test_flops_are_passes_times_steps_times_batch_times_macs():
+    experiment = load_experiment("digits")
+    planned = planned_runs(experiment, described(experiment, train=300))
+    teacher, student = planned[0], planned[-1]
+    assert teacher.steps == 100 * (300 // 64)
+    assert teacher.flops == pytest.approx(2 * 3 * 400 * 64 * 193_344, rel=0.01)  # 193 k MACs an image
+    assert student.flops == pytest.approx(teacher.flops * 22 / 3)
+
+
+@pytest.mark.parametrize("name", packaged_experiments())
+def test_the_plan_fits_a_hundred_columns(name):
+    experiment = load_experiment(name)
+    planned = planned_runs(experiment, described(experiment))
+    console = Console(width=100, record=True, force_terminal=False, quiet=False)
+    with console.capture() as captured:
+        console.print(runs_table(planned))
+    capacity = Capacity((Node(64, 8), Node(64, 8)), "10.0.0.1:6379")
+    lines = [
+        *captured.get().splitlines(),
+        *workers_lines(experiment, capacity),
+        *total_line(planned).split("\n"),
+    ]
+    assert max(map(len, lines)) <= 100
+    assert "…" not in captured.get()
+
+
+def test_workers_are_told_with_their_resources():
+    experiment = build_experiment(
+        {"name": "x", "cluster": {"workers_per_run": [1, 4], "cpus_per_worker": 2, "gpus_per_worker": 0.5}}
+    )
+    first, _ = workers_lines(experiment, Capacity((Node(16, 2),), "here"))
+    assert "1 to 4 workers of 2 CPUs and 0.5 GPUs per run, 1 run side by side" in first
