@@ -93,6 +93,7 @@ def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
             callbacks=[recorder],
             verbose=0,

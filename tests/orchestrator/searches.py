@@ -1,0 +1,73 @@
+"""A search small enough for tests, as a user starts it, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SPACE = """
+description: two keys, for tests
+domains:
+  distillation.temperature: {log_uniform: [1, 8], reason: a test}
+  perturbation.strength: {choice: [0.0, 1.0], reason: a test}
+"""
+
+TINY = {
+    "data.train_size": 100,
+    "data.validation_size": 100,
+    "data.test_size": 100,
+    "data.augmentation.crop_padding": 0,
+    "teachers.count": 2,
+    "teachers.training.epochs": 2,
+    "teachers.training.batch_size": 50,
+    "teachers.training.schedule.warmup_epochs": 0,
+    "student.members": 2,
+    "student.training.epochs": 9,
+    "student.training.batch_size": 50,
+    "student.training.schedule.warmup_epochs": 0,
+    "student.training.evaluate_every": 1,
+    "student.training.checkpoint_every": 1,
+}
+
+
+def arguments(folder: Path, *options: str, **changes: Any) -> list[str]:
+    """`ekd tune digits` made tiny, everything it leaves below `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "space.yaml").write_text(SPACE)
+    settings = TINY | {"storage.uri": str(folder / "runs")} | changes
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["digits", "--space", str(folder / "space.yaml"), "--run-id", "search", *sets, *options]
+
+
+def start(folder: Path, *options: str, **changes: Any) -> subprocess.Popen[str]:
+    """Start the search in a process of its own, on a Ray of its own."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    command = [sys.executable, "-m", "orchestrator", "tune", *arguments(folder, *options, **changes)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 550) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    out, err = process.communicate(timeout=timeout_s)
+    return process.returncode, out, err
+
+
+def trials(folder: Path) -> dict[int, dict[str, Any]]:
+    """The ledger, as it is stored."""
+    found = (json.loads(p.read_text()) for p in (folder / "runs/search/trials").glob("trial-*/trial.json"))
+    return {record["number"]: record for record in found}
+
+
+def mlflow_runs(folder: Path) -> list[Any]:
+    """Every MLflow run of the search: the parent and its children."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return list(client.search_runs(experiments, max_results=1000))

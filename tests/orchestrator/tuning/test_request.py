@@ -1,0 +1,164 @@
+"""What cannot work together is refused with its reason; what can is priced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ekd_train.settings import Training
+from orchestrator.capacity import Capacity, Node
+from orchestrator.experiment import ExperimentError, load_experiment
+from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.domains import LogUniform
+from orchestrator.tuning.plan import search_lines
+from orchestrator.tuning.pool import pool_experiment
+from orchestrator.tuning.request import SearchRequest, check_request, default_trials, grid_size
+from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.search import trial_resources
+from orchestrator.tuning.space import Space, load_space
+
+MUTABLE = Space(
+    name="mutable",
+    description="what may change while a network trains",
+    domains={"distillation.temperature": LogUniform(log_uniform=(1, 8), reason="a test")},
+)
+
+
+def request(**options: Any) -> SearchRequest:
+    return SearchRequest.model_validate({"space": load_space("student"), **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "complaint"),
+    [
+        ({"scheduler": "pbt"}, [], "student.members of space student decides which network"),
+        ({"scheduler": "pbt", "space": MUTABLE, "searcher": "optuna"}, [], "no part in it"),
+        ({"scheduler": "pbt", "space": MUTABLE, "seeds": 2}, [], "--seeds 1"),
+        ({"scheduler": "pbt", "space": MUTABLE, "trials": 3}, [], "4 trials or more|population"),
+        ({"scheduler": "pbt", "space": MUTABLE}, ["cluster.workers_per_run=2"], "counts the paused"),
+        ({"scheduler": "hyperband", "max_concurrent": 2}, [], "hyperband with --max-concurrent"),
+        ({"scheduler": "hyperband"}, ["cluster.workers_per_run=2"], "hyperband with cluster.workers"),
+        ({"searcher": "pareto"}, [], "add --scheduler none"),
+        ({"searcher": "grid", "trials": 28}, [], "27 points"),
+        ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(
+    options: dict[str, Any], overrides: list[str], complaint: str
+) -> None:
+    with pytest.raises(ExperimentError, match=complaint) as caught:
+        check_request(request(**options), load_experiment("digits", overrides))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides"),
+    [
+        ({}, []),
+        ({"scheduler": "pbt", "space": MUTABLE}, []),
+        ({"scheduler": "hyperband"}, []),
+        ({"scheduler": "median", "searcher": "optuna", "seeds": 3}, []),
+        ({"scheduler": "none", "searcher": "pareto"}, []),
+        ({"searcher": "grid", "trials": 27}, []),
+        ({}, ["cluster.gpus_per_worker=0.25"]),
+        ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=1"]),
+    ],
+)
+def test_what_can_work_together_is_accepted(options: dict[str, Any], overrides: list[str]) -> None:
+    check_request(request(**options), load_experiment("digits", overrides))
+
+
+def test_a_grid_is_run_whole_unless_told_otherwise() -> None:
+    assert grid_size(load_space("student")) == default_trials("grid", load_space("student")) == 27
+    assert default_trials("random", load_space("student")) == 24
+
+
+def test_the_run_id_depends_on_what_is_searched_and_not_on_budgets() -> None:
+    digits = load_experiment("digits")
+    plain = request().default_run_id(digits)
+    assert plain == request(time_budget_s=60, max_concurrent=1).default_run_id(digits)
+    others = [{"trials": 25}, {"seeds": 2}, {"searcher": "optuna"}, {"scheduler": "none"}]
+    ids = {request(**changes).default_run_id(digits) for changes in others}
+    assert len(ids | {plain}) == 5
+    assert plain != request().default_run_id(load_experiment("digits", ["seed=1"]))
+
+
+@pytest.mark.parametrize(
+    ("training", "grace"),
+    [
+        (Training(epochs=100), 4),
+        (Training(epochs=100, schedule={"warmup_epochs": 5}), 6),
+        (Training(epochs=10), 1),
+        (Training(epochs=10, evaluate_every=5), 5),
+        (Training(epochs=1, schedule={"warmup_epochs": 5}), 1),
+    ],
+)
+def test_no_trial_is_stopped_before_its_warm_up_is_over(training: Training, grace: int) -> None:
+    assert grace_epochs(training, training.epochs, 3) == grace
+
+
+def test_asha_has_the_rungs_that_ray_has() -> None:
+    pytest.importorskip("ray.tune")
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    for grace, longest in ((1, 10), (2, 10), (6, 100), (1, 81), (3, 3)):
+        ray = AsyncHyperBandScheduler(
+            metric="score", mode="max", grace_period=grace, max_t=longest, reduction_factor=3
+        )
+        theirs = sorted(milestone for milestone, _ in ray._brackets[0]._rungs)
+        assert rungs("asha", grace, longest, 3) == [m for m in theirs if m < longest]
+
+
+def test_early_stopping_is_expected_to_save_about_what_successive_halving_does() -> None:
+    full = expected_share(request(scheduler="none"), 4, 100)
+    assert full == 1
+    asha = expected_share(request(trials=300), 4, 100)
+    # A third passes each of the rungs at 4, 12, 36: 0.04 + 0.08/3 + 0.24/9 + 0.64/27.
+    assert asha == pytest.approx(0.117, abs=0.03)
+    assert asha < expected_share(request(trials=24), 4, 100) < 0.4
+    assert 0.1 < expected_share(request(trials=24, scheduler="hyperband"), 4, 81) < 1
+
+
+CLUSTER = Capacity((Node(8, 2), Node(4, 0)), "a test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "at_once"),
+    [
+        ([], {}, 12),
+        (["cluster.cpus_per_worker=3"], {}, 3),
+        (["cluster.workers_per_run=5"], {}, 2),
+        (["cluster.workers_per_run=[2, 5]"], {}, 2),
+        (["cluster.workers_per_run=[2, 50]"], {}, 6),
+        (["cluster.gpus_per_worker=0.25"], {}, 8),
+        (["cluster.gpus_per_worker=1", "cluster.workers_per_run=2"], {}, 1),
+        (["cluster.runs_at_once=3"], {}, 3),
+        ([], {"max_concurrent": 2}, 2),
+        ([], {"trials": 5}, 5),
+    ],
+)
+def test_trials_at_once_all_have_their_workers(
+    overrides: list[str], options: dict[str, Any], at_once: int
+) -> None:
+    cluster = load_experiment("digits", overrides).cluster
+    assert trials_at_once(cluster, CLUSTER, request(**options)) == at_once
+
+
+def test_a_trial_of_several_workers_leaves_all_cpus_to_them() -> None:
+    assert trial_resources(load_experiment("digits", ["cluster.cpus_per_worker=2"]).cluster) == {"CPU": 2}
+    packed = load_experiment("digits", ["cluster.gpus_per_worker=0.25"]).cluster
+    assert trial_resources(packed) == {"CPU": 1, "GPU": 0.25}
+    several = load_experiment("digits", ["cluster.workers_per_run=2"]).cluster
+    assert not {"CPU", "GPU"} & trial_resources(several).keys()
+
+
+def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
+    asked = request(trials=24)
+    pool = pool_experiment(load_experiment("digits"), asked.space.domains)
+    text = "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
+    assert "24, random search" in text
+    assert "rungs after epochs 6, 18, 54" in text
+    assert "if all trials train in full, about" in text
+    assert "12 trials of 1 CPU" in text
+    assert "a pool of 4, trained once" in text

@@ -1,0 +1,73 @@
+"""Whole searches as a user starts them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import searches
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) -> None:
+    status, out, err = searches.finish(searches.start(tmp_path, "--trials", "5"))
+    assert status == 0, err[-2000:]
+    assert out.splitlines()[-1] == "models:/ekd-digits/1"
+    records = searches.trials(tmp_path)
+    assert sorted(records) == [0, 1, 2, 3, 4]
+    assert {record["status"] for record in records.values()} <= {"completed", "pruned"}
+    best = max(records.values(), key=lambda r: (r["history"][-1]["score"], -r["history"][-1]["score_nll"]))
+    assert f"Best on validation: trial-{best['number']:04d}" in out
+
+    runs = searches.mlflow_runs(tmp_path)
+    names = Counter(run.info.run_name for run in runs)
+    assert set(names.values()) == {1}
+    assert {name for name in names if name.startswith("trial-")} == {f"trial-{n:04d}" for n in range(5)}
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    for number, record in records.items():
+        run = next(run for run in runs if run.info.run_name == f"trial-{number:04d}")
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["ekd.trial.status"] == record["status"]
+        assert run.data.params["distillation.temperature"] == str(
+            record["values"]["distillation.temperature"]
+        )
+        assert run.data.metrics["score"] == pytest.approx(record["history"][-1]["score"])
+        assert not any("test" in name for name in run.data.metrics)
+
+
+def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    options = ("--trials", "4", "--max-concurrent", "1", "--searcher", "optuna", "--scheduler", "none")
+    process = searches.start(tmp_path, *options)
+    deadline = time.monotonic() + 400
+    folder = tmp_path / "runs/search/trials"
+    while not (  # the second trial is in the middle of its training
+        (folder / "trial-0000/trial.json").exists()
+        and searches.trials(tmp_path)[0]["status"] == "completed"
+        and len(list(folder.glob("trial-0001/seed-0/epoch-*.json"))) > 0
+    ):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    before = searches.trials(tmp_path)
+    finished = (folder / "trial-0000/trial.json").read_bytes()
+    checkpoint = max(folder.glob("trial-0001/seed-0/epoch-*.json"))
+    assert before[1]["status"] == "proposed"
+
+    status, out, err = searches.finish(searches.start(tmp_path, *options))
+    assert status == 0, err[-2000:]
+    assert "teachers: done before" in err
+    assert (folder / "trial-0000/trial.json").read_bytes() == finished
+    after = searches.trials(tmp_path)
+    assert after[1]["values"] == before[1]["values"]
+    assert [r["epoch"] for r in after[1]["history"]] == list(range(1, 10))
+    assert int(checkpoint.stem.split("-")[1]) < 9
+    assert {record["status"] for record in after.values()} == {"completed"}
+    names = Counter(run.info.run_name for run in searches.mlflow_runs(tmp_path))
+    assert set(names.values()) == {1}, names
+    assert len(names) == 1 + 2 + 4 + 2  # parent, teachers, trials, control and student
+    assert out.splitlines()[-1] == "models:/ekd-digits/1"
