@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.result import Result, table
 from benchmarks.workload import Workload
-from ekd_train.settings import PerturbationKind, Speed
+from ekd_train.settings import PerturbationKind
 
 SMALL = Workload(batch_size=8, images=64, image_size=16)
 """Pass counts do not depend on size, but for the stem, whose first input needs no gradient."""
@@ -60,6 +60,11 @@ def measure(workload: Workload = SMALL) -> list[Result]:
         changed = workload.changed(perturbation=kind)
         count = forward_equivalents(changed, changed.step())
         results.append(Result(1, f"passes, LatentBE-4 + {kind}", count, limit, "smaller", "forwards"))
+    cached = workload.changed(
+        perturbation="none", augmented=False, speed=workload.speed.model_copy(update={"cache_teachers": True})
+    )
+    count = forward_equivalents(cached, cached.step())
+    results.append(Result(1, "passes, LatentBE-4, cached", count, CACHED_LIMIT, "smaller", "forwards"))
     count = forward_equivalents(workload, workload.straightforward_step())
     results.append(
         Result(1, "passes, straightforward tdiv_sdiv", count, unit="forwards", note="reference 32")

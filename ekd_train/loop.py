@@ -24,6 +24,7 @@ from ekd_train.schedule import learning_rate_factor, linear_warmup
 from ekd_train.settings import Factors, TrainingRun
 from ekd_train.speed import lay_out
 from ekd_train.step import Batch, Step
+from ekd_train.teacher_cache import TeacherCache, cache_folder, open_cache
 from ekd_train.trainee import Trainee, build_network, build_trainee
 from ekd_train.workers import Workers
 
@@ -134,6 +135,7 @@ class Loop:
             global_batches(epoch_order(0, 0, len(data.train.labels)), self.settings.batch_size)
         )
         self.best_weights: dict[str, Tensor] = {}
+        self.teacher_cache: TeacherCache | None = None
         self.step = self._build()
         self.progress = Progress(0, 0.0, [], None)
         if (found := checkpoints.newest()) is not None:
@@ -207,6 +209,10 @@ class Loop:
         network = build_network(
             run, num_classes=data.num_classes, image_shape=data.image_shape, mean=data.mean, std=data.std
         ).to(device)
+        if self.settings.speed.cache_teachers and self.teachers is not None:
+            self.teacher_cache = open_cache(
+                cache_folder(), self.teachers, data.train.images, run.augmentation
+            )
         for module in (network, self.teachers):
             if module is not None:
                 lay_out(module, self.settings.speed)
@@ -261,12 +267,16 @@ class Loop:
         )
         # Dropout and the like draw from the global generator, differently on every worker.
         torch.manual_seed(self._seed("noise", step, self.workers.rank))
+        taught = None
+        if self.teacher_cache is not None:
+            taught = self.teacher_cache.lookup(rows, augmentation)[:, start:stop].to(self.workers.device)
         mine = rows[start:stop].to(self.workers.device, non_blocking=True)
         return Batch(
             images=self.data.train.images[mine],
             labels=self.data.train.labels[mine],
             augmentation=augmentation.rows(start, stop),
             perturbation=perturbation.rows(start, stop),
+            teacher_logits=taught,
             weight=(stop - start) * self.workers.size / size,
         )
 

@@ -36,6 +36,11 @@ class Augmentation(Settings):
     flip: bool = False
     """Mirror each image horizontally with probability 1/2."""
 
+    @property
+    def variants(self) -> int:
+        """How many different images can be made of one."""
+        return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
+
 
 class DataSettings(Settings):
     """Which images, how they are split, and how they are augmented in training."""
@@ -102,6 +107,10 @@ class Speed(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and matrix products in training, where bfloat16 is about twice as fast on
     processors and GPUs that have it. Weights, losses and evaluation are float32 in either case."""
+    cache_teachers: bool = False
+    """Evaluate the student's teachers once on every augmented variant of every training image, and
+    keep their logits in a file below the user's cache folder. For unperturbed images only, and no
+    more variants than epochs: beyond that it would cost more than it saves."""
 
 
 class Training(Settings):
@@ -211,6 +220,21 @@ class TrainingRun(Settings):
     distillation: Distillation | None = None
     perturbation: PerturbationSettings = PerturbationSettings()
     teachers: tuple[TrainingRun, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_cache(self) -> TrainingRun:
+        if not self.training.speed.cache_teachers or not self.teachers:
+            return self
+        variants, epochs = self.augmentation.variants, self.training.epochs
+        if self.perturbation.kind != "none":
+            why = f"perturbation.kind={self.perturbation.kind} makes new images in every step"
+        elif self.distillation is not None and self.distillation.ekd.feature > 0:
+            why = "distillation.ekd.feature asks for the teachers' features too"
+        elif variants > epochs:
+            why = f"augmentation makes {variants} variants of an image, more than the {epochs} epochs"
+        else:
+            return self
+        raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
 
     def identity(self) -> dict[str, Any]:
         """The plain dictionary that a fingerprint of this run is taken of."""

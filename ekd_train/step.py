@@ -28,6 +28,8 @@ class Batch:
     """int64 (b,)."""
     augmentation: AugmentationDraw
     perturbation: Draw
+    teacher_logits: Tensor | None
+    """`(k, b, c)` on the augmented images, where they are known already."""
     weight: float
     """What this share counts in the workers' mean: its images x workers / global batch."""
 
@@ -65,7 +67,9 @@ class Step:
                 student=self.trainee.network,
                 temperature=self.perturbation_temperature,
             )
-            teacher_logits, teacher_features = self._teach(images)
+            teacher_logits, teacher_features = batch.teacher_logits, None
+            if teacher_logits is None:
+                teacher_logits, teacher_features = self._teach(images)
             student, student_clean, ours, theirs = self.parallel(
                 images, clean if self.objective.needs_clean_student else None, teacher_features
             )

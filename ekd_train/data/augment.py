@@ -65,6 +65,30 @@ def augment(images: Tensor, draw: AugmentationDraw) -> Tensor:
     return as_float(padded.view(b, c, -1).gather(2, index).view(b, c, h, w))
 
 
+def variant_indices(draw: AugmentationDraw) -> Tensor:
+    """Which of its `Augmentation.variants` each image becomes: int64 `(b,)`.
+
+    >>> draw = draw_augmentation(torch.Generator().manual_seed(0), 1000, Augmentation(crop_padding=1))
+    >>> sorted(set(variant_indices(draw).tolist()))
+    [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    """
+    positions = 2 * draw.padding + 1
+    return (draw.flipped.long() * positions + draw.top) * positions + draw.left
+
+
+def variant(index: int, batch: int, settings: Augmentation) -> AugmentationDraw:
+    """The choices by which all of `batch` images become variant `index`; see `variant_indices`."""
+    positions = 2 * settings.crop_padding + 1
+    flipped, corner = divmod(index, positions**2)
+    top, left = divmod(corner, positions)
+    return AugmentationDraw(
+        top=torch.full((batch,), top),
+        left=torch.full((batch,), left),
+        flipped=torch.full((batch,), bool(flipped)),
+        padding=settings.crop_padding,
+    )
+
+
 def as_float(images: Tensor) -> Tensor:
     """Uint8 grey levels as float32 in [0, 1], shape unchanged: what evaluation sees."""
     return images.to(torch.float32).div_(255)

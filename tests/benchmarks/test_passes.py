@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.passes import LIMITS, REFERENCE, SMALL, flops, forward_equivalents
+from benchmarks.passes import CACHED_LIMIT, LIMITS, REFERENCE, SMALL, flops, forward_equivalents
+from ekd_train.settings import Speed
 
 
 def test_a_forward_is_two_operations_per_multiply_and_its_backward_twice_that():
@@ -18,6 +19,12 @@ def test_a_forward_is_two_operations_per_multiply_and_its_backward_twice_that():
 def test_a_latent_be_step_with_four_members_costs_no_more_than_its_limit(kind):
     workload = SMALL.changed(perturbation=kind)
     assert forward_equivalents(workload, workload.step()) <= LIMITS[kind]
+
+
+def test_a_step_with_cached_teachers_costs_the_student_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached = SMALL.changed(perturbation="none", augmented=False, speed=Speed(cache_teachers=True))
+    assert forward_equivalents(cached, cached.step()) <= CACHED_LIMIT
 
 
 def test_the_straightforward_formulation_costs_what_the_reference_does():

@@ -1,0 +1,19 @@
+"""Stops a training run in the middle, as a death of its process would."""
+
+from ekd_train.reporter import Silent
+
+
+class CutOff(Exception):
+    """Stands for the death of a process."""
+
+
+class CutsOff(Silent):
+    """A reporter that raises `CutOff` as the record of an epoch arrives."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.at = epoch
+
+    def epoch(self, record: dict[str, float]) -> None:
+        if record["epoch"] == self.at:
+            raise CutOff
