@@ -102,11 +102,12 @@ def status(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """`ekd report`: the results of a run, as a table here and as a page."""
+    with _storage_errors():
+        storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
     from orchestrator.report import REPORT, load_evidence, render
     from orchestrator.summary import table, verdict
 
     with _storage_errors():
-        storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
         evidence = load_evidence(storage)
         storage.write(REPORT, render(evidence).encode())
     console = _console()

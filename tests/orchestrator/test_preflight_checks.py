@@ -1,0 +1,94 @@
+"""What is found wrong before anything starts, on capacities and descriptions made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.capacity import Capacity, Node, runs_at_once, why_never
+from orchestrator.experiment import Cluster, ExperimentError, load_experiment
+from orchestrator.launch import why_unreachable
+from orchestrator.preflight import bytes_needed, check_networks, distinct_runs, nothing_left, one_line
+
+LAPTOP = Capacity((Node(2),), "this machine")
+TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
+GROWING = Capacity((Node(4),), "10.0.0.1:6379", limit=Node(64, 8))
+DIGITS = {
+    **{"train": 300, "validation": 497, "test": 1000, "num_classes": 10, "image_shape": [1, 8, 8]},
+    **{"mean": [0.3], "std": [0.4]},
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capacity", "reason"),
+    [
+        (Cluster(), LAPTOP, None),
+        (Cluster(workers_per_run=2), LAPTOP, None),
+        (Cluster(workers_per_run=3), LAPTOP, "a run needs 3 workers of 1 CPU, but 2 can ever fit"),
+        (Cluster(workers_per_run=(1, 8)), LAPTOP, None),
+        (Cluster(cpus_per_worker=3), LAPTOP, "1 worker of 3 CPUs, but none can ever fit"),
+        (Cluster(gpus_per_worker=1), LAPTOP, "there is no GPU .*; set cluster.gpus_per_worker=0"),
+        (Cluster(workers_per_run=8, gpus_per_worker=1), TWO_GPU_HOSTS, None),
+        (Cluster(workers_per_run=9, gpus_per_worker=1), TWO_GPU_HOSTS, "9 workers of 1 CPU and 1 GPU, but 8"),
+        # CPUs of different hosts do not add up to one worker.
+        (Cluster(cpus_per_worker=20), TWO_GPU_HOSTS, "none can ever fit"),
+        (Cluster(workers_per_run=8, gpus_per_worker=1), GROWING, None),
+        (Cluster(workers_per_run=9, gpus_per_worker=1), GROWING, "growing to 64 CPUs and 8 GPUs"),
+    ],
+)
+def test_what_can_never_be_scheduled_is_said_with_the_reason(wanted, capacity, reason):
+    found = why_never(wanted, capacity)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert pytest.raises(AssertionError, match=reason).matches(AssertionError(found))
+
+
+def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
+    assert runs_at_once(Cluster(), LAPTOP, 5) == 2
+    assert runs_at_once(Cluster(workers_per_run=2), LAPTOP, 5) == 1
+    assert runs_at_once(Cluster(gpus_per_worker=1), TWO_GPU_HOSTS, 5) == 5
+    assert runs_at_once(Cluster(gpus_per_worker=1, runs_at_once=3), TWO_GPU_HOSTS, 5) == 3
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:port", "10.0.0.1:99999", "http://"])
+def test_an_address_that_is_none_is_not_waited_for(address):
+    assert why_unreachable(address) == "it is not host:port or ray://host:port"
+
+
+def test_each_group_of_teachers_is_built_once_under_its_own_key():
+    assert list(distinct_runs(load_experiment("digits"))) == ["teachers.architecture", "student"]
+    assert list(distinct_runs(load_experiment("cifar10_ekd"))) == [
+        *(f"teachers.{i}.architecture" for i in range(3)),
+        "student",
+    ]
+
+
+def test_a_network_that_images_are_too_small_for_is_refused_with_their_size():
+    experiment = load_experiment("digits", ["teachers.architecture={name: inception_v3}"])
+    with pytest.raises(ExperimentError, match=r"teachers\.architecture: .*images are 1x8x8"):
+        check_networks(experiment, DIGITS)
+
+
+def test_the_space_that_a_run_needs_grows_with_its_networks():
+    small = bytes_needed(load_experiment("digits"), DIGITS)
+    wide = bytes_needed(load_experiment("digits", ["student.architecture.width=8"]), DIGITS)
+    assert 64 << 20 < small < wide < 1 << 30
+
+
+def test_folders_that_a_check_made_are_removed_and_others_kept(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with nothing_left(folder):
+        folder.mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir(parents=True)
+    with nothing_left(folder):
+        pass
+    assert folder.is_dir()
+
+
+def test_an_error_becomes_one_line_without_credentials():
+    assert (
+        one_line(ValueError("cannot reach\n  http://ann:s3cret@host/x")) == "cannot reach http://***@host/x"
+    )
+    assert one_line(ValueError()) == "ValueError"
