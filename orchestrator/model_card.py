@@ -12,23 +12,30 @@ from typing import Any
 from orchestrator.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
 
 
-def model_card(summary: Mapping[str, Any], experiment: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
-    """The card.
+def model_card(
+    summary: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    lineage: Mapping[str, str],
+    runs: Mapping[str, str] | None = None,
+) -> str:
+    """The card; its first line, which lists of versions show, is the verdict.
 
     Args:
         summary: `summary.json`, as it is before the registration: `predictors` with `params`,
             `macs`, `test`, `validation`.
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
+        runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
 
     Raises:
         KeyError: the summary has no averaged student.
     """
     sections = [
+        verdict(summary["predictors"]),
         _what_it_is(summary, experiment),
         _results(summary["predictors"]),
         _how_to_use(experiment),
-        _how_it_was_made(summary, experiment, lineage),
+        _how_it_was_made(summary, experiment, lineage, runs or {}),
         _limitations(experiment),
     ]
     return "\n\n".join(sections) + "\n"
@@ -43,16 +50,14 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     )
     if experiment["student"]["method"] != "kd":
         what += f": {experiment['student']['members']} subnetworks were trained and their weights averaged"
-    title = experiment.get("description") or summary["experiment"]
-    return f"# {title}\n\n{what}. It runs at the cost of one network."
+    about = f"\n\n> {' '.join(experiment['description'].split())}" if experiment.get("description") else ""
+    return f"{what}. It runs at the cost of one network.{about}"
 
 
 def _results(predictors: Mapping[str, Any]) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
     return f"""## Results on the test images
-
-{verdict(predictors)}
 
 {markdown(predictors)}
 {legend}
@@ -78,7 +83,10 @@ mlflow models serve --env-manager local -m "models:/{name}@champion"
 
 
 def _how_it_was_made(
-    summary: Mapping[str, Any], experiment: Mapping[str, Any], lineage: Mapping[str, str]
+    summary: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    lineage: Mapping[str, str],
+    runs: Mapping[str, str],
 ) -> str:
     student, data = experiment["student"], experiment["data"]
     distillation, perturbation = experiment["distillation"], experiment["perturbation"]
@@ -94,6 +102,7 @@ def _how_it_was_made(
         "perturbation": f"`{perturbation['kind']}`, strength {perturbation['strength']} grey levels"
         if perturbation["kind"] != "none"
         else "none",
+        **({"runs": ", ".join(f"[{name}]({link})" for name, link in runs.items())} if runs else {}),
         **{f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items())},
     }
     return "\n".join(["## How it was made", "", *(f"- {key}: {text}" for key, text in facts.items())])

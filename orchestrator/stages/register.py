@@ -7,6 +7,9 @@ from typing import Any
 from orchestrator.context import Context
 from orchestrator.summary import summarise
 
+TAGGED = ("accuracy", "nll")
+"""Metrics that a version has as tags; the card and the run have all."""
+
 
 def register(context: Context) -> dict[str, Any]:
     """A pt2 version with lineage; `champion` moves only to a version that is better on validation."""
@@ -21,22 +24,26 @@ def register(context: Context) -> dict[str, Any]:
     plain = build_plain(experiment.student.architecture, **{key: description[key] for key in keys})
     load_weights(checked.storage, "averaged", plain)
     summary = summarise(manifest.content)
-    teachers = [manifest.outputs("teachers")[run.name] for run in experiment.teacher_runs()]
+    trained = manifest.outputs("teachers") | manifest.outputs("control") | manifest.outputs("distil")
+    runs = {name: context.tracker.resolve(made["mlflow_run"]) for name, made in trained.items()}
     lineage = lineage_tags(
-        teacher_run_ids=[context.tracker.resolve(teacher["mlflow_run"]) for teacher in teachers],
+        teacher_run_ids=[runs[run.name] for run in experiment.teacher_runs()],
         data_fingerprint=manifest.content["data_fingerprint"],
         experiment_hash=manifest.content["result_hash"],
         code=manifest.content["code_version"],
     )
+    place = f"#/experiments/{context.tracker.experiment_id}/runs"
+    links = {name: f"{place}/{run}" for name, run in {"parent": context.tracker.run_id, **runs}.items()}
+    averaged = summary["predictors"]["averaged"]
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
         plain,
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
-        tags={**lineage, "ekd.run_id": checked.run_id, **_tested(summary["predictors"]["averaged"])},
-        description=model_card(summary, experiment.resolved(), lineage),
-        validation_metrics=summary["predictors"]["averaged"]["validation"],
+        tags={**_tags("test", averaged["test"]), **lineage, "ekd.run_id": checked.run_id},
+        description=model_card(summary, experiment.resolved(), lineage, links),
+        validation_metrics={metric: averaged["validation"][metric] for metric in TAGGED},
     )
     return {
         "name": version.name,
@@ -47,6 +54,6 @@ def register(context: Context) -> dict[str, Any]:
     }
 
 
-def _tested(averaged: dict[str, Any]) -> dict[str, str]:
-    """Tags that show the test metrics where versions are listed; nothing is decided by them."""
-    return {f"ekd.test.{metric}": repr(float(value)) for metric, value in averaged["test"].items()}
+def _tags(split: str, metrics: dict[str, float]) -> dict[str, str]:
+    """For reading where versions are listed; nothing is decided by them."""
+    return {f"ekd.{split}.{metric}": repr(float(metrics[metric])) for metric in TAGGED}

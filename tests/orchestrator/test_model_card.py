@@ -105,3 +105,13 @@ def test_one_teacher_and_plain_distillation_read_well():
 def test_without_an_averaged_student_there_is_no_card(experiment):
     with pytest.raises(KeyError, match="averaged"):
         model_card({**SUMMARY, "predictors": {}}, experiment, LINEAGE)
+
+
+def test_its_first_line_is_the_verdict_which_lists_of_versions_show(card):
+    assert card.startswith("Test accuracy 96.03 %, NLL 0.1540: ")
+
+
+def test_it_links_to_the_runs_it_came_from(experiment):
+    runs = {"parent": "#/experiments/1/runs/a", "teacher-0": "#/experiments/1/runs/b"}
+    card = model_card(SUMMARY, experiment, LINEAGE, runs)
+    assert "- runs: [parent](#/experiments/1/runs/a), [teacher-0](#/experiments/1/runs/b)" in card
