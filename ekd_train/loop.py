@@ -226,7 +226,6 @@ class Loop:
             objective=objective,
             perturbation=run.perturbation,
             perturbation_temperature=_perturbation_temperature(run),
-            teachers=self.teachers,
             optimiser=build_optimiser(trainee, self.settings, factors),
             speed=self.settings.speed,
         )
@@ -259,26 +258,41 @@ class Loop:
         start, stop = self.workers.shard(size)
         generator = torch.Generator().manual_seed(self._seed("augmentation", step))
         augmentation = draw_augmentation(generator, size, self.run.augmentation)
+        teachers = self._teachers_of(step)
         perturbation = draw(
             self.run.perturbation.kind,
             torch.Generator().manual_seed(self._seed("perturbation", step)),
             batch_size=size,
-            num_teachers=len(self.teachers) if self.teachers is not None else 0,
+            num_teachers=len(teachers) if teachers is not None else 0,
         )
         # Dropout and the like draw from the global generator, differently on every worker.
         torch.manual_seed(self._seed("noise", step, self.workers.rank))
         taught = None
         if self.teacher_cache is not None:
             taught = self.teacher_cache.lookup(rows, augmentation)[:, start:stop].to(self.workers.device)
+            if self.rotates:
+                taught = torch.stack([taught[(step + m) % len(taught)] for m in range(_members(self.run))])
         mine = rows[start:stop].to(self.workers.device, non_blocking=True)
         return Batch(
             images=self.data.train.images[mine],
             labels=self.data.train.labels[mine],
             augmentation=augmentation.rows(start, stop),
             perturbation=perturbation.rows(start, stop),
+            teachers=teachers,
             teacher_logits=taught,
             weight=(stop - start) * self.workers.size / size,
         )
+
+    @property
+    def rotates(self) -> bool:
+        """Whether members change teachers from step to step."""
+        distillation = self.run.distillation
+        return distillation is not None and distillation.assignment == "rotating"
+
+    def _teachers_of(self, step: int) -> Teachers | None:
+        if self.teachers is None or not self.rotates:
+            return self.teachers
+        return self.teachers.rotated(step, _members(self.run))
 
     def _set_learning_rate(self, step: int) -> float:
         factor = learning_rate_factor(
@@ -336,6 +350,10 @@ class Loop:
 
     def _seed(self, *parts: str | int) -> int:
         return derive_seed(self.run.seed, self.run.name, *parts)
+
+
+def _members(run: TrainingRun) -> int:
+    return run.student.members if run.student is not None else 1
 
 
 def _objective(run: TrainingRun) -> str:

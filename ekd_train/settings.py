@@ -189,6 +189,10 @@ class Distillation(Settings):
     temperature: PositiveFloat = 4.0
     alpha: Fraction = 1.0
     """Weight of the distillation term; 1 - alpha weighs the labels."""
+    assignment: Literal["fixed", "rotating"] = "fixed"
+    """Where members are paired with teachers: `fixed`: member m learns from teacher m, of as many;
+    `rotating`: there may be more teachers than members, and in step t member m learns from teacher
+    (t + m) mod k. Fixed is the papers': members part only because each keeps a teacher of its own."""
     ekd: EkdWeights = EkdWeights()
 
 

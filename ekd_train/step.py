@@ -28,8 +28,10 @@ class Batch:
     """int64 (b,)."""
     augmentation: AugmentationDraw
     perturbation: Draw
+    teachers: Teachers | None
+    """Those of this step."""
     teacher_logits: Tensor | None
-    """`(k, b, c)` on the augmented images, where they are known already."""
+    """Theirs, `(k, b, c)` on the augmented images, where they are known already."""
     weight: float
     """What this share counts in the workers' mean: its images x workers / global batch."""
 
@@ -50,7 +52,6 @@ class Step:
     objective: Objective
     perturbation: PerturbationSettings
     perturbation_temperature: float
-    teachers: Teachers | None
     optimiser: torch.optim.SGD
     speed: Speed
 
@@ -63,13 +64,13 @@ class Step:
                 clean,
                 batch.perturbation,
                 strength=self.perturbation.strength,
-                teachers=self.teachers or (),
+                teachers=batch.teachers or (),
                 student=self.trainee.network,
                 temperature=self.perturbation_temperature,
             )
             teacher_logits, teacher_features = batch.teacher_logits, None
             if teacher_logits is None:
-                teacher_logits, teacher_features = self._teach(images)
+                teacher_logits, teacher_features = self._teach(batch.teachers, images)
             student, student_clean, ours, theirs = self.parallel(
                 images, clean if self.objective.needs_clean_student else None, teacher_features
             )
@@ -83,10 +84,10 @@ class Step:
         return {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
-    def _teach(self, images: Tensor) -> tuple[Tensor | None, list[Tensor] | None]:
-        if self.teachers is None or not self.objective.needs_teachers:
+    def _teach(self, teachers: Teachers | None, images: Tensor) -> tuple[Tensor | None, list[Tensor] | None]:
+        if teachers is None or not self.objective.needs_teachers:
             return None, None
         if not self.objective.needs_features:
-            return self.teachers(images), None
-        pairs = [logits_and_features(teacher, images) for teacher in self.teachers]
+            return teachers(images), None
+        pairs = [logits_and_features(teacher, images) for teacher in teachers]
         return torch.stack([logits for logits, _ in pairs]), [features for _, features in pairs]

@@ -36,6 +36,10 @@ class Teachers(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.networks)
 
+    def rotated(self, step: int, count: int) -> Teachers:
+        """The `count` teachers that follow one another from number `step` modulo k on."""
+        return Teachers([self.networks[(step + m) % len(self)] for m in range(count)])
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, whatever `mode` is."""
         return super().train(False)

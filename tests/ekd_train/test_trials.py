@@ -12,7 +12,8 @@ import torch
 from ekd_train.checkpoint import Checkpoints
 from ekd_train.data import describe, load_dataset
 from ekd_train.jobs import execute, place, training_data
-from ekd_train.loop import train
+from ekd_train.loop import Loop, train
+from ekd_train.models.teachers import Teachers
 from ekd_train.networks import identity, load_network
 from ekd_train.reporter import Silent
 from ekd_train.settings import TrialStep
@@ -164,3 +165,28 @@ def test_teachers_are_the_shared_memory_itself(
         for key, value in teacher.state_dict().items():
             assert np.shares_memory(value.numpy(), arrays[f"networks/{run.name}/{key}"])
         torch.testing.assert_close(teacher(images), loaded[run.name](images), rtol=0, atol=0)
+
+
+def test_in_rotation_every_member_learns_from_every_teacher(world: dict[str, Any], tmp_path: Path) -> None:
+    overrides = [f"{key}={value}" for key, value in (TINY | {"teachers.count": 3}).items()]
+    run = load_experiment("digits", [*overrides, "distillation.assignment=rotating"]).student_run()
+    teachers = Teachers([torch.nn.Identity() for _ in run.teachers])
+    loop = Loop(
+        run, world["data"], Checkpoints(open_storage(str(tmp_path)), "c", "x"), Silent(), Workers(), teachers
+    )
+    seen = [[list(teachers).index(t) for t in loop._teachers_of(step) or ()] for step in range(4)]
+    assert seen == [[0, 1], [1, 2], [2, 0], [0, 1]]
+
+
+def test_with_as_many_members_as_teachers_the_first_step_of_a_rotation_is_the_fixed_one(
+    world: dict[str, Any], experiment: Experiment, tmp_path: Path
+) -> None:
+    losses = {}
+    for assignment in ("fixed", "rotating"):
+        overrides = [f"{key}={value}" for key, value in TINY.items()]
+        run = load_experiment("digits", [*overrides, f"distillation.assignment={assignment}"]).student_run()
+        checkpoints = Checkpoints(open_storage(str(tmp_path / assignment)), "c", "x")
+        taught = bench(world)._taught_by(run)
+        loop = Loop(run, world["data"], checkpoints, Silent(), Workers(), taught)
+        losses[assignment] = float(loop.step(loop.batch(0, torch.arange(20)))["loss"])
+    assert losses["fixed"] == losses["rotating"]

@@ -68,3 +68,10 @@ def test_more_teachers_than_the_pool_has_are_refused() -> None:
 def test_contradicting_values_are_refused() -> None:
     with pytest.raises(ExperimentError, match="tdiv_sdiv"):
         trial_experiment(load_experiment("digits"), {"student.method": "kd"})
+
+
+def test_in_rotation_the_whole_pool_teaches_fewer_members() -> None:
+    experiment = load_experiment("digits", ["distillation.assignment=rotating"])
+    pool = pool_experiment(experiment, {"student.members": choice(2, 6)})
+    trial = trial_experiment(pool, {"student.members": 2})
+    assert (trial.student.members, trial.teacher_count) == (2, 6)

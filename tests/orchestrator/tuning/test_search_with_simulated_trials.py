@@ -1,0 +1,204 @@
+"""The search itself on a Ray of its own, with trials that compute nothing: who is stopped, who fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ekd_train.loop import TrainingDiverged
+from ekd_train.settings import TrialStep
+from orchestrator import launch
+from orchestrator.experiment import load_experiment
+from orchestrator.storage import open_storage
+from orchestrator.tuning.domains import LogUniform
+from orchestrator.tuning.ledger import Ledger, best_trial
+from orchestrator.tuning.proposals import build_proposer
+from orchestrator.tuning.recorder import Recorder
+from orchestrator.tuning.request import SearchRequest, check_request
+from orchestrator.tuning.search import Search, run_search
+from orchestrator.tuning.space import Space
+from orchestrator.tuning.workshops import TrialPost
+from orchestrator.view import View
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 9
+SPACE = Space(
+    name="test",
+    description="a test",
+    domains={"distillation.temperature": LogUniform(log_uniform=(1, 16), reason="a test")},
+)
+
+
+class Simulated:
+    """The warmer the better, and every epoch better than the one before; writes down what it did."""
+
+    def __init__(self, post: TrialPost) -> None:
+        self.store = post.store
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        run, epoch = step.runs[0], step.after + 1
+        assert run.distillation is not None
+        self.store.write(f"seen/{step.name}/{epoch}", str(os.getpid()).encode())
+        score = run.distillation.temperature / 20 * epoch / EPOCHS
+        record = {"epoch": float(epoch), "averaged/accuracy": score, "averaged/nll": 1.0}
+        return record | {"score": score, "score_nll": 1.0, "finished": float(epoch >= EPOCHS)}
+
+    def save(self, step: TrialStep) -> None:
+        """Nothing is kept."""
+
+    def clone(self, step: TrialStep, donor: TrialStep) -> None:
+        self.store.write(f"cloned/{step.name}/{donor.name}", b"")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Diverging(Simulated):
+    """Trial 1 diverges in its second epoch."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        if step.name == "trial-0001" and step.after == 1:
+            raise TrainingDiverged("student: the loss became nan at step 7")
+        return super().step(step)
+
+
+class Dying(Simulated):
+    """The process of trial 1 is killed once, in its third epoch."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        if step.name == "trial-0001" and step.after == 2 and not self.store.exists("killed"):
+            self.store.write("killed", b"")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(step)
+
+
+class Hopeless(Simulated):
+    """The process of trial 1 is killed whenever it begins."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        if step.name == "trial-0001":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(step)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    os.environ.pop("RAY_ADDRESS", None)
+    folder = tmp_path_factory.mktemp("ray")
+    launch.start_ray(load_experiment("digits").cluster, folder / "ray.log")
+    yield
+    launch.stop_ray()
+
+
+def search(folder: Path, workshop: type[Simulated] = Simulated, **options: Any) -> Ledger:
+    overrides = [f"student.training.epochs={EPOCHS}", "student.training.schedule.warmup_epochs=0"]
+    overrides += ["student.training.evaluate_every=1", "cluster.max_failures=1"]
+    experiment = load_experiment("digits", overrides)
+    request = SearchRequest.model_validate({"space": SPACE, **options})
+    check_request(request, experiment)
+    store = open_storage(str(folder))
+    ledger = Ledger(store)
+    proposer = build_proposer(request, 0)
+    view = View.open("test", [], "nowhere")
+    view.console.quiet = True
+    recorder = Recorder(ledger, proposer, None, view, request.trials)
+    post = TrialPost(store, experiment.resolved(), 1, None, workshop)
+    run_search(Search(request, experiment, store, ledger, proposer, post), recorder, 2, request.time_budget_s)
+    recorder.out_of_time()
+    return ledger
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna", "grid"])
+def test_every_searcher_runs_all_its_trials(tmp_path: Path, searcher: str) -> None:
+    trials = 3 if searcher == "grid" else 5
+    ledger = search(tmp_path, searcher=searcher, scheduler="none", trials=trials)
+    assert sorted(ledger.trials) == list(range(trials))
+    assert {record.status for record in ledger.trials.values()} == {"completed"}
+    assert all(record.epochs == EPOCHS for record in ledger.trials.values())
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "hyperband"])
+def test_schedulers_stop_the_worse_and_keep_the_best(tmp_path: Path, scheduler: str) -> None:
+    ledger = search(tmp_path, scheduler=scheduler, trials=12)
+    assert {record.status for record in ledger.trials.values()} == {"completed", "pruned"}
+    best = best_trial(ledger.trials)
+    assert best is not None
+    temperatures = [record.values["distillation.temperature"] for record in ledger.trials.values()]
+    assert best.status == "completed"
+    assert best.values["distillation.temperature"] >= sorted(temperatures)[-3]
+    for record in ledger.trials.values():  # a stopped trial trained no epoch that it did not report
+        seen = ledger.storage.list(f"seen/{record.name}")
+        assert len(seen) == record.epochs
+    assert sum(record.epochs for record in ledger.trials.values()) < 12 * EPOCHS
+
+
+def test_pbt_copies_good_networks_and_stays_inside_the_domains(tmp_path: Path) -> None:
+    ledger = search(tmp_path, scheduler="pbt", trials=6)
+    assert {record.status for record in ledger.trials.values()} == {"completed"}
+    assert ledger.storage.list("cloned")
+    for record in ledger.trials.values():
+        assert 1 <= record.values["distillation.temperature"] <= 16
+        assert [r["epoch"] for r in record.history] == sorted({r["epoch"] for r in record.history})
+
+
+def test_processes_are_reused(tmp_path: Path) -> None:
+    ledger = search(tmp_path, scheduler="none", trials=8)
+    processes = {ledger.storage.read(key) for key in ledger.storage.list("seen")}
+    assert len(processes) <= 3
+
+
+def test_a_trial_that_diverges_fails_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    ledger = search(tmp_path, Diverging, trials=4, scheduler="none")
+    assert ledger.trials[1].status == "failed"
+    assert ledger.trials[1].error == "TrainingDiverged: student: the loss became nan at step 7"
+    assert [ledger.trials[n].status for n in (0, 2, 3)] == ["completed"] * 3
+
+
+def test_a_trial_whose_process_is_killed_goes_on_in_another(tmp_path: Path) -> None:
+    ledger = search(tmp_path, Dying, trials=3, scheduler="none")
+    assert {record.status for record in ledger.trials.values()} == {"completed"}
+    assert [r["epoch"] for r in ledger.trials[1].history] == list(range(1, EPOCHS + 1))
+
+
+def test_a_trial_that_dies_again_and_again_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    ledger = search(tmp_path, Hopeless, trials=3, scheduler="none")
+    assert ledger.trials[1].status == "failed"
+    assert "died" in str(ledger.trials[1].error)
+    assert [ledger.trials[n].status for n in (0, 2)] == ["completed"] * 2
+
+
+def test_trials_that_had_ended_are_not_run_again(tmp_path: Path) -> None:
+    first = search(tmp_path, scheduler="asha", trials=6)
+    seen = first.storage.list("seen")
+    again = search(tmp_path, scheduler="asha", trials=6)
+    assert again.trials == first.trials
+    assert again.storage.list("seen") == seen
+
+
+def test_the_time_budget_ends_a_search(tmp_path: Path) -> None:
+    ledger = search(tmp_path, Slow, trials=50, scheduler="none", time_budget_s=3)
+    assert len(ledger.trials) < 50
+    assert any(record.status == "out_of_time" for record in ledger.trials.values())
+
+
+class Slow(Simulated):
+    """A second for each epoch."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        threading.Event().wait(1)
+        return super().step(step)
+
+
+def test_importing_the_command_line_loads_neither_ray_nor_optuna() -> None:
+    code = "import sys, orchestrator.cli as c; c.build_parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"ray", "optuna", "torch", "numpy"} & set(loaded.stdout.split())
