@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.registry_commands import add_registry_commands
 
@@ -84,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_id(tune)
     add_search_options(tune, required=True)
 
+    _add_cluster_commands(commands)
+
     status = commands.add_parser(
         "status",
         help="where runs stand",
@@ -120,6 +123,47 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_overrides(doctor)
     return parser
+
+
+def _add_cluster_commands(commands: Any) -> None:
+    """Of `orchestrator.cluster_commands`."""
+    submit = commands.add_parser(
+        "submit",
+        help="the same main job on a Ray cluster, through its job API",
+        description="Sends the code and the experiment (no data, no credentials), starts `ekd run` on the "
+        "cluster's head and follows its log. Ctrl-C lets go of it: it runs on. A run that is running is "
+        "attached to, one that failed is continued.",
+    )
+    _add_experiment(submit)
+    _add_run_id(submit)
+    submit.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS",
+    )
+    submit.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="do not follow the log: submit and return"
+    )
+
+    register = commands.add_parser(
+        "register",
+        help="register a run whose tracking server was away at its end",
+        description="The last stages of a run that is trained and measured, without Ray: register the "
+        "student, write the summary, deliver what MLflow was not told.",
+    )
+    register.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
+    _add_storage(register)
+    _add_overrides(register)
+
+    clean = commands.add_parser(
+        "clean",
+        help="remove what finished runs no longer need",
+        description="Removes checkpoints and Ray's files of finished runs; networks, results and manifest "
+        "stay. With --everything, all that the named run has in storage (MLflow keeps what it has).",
+    )
+    clean.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs")
+    clean.add_argument("--everything", action="store_true", help="remove the named run, finished or not")
+    _add_storage(clean)
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:

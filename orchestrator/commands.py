@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster_commands import clean as clean
+from orchestrator.cluster_commands import register as register
+from orchestrator.cluster_commands import submit as submit
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
 from orchestrator.registry_commands import models as models
 from orchestrator.registry_commands import promote as promote
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """`ekd run`: the whole main job."""
-    checked = _check(arguments)
+    return run_checked(_check(arguments))
+
+
+def run_checked(checked: Checked) -> int:
+    """Run it, and say what came of it; the exit status."""
     from orchestrator.launch import LaunchError
     from orchestrator.ownership import OwnedByAnother
     from orchestrator.pipeline import RunFailed
@@ -90,24 +97,24 @@ def status(arguments: argparse.Namespace) -> int:
     """`ekd status`: all runs, or one."""
     from orchestrator import standing
 
-    storage = _open_storage(arguments.storage, arguments.endpoint_url)
-    with _storage_errors():
+    storage = named_storage(arguments.storage, arguments.endpoint_url)
+    with storage_errors():
         if arguments.run_id is None:
             _console().print(standing.all_runs(storage))
         else:
-            text = standing.one_run(_run_storage(storage, arguments.run_id), arguments.run_id)
+            text = standing.one_run(run_storage(storage, arguments.run_id), arguments.run_id)
             _console().print(text, soft_wrap=True)
     return 0
 
 
 def report(arguments: argparse.Namespace) -> int:
     """`ekd report`: the results of a run, as a table here and as a page."""
-    with _storage_errors():
-        storage = _run_storage(_open_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
+    with storage_errors():
+        storage = run_storage(named_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
     from orchestrator.report import REPORT, load_evidence, render
     from orchestrator.summary import table, verdict
 
-    with _storage_errors():
+    with storage_errors():
         evidence = load_evidence(storage)
         storage.write(REPORT, render(evidence).encode())
     console = _console()
@@ -151,7 +158,7 @@ def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
     request, pool = requested(arguments, experiment)
     run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
-    checked = _check_experiment(pool, run_id, smoke=arguments.smoke)
+    checked = check_experiment(pool, run_id, smoke=arguments.smoke)
     check_students(request, pool, checked.description)
     return request, checked
 
@@ -159,10 +166,11 @@ def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
 def _check(arguments: argparse.Namespace) -> Checked:
     """Load and check an experiment; whatever is wrong becomes an `ExperimentError`."""
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
-    return _check_experiment(experiment, arguments.run_id, smoke=arguments.smoke)
+    return check_experiment(experiment, arguments.run_id, smoke=arguments.smoke)
 
 
-def _check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool) -> Checked:
+def check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool) -> Checked:
+    """The experiment, checked; whatever is wrong becomes an `ExperimentError`."""
     from orchestrator.capacity import why_never
     from orchestrator.preflight import ask_capacity, check, one_line
     from orchestrator.smoke import one_small_worker
@@ -182,7 +190,8 @@ def _check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool
         raise ExperimentError(one_line(error)) from error
 
 
-def _open_storage(uri: str, endpoint_url: str | None) -> Storage:
+def named_storage(uri: str, endpoint_url: str | None) -> Storage:
+    """The storage at `uri`; raises `ExperimentError`."""
     from orchestrator.preflight import PATIENCE_S
     from orchestrator.storage import open_storage
 
@@ -192,7 +201,8 @@ def _open_storage(uri: str, endpoint_url: str | None) -> Storage:
         raise ExperimentError(str(error)) from error
 
 
-def _run_storage(storage: Storage, run_id: str) -> Storage:
+def run_storage(storage: Storage, run_id: str) -> Storage:
+    """The storage of a run that exists; raises `ExperimentError`."""
     from orchestrator.manifest import MANIFEST
     from orchestrator.preflight import check_run_id
 
@@ -203,7 +213,7 @@ def _run_storage(storage: Storage, run_id: str) -> Storage:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
     """A storage that cannot be read is a wrong input to a command that only reads."""
     from orchestrator.preflight import one_line
     from orchestrator.storage import StorageError

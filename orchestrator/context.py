@@ -16,6 +16,7 @@ from orchestrator.dispatcher import Event
 from orchestrator.manifest import Manifest
 from orchestrator.ownership import Ownership
 from orchestrator.preflight import Checked, check_capacity
+from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.view import View
 
@@ -95,7 +96,8 @@ class Context:
         """What the cluster has; Ray is started, or connected to, on first use."""
         if self._capacity is None:
             experiment = self.checked.experiment
-            self._capacity = launch.start_ray(experiment.cluster, self.log_file)
+            addresses = environment(experiment.storage.endpoint_url)
+            self._capacity = launch.start_ray(experiment.cluster, self.log_file, addresses)
             check_capacity(experiment, self._capacity)
         return self._capacity
 

@@ -111,18 +111,7 @@ class Experiment(Settings):
             raise ValueError(
                 "distillation.ekd.feature compares branches with teachers: it needs student.method=ekd"
             )
-        rotating = self.distillation.assignment == "rotating"
-        if rotating and (not self.pairs_members or weights.feature > 0):
-            raise ValueError(
-                "distillation.assignment=rotating is about members that are paired with teachers: it needs a "
-                "student.method with members, an objective that pairs them, and no feature term"
-            )
-        if rotating and self.student.members > count:
-            raise ValueError(
-                f"student.members is {self.student.members} but there are {count} teachers to rotate; "
-                f"set student.members={count} or fewer"
-            )
-        if self.pairs_members and not rotating and self.student.members != count:
+        if self.pairs_members and self.student.members != count:
             raise ValueError(
                 f"student.members is {self.student.members} but there are {count} teachers: {method} pairs "
                 f"member m with teacher m; set student.members={count} or change teachers"
@@ -135,7 +124,7 @@ class Experiment(Settings):
                 "perturbation.kind=tdiv_sdiv compares two members of the student; "
                 "set student.members to 2 or more (and a method other than kd), or use tdiv"
             )
-        if kind == "tdiv_sdiv" and not rotating and self.student.members != count:
+        if kind == "tdiv_sdiv" and self.student.members != count:
             raise ValueError(
                 f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
                 f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"
@@ -243,13 +232,18 @@ def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool =
         found = "the file is empty" if tree is None else f"this is {quoted(tree)}"
         raise ExperimentError(f"{path}: an experiment is a mapping of keys, but {found}")
     tree.setdefault("name", path.stem)
+    apply_overrides(tree, overrides)
+    experiment = build_experiment(tree)
+    return make_small(experiment) if smoke else experiment
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Change `tree` by `key=value` texts, as `--set` takes them; raises `ExperimentError`."""
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ExperimentError(f"--set {override}: write it as key=value, as in --set student.members=4")
         set_key(tree, key, read_yaml(text, f"--set {override}"))
-    experiment = build_experiment(tree)
-    return make_small(experiment) if smoke else experiment
 
 
 def build_experiment(tree: Mapping[str, Any]) -> Experiment:

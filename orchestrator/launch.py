@@ -15,8 +15,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -86,16 +87,21 @@ def why_unreachable(address: str) -> str | None:
     return None
 
 
-def start_ray(cluster: Cluster, log_file: Path) -> Capacity:
+def start_ray(
+    cluster: Cluster, log_file: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> Capacity:
     """Connect to a cluster or start Ray here; what it has. Ray's own messages go to `log_file`.
 
-    Raises `LaunchError`.
+    `environment`: variables for every worker process, on whatever host; addresses, never
+    credentials, because Ray shows them to whoever may look at its jobs. Raises `LaunchError`.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     divert_logging(log_file)
     address = wanted_address(cluster)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if environment:
+        options["runtime_env"] = {"env_vars": dict(environment)}
     if address is None:
         options |= {
             "address": "local",

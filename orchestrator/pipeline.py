@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ from orchestrator.stages.register import register
 from orchestrator.stages.report import report
 from orchestrator.stages.teachers import teachers
 from orchestrator.storage import StorageError
+from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker, TrackingError
 from orchestrator.view import View
 
@@ -71,6 +73,7 @@ def run(
     Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `OwnedByAnother`; what was
     done by then is kept, and the same call continues.
     """
+    os.environ.update(environment(checked.experiment.storage.endpoint_url))
     folder = local_folder(checked)
     view = View.open(f"{command} {checked.run_id}", list(stages), str(folder / "logs" / "ray.log"))
     ownership = Ownership(checked.storage)
@@ -217,6 +220,7 @@ class _TrackerOpening:
                 instance=str(manifest.content["created"]),
                 spool=context.local_folder / "tracking",
                 run_id=manifest.content["mlflow"].get("parent"),
+                storage_uri=checked.experiment.storage.uri,
             )
             manifest.note_mlflow_run("parent", context.tracker_.run_id)
         except BaseException as error:

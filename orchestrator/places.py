@@ -83,6 +83,8 @@ class Tracking(Settings):
     """An MLflow tracking URI; null: MLFLOW_TRACKING_URI, else a SQLite file beside the runs."""
     registered_model: str | None = None
     """Name in the model registry; null: `ekd-<experiment's name>`."""
+    patience_s: NonNegativeFloat = 180
+    """How long registering waits for a tracking server that is away before the run ends without it."""
 
     @field_validator("uri")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +19,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def code_version(package: Path = _PACKAGE) -> str:
     """The commit of this code (`-dirty` if it was changed since), else the installed version.
 
+    EKD_CODE_VERSION goes before both: `ekd submit` sends the sources without their repository.
+
     The installed version also where the code lies in a repository that does not track it,
     such as a virtual environment inside another project.
     """
+    if submitted := os.environ.get("EKD_CODE_VERSION"):
+        return submitted
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
         described = _git(package, "describe", "--always", "--dirty", "--abbrev=12")
         if described:

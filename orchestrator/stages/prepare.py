@@ -13,11 +13,13 @@ def prepare(context: Context) -> dict[str, Any]:
     """Queue the first training runs, so that their workers start, and describe the run in MLflow."""
     experiment = context.checked.experiment
     context.submit([*experiment.teacher_runs(), experiment.control_run()])
+    tags = {"ekd.command": shlex.join(["ekd", *sys.argv[1:]])}
+    context.tracker.set_tags(context.tracker.run_id, tags)
     return describe(context)
 
 
 def describe(context: Context) -> dict[str, Any]:
-    """Settings, command, code and data, as params, tags and data sets of the parent run."""
+    """Settings, code and data, as params, tags and data sets of the parent run; repeatable."""
     experiment, description = context.checked.experiment, context.checked.description
     tracker = context.tracker
     tracker.log_params(tracker.run_id, experiment.resolved())
@@ -25,7 +27,6 @@ def describe(context: Context) -> dict[str, Any]:
     tracker.set_tags(
         tracker.run_id,
         {
-            "ekd.command": shlex.join(["ekd", *sys.argv[1:]]),
             "ekd.result_hash": experiment.result_hash(),
             "ekd.code_version": context.manifest.content["code_version"],
         },

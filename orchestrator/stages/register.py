@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from typing import Any
 
-from orchestrator.context import Context
-from orchestrator.stages.average import averaged_student
+from orchestrator.context import Context, RunFailed
+from orchestrator.preflight import Checked
 from orchestrator.summary import summarise
+from orchestrator.tracking import TrackingError
+
+PAUSE_S = 5.0
 
 TAGGED = ("accuracy", "nll")
 """Metrics that a version has as tags; the card and the run have all."""
 
 
 def register(context: Context) -> dict[str, Any]:
-    """A pt2 version with lineage; `champion` moves only to a version that is better on validation."""
+    """A pt2 version with lineage; `champion` moves only to a version that is better on validation.
+
+    Waits `tracking.patience_s` for a tracking server that is away. Raises `RunFailed` after that.
+    """
+    checked = context.checked
+    deadline = time.monotonic() + checked.experiment.tracking.patience_s
+    while True:
+        try:
+            return _register(context)
+        except TrackingError as error:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                weights = checked.storage.uri("networks/averaged.safetensors")
+                raise RunFailed(
+                    f"{error}; the averaged student is safe in {weights}; "
+                    f"once the tracking server is back, register it with `{_later(checked)}`"
+                ) from error
+            context.view.warn(f"{error}; trying again for {left_s:.0f} s")
+            time.sleep(min(PAUSE_S, left_s))
+
+
+def _later(checked: Checked) -> str:
+    settings = checked.experiment.storage
+    command = ["ekd", "register", checked.run_id, "--storage", settings.uri]
+    return shlex.join(command + (["--endpoint-url", settings.endpoint_url] if settings.endpoint_url else []))
+
+
+def _register(context: Context) -> dict[str, Any]:
+    from ekd_train.networks import load_weights
+    from ekd_train.trainee import build_plain
     from orchestrator.model_card import model_card
     from orchestrator.registry import lineage_tags, register_averaged_student
 
     checked, manifest = context.checked, context.manifest
-    experiment = checked.experiment
+    experiment, description = checked.experiment, checked.description
+    keys = ("num_classes", "image_shape", "mean", "std")
+    plain = build_plain(experiment.student.architecture, **{key: description[key] for key in keys})
+    load_weights(checked.storage, "averaged", plain)
     summary = summarise(manifest.content)
     trained = manifest.outputs("teachers") | manifest.outputs("control") | manifest.outputs("distil")
     runs = {name: context.tracker.resolve(made["mlflow_run"]) for name, made in trained.items()}
@@ -34,7 +71,7 @@ def register(context: Context) -> dict[str, Any]:
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
-        averaged_student(context),
+        plain,
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
         tags={**_tags("test", averaged["test"]), **lineage, "ekd.run_id": checked.run_id},

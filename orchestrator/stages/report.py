@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ekd_train.checkpoint import load_record
 from orchestrator.context import Context
 from orchestrator.manifest import SUMMARY
 from orchestrator.report import REPORT, load_evidence, render
+from orchestrator.stages.prepare import describe
 from orchestrator.summary import summarise
 
 
@@ -17,6 +19,7 @@ def report(context: Context) -> dict[str, Any]:
     summary = summarise(manifest.content)
     storage.write(SUMMARY, json.dumps(summary, indent=2).encode())
     tracker.log_dict(tracker.run_id, SUMMARY, summary)
+    _tell_again(context)
     page = render(load_evidence(storage))
     storage.write(REPORT, page.encode())
     tracker.log_artifact_text(tracker.run_id, REPORT, page)
@@ -28,3 +31,18 @@ def report(context: Context) -> dict[str, Any]:
     }
     tracker.log_metrics(tracker.run_id, metrics, 0)
     return {"summary": storage.uri(SUMMARY), "report": storage.uri(REPORT)}
+
+
+def _tell_again(context: Context) -> None:
+    """Tell MLflow all about the training runs from what is stored; what it knows is left out.
+
+    A driver that was killed while the tracking server was away took its unsent records with it.
+    """
+    tracker, experiment = context.tracker, context.checked.experiment
+    describe(context)
+    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+        child = context.mlflow_run(run.name)
+        for record in load_record(context.checked.storage, f"networks/{run.name}.json")["history"]:
+            values = {key: value for key, value in record.items() if key != "epoch"}
+            tracker.log_metrics(child, values, int(record["epoch"]))
+        tracker.finish(child, "FINISHED")

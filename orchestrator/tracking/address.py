@@ -46,12 +46,19 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path).expanduser().absolute()
 
 
-def artifact_location(uri: str, experiment: str) -> str | None:
+def artifact_location(uri: str, experiment: str, storage_uri: str = "") -> str | None:
     """Where the artifacts of `experiment` go; None: the tracking server decides.
 
-    Beside a SQLite file this is `mlartifacts/`; MLflow's own default would be the current
-    directory, and so a different place for each directory that `ekd run` was called from.
+    In S3 storage this is `mlartifacts/` there, which clients write to directly: large files time
+    out on their way through a server (mlflow#8539). Beside a SQLite file it is `mlartifacts/` too;
+    MLflow's own default would be the current directory, and so a different place for each
+    directory that `ekd run` was called from.
+
+    >>> artifact_location("http://mlflow:5000", "digits", "s3://bucket/ekd/")
+    's3://bucket/ekd/mlartifacts/digits'
     """
+    if storage_uri.startswith("s3://"):
+        return f"{storage_uri.rstrip('/')}/mlartifacts/{quote(experiment, safe='')}"
     file = sqlite_file(uri)
     if file is None:
         return None

@@ -33,15 +33,24 @@ class Runs:
         experiment: the MLflow experiment's name; created if there is none.
         ekd_run_id: the `ekd run` that they belong to.
         instance: which of the runs with that id.
+        storage_uri: where a new experiment's artifacts may be kept (`artifact_location`).
     """
 
     def __init__(
-        self, client: MlflowClient, uri: str, experiment: str, ekd_run_id: str, instance: str
+        self,
+        client: MlflowClient,
+        uri: str,
+        experiment: str,
+        ekd_run_id: str,
+        instance: str,
+        storage_uri: str = "",
     ) -> None:
         self._client = client
         self.ekd_run_id = ekd_run_id
         self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
-        self.experiment_id = self._find_or_create_experiment(uri, experiment)
+        self.experiment_id = self._find_or_create_experiment(
+            experiment, artifact_location(uri, experiment, storage_uri)
+        )
         self.created: set[str] = set()
         """Runs made by this process: they hold nothing that it does not know of."""
         self._resolved: dict[str, str] = {}
@@ -103,13 +112,13 @@ class Runs:
                 return run
         return None
 
-    def _find_or_create_experiment(self, uri: str, name: str) -> str:
+    def _find_or_create_experiment(self, name: str, location: str | None) -> str:
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return self._client.create_experiment(name, artifact_location(uri, name))
+                return self._client.create_experiment(name, location)
             except MlflowException:  # another process was first, or it cannot be created at all
                 experiment = self._client.get_experiment_by_name(name)
                 if experiment is None:

@@ -76,6 +76,7 @@ class Tracker:
         spool: Path,
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
+        storage_uri: str = "",
     ) -> Tracker:
         """Open the parent run: the one of an earlier start of this `ekd run` if there is one.
 
@@ -91,13 +92,14 @@ class Tracker:
             spool: local folder of this `ekd run` for what is not written yet.
             run_id: MLflow id of the parent run, if it is known.
             tags: tags of a new parent run.
+            storage_uri: of the `ekd run`s; in S3 a new experiment's artifacts are kept there.
 
         Raises:
             TrackingError: the store cannot be used.
         """
         client = connect(uri)
         with explained(uri, "open a run in"):
-            runs = Runs(client, uri, experiment, ekd_run_id, instance)
+            runs = Runs(client, uri, experiment, ekd_run_id, instance, storage_uri)
             outbox = Outbox(Writer(client, runs).deliver, spool)
             outbox.flush(force=True)
             parent = runs.parent(run_name, run_id, tags or {})

@@ -1,0 +1,47 @@
+"""`ekd submit`, `ekd register` and `ekd clean`: runs elsewhere, runs to finish later, runs to tidy up."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.experiment import ExperimentError, apply_overrides, build_experiment
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """`ekd submit`: the main job on a cluster, through Ray's job API."""
+    from orchestrator.submit import submit_command
+
+    return submit_command(arguments)
+
+
+def register(arguments: argparse.Namespace) -> int:
+    """`ekd register`: the stages after the evaluation, of a run whose tracking server was away."""
+    from orchestrator import commands
+    from orchestrator.retention import stored_experiment
+
+    with commands.storage_errors():
+        storage = commands.named_storage(arguments.storage, arguments.endpoint_url)
+        tree = stored_experiment(commands.run_storage(storage, arguments.run_id), arguments.run_id)
+    tree["storage"] |= {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
+    apply_overrides(tree, arguments.overrides)
+    checked = commands.check_experiment(build_experiment(tree), arguments.run_id, smoke=False)
+    return commands.run_checked(checked)
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    """`ekd clean`: remove what finished runs no longer need."""
+    from orchestrator import commands
+    from orchestrator.retention import clean_run, finished_runs, remove_run
+
+    if arguments.everything and arguments.run_id is None:
+        raise ExperimentError("--everything removes one run: name it")
+    with commands.storage_errors():
+        storage = commands.named_storage(arguments.storage, arguments.endpoint_url)
+        for run_id in [arguments.run_id] if arguments.run_id else finished_runs(storage):
+            run = commands.run_storage(storage, run_id)
+            if arguments.everything:
+                remove_run(storage, run, run_id)
+                print(f"{run.uri()}: removed")
+            else:
+                print(f"{run.uri()}: {clean_run(run, run_id)} objects removed")
+    return 0

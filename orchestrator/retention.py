@@ -1,0 +1,54 @@
+"""What of a run is kept: nothing that it can do without is, once `ekd clean` was called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.experiment import ExperimentError
+from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
+from orchestrator.standing import state
+from orchestrator.storage import Storage
+
+DISPENSABLE = ("checkpoints", "ray")
+"""Folders of a finished run that nothing reads any more; Ray's holds the state of its worker groups."""
+
+
+def finished_runs(storage: Storage) -> list[str]:
+    """The ids of the runs below `storage` that are done."""
+    keys = [key for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")]
+    ids = [key.split("/")[0] for key in keys]
+    return [run_id for run_id in ids if _state(storage.child(run_id)) == "done"]
+
+
+def clean_run(run: Storage, run_id: str) -> int:
+    """Remove the dispensable folders of a finished run; how many objects. Raises `ExperimentError`."""
+    found = _state(run)
+    if found != "done":
+        raise ExperimentError(f"run {run_id} is {found}: its checkpoints are what it would continue from")
+    removed = 0
+    for folder in DISPENSABLE:
+        removed += len(run.list(folder))
+        run.delete_prefix(folder)
+    return removed
+
+
+def remove_run(storage: Storage, run: Storage, run_id: str) -> None:
+    """Remove all of a run. Raises `ExperimentError` while a driver is at it."""
+    if _state(run) == "running":
+        raise ExperimentError(f"run {run_id} is running; stop it first")
+    storage.delete_prefix(run_id)
+
+
+def _state(run: Storage) -> str:
+    return state(run, read_json(run, MANIFEST) or {})
+
+
+def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
+    """The resolved experiment of a run that is trained and measured. Raises `ExperimentError`."""
+    manifest, tree = read_json(run, MANIFEST) or {}, read_json(run, EXPERIMENT)
+    if tree is None or "evaluate" not in manifest.get("stages", {}):
+        raise ExperimentError(
+            f"run {run_id} is not trained and measured yet; continue it with the command that "
+            f"started it; `ekd status {run_id}` says where it is"
+        )
+    return tree
