@@ -33,22 +33,22 @@ class Passes:
 
 
 def passes(run: TrainingRun) -> Passes:
-    """What one image costs in a step of `run` (docs: algorithms 1.4): forward 1, full backward 2,
-    backward to the pixels alone 1."""
+    """What one image costs in a step of `run`: forward 1, full backward 2, backward to the pixels alone 1.
+
+    A perturbation evaluates the networks that its draw names and follows the gradient through one of
+    them, whether they are teachers or the student's members.
+    """
     if run.student is None:
         return Passes(0, 1 + BACKWARD)
+    from ekd_train.perturbations import PERTURBATIONS
+
     members = 1 if run.student.method == "kd" else run.student.members
     teachers = float(len(run.teachers))
     student = float(members * (1 + BACKWARD))
-    if run.perturbation.strength > 0:
-        match run.perturbation.kind:
-            case "ods" | "conf_ods":
-                teachers += 2
-            case "tdiv":
-                teachers += 3
-            case "tdiv_sdiv":
-                teachers += 3
-                student += 3
+    perturbation = PERTURBATIONS[run.perturbation.kind]
+    if run.perturbation.strength > 0 and perturbation.drawn_teachers:
+        teachers += perturbation.drawn_teachers + 1
+        student += (perturbation.drawn_teachers + 1) if perturbation.needs_student else 0
     return Passes(teachers, student)
 
 
