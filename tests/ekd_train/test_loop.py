@@ -19,7 +19,7 @@ from ekd_train.loop import Trained, TrainingData, TrainingDiverged, train
 from ekd_train.objectives import OBJECTIVES, objective_for
 from ekd_train.perturbations import PERTURBATIONS
 from ekd_train.reporter import Silent
-from ekd_train.settings import Architecture, TrainingRun
+from ekd_train.settings import Architecture, Speed, TrainingRun
 from ekd_train.step import Step
 
 RUNS = {
@@ -39,6 +39,8 @@ RESUMED = {
     "validated every 2nd epoch": with_training(LATENT_BE, evaluate_every=2),
     "saved every 2nd epoch": with_training(LATENT_BE, checkpoint_every=2),
     "validated and saved at different epochs": with_training(LATENT_BE, evaluate_every=2, checkpoint_every=3),
+    "teachers' predictions kept": with_training(student_run(), speed=Speed(cache_teachers=True)),
+    "in bfloat16": with_training(LATENT_BE, speed=Speed(precision="bfloat16")),
     "synchronised batch norm": with_training(LATENT_BE, batch_norm="synchronised"),
 }
 DROPPING_OUT = {
@@ -46,6 +48,11 @@ DROPPING_OUT = {
     "BatchEnsemble": student_run("latent_be", "tdiv_sdiv", architecture=WITH_DROPOUT, epochs=2),
     "branches": student_run("ekd", "none", architecture=WITH_DROPOUT, epochs=2),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.fixture(autouse=True)

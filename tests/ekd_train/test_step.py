@@ -1,0 +1,110 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+from training_runs import (
+    MemoryStore,
+    checkpoints_in,
+    label_run,
+    made_up_data,
+    student_run,
+    untrained_teachers,
+)
+
+from ekd_train.data.augment import as_float
+from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.loop import Loop
+from ekd_train.models.batch_ensemble import factors
+from ekd_train.reporter import Silent
+from ekd_train.settings import Augmentation, TrainingRun
+from ekd_train.workers import Workers
+
+PLAIN = {"momentum": 0.0, "nesterov": False, "schedule": {"kind": "constant"}, "learning_rate": 0.1}
+
+
+def loop_of(run: TrainingRun) -> Loop:
+    data = made_up_data()
+    teachers = untrained_teachers(data, len(run.teachers)) if run.teachers else None
+    return Loop(run, data, checkpoints_in(MemoryStore(), run), Silent(), Workers(), teachers)
+
+
+def first_batch(loop: Loop):
+    rows = torch.from_numpy(global_batches(epoch_order(0, 1, 28), 7))[0]
+    return rows, loop.batch(0, rows)
+
+
+def without_augmentation(run: TrainingRun) -> TrainingRun:
+    return run.model_copy(update={"augmentation": Augmentation()})
+
+
+def test_a_label_step_is_sgd_on_the_mean_cross_entropy_with_decay():
+    loop = loop_of(without_augmentation(label_run(weight_decay=0.01, **PLAIN)))
+    network = loop.step.trainee.network
+    by_hand = copy.deepcopy(network).train()
+    rows, batch = first_batch(loop)
+    loop.step.optimiser.param_groups[0]["lr"] = 0.1
+    losses = loop.step(batch)
+
+    images, labels = loop.data.train.images[rows], loop.data.train.labels[rows]
+    loss = F.cross_entropy(by_hand(as_float(images)), labels)
+    loss.backward()
+    torch.testing.assert_close(losses["loss"], loss.detach())
+    for (name, moved), start in zip(network.named_parameters(), by_hand.parameters(), strict=True):
+        expected = start.detach() - 0.1 * (start.grad + 0.01 * start.detach())
+        torch.testing.assert_close(moved.detach(), expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_members_factors_move_as_if_the_loss_were_its_own():
+    """The xM rule undoes the mean over members: a factor's step does not shrink with more of them."""
+    run = without_augmentation(student_run("latent_be", weight_decay=0.0, **PLAIN))
+    loop = loop_of(run)
+    network = loop.step.trainee.network
+    by_hand = copy.deepcopy(network).train()
+    rows, batch = first_batch(loop)
+    for group in loop.step.optimiser.param_groups:
+        group["lr"] = 0.1
+    loop.step(batch)
+
+    images = as_float(loop.data.train.images[rows])
+    targets = (loop.teachers(images) / 4.0).softmax(-1)  # type: ignore[misc]
+    logits = by_hand(images) / 4.0
+    own = -(targets * logits.log_softmax(-1)).sum(-1).mean(-1) * 16.0
+    own.sum().backward()
+    for (name, moved), (_, start) in zip(factors(network), factors(by_hand), strict=True):
+        expected = start.detach() - 0.1 * start.grad
+        torch.testing.assert_close(moved.detach(), expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("perturbation", ["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"])
+def test_a_step_leaves_the_teachers_alone(perturbation):
+    loop = loop_of(student_run("latent_be", perturbation))
+    assert loop.teachers is not None
+    before = copy.deepcopy(loop.teachers.state_dict())
+    loop.step(first_batch(loop)[1])
+    assert all(torch.equal(before[name], tensor) for name, tensor in loop.teachers.state_dict().items())
+    assert all(parameter.grad is None for parameter in loop.teachers.parameters())
+
+
+def test_the_terms_of_the_loss_are_returned_without_a_graph():
+    loop = loop_of(student_run("batch_ensemble", "conf_ods", alpha=0.9))
+    losses = loop.step(first_batch(loop)[1])
+    assert set(losses) == {"loss", "label", "distillation"}
+    assert not any(value.requires_grad for value in losses.values())
+    mixed = 0.1 * losses["label"] + 0.9 * losses["distillation"]
+    torch.testing.assert_close(losses["loss"], mixed)
+
+
+def test_every_parameter_learns():
+    for run in (
+        label_run(),
+        student_run("latent_be"),
+        student_run("ekd", distillation={"ekd": {"feature": 1.0}}),
+    ):
+        loop = loop_of(run)
+        before = copy.deepcopy(loop.step.trainee.state_dict())
+        for group in loop.step.optimiser.param_groups:
+            group["lr"] = 0.1
+        loop.step(first_batch(loop)[1])
+        still = [n for n, p in loop.step.trainee.named_parameters() if torch.equal(before[n], p)]
+        assert still == []
