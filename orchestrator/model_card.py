@@ -103,7 +103,9 @@ def _how_it_was_made(
         if perturbation["kind"] != "none"
         else "none",
         **({"runs": ", ".join(f"[{name}]({link})" for name, link in runs.items())} if runs else {}),
-        **{f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items())},
+        **{
+            f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items()) if not (runs and "run_id" in key)
+        },
     }
     return "\n".join(["## How it was made", "", *(f"- {key}: {text}" for key, text in facts.items())])
 

@@ -69,7 +69,7 @@ def history(client: MlflowClient, name: str) -> list[Move]:
 
 
 def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move:
-    """Make `version` the champion: note it, move the alias, and say why on the version.
+    """Make `version` the champion: note it, move the alias, and say why on both versions.
 
     Called again for the present champion it only says why anew.
 
@@ -94,6 +94,10 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
         client.set_registered_model_alias(name, CHAMPION, version)
+        if before is not None:
+            client.set_model_version_tag(
+                name, before, PROMOTION_TAG, f"replaced by version {version}: {reason}"
+            )
     client.set_model_version_tag(name, version, PROMOTION_TAG, f"{CHAMPION}: {reason}")
     return move
 

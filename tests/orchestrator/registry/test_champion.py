@@ -36,6 +36,8 @@ def test_promoting_moves_the_alias_and_says_why(client, model):
     assert champion_of(client, model) == "3"
     tags = client.get_model_version(model, "3").tags
     assert tags["ekd.promotion"] == "champion: asked for by the field team"
+    replaced = client.get_model_version(model, "1").tags["ekd.promotion"]
+    assert replaced == "replaced by version 3: asked for by the field team"
 
 
 def test_rolling_back_goes_to_the_champion_before_and_again_one_further(client, model):
