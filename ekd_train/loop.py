@@ -171,8 +171,11 @@ class Loop:
                 self._validate(epoch, losses)
             self.progress.epoch = epoch
             self.progress.seconds += time.perf_counter() - began
-            if last or epoch % self.settings.checkpoint_every == 0:
+            warned = self.workers.warned()
+            if last or warned or epoch % self.settings.checkpoint_every == 0:
                 self.save()
+            if warned and not last:
+                self.workers.leave()
         return self.history[-1]
 
     def trained(self) -> Trained:

@@ -8,7 +8,8 @@ process group) costs 10-20 s, so one group stays up for the whole `ekd run`. Its
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import ray
@@ -16,6 +17,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train.v2._internal.execution.context import get_train_context
 
 from ekd_train.checkpoint import Store
 from ekd_train.jobs import execute, place, training_data
@@ -95,6 +97,31 @@ def form_lanes(rank: int, size: int, per_lane: int, device: torch.device) -> tup
     return lane, Workers(rank % per_lane, per_lane, group, device)
 
 
+@dataclass(frozen=True)
+class PreemptionNotice:
+    """Ray's word that nodes of the worker group are about to be taken; `ekd_train.workers.Notice`.
+
+    Ray's public question is a barrier of the whole group, whose lanes are never at the same point,
+    so what each worker was told is read, and the lane agrees by itself.
+    """
+
+    rank: int
+    """In the whole group, as Ray counts."""
+    alone: bool
+    """Whether the lane is the only one. Other lanes need the time until the deadline to checkpoint."""
+
+    def given(self) -> bool:
+        """Whether a node of the group is about to be taken."""
+        return get_train_context().preemption_context.preemption_info is not None
+
+    def leave(self) -> None:
+        """Exit if it is this worker's node: Ray starts the group again on what is left."""
+        info = get_train_context().preemption_context.preemption_info
+        if self.alone and info is not None and self.rank in info.preempted_ranks:
+            logging.getLogger(__name__).warning("this node is about to be taken: checkpointed, leaving")
+            os._exit(1)  # an exception would count as a failure of the run, not as a preemption
+
+
 def _step(trials: TrialBench, step: TrialStep, desk: Desk) -> dict[str, Any]:
     """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
     try:
@@ -116,6 +143,7 @@ def work(config: dict[str, Post]) -> None:
         post.desk.begin()
     if size > 1:
         dist.barrier()
+    workers = replace(workers, notice=PreemptionNotice(rank, alone=workers.size == size))
     if lane is None:
         return  # too few workers are left over for a lane of their own
     desk = post.desk.of(lane)

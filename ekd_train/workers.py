@@ -7,6 +7,7 @@ torchrun, nobody) is not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ekd_train.data.sampler import shard_bounds
+
+
+class Notice(Protocol):
+    """Word that a machine is about to be taken away: a spot instance, a drained node."""
+
+    def given(self) -> bool:
+        """Whether this worker has heard of it."""
+
+    def leave(self) -> None:
+        """End this worker if its machine is one of those; returns on the others."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,8 @@ class Workers:
     group: dist.ProcessGroup | None = None
     """Their process group; None: all processes that there are."""
     device: torch.device = torch.device("cpu")
+    notice: Notice | None = None
+    """None: machines are not taken away. Workers of a run all have one, or none has."""
 
     @property
     def is_first(self) -> bool:
@@ -61,6 +74,18 @@ class Workers:
             value = value.clone()
             dist.all_reduce(value, group=self.group)
         return value
+
+    def warned(self) -> bool:
+        """Whether any worker has heard that a machine is about to be taken; all get the same answer."""
+        if self.notice is None:
+            return False
+        return bool(self.total(torch.tensor(float(self.notice.given()), device=self.device)))
+
+    def leave(self) -> None:
+        """Let the workers on machines that are about to be taken end, all together at this point."""
+        if self.notice is not None:
+            self.barrier()
+            self.notice.leave()
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every worker the first one's buffers: running statistics that each made of its share."""
