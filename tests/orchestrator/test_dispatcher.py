@@ -1,0 +1,129 @@
+import asyncio
+
+import pytest
+
+from orchestrator.dispatcher import Dispatcher, Event
+
+
+def jobs_of(answers) -> list:
+    return [answer if isinstance(answer, str) else answer.job for answer in answers]
+
+
+def run(steps):
+    """Run a scenario against a dispatcher of its own."""
+    return asyncio.run(steps(Dispatcher()))
+
+
+def test_jobs_are_handed_out_first_come_first_served():
+    async def steps(desk):
+        await desk.add(["a", "b"])
+        return jobs_of([await desk.next(0, None), await desk.next(1, None)])
+
+    assert run(steps) == ["a", "b"]
+
+
+def test_all_workers_of_a_lane_get_the_same_job_however_often_they_ask():
+    async def steps(desk):
+        await desk.add(["a", "b"])
+        first = await desk.next(0, None)
+        same = await desk.next(0, None)
+        second = await desk.next(0, first.serial)
+        late = await desk.next(0, first.serial)
+        return jobs_of([first, same, second, late])
+
+    assert run(steps) == ["a", "a", "b", "b"]
+
+
+def test_a_lane_without_a_job_waits_until_there_is_one():
+    async def steps(desk):
+        asked = asyncio.create_task(desk.next(0, None))
+        await asyncio.sleep(0)
+        assert not asked.done()
+        await desk.add(["a"])
+        return jobs_of([await asked])
+
+    assert run(steps) == ["a"]
+
+
+def test_a_lane_is_told_to_ask_again_when_it_has_waited_long_enough():
+    assert run(lambda desk: desk.next(0, None, timeout_s=0.01)) == "wait"
+
+
+def test_after_the_last_job_lanes_stop():
+    async def steps(desk):
+        await desk.add(["a"])
+        await desk.close()
+        work = await desk.next(0, None)
+        return [work.job, await desk.next(0, work.serial), await desk.next(1, None)]
+
+    assert run(steps) == ["a", "stop", "stop"]
+
+
+def test_a_group_that_was_started_again_gets_what_was_left_unfinished_and_in_order():
+    async def steps(desk):
+        await desk.add(["a", "b", "c", "d"])
+        a, _, _ = [await desk.next(lane, None) for lane in range(3)]
+        assert (await desk.next(0, a.serial)).job == "d"
+        await desk.begin()  # with one lane fewer
+        return jobs_of([await desk.next(0, None), await desk.next(1, None)])
+
+    assert run(steps) == ["b", "c"]
+
+
+def test_an_abandoned_group_gets_no_more_work_even_if_it_is_started_again():
+    async def steps(desk):
+        await desk.add(["a", "b"])
+        await desk.next(0, None)
+        await desk.abandon()
+        await desk.begin()
+        return [await desk.next(0, None), await desk.next(1, None)]
+
+    assert run(steps) == ["stop", "stop"]
+
+
+def test_events_are_drained_in_order_and_once():
+    async def steps(desk):
+        for kind in ("started", "epoch", "done"):
+            await desk.tell(Event(kind, 0, "teacher-0"))
+        return [e.kind for e in await desk.drain()], await desk.drain(timeout_s=0.01)
+
+    assert run(steps) == (["started", "epoch", "done"], [])
+
+
+def test_of_progress_only_the_latest_of_each_run_is_kept():
+    async def steps(desk):
+        for step in range(3):
+            for name in ("teacher-0", "control"):
+                await desk.tell(Event("progress", 0, name, {"step": step}))
+        return [(e.run, e.data["step"]) for e in await desk.drain()]
+
+    assert run(steps) == [("teacher-0", 2), ("control", 2)]
+
+
+def test_draining_waits_for_news():
+    async def steps(desk):
+        waiting = asyncio.create_task(desk.drain(timeout_s=30))
+        await asyncio.sleep(0)
+        await desk.tell(Event("done", 0, "control"))
+        return [e.run for e in await waiting]
+
+    assert run(steps) == ["control"]
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_every_job_is_done_exactly_once(lanes):
+    async def lane(desk, number, done):
+        finished = None
+        while (work := await desk.next(number, finished, timeout_s=1)) != "stop":
+            await asyncio.sleep(0)
+            done.append(work.job)
+            finished = work.serial
+
+    async def steps(desk):
+        done: list[int] = []
+        await desk.add(list(range(20)))
+        await desk.close()
+        await asyncio.gather(*(lane(desk, number, done) for number in range(lanes)))
+        return sorted(done)
+
+    assert run(steps) == list(range(20))

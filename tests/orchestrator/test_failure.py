@@ -1,0 +1,34 @@
+import pytest
+
+from ekd_train.checkpoint import DamagedCheckpoint
+from ekd_train.data import DataError
+from ekd_train.loop import TrainingDiverged
+from orchestrator.failure import failure_kind
+from orchestrator.storage import Conflict, MissingKey, StorageError
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's for GPUs."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TrainingDiverged("nan"), "hopeless"),
+        (DamagedCheckpoint("x"), "hopeless"),
+        (DataError("f", "is damaged", "fetch it"), "hopeless"),
+        (ValueError("x"), "hopeless"),
+        (KeyError("x"), "hopeless"),
+        (ModuleNotFoundError("x"), "hopeless"),
+        (OutOfMemoryError("x"), "hopeless"),
+        (RuntimeError("[/pytorch/gloo/pair.cc:1] Connection closed by peer"), "transient"),
+        (ConnectionResetError(), "transient"),
+        (TimeoutError(), "transient"),
+        (StorageError("s3://b", "away", "wait"), "transient"),
+        (MissingKey("s3://b/k"), "transient"),
+        (Conflict("s3://b/k"), "transient"),
+        (SystemExit(1), "transient"),
+    ],
+)
+def test_what_depends_on_settings_data_and_code_alone_is_not_tried_again(error, kind):
+    assert failure_kind(error) == kind
