@@ -44,7 +44,8 @@ def run_checked(checked: Checked) -> int:
         manifest = run_pipeline(checked)
     except (RunFailed, LaunchError, OwnedByAnother, StorageError, TrackingError) as error:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
-        print("ekd: what is done is kept; the same command continues from there", file=sys.stderr)
+        if not isinstance(error, OwnedByAnother):
+            print("ekd: what is done is kept; the same command continues from there", file=sys.stderr)
         return 1
     summary = summarise(manifest.content)
     registered = manifest.outputs("register")
