@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from orchestrator.capacity import Capacity, Node, runs_at_once
+from orchestrator.cluster_address import local_capacity, wanted_address, why_unreachable
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
 from orchestrator.experiment import Cluster
 from orchestrator.storage import Storage
@@ -34,57 +33,12 @@ POLL_S = "0.5"
 START_ATTEMPTS = 3
 """Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
 
-STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
-"""Where `ray start` notes the address of the cluster that it started on this machine."""
-
 
 log = logging.getLogger(__name__)
 
 
 class LaunchError(RuntimeError):
     """Ray could not be reached or started, or a worker group could not go on."""
-
-
-def local_capacity() -> Capacity:
-    """What a Ray started on this machine would have, without starting it."""
-    gpus = Path("/proc/driver/nvidia/gpus")
-    count = len(list(gpus.iterdir())) if gpus.is_dir() else 0
-    return Capacity((Node(len(os.sched_getaffinity(0)), count),), "this machine")
-
-
-def wanted_address(cluster: Cluster) -> str | None:
-    """The address of a running cluster to use, or None to start Ray on this machine.
-
-    The experiment's ("local": none), else RAY_ADDRESS, else that of a cluster started here with
-    `ray start`, if it still answers: a cluster that was killed leaves its note behind.
-    """
-    if address := cluster.address or os.environ.get("RAY_ADDRESS"):
-        return None if address == "local" else address
-    with contextlib.suppress(OSError):
-        noted = STARTED_HERE.read_text().strip()
-        return noted if noted and why_unreachable(noted) is None else None
-    return None
-
-
-def why_unreachable(address: str) -> str | None:
-    """Why nothing can be reached at Ray's `address`, found in seconds; None if something answers.
-
-    Ray 2.60 itself was still waiting after eight minutes.
-    """
-    if address == "auto":
-        return None
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or (port is None and parts.scheme != "ray"):
-        return "it is not host:port or ray://host:port"
-    try:
-        socket.create_connection((host, port or 10001), timeout=5).close()
-    except OSError as error:
-        return f"nothing answers there ({error.strerror or error})"
-    return None
 
 
 def start_ray(

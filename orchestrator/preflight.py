@@ -15,8 +15,9 @@ import numpy as np
 from ekd_train.data import Dataset, describe, load_dataset
 from ekd_train.settings import TrainingRun
 from orchestrator.capacity import Capacity, why_never
+from orchestrator.cluster_address import local_capacity, wanted_address
 from orchestrator.experiment import RUN_ID, Cluster, Experiment, ExperimentError
-from orchestrator.launch import LaunchError, local_capacity, start_ray, stop_ray, wanted_address
+from orchestrator.launch import LaunchError, start_ray, stop_ray
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check as check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri

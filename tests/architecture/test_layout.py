@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MOST_LINES = 300
-LONGER = {"ekd_train/loop.py", "orchestrator/launch.py"}
+LONGER = {"ekd_train/loop.py"}
 """To be split; a file that was leaves this set."""
 MEANINGLESS = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
 

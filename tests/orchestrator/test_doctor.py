@@ -69,7 +69,7 @@ def test_a_ray_that_does_not_start_is_reported(no_ray, monkeypatch):
 def test_a_real_ray_is_started_and_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("orchestrator.launch.STARTED_HERE", tmp_path / "no cluster")
+    monkeypatch.setattr("orchestrator.cluster_address.STARTED_HERE", tmp_path / "no cluster")
     assert findings()["cluster"].ok
     import ray
 

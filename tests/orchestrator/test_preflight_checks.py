@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.capacity import Capacity, Node, runs_at_once, why_never
+from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
-from orchestrator.launch import why_unreachable
 from orchestrator.preflight import bytes_needed, check_networks, distinct_runs, nothing_left, one_line
 
 LAPTOP = Capacity((Node(2),), "this machine")
