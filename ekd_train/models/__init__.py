@@ -9,7 +9,6 @@ from torch import nn
 
 from ekd_train.models.classifier import Classifier, Normalise
 from ekd_train.models.resnet import ResNet
-from ekd_train.models.torchvision_classifiers import torchvision_classifier, torchvision_names
 from ekd_train.models.wide_resnet import WideResNet
 
 __all__ = ["SMALL_IMAGE_NETWORKS", "Classifier", "build_model"]
@@ -75,7 +74,10 @@ def build_model(
         return Classifier(
             normalise, SMALL_IMAGE_NETWORKS[name](num_classes, in_channels=in_channels, **shape)
         )
-    _check_torchvision_name(name)
+    # Imported late: torchvision takes longer to import than torch itself, in every process.
+    from ekd_train.models.torchvision_classifiers import torchvision_classifier, torchvision_names
+
+    _check_name(name, torchvision_names())
     # 1 and 16 are what `Architecture` says when nobody set them.
     if depth is not None or width not in (None, 1) or stem_channels not in (None, 16):
         raise ValueError(f"{name}: depth, width and stem_channels apply to wide_resnet and resnet only")
@@ -85,8 +87,8 @@ def build_model(
     return Classifier(normalise, network)
 
 
-def _check_torchvision_name(name: str) -> None:
-    known = (*SMALL_IMAGE_NETWORKS, *torchvision_names())
+def _check_name(name: str, torchvision_names: Sequence[str]) -> None:
+    known = (*SMALL_IMAGE_NETWORKS, *torchvision_names)
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
         raise ValueError(f"unknown architecture {name!r}; the nearest are {', '.join(nearest)}")

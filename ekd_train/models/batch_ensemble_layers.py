@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.convnext import CNBlock
 
 _SHARED_LAYERS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
-_SHARED_PARAMETERS: dict[type[nn.Module], set[str]] = {CNBlock: {"layer_scale"}}
-"""Elementwise parameters that members share, held by modules that are not layers themselves."""
+_SHARED_PARAMETERS = {"torchvision.models.convnext.CNBlock": {"layer_scale"}}
+"""Elementwise parameters that members share, held by modules that are not layers themselves. By name of
+the class: torchvision takes longer to import than torch itself."""
 
 _CROSSOVER = 4
 """Input values per member's weight below which scaling activations is the faster; measured on a CPU
@@ -153,7 +153,8 @@ def check_supported(name: str, module: nn.Module) -> None:
     # A subclass, or a layer whose weight is computed from other parameters, may do something else.
     if type(module) in (nn.Conv2d, nn.Linear) and own <= {"weight", "bias"} and "weight" in own:
         return
-    if own <= _SHARED_PARAMETERS.get(type(module), set()):
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    if own <= _SHARED_PARAMETERS.get(kind, set()):
         return
     raise TypeError(
         f"cannot make a BatchEnsemble of module {name or '(the module itself)'!r}: "
