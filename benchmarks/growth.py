@@ -1,0 +1,160 @@
+"""Target 7: step time and peak memory against members and batch size, each in a process of its own.
+
+`python -m benchmarks.growth --plot FILE` also draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.result import Result, table
+from benchmarks.timing import conditions
+from benchmarks.workload import Workload
+from ekd_train.data.augment import as_float
+
+MEMBERS, BATCHES = (1, 2, 4, 8), (32, 64, 128, 256)
+BASE = Workload(architecture="WRN-10-1", image_size=28, perturbation="none")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured step."""
+
+    members: int
+    batch_size: int
+    seconds: float
+    peak_mib: float
+    """Above what the process held before its first step."""
+
+
+def points(rounds: int = 3) -> list[Point]:
+    """The whole grid's two arms: members at the usual batch, and batches at the usual members."""
+    wanted = [(m, BASE.batch_size) for m in MEMBERS]
+    wanted += [(BASE.members, b) for b in BATCHES if b != BASE.batch_size]
+    return [Point(m, b, *_alone("step", m, b, rounds)) for m, b in wanted]
+
+
+def measure(found: Sequence[Point] | None = None) -> list[Result]:
+    """Time and memory of one member more or one image more, and what teachers take."""
+    found = found or points()
+    arm = {p.members: p for p in found if p.batch_size == BASE.batch_size}
+    single, most = arm[MEMBERS[0]], arm[MEMBERS[-1]]
+    count = MEMBERS[-1] / MEMBERS[0]
+    results = [
+        Result(
+            7,
+            f"step time, {MEMBERS[-1]} members over 1, per member",
+            most.seconds / single.seconds / count,
+            1.1,
+            "smaller",
+        ),
+        Result(
+            7,
+            f"memory, {MEMBERS[-1]} members over 1, per member",
+            most.peak_mib / single.peak_mib / count,
+            1.1,
+            "smaller",
+        ),
+    ]
+    _, one = _alone("teachers", 1, BASE.batch_size, 1)
+    _, eight = _alone("teachers", 8, BASE.batch_size, 1)
+    results.append(Result(7, "activations of 8 teachers over those of one", eight / one, 1.2, "smaller"))
+    return results
+
+
+def growth_table(found: Sequence[Point]) -> str:
+    """Markdown."""
+    lines = ["| members | batch | ms a step | images/s | peak MiB |", "|---|---|---|---|---|"]
+    for p in found:
+        rate = p.batch_size / p.seconds
+        lines.append(
+            f"| {p.members} | {p.batch_size} | {1e3 * p.seconds:.0f} | {rate:.0f} | {p.peak_mib:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(found: Sequence[Point], path: str) -> None:
+    """Time and memory against members and against batch size, as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots(2, 2)
+    arms = {"members": [p for p in found if p.batch_size == BASE.batch_size]}
+    arms["batch_size"] = sorted((p for p in found if p.members == BASE.members), key=lambda p: p.batch_size)
+    for column, (name, arm) in enumerate(arms.items()):
+        for row, (value, label) in enumerate((("seconds", "seconds a step"), ("peak_mib", "peak MiB"))):
+            axes[row, column].plot([getattr(p, name) for p in arm], [getattr(p, value) for p in arm], "o-")
+            axes[row, column].set(xlabel=name.replace("_", " "), ylabel=label, ylim=(0, None))
+    figure.savefig(path)
+
+
+def _alone(what: str, members: int, batch: int, rounds: int) -> tuple[float, float]:
+    """Seconds and peak MiB of `what`, measured in a fresh process."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.growth",
+        "--one",
+        what,
+        str(members),
+        str(batch),
+        str(rounds),
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seconds, mib = json.loads(answer.splitlines()[-1])
+    return seconds, mib
+
+
+def _one(what: str, members: int, batch: int, rounds: int) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    loop = BASE.changed(members=members, batch_size=batch).loop()
+    if what == "step":
+        call = BASE.changed(batch_size=batch).step(loop)
+    else:
+        images = as_float(loop.data.train.images[:batch])
+        teachers = loop.step.teachers
+        assert teachers is not None
+
+        def call() -> object:
+            with torch.no_grad():
+                return teachers(images)
+
+    before = _peak_mib()
+    times = []
+    for _ in range(rounds + 1):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return sorted(times[1:])[rounds // 2], _peak_mib() - before
+
+
+def _peak_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--plot")
+    parser.add_argument("--one", nargs=4)
+    arguments = parser.parse_args()
+    if arguments.one:
+        what, *numbers = arguments.one
+        print(json.dumps(_one(what, *map(int, numbers))))
+    else:
+        found = points()
+        print(growth_table(found))
+        print(table(measure(found)))
+        print(conditions())
+        if arguments.plot:
+            plot(found, arguments.plot)
