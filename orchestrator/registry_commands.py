@@ -14,6 +14,8 @@ from orchestrator.errors import ExperimentError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from orchestrator.export import Source
+
 MODEL_URI = re.compile(r"models:/(?P<name>[A-Za-z0-9._-]+)/(?P<version>[1-9]\d*)")
 
 
@@ -45,6 +47,20 @@ def add_registry_commands(commands: Any) -> None:
     rollback.add_argument("name", metavar="NAME", help="of the registered model")
     rollback.add_argument("--reason", required=True, help="what the next person should know")
     _add_registry(rollback)
+
+    export = commands.add_parser(
+        "export",
+        help="the averaged student as a pt2, ONNX or state-dict file",
+        description="Writes the student; checks its weights against the recorded SHA-256, and the file's "
+        "logits against the network's. The last line on stdout is the file.",
+    )
+    export.add_argument(
+        "source", metavar="RUN_ID|models:/...", help="models:/NAME/VERSION or models:/NAME@ALIAS"
+    )
+    export.add_argument("--format", choices=("pt2", "onnx", "state-dict"), default="pt2")
+    export.add_argument("--output", metavar="PATH", required=True)
+    export.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")
+    _add_registry(export)
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -114,6 +130,43 @@ def rollback(arguments: argparse.Namespace) -> int:
         move = roll_back(client, arguments.name, reason=arguments.reason)
     print(f"champion of {arguments.name}: {move}")
     return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """`ekd export`: a run's student, or a registered one, as a file."""
+    from pathlib import Path
+
+    from ekd_train.checkpoint import DamagedCheckpoint
+    from orchestrator.export import export_network
+    from orchestrator.registry import ExportError
+
+    try:
+        source = _export_source(arguments)
+        exported = export_network(source, arguments.format, Path(arguments.output))
+    except (ExportError, DamagedCheckpoint, OSError) as error:
+        print(f"ekd: {error}", file=sys.stderr)
+        return 1
+    print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
+    print(f"logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}")
+    print(exported.path)
+    return 0
+
+
+def _export_source(arguments: argparse.Namespace) -> Source:
+    from orchestrator.export_source import from_registry, from_run
+
+    if arguments.source.startswith("models:/"):
+        from orchestrator.tracking import resolve_tracking_uri
+
+        with _registry(arguments) as client:
+            return from_registry(
+                client, arguments.source, resolve_tracking_uri(arguments.tracking, arguments.storage)
+            )
+    from orchestrator.commands import named_storage, run_storage, storage_errors
+
+    with storage_errors():
+        storage = run_storage(named_storage(arguments.storage, arguments.endpoint_url), arguments.source)
+        return from_run(storage)
 
 
 @contextmanager

@@ -1,0 +1,149 @@
+"""Exported students: the same function, from the same weights, in the stock class."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ekd_train.models import build_model
+from ekd_train.models.wide_resnet import WideResNet
+from orchestrator import export as module
+from orchestrator.experiment import ExperimentError, build_experiment
+from orchestrator.export import Source, export_network
+from orchestrator.export_source import from_run
+from orchestrator.registry import ExportError, weights_sha256
+from orchestrator.storage import open_storage
+
+SHAPE = (1, 8, 8)
+
+
+def a_student(name="wide_resnet", **architecture):
+    torch.manual_seed(0)
+    network = build_model(
+        name, num_classes=4, in_channels=1, image_size=32, mean=[0.3], std=[0.5], **architecture
+    )
+    return network.eval()
+
+
+def a_source(network, shape=SHAPE):
+    return Source(network, shape, weights_sha256(network), "here")
+
+
+@pytest.fixture
+def student():
+    return a_student(depth=10, stem_channels=4)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_pt2_file_answers_like_the_network_for_any_batch(student, images, tmp_path):
+    exported = export_network(a_source(student), "pt2", tmp_path / "a" / "student.pt2")
+    loaded = torch.export.load(exported.path).module()
+    assert torch.allclose(loaded(images), student(images), atol=1e-5)
+
+
+def test_an_onnx_file_answers_like_the_network_for_any_batch(student, images, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    exported = export_network(a_source(student), "onnx", tmp_path / "student.onnx")
+    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), student(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["student.pt", "student.safetensors"])
+def test_a_state_dict_loads_into_the_stock_wide_resnet(student, images, tmp_path, name):
+    path = export_network(a_source(student), "state-dict", tmp_path / name).path
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file as load
+    else:
+        load = torch.load
+    stock = WideResNet(4, depth=10, stem_channels=4, in_channels=1)
+    stock.load_state_dict(load(path))
+    assert torch.equal(stock.eval()(student.normalise(images)), student(images))
+
+
+def test_a_state_dict_loads_into_torchvisions_own_class(tmp_path):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    student = build_model("resnet18", num_classes=4, in_channels=3, image_size=32).eval()
+    path = export_network(a_source(student, (3, 32, 32)), "state-dict", tmp_path / "student.pt").path
+    stock = resnet18(num_classes=4)
+    stock.load_state_dict(torch.load(path, weights_only=True))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(stock.eval()(images), student(images))
+
+
+def test_a_file_that_is_another_function_is_refused_and_not_left_behind(student, tmp_path, monkeypatch):
+    def wrong(network, shape, path):
+        path.write_bytes(b"something")
+        return lambda images: network(images) + 0.01
+
+    monkeypatch.setitem(module._FORMS, "pt2", wrong)
+    with pytest.raises(ExportError, match="differ by"):
+        export_network(a_source(student), "pt2", tmp_path / "student.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_library_onnx_says_what_to_install(student, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExperimentError, match="ekd\\[export\\]"):
+        export_network(a_source(student), "onnx", tmp_path / "student.onnx")
+
+
+@pytest.fixture
+def run(student, tmp_path):
+    """What an averaged run leaves, as far as an export reads it."""
+    from ekd_train.networks import save_network
+
+    storage = open_storage(str(tmp_path / "run"))
+    architecture = {"name": "wide_resnet", "depth": 10, "stem_channels": 4}
+    experiment = build_experiment({"name": "x", "student": {"architecture": architecture}})
+    storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
+    data = {"num_classes": 4, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.5]}
+    stages = {
+        "prepare": {"outputs": {"data": data}},
+        "average": {"outputs": {"weights_sha256": weights_sha256(student)}},
+    }
+    storage.write("manifest.json", json.dumps({"stages": stages}).encode())
+    save_network(storage, "averaged", student, {"identity": "x"})
+    return storage
+
+
+def test_a_run_is_exported_from_its_storage_alone(run, student, images):
+    source = from_run(run)
+    assert source.image_shape == SHAPE
+    assert torch.equal(source.network(images), student(images))
+
+
+def test_weights_that_were_changed_since_are_not_exported(run, student):
+    from ekd_train.networks import save_network
+
+    with torch.no_grad():
+        student.network.linear.bias.add_(1)
+    save_network(run, "averaged", student, {"identity": "x"})
+    with pytest.raises(ExportError, match="SHA-256"):
+        from_run(run)
+
+
+def test_a_run_without_an_averaged_student_is_wrong_input(run):
+    run.write("manifest.json", json.dumps({"stages": {}}).encode())
+    with pytest.raises(ExperimentError, match="no averaged student"):
+        from_run(run)
+
+
+def test_a_partial_file_never_has_the_files_name(student, tmp_path, monkeypatch):
+    def dies(network, shape, path: Path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(module._FORMS, "pt2", dies)
+    with pytest.raises(KeyboardInterrupt):
+        export_network(a_source(student), "pt2", tmp_path / "student.pt2")
+    assert list(tmp_path.iterdir()) == []
