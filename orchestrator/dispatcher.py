@@ -196,6 +196,6 @@ def open_dispatcher() -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(Dispatcher)
     return actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()
