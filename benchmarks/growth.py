@@ -121,7 +121,7 @@ def _one(what: str, members: int, batch: int, rounds: int) -> tuple[float, float
         call = BASE.changed(batch_size=batch).step(loop)
     else:
         images = as_float(loop.data.train.images[:batch])
-        teachers = loop.step.teachers
+        teachers = loop.teachers
         assert teachers is not None
 
         def call() -> object:

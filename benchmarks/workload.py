@@ -126,7 +126,7 @@ class Workload:
 
             return label_step
         assert isinstance(network, BatchEnsemble)
-        teachers = list(loop.step.teachers or ())
+        teachers = list(loop.teachers or ())
         student = StraightforwardStudent(network)
         optimiser = straightforward_optimiser(student)
 

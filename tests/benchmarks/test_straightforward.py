@@ -17,7 +17,7 @@ SMALL = Workload(batch_size=16, images=64, image_size=16, stem_channels=4, membe
 def loop_in_float64(workload):
     loop = workload.loop()
     loop.step.trainee.double()
-    loop.step.teachers.double()
+    loop.teachers.double()
     return loop
 
 
@@ -27,7 +27,7 @@ def test_both_formulations_of_a_step_make_the_same_weights(kind, layout, monkeyp
     loop = loop_in_float64(SMALL.changed(perturbation=kind, speed=Speed(memory_format=layout)))
     student = StraightforwardStudent(loop.step.trainee.network)
     optimiser = straightforward_optimiser(student)
-    teachers = copy.deepcopy(list(loop.step.teachers))
+    teachers = copy.deepcopy(list(loop.teachers))
     set_learning_rate(loop.step.optimiser, 1.0)
     # Float64 from the pixels on: float32 gradients point elsewhere where networks nearly agree.
     in_float64 = lambda images, draw: augment(images, draw).double()  # noqa: E731
