@@ -15,6 +15,9 @@ from orchestrator.tuning.domains import Choice, largest
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
 from orchestrator.tuning.space import Space
 
+UNPROVEN = ("hyperband", "pbt")
+"""Both pause trials. HyperBand was seen to run every trial in full; PBT was not seen to run."""
+
 POINTS_PER_RANGE = 3
 """Of a grid: a range becomes its ends and its middle."""
 
@@ -80,6 +83,11 @@ def check_request(request: SearchRequest, experiment: Experiment) -> None:
         _check_pbt(request)
     if request.scheduler in ("hyperband", "pbt"):
         _check_pausing(request, experiment.cluster)
+    if request.scheduler in UNPROVEN:
+        raise ExperimentError(
+            f"--scheduler {request.scheduler}: not offered yet, because no search was seen to work with it; "
+            "use asha or median"
+        )
     if request.searcher == "pareto" and request.scheduler != "none":
         raise ExperimentError(
             f"--searcher pareto with --scheduler {request.scheduler}: stopping early ranks trials by "

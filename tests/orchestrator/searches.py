@@ -52,7 +52,7 @@ def start(folder: Path, *options: str, **changes: Any) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 550) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 1000) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
     out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
