@@ -12,6 +12,7 @@ from orchestrator.cluster_commands import clean as clean
 from orchestrator.cluster_commands import register as register
 from orchestrator.cluster_commands import submit as submit
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
+from orchestrator.registry_commands import export as export
 from orchestrator.registry_commands import models as models
 from orchestrator.registry_commands import promote as promote
 from orchestrator.registry_commands import rollback as rollback
