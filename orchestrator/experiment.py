@@ -111,7 +111,18 @@ class Experiment(Settings):
             raise ValueError(
                 "distillation.ekd.feature compares branches with teachers: it needs student.method=ekd"
             )
-        if self.pairs_members and self.student.members != count:
+        rotating = self.distillation.assignment == "rotating"
+        if rotating and (not self.pairs_members or weights.feature > 0):
+            raise ValueError(
+                "distillation.assignment=rotating is about members that are paired with teachers: it needs a "
+                "student.method with members, an objective that pairs them, and no feature term"
+            )
+        if rotating and self.student.members > count:
+            raise ValueError(
+                f"student.members is {self.student.members} but there are {count} teachers to rotate; "
+                f"set student.members={count} or fewer"
+            )
+        if self.pairs_members and not rotating and self.student.members != count:
             raise ValueError(
                 f"student.members is {self.student.members} but there are {count} teachers: {method} pairs "
                 f"member m with teacher m; set student.members={count} or change teachers"
@@ -124,7 +135,7 @@ class Experiment(Settings):
                 "perturbation.kind=tdiv_sdiv compares two members of the student; "
                 "set student.members to 2 or more (and a method other than kd), or use tdiv"
             )
-        if kind == "tdiv_sdiv" and self.student.members != count:
+        if kind == "tdiv_sdiv" and not rotating and self.student.members != count:
             raise ValueError(
                 f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
                 f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"

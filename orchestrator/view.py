@@ -210,7 +210,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as a person reads them.
 
     >>> duration(75), duration(None), duration(7300)
-    ('1 min 15 s', '?', '2 h 2 min')
+    ('1 min 15 s', '?', '2 h 1 min')
     """
     if seconds is None:
         return "?"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.context import Context
+from orchestrator.stages.average import averaged_student
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ def evaluate(context: Context) -> dict[str, Any]:
 
     experiment = context.checked.experiment
     context.wait([*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()])
+    averaged_student(context)
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage, PREDICTIONS, record["sha256"])

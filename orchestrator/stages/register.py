@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.context import Context, RunFailed
 from orchestrator.preflight import Checked
+from orchestrator.stages.average import averaged_student
 from orchestrator.summary import summarise
 from orchestrator.tracking import TrackingError
 
@@ -46,16 +47,11 @@ def _later(checked: Checked) -> str:
 
 
 def _register(context: Context) -> dict[str, Any]:
-    from ekd_train.networks import load_weights
-    from ekd_train.trainee import build_plain
     from orchestrator.model_card import model_card
     from orchestrator.registry import lineage_tags, register_averaged_student
 
     checked, manifest = context.checked, context.manifest
-    experiment, description = checked.experiment, checked.description
-    keys = ("num_classes", "image_shape", "mean", "std")
-    plain = build_plain(experiment.student.architecture, **{key: description[key] for key in keys})
-    load_weights(checked.storage, "averaged", plain)
+    experiment = checked.experiment
     summary = summarise(manifest.content)
     trained = manifest.outputs("teachers") | manifest.outputs("control") | manifest.outputs("distil")
     runs = {name: context.tracker.resolve(made["mlflow_run"]) for name, made in trained.items()}
@@ -71,7 +67,7 @@ def _register(context: Context) -> dict[str, Any]:
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
-        plain,
+        averaged_student(context),
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
         tags={**_tags("test", averaged["test"]), **lineage, "ekd.run_id": checked.run_id},

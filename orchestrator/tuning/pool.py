@@ -1,10 +1,11 @@
 """One pool of teachers for all trials, and the experiment that one trial is.
 
-The pool is as large as the largest number of teachers that any trial asks for. A trial is taught
-by as many of them as its student has members: the pool's first ones, so that every trial with
-m members has the same m teachers and differs in what is searched alone. A trial's students with
-several numbers of members therefore cost what the same student would cost in `ekd run`, which is
-what the best of them is trained as in the end.
+The pool is as large as the largest number of teachers that any trial asks for. By default a trial
+is taught by as many of them as its student has members: the pool's first ones, so that every
+trial with m members has the same m teachers, costs what the same student would cost in `ekd run`,
+and is what the papers train. With `distillation.assignment=rotating` the whole pool teaches every
+trial, in turn: fewer members then see more teachers, but none keeps one of its own, which is what
+sets members apart.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
     student, objective = tree["student"], tree["distillation"]["objective"]
     paired = objective in ("auto", "member_kd", "ekd", "ce_kd")
     compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
+    if tree["distillation"]["assignment"] == "rotating":
+        return pool.teacher_count
     if student["method"] == "kd" or not (paired or compared) or not isinstance(student["members"], int):
         return pool.teacher_count
     return min(int(student["members"]), pool.teacher_count)
