@@ -34,7 +34,9 @@ def add_registry_commands(commands: Any) -> None:
         help="make a version the champion",
         description="Moves the alias `champion` to this version, in one step, and records why.",
     )
-    promote.add_argument("model", metavar="models:/NAME/VERSION")
+    promote.add_argument(
+        "model", metavar="models:/NAME/VERSION", help="the version that becomes the champion"
+    )
     promote.add_argument("--reason", required=True, help="what the next person should know")
     _add_registry(promote)
 
@@ -57,8 +59,10 @@ def add_registry_commands(commands: Any) -> None:
     export.add_argument(
         "source", metavar="RUN_ID|models:/...", help="models:/NAME/VERSION or models:/NAME@ALIAS"
     )
-    export.add_argument("--format", choices=("pt2", "onnx", "state-dict"), default="pt2")
-    export.add_argument("--output", metavar="PATH", required=True)
+    export.add_argument(
+        "--format", choices=("pt2", "onnx", "state-dict"), default="pt2", help="default: pt2 (torch.export)"
+    )
+    export.add_argument("--output", metavar="PATH", required=True, help="the file to write")
     export.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")
     _add_registry(export)
 
