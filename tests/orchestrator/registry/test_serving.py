@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +51,9 @@ def served(tracker, store_uri, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store_uri, "PYTHONPATH": str(tmp_path)}
+    # mlflow finds uvicorn on the PATH, which need not name this interpreter's environment.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store_uri, "PYTHONPATH": str(tmp_path), "PATH": path}
     check = subprocess.run(
         [sys.executable, "-c", "import ekd_train"],
         env=environment,
@@ -78,7 +82,8 @@ def served(tracker, store_uri, tmp_path):
                 time.sleep(0.5)
         yield student, address
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
