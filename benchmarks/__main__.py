@@ -1,0 +1,30 @@
+"""`make bench`: every benchmark in turn, each a table of target, measured ratio and whether it is met."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks import between_steps, formulation, growth, limit, passes
+from benchmarks.result import table
+from benchmarks.timing import conditions
+
+BENCHMARKS = {
+    "Passes of a training step": passes.measure,
+    "Against the straightforward formulation": formulation.measure,
+    "Against the machine's limit": limit.measure,
+    "Between the steps": between_steps.measure,
+    "Growth with members and batch": growth.measure,
+}
+
+
+def main() -> None:
+    """Run them all on one thread, printing each table as soon as it is known."""
+    torch.set_num_threads(1)
+    for title, measure in BENCHMARKS.items():
+        print(f"\n## {title}\n", flush=True)
+        print(table(measure()), flush=True)
+    print(f"\n{conditions()}")
+
+
+if __name__ == "__main__":
+    main()
