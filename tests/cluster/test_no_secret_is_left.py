@@ -1,0 +1,49 @@
+"""Secrets in the environment of a run are found nowhere in what it leaves."""
+
+import os
+import subprocess
+
+import pytest
+from job import Job
+from ray_hosts import API
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CANARIES = {
+    "AWS_SECRET_ACCESS_KEY": "canary-aws-secret-5f1e",
+    "AWS_SESSION_TOKEN": "canary-aws-session-9b7c",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-password-3d2a",
+    "MLFLOW_TRACKING_USERNAME": "canary-mlflow-user-77aa",
+}
+"""In the environment of Ray's hosts, of the driver and of the desk. moto and MLflow accept any."""
+
+
+def test_no_secret_is_in_storage_logs_tags_job_metadata_or_the_process_list(cluster):
+    cluster.restart_with(AWS_ACCESS_KEY_ID="AKIACANARY", **CANARIES)
+    job = Job(cluster, "canaries").submit()
+    job.wait_for_checkpoint("student", 2)
+    shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+    job.finish()
+
+    secrets = [*(value.encode() for value in CANARIES.values()), cluster.token.encode()]
+    found = {f"ps: {line}" for line in shown.splitlines() if any(s in line.encode() for s in secrets)}
+    for key in cluster.store.keys(""):
+        data = cluster.store.read(key)
+        found |= {f"S3: {key}" for secret in secrets if secret in data}
+    # Ray's session folders with all of its logs, the drivers' folders, MLflow's and PostgreSQL's files.
+    sources = 0
+    for folder in (*cluster.disks(), cluster.folder):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = os.path.join(parent, name)
+                if os.path.basename(path) in ("auth_token", "credentials") or not os.path.isfile(path):
+                    continue  # where the secrets come from
+                sources += 1
+                with open(path, "rb") as file:
+                    data = file.read()
+                found |= {path for secret in secrets if secret in data}
+    jobs = cluster.desk.call("ray", "job", "list", "--address", API, timeout_s=120).stdout
+    assert "ekd-canaries-1" in jobs
+    found |= {"ray job list" for secret in secrets if secret.decode() in jobs}
+    assert sources > 100
+    assert not found
