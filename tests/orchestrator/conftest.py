@@ -49,9 +49,13 @@ def tracker(open_tracker) -> Tracker:
     return open_tracker()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium, driven by Playwright; Debian's, because a download of its own needs a CDN."""
+    """A headless Chromium, driven by Playwright; Debian's, because a download of its own needs a CDN.
+
+    Not of the session: while Playwright's synchronous API is in use its event loop counts as running in this
+    thread, so that no later test could call `asyncio.run`.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra `dev`")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:

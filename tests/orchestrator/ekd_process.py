@@ -34,7 +34,7 @@ EXPERIMENT: dict[str, Any] = {
         "method": "latent_be",
         "members": 2,
         "architecture": {"name": "wide_resnet", "depth": 10, "stem_channels": 4},
-        "training": {"epochs": 40, "batch_size": 20, "learning_rate": 0.03, "checkpoint_every": 4},
+        "training": {"epochs": 100, "batch_size": 20, "learning_rate": 0.03, "checkpoint_every": 4},
     },
     "perturbation": {"kind": "tdiv_sdiv"},
 }
