@@ -133,6 +133,14 @@ class Training(Settings):
     """Epochs between checkpoints (the last epoch always saves)."""
     speed: Speed = Speed()
 
+    @model_validator(mode="after")
+    def _warmed_up_before_the_end(self) -> Training:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be smaller than epochs={self.epochs}"
+            )
+        return self
+
 
 class Factors(Settings):
     """How BatchEnsemble's factors r and s start and learn (algorithms: LatentBE, eq. of 1.3)."""
@@ -172,6 +180,15 @@ class Student(Settings):
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch's weights are kept."""
 
+    @model_validator(mode="after")
+    def _factors_warmed_up_before_the_end(self) -> Student:
+        if self.factors.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"factors.warmup_epochs={self.factors.warmup_epochs:g} must be smaller than "
+                f"training.epochs={self.training.epochs}"
+            )
+        return self
+
 
 class EkdWeights(Settings):
     """Weights of EKD's loss (algorithms, section 3): a, b, c."""
@@ -179,6 +196,12 @@ class EkdWeights(Settings):
     label: NonNegativeFloat = 1.0
     distillation: NonNegativeFloat = 1.0
     feature: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _heads_learn(self) -> EkdWeights:
+        if self.label == self.distillation == 0:
+            raise ValueError("label and distillation cannot both be 0: the heads would learn nothing")
+        return self
 
 
 class Distillation(Settings):

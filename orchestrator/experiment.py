@@ -105,8 +105,6 @@ class Experiment(Settings):
                 "no members; use mean_kd or proxy_end2, or another method"
             )
         weights = self.distillation.ekd
-        if not (weights.label or weights.distillation or weights.feature):
-            raise ValueError("distillation.ekd: all weights are 0, so there is nothing to learn; raise one")
         if objective in ("auto", "ekd") and weights.feature > 0 and method != "ekd":
             raise ValueError(
                 "distillation.ekd.feature compares branches with teachers: it needs student.method=ekd"

@@ -39,13 +39,15 @@ def make_small(experiment: Experiment) -> Experiment:
             "test_size": min(images, experiment.data.test_size or images),
         }
     )
+    student = experiment.student
+    factors = student.factors.model_copy(update={"warmup_epochs": min(1.0, student.factors.warmup_epochs)})
     groups = tuple(g.model_copy(update={"training": small(g.training)}) for g in experiment.teachers)
     return experiment.model_copy(
         update={
             "name": f"{experiment.name}-smoke",
             "data": data,
             "teachers": groups,
-            "student": experiment.student.model_copy(update={"training": small(experiment.student.training)}),
+            "student": student.model_copy(update={"training": small(student.training), "factors": factors}),
         }
     )
 

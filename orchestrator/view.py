@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_SHARE = 0.02
+"""Where that is longer, plain lines of a run are this share of its time so far apart: an hour fits a log."""
 
 
 @dataclass
@@ -160,7 +162,8 @@ class View:
         return max(longest, left * spent / done / lanes)
 
     def _plain_progress(self, state: RunState, now: float) -> None:
-        if self.live or now - self._last.get(state.name, state.began) < PLAIN_EVERY_S:
+        apart = max(PLAIN_EVERY_S, PLAIN_EVERY_SHARE * (now - self.started))
+        if self.live or now - self._last.get(state.name, state.began) < apart:
             return
         self._last[state.name] = now
         left = state.seconds_left(now)

@@ -82,9 +82,10 @@ def test_the_feature_term_needs_branches():
         described(distillation={"ekd": {"feature": 1}})
 
 
-def test_weights_that_leave_no_loss_are_refused():
-    with pytest.raises(ExperimentError, match=r"distillation\.ekd: all weights are 0"):
-        described(distillation={"ekd": {"label": 0, "distillation": 0, "feature": 0}})
+@pytest.mark.parametrize("feature", [0, 1])
+def test_weights_that_leave_heads_without_a_loss_are_refused(feature):
+    with pytest.raises(ExperimentError, match=r"distillation\.ekd: label and distillation cannot both be 0"):
+        described(distillation={"ekd": {"label": 0, "distillation": 0, "feature": feature}})
 
 
 def test_methods_that_do_not_pair_take_any_number_of_members():
