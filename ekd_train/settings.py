@@ -133,14 +133,6 @@ class Training(Settings):
     """Epochs between checkpoints (the last epoch always saves)."""
     speed: Speed = Speed()
 
-    @model_validator(mode="after")
-    def _warmed_up_before_the_end(self) -> Training:
-        if self.schedule.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be smaller than epochs={self.epochs}"
-            )
-        return self
-
 
 class Factors(Settings):
     """How BatchEnsemble's factors r and s start and learn (algorithms: LatentBE, eq. of 1.3)."""
@@ -179,15 +171,6 @@ class Student(Settings):
     branches: Branches = Branches()
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch's weights are kept."""
-
-    @model_validator(mode="after")
-    def _factors_warmed_up_before_the_end(self) -> Student:
-        if self.factors.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"factors.warmup_epochs={self.factors.warmup_epochs:g} must be smaller than "
-                f"training.epochs={self.training.epochs}"
-            )
-        return self
 
 
 class EkdWeights(Settings):

@@ -68,7 +68,7 @@ def plan(arguments: argparse.Namespace) -> int:
         search, checked = _check_search(arguments)
     else:
         checked = _check(arguments)
-    from orchestrator.plan import plan_lines, planned_runs, runs_table, total_line
+    from orchestrator.plan import doubts, plan_lines, planned_runs, runs_table, total_line
 
     planned = planned_runs(checked.experiment, checked.description)
     console = _console()
@@ -78,6 +78,8 @@ def plan(arguments: argparse.Namespace) -> int:
     console.print(runs_table(planned))
     console.print()
     console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
+    for doubt in doubts(item.run for item in planned):
+        console.print(f"WARNING: {doubt}", soft_wrap=True)
     if search is not None:
         from orchestrator.tuning.plan import search_lines
 

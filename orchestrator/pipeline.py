@@ -18,7 +18,7 @@ from orchestrator.context import Context, RunFailed
 from orchestrator.experiment import ExperimentError
 from orchestrator.manifest import Manifest
 from orchestrator.ownership import Ownership
-from orchestrator.plan import training_work
+from orchestrator.plan import doubts, training_work
 from orchestrator.preflight import Checked, one_line
 from orchestrator.registry import code_version
 from orchestrator.stages.average import average
@@ -86,6 +86,8 @@ def run(
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = Context(checked, manifest, view, folder, ownership)
+            for doubt in doubts(all_runs(checked)):
+                view.warn(doubt)
             (begin or _expect_all_runs)(context)
             with _terminated_is_interrupted():
                 _run_stages(context, stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,25 @@ def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[Pl
         per_image = 2 * (each.student * macs + teacher_macs)
         planned.append(PlannedRun(run, params, steps, per_image * steps * run.training.batch_size))
     return planned
+
+
+def doubts(runs: Iterable[TrainingRun]) -> list[str]:
+    """What is possible and yet unlikely to be meant, a line each."""
+    lines = {}
+    for run in runs:
+        epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
+        group = "student" if run.student is not None else "teachers"
+        if warmup >= epochs:
+            lines[f"{group}.training.schedule"] = (
+                f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "
+                "epochs: the full learning rate is never used"
+            )
+        if run.student is not None and run.student.factors.warmup_epochs >= epochs:
+            lines["student.factors"] = (
+                f"student.factors.warmup_epochs={run.student.factors.warmup_epochs:g} is not over before the "
+                f"last of {epochs} epochs: the factors never learn at the full rate"
+            )
+    return list(lines.values())
 
 
 def plan_lines(checked: Checked) -> list[str]:

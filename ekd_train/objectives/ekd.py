@@ -49,7 +49,7 @@ def ekd(
         `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
 
     Raises:
-        ValueError: shapes that do not fit, missing teachers or features, or weights that are all zero.
+        ValueError: shapes that do not fit, or missing teachers or features.
     """
 
     def label() -> Tensor:

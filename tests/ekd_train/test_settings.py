@@ -3,7 +3,7 @@ from pydantic import ValidationError
 from training_runs import label_run, student_run
 
 from ekd_train import settings as settings_module
-from ekd_train.settings import Factors, Settings, Student, Training, TrainingRun
+from ekd_train.settings import Settings, TrainingRun
 
 ALL = [
     kind
@@ -37,7 +37,6 @@ def test_a_training_run_survives_json(run):
         ("checkpoint_every", 0),
         ("batch_norm", "syncronised"),
         ("schedule", {"kind": "flat_linear", "flat_until": 0.9, "decay_until": 0.9}),
-        ("schedule", {"warmup_epochs": 10_000}),
     ],
 )
 def test_what_makes_no_sense_cannot_be_written(key, value):
@@ -56,11 +55,6 @@ def test_distillation_is_within_its_range(key, value):
 def test_heads_that_would_learn_nothing_are_refused():
     with pytest.raises(ValidationError, match="heads"):
         student_run("ekd", distillation={"ekd": {"label": 0, "distillation": 0, "feature": 1}})
-
-
-def test_factors_are_warmed_up_before_training_ends():
-    with pytest.raises(ValidationError, match=r"factors\.warmup_epochs=9 must be smaller"):
-        Student(training=Training(epochs=9), factors=Factors(warmup_epochs=9))
 
 
 def test_settings_cannot_be_changed():

@@ -8,7 +8,7 @@ from rich.console import Console
 from orchestrator.capacity import Capacity, Node
 from orchestrator.experiment import Experiment, build_experiment, load_experiment
 from orchestrator.packaged import packaged_experiments
-from orchestrator.plan import passes, planned_runs, runs_table, total_line, workers_lines
+from orchestrator.plan import doubts, passes, planned_runs, runs_table, total_line, workers_lines
 
 SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
 
@@ -92,3 +92,16 @@ def test_workers_are_told_with_their_resources():
     )
     first, _ = workers_lines(experiment, Capacity((Node(16, 2),), "here"))
     assert "1 to 4 workers of 2 CPUs and 0.5 GPUs per run, 1 run side by side" in first
+
+
+def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():
+    for name in packaged_experiments():
+        experiment = load_experiment(name, ["data.root=anywhere"])
+        assert not doubts([*experiment.teacher_runs(), experiment.student_run()]), name
+    hasty = ["teachers.training.epochs=5", "student.factors.warmup_epochs=100"]
+    experiment = load_experiment("digits", hasty)
+    teacher, student = doubts(
+        [*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()]
+    )
+    assert "teachers.training.schedule.warmup_epochs=5 is not over before the last of 5 epochs" in teacher
+    assert "student.factors.warmup_epochs=100" in student
