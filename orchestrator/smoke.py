@@ -15,9 +15,9 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 
 
 def make_small(experiment: Experiment) -> Experiment:
-    """The same experiment over two epochs of a few small batches."""
+    """The same experiment over two epochs of two small batches, or of as many as show each class twice."""
     batch = min(16, experiment.student.training.batch_size)
-    images = max(4 * batch, 2 * _classes(experiment.data))
+    images = max(2 * batch, 2 * _classes(experiment.data))
 
     def small(training: Training) -> Training:
         warmup = min(1.0, training.schedule.warmup_epochs)
