@@ -1,0 +1,134 @@
+"""Measuring predictors beyond the test set: corrupted images, images of other kinds, and when not to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ekd_train.beyond_settings import BeyondSettings
+from ekd_train.corruption_error import corruption_errors, mean_corruption_error
+from ekd_train.corruptions import corrupt
+from ekd_train.evaluate import predict
+from ekd_train.metrics import all_metrics
+from ekd_train.out_of_distribution import auroc, fpr_at_95, unsureness
+from ekd_train.risk_coverage import aurc, excess_aurc, risk_coverage
+
+BASELINE = "control"
+"""The predictor that corruption errors are relative to."""
+IMAGES_AT_ONCE = 2000
+"""Corrupted images in memory at a time; a multiple of `corruptions.IMAGES_AT_ONCE`."""
+CURVE_POINTS = 100
+"""Points that a stored risk-coverage curve has at most."""
+
+Progress = Callable[[int, int], None]
+"""Told how many images of how many are predicted."""
+
+
+def predict_all(predictors: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
+    """Probabilities `(s, n, c)` of every predictor for uint8 `images`; teachers are the ensemble's rows."""
+    evaluated = {
+        name: predict(p, images) for name, p in predictors.items() if not name.startswith("teacher/")
+    }
+    teachers = {
+        name: evaluated["ensemble"][int(name.partition("/")[2])][None]
+        for name in predictors
+        if name.startswith("teacher/")
+    }
+    return {name: (evaluated | teachers)[name] for name in predictors}
+
+
+def under_corruption(
+    predictors: Mapping[str, nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    temperatures: Mapping[str, float],
+    settings: BeyondSettings,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Metrics of every predictor on corrupted test images.
+
+    Args:
+        predictors: by name, `control` among them; on the device of the images.
+        images: uint8 `(n, c, h, w)`.
+        labels: `(n,)`.
+        temperatures: of every predictor, fitted on clean validation images.
+        settings: which corruptions, severities and seed.
+        progress: called after every few images.
+
+    Returns:
+        For each predictor `kinds` (kind -> severity -> metrics), `severities` (severity -> their means
+        over the kinds), `mean` (over all), `ce` (kind -> corruption error) and `mce`; see
+        `corruption_error` for when these are absent.
+    """
+    cases = [(kind, severity) for kind in settings.corruptions for severity in settings.severities]
+    kinds: dict[str, dict[str, dict[str, dict[str, float]]]] = {name: {} for name in predictors}
+    for number, (kind, severity) in enumerate(cases):
+        parts: dict[str, list[Tensor]] = {name: [] for name in predictors}
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            clean = images[start : start + IMAGES_AT_ONCE]
+            corrupted = corrupt(clean, kind, severity, settings.seed, first=start)
+            for name, probs in predict_all(predictors, corrupted).items():
+                parts[name].append(probs.mean(0))
+            progress(number * len(images) + start + len(clean), len(cases) * len(images))
+        for name, pooled in parts.items():
+            metrics = all_metrics(torch.cat(pooled), labels, temperatures[name])
+            kinds[name].setdefault(kind, {})[str(severity)] = metrics
+    return {name: _summarised(by_kind, kinds[BASELINE]) for name, by_kind in kinds.items()}
+
+
+def out_of_distribution(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict[str, Any]:
+    """For each predictor and score `auroc` and `fpr_at_95`, from probabilities `(s, n, c)` of both sets."""
+    found: dict[str, Any] = {}
+    for name, probs in inside.items():
+        known, others = unsureness(probs), unsureness(outside[name])
+        found[name] = {
+            score: {
+                "auroc": auroc(known[score], others[score]),
+                "fpr_at_95": fpr_at_95(known[score], others[score]),
+            }
+            for score in known
+        }
+    return found
+
+
+def selective(probs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    """For each predictor `aurc`, `excess_aurc`, and its curve at up to 100 coverages, the last of them 1."""
+    found: dict[str, Any] = {}
+    for name, rows in probs.items():
+        risk = risk_coverage(rows.mean(0), labels)
+        points = torch.linspace(0, len(risk), CURVE_POINTS + 1).ceil().long()[1:].unique() - 1
+        found[name] = {
+            "aurc": aurc(risk),
+            "excess_aurc": excess_aurc(risk),
+            "coverage": ((points + 1) / len(risk)).tolist(),
+            "risk": risk[points].tolist(),
+        }
+    return found
+
+
+def _summarised(
+    kinds: Mapping[str, Mapping[str, Mapping[str, float]]],
+    baseline: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> dict[str, Any]:
+    severities = list(next(iter(kinds.values())))
+    errors, reference = _errors(kinds), _errors(baseline)
+    by_severity = {s: _mean([by[s] for by in kinds.values()]) for s in severities}
+    summary: dict[str, Any] = {
+        "kinds": kinds,
+        "severities": by_severity,
+        "mean": _mean(list(by_severity.values())),
+        "ce": corruption_errors(errors, reference),
+    }
+    mce = mean_corruption_error(errors, reference)
+    return summary if mce is None else summary | {"mce": mce}
+
+
+def _errors(kinds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, list[float]]:
+    return {kind: [1 - metrics["accuracy"] for metrics in by.values()] for kind, by in kinds.items()}
+
+
+def _mean(records: list[Mapping[str, float]] | list[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(record[key] for record in records) / len(records) for key in records[0]}

@@ -1,0 +1,76 @@
+"""Blur of a lens, of frosted glass, and of movement."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ekd_train.corruptions.corruption import pixel
+from ekd_train.corruptions.optics import drag, smooth, uniform, zoom
+
+FINE = 20
+"""Points a pixel and axis that stand for the points of a disk."""
+
+
+def defocus_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
+    """Every point becomes a disk: radius of 0.3 to 1.5 pixels, whose edge is softened a little."""
+    radius, soft = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
+    return smooth(_disk(images, radius * pixel(images)), soft * pixel(images))
+
+
+def glass_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
+    """Swaps every pixel with a neighbour, once or twice, between two Gaussian blurs of 0.05 to 0.4 pixels."""
+    sigma, reach, times = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[severity - 1]
+    one = pixel(images)
+    blurred = smooth(images, sigma * one)
+    batch, channels, height, width = images.shape
+    order = _swapped(batch, height, width, max(1, round(reach * one)), times, generator).to(images.device)
+    pixels = blurred.flatten(2).gather(2, order[:, None].expand(-1, channels, -1))
+    return smooth(pixels.view_as(images), sigma * one)
+
+
+def motion_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
+    """Moves at up to 45 degrees from the horizontal, a Gaussian of 1 to 2.5 pixels."""
+    radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
+    degrees = uniform(-45, 45, (len(images),), images, generator)
+    return drag(images, radius * pixel(images), sigma * pixel(images), degrees)
+
+
+def zoom_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
+    """The mean over zooms of 1, 1.01, ... up to 1.05 (severity 1) to 1.25, and the image itself."""
+    steps = 1 + 5 * severity
+    total = images + sum(zoom(images, 1 + step / 100) for step in range(steps))
+    return total / (steps + 1)
+
+
+def _disk(images: Tensor, radius: float) -> Tensor:
+    """The mean of the image shifted to every point of a disk, bilinear between pixels."""
+    half = math.ceil(radius)
+    fine = torch.arange(-half * FINE, half * FINE + 1) / FINE
+    inside = (fine[:, None] ** 2 + fine**2 <= radius**2).float()
+    shares = (1 - (fine[:, None] - torch.arange(-half, half + 1)).abs()).clamp(min=0)
+    kernel = (shares.T @ inside @ shares).to(images)
+    channels = images.shape[1]
+    padded = F.pad(images, [half] * 4, mode="reflect")
+    return F.conv2d(padded, (kernel / kernel.sum()).expand(channels, 1, -1, -1), groups=channels)
+
+
+def _swapped(batch: int, height: int, width: int, reach: int, times: int, draw: torch.Generator) -> Tensor:
+    """Which pixel comes to which place, `(batch, height * width)`: a permutation of its own for each image.
+
+    One place after the other, as published: a pixel may travel far in the end.
+    """
+    order = torch.arange(height * width).repeat(batch, 1)
+    every = torch.arange(batch)
+    for _ in range(times):
+        for row in range(height - reach, reach, -1):
+            for column in range(width - reach, reach, -1):
+                across, down = torch.randint(-reach, reach, (2, batch), generator=draw)
+                place, other = row * width + column, (row + down) * width + column + across
+                here, there = order[:, place].clone(), order[every, other]
+                order[:, place] = there
+                order[every, other] = here
+    return order

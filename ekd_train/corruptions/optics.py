@@ -1,0 +1,87 @@
+"""Smoothing, moving and zooming of whole batches, which several corruptions are made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def smooth(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of standard deviation `sigma` pixels; `(..., h, w)`, mirrored at the edges."""
+    height, width = images.shape[-2:]
+    return _smoothing(height, sigma, images) @ images @ _smoothing(width, sigma, images).T
+
+
+def move(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Each pixel of `(b, c, h, w)` from `across`, `down` pixels away, bilinear, mirrored at the edges.
+
+    The shifts broadcast to `(b, h, w)`.
+    """
+    batch, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device)[:, None] + down
+    columns = torch.arange(width, device=images.device) + across
+    shape = (batch, height, width)
+    # grid_sample counts from -1 to 1 between the outer edges of the outer pixels.
+    grid = torch.stack(
+        [(2 * columns + 1).expand(shape) / width - 1, (2 * rows + 1).expand(shape) / height - 1], dim=-1
+    )
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def zoom(images: Tensor, factor: float) -> Tensor:
+    """The middle of `(b, c, h, w)`, magnified by `factor` >= 1 to the same size."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) - (height - 1) / 2
+    columns = torch.arange(width, device=images.device) - (width - 1) / 2
+    inward = 1 / factor - 1
+    return move(images, (inward * columns)[None, None], (inward * rows)[None, :, None])
+
+
+def drag(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
+    """Motion blur of `(b, c, h, w)`: a one-sided Gaussian along a line at `degrees` `(b,)`.
+
+    Over `2 * radius` pixels in steps weighted `exp(-t² / 2 sigma²)`, as ImageMagick does in steps of a
+    pixel; a narrow blur has finer ones, and steps that weigh nothing (beyond 4 sigma) are left out.
+    """
+    reach, apart = min(2 * radius, 4 * sigma), min(1.0, sigma / 4)
+    angle = torch.deg2rad(degrees)[:, None, None]
+    total, weights = torch.zeros_like(images), 0.0
+    for step in range(math.floor(reach / apart) + 1):
+        distance = step * apart
+        weight = math.exp(-(distance**2) / (2 * sigma**2))
+        total += weight * move(images, distance * angle.cos(), distance * angle.sin())
+        weights += weight
+    return total / weights
+
+
+def luminance(images: Tensor) -> Tensor:
+    """Grey `(b, 1, h, w)` of images with 1 or 3 channels (ITU-R BT.601)."""
+    if images.shape[1] == 1:
+        return images
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def uniform(low: float, high: float, shape: tuple[int, ...], like: Tensor, draw: torch.Generator) -> Tensor:
+    """Uniform values on the device of `like`."""
+    return (low + (high - low) * torch.rand(shape, generator=draw)).to(like.device)
+
+
+def _smoothing(size: int, sigma: float, like: Tensor) -> Tensor:
+    """`(size, size)`: what each pixel (column) adds to each blurred pixel (row).
+
+    The Gaussian is integrated over every pixel, so that one narrower than a pixel still has an effect.
+    """
+    if sigma == 0:
+        return torch.eye(size, dtype=like.dtype, device=like.device)
+    reach = math.ceil(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    edges = torch.stack([offsets - 0.5, offsets + 0.5]) / (sigma * math.sqrt(2))
+    weights = torch.erf(edges[1]) - torch.erf(edges[0])
+    places = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)
+    mirrored = torch.where(places < size, places, 2 * size - 1 - places)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix.scatter_add_(1, mirrored, (weights / weights.sum()).expand(size, -1).contiguous())
+    return matrix.to(like.device, like.dtype)
