@@ -124,9 +124,12 @@ class Checkpoints:
         save_record(self.store, f"{name}.json", document)
         self._prune(epoch)
 
-    def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are passed over with a warning."""
+    def newest(self, until: int | None = None) -> Checkpoint | None:
+        """The newest whole checkpoint, of epoch `until` at the latest; damaged ones are passed over with a
+        warning."""
         for key in reversed(self._records()):
+            if until is not None and _epoch(key) > until:
+                continue
             try:
                 document = load_record(self.store, key)
                 if document["identity"] != self.identity:

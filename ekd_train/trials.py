@@ -88,17 +88,23 @@ class TrialBench:
                 loop.save()
 
     def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
-        """Go on with the weights, momenta and history of `donor`, at its newest checkpoint.
+        """Go on with the weights, momenta and history that `donor` had after its epoch `donor.after`.
 
-        Raises `LookupError` when it has none.
+        A trial that has gone on from there before, and was interrupted, goes on where it was.
+        Raises `LookupError` when the donor's checkpoint of that epoch is not there.
         """
         self.close()
         loops = self._open(step.name, step.runs, reporter)
         for seed, (loop, run) in enumerate(zip(loops, donor.runs, strict=True)):
-            found = self._checkpoints(donor.name, seed, run).newest()
-            if found is None:
-                raise LookupError(f"{donor.name}: there is no checkpoint to go on from")
+            if loop.epoch > donor.after:
+                continue
+            found = self._checkpoints(donor.name, seed, run).newest(until=donor.after)
+            if found is None or found.epoch != donor.after:
+                raise LookupError(f"{donor.name}: its checkpoint of epoch {donor.after} is not there")
+            # What this trial's own checkpoints hold is another network's.
+            loop.checkpoints = self._checkpoints(step.name, seed, loop.run)
             loop.load(found)
+            loop.save()
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""

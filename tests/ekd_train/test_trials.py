@@ -151,6 +151,46 @@ def test_several_seeds_are_compared_by_their_mean(
         assert mean["train/loss"] == pytest.approx((one["train/loss"] + two["train/loss"]) / 2)
 
 
+def test_a_clone_goes_on_as_the_donor_would_have_with_its_settings(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    """With the donor's own settings: the same bits, though the donor has trained on since, and it lasts."""
+    (run,) = step.runs
+    store = copy_of(world, tmp_path)
+    whole = walk(bench(world, store=store, keep_checkpoints=4), step)
+    donor = step.model_copy(update={"after": 2})
+    other = run.model_copy(update={"training": run.training.model_copy(update={"learning_rate": 0.001})})
+    worse = TrialStep(name="trial-0001", runs=(other,), after=0)
+    clone = TrialStep(name="trial-0001", runs=(run,), after=2)
+
+    made = bench(world, store=store)
+    walk(made, worse, until=2)
+    made.clone(clone, donor, Silent())
+    assert made.step(clone, Silent()) == whole[2]
+
+    again = bench(world, store=store)  # another process, after this one was killed
+    again.clone(clone, donor, Silent())
+    assert again._loops[0].epoch == 3
+    records = [again.step(clone.model_copy(update={"after": epoch}), Silent()) for epoch in (2, 3)]
+    assert records == whole[2:]
+    key = identity(run, world["description"]["fingerprint"])
+    stored = [Checkpoints(store, checkpoint_prefix(f"trial-000{i}", 0), key).newest() for i in (0, 1)]
+    assert stored[0] is not None
+    assert stored[1] is not None
+    for name, value in stored[0].best.items():
+        torch.testing.assert_close(stored[1].best[name], value, rtol=0, atol=0)
+
+
+def test_a_clone_of_an_epoch_that_is_gone_is_refused(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    store = copy_of(world, tmp_path)
+    walk(bench(world, store=store, keep_checkpoints=1), step)
+    clone = step.model_copy(update={"name": "trial-0001", "after": 2})
+    with pytest.raises(LookupError, match=r"trial-0000.*epoch 2 is not there"):
+        bench(world, store=store).clone(clone, step.model_copy(update={"after": 2}), Silent())
+
+
 def test_teachers_are_the_shared_memory_itself(
     world: dict[str, Any], experiment: Experiment, tmp_path: Path
 ) -> None:
