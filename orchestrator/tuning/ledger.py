@@ -37,11 +37,19 @@ class TrialRecord:
     error: str | None = None
     seconds: float = 0.0
     """Of training, in the trial's process."""
+    clones: list[dict[str, Any]] = field(default_factory=list)
+    """Population-based training: after which `epoch` it went on with the networks `of` which trial, whose
+    settings were `of_values`, and with which `values` instead of those it had `before`."""
 
     @property
     def name(self) -> str:
         """Unique in the search, in order."""
         return trial_name(self.number)
+
+    @property
+    def first_values(self) -> dict[str, Any]:
+        """What it began with."""
+        return self.clones[0]["before"] if self.clones else self.values
 
     @property
     def ended(self) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from ekd_train.settings import Training
 from orchestrator.capacity import Capacity
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.preflight import network_on_paper
 from orchestrator.summary import compact
 from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.cohorts import Bracket, brackets
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.request import SearchRequest, grid_size, longest_training
-from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
 
 SAMPLE = 200
 """Points of the space that the mean cost of a trial is taken over."""
@@ -39,7 +41,7 @@ def search_lines(
     seeds = f", each from {request.seeds} seeds" if request.seeds > 1 else ""
     budget = f", at most {request.time_budget_s:g} s" if request.time_budget_s is not None else ""
     lines.append(f"trials    {request.trials}{of}, {request.searcher} search{seeds}{budget}")
-    lines.append(f"stopping  {_stopping(request, stops, longest, grace)}")
+    lines.append(f"stopping  {_stopping(request, training, stops, longest, grace)}")
     lines.append(
         f"passes    {compact(full)} forward-pass equivalents if all trials train in full"
         + (f", about {compact(share * full)} ({100 * share:.0f} %) expected" if share < 1 else "")
@@ -79,16 +81,21 @@ def check_students(request: SearchRequest, pool: Experiment, description: dict[s
             ) from None
 
 
-def _stopping(request: SearchRequest, stops: list[int], longest: int, grace: int) -> str:
+def _stopping(request: SearchRequest, training: Training, stops: list[int], longest: int, grace: int) -> str:
     factor, after = request.reduction_factor, ", ".join(map(str, stops))
     match request.scheduler:
         case "none":
             return f"none: every trial trains its {longest} epochs"
         case "pbt":
+            rounds = exploit_epochs(training, grace, longest)
             return (
-                f"pbt: every trial trains its {longest} epochs; after epoch {grace}, every "
-                f"{max(1, longest // 10)} epochs the worst quarter goes on with the networks of the best"
+                f"pbt: every trial trains its {longest} epochs; after epochs {', '.join(map(str, rounds))} "
+                "all wait for each other, and the worst quarter goes on with the networks of the best, its "
+                "settings changed"
             )
+        case "hyperband" if stops:
+            made = brackets(request.trials, stops, factor)
+            return "hyperband: " + "; ".join(_bracket(bracket, factor, longest) for bracket in made)
         case "median":
             return f"median: from epoch {grace} on, what is below the median; at most {longest} epochs"
         case _ if not stops:
@@ -98,6 +105,13 @@ def _stopping(request: SearchRequest, stops: list[int], longest: int, grace: int
                 f"{request.scheduler}: rungs after epochs {after}, each passed by about 1 in {factor}; "
                 f"at most {longest} epochs"
             )
+
+
+def _bracket(bracket: Bracket, factor: int, longest: int) -> str:
+    trials = len(bracket.numbers)
+    kept = zip(bracket.kept(factor), bracket.stops, strict=True)
+    left = "".join(f", {count} past epoch {epoch}" for count, epoch in kept)
+    return f"{trials} trial{'s' if trials > 1 else ''}{left or f' of {longest} epochs'}"
 
 
 def _where(pool: Experiment) -> str:

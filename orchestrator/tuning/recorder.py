@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from orchestrator.preflight import one_line
 from orchestrator.tracking import RunStatus, Tracker
-from orchestrator.tuning.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.tuning.ledger import Ledger, TrialRecord, TrialStatus, trial_name
 from orchestrator.tuning.proposals import Proposer
+from orchestrator.tuning.table import short_values
 from orchestrator.view import View
 
 MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
@@ -19,6 +22,8 @@ MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
     "failed": "FAILED",
     "out_of_time": "KILLED",
 }
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Recorder(tune.Callback):
@@ -54,12 +59,22 @@ class Recorder(tune.Callback):
             return
         values = dict(result["record"])
         record.history = [*(r for r in record.history if r["epoch"] < values["epoch"]), values]
-        if trial.config["values"] != record.values:  # PBT has changed them
-            record.values = dict(trial.config["values"])
-            self.ledger.save(record)
         if self.tracker is not None:
             shown = {k: v for k, v in values.items() if k not in ("epoch", "finished")}
             self.tracker.log_metrics(self._open_run(record), shown, int(values["epoch"]))
+
+    def cloned(self, record: TrialRecord) -> None:
+        """A member of a population goes on with another's networks, and with other values."""
+        clone = record.clones[-1]
+        self.view.say(
+            f"{record.name}: from epoch {clone['epoch']} on with the networks of {trial_name(clone['of'])}, "
+            f"{short_values(record.values)}"
+        )
+        if self.tracker is not None:  # MLflow's parameters cannot change: they are what the trial began with
+            run = self._open_run(record)
+            values = {f"values/{key}": float(value) for key, value in record.values.items()}
+            self.tracker.log_metrics(run, values, clone["epoch"])
+            self.tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself or was stopped."""
@@ -114,12 +129,26 @@ class Recorder(tune.Callback):
             return ""
         if record.number not in self.runs:
             run = self.tracker.child(record.name, None, {"ekd.trial": str(record.number)})
-            self.tracker.log_params(run, record.values)
+            self.tracker.log_params(run, record.first_values)
             self.runs[record.number] = run
         return self.runs[record.number]
 
 
 def _reason(trial: Any) -> str:
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {one_line(cause)[-300:]}" if cause is not None else "unknown reason"
+    """The newest failure in the file that Tune keeps of them on the driver's machine, in one line."""
+    if trial.error_file is None or not (file := Path(trial.error_file)).exists():
+        return "unknown reason"
+    return last_failure(file.read_text(errors="replace"))
+
+
+def last_failure(text: str) -> str:
+    """What went wrong last, of the text that Tune writes: its exception, without traces and ids.
+
+    >>> last_failure("Failure # 1 (occurred at x)\\nray::Trial.train()\\n  File y\\nOSError: gone\\n")
+    'OSError: gone'
+    """
+    lines = COLOURS.sub("", text).rpartition("Failure # ")[2].splitlines()[1:]
+    said = [line for line in lines if line and not line[0].isspace()]
+    if said and said[0].startswith("ray::"):
+        said = said[-1:]
+    return " ".join(" ".join(said).split())[:300] or "unknown reason"

@@ -15,9 +15,6 @@ from orchestrator.tuning.domains import Choice, largest
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
 from orchestrator.tuning.space import Space
 
-UNPROVEN = ("hyperband", "pbt")
-"""Both pause trials. HyperBand was seen to run every trial in full; PBT was not seen to run."""
-
 POINTS_PER_RANGE = 3
 """Of a grid: a range becomes its ends and its middle."""
 
@@ -83,11 +80,6 @@ def check_request(request: SearchRequest, experiment: Experiment) -> None:
         _check_pbt(request)
     if request.scheduler in ("hyperband", "pbt"):
         _check_pausing(request, experiment.cluster)
-    if request.scheduler in UNPROVEN:
-        raise ExperimentError(
-            f"--scheduler {request.scheduler}: not offered yet, because no search was seen to work with it; "
-            "use asha or median"
-        )
     if request.searcher == "pareto" and request.scheduler != "none":
         raise ExperimentError(
             f"--searcher pareto with --scheduler {request.scheduler}: stopping early ranks trials by "
@@ -131,11 +123,8 @@ def _check_pbt(request: SearchRequest) -> None:
 
 
 def _check_pausing(request: SearchRequest, cluster: Cluster) -> None:
-    if request.max_concurrent is not None or cluster.most_workers > 1:
-        cause = (
-            "--max-concurrent" if request.max_concurrent is not None else "cluster.workers_per_run above 1"
-        )
+    if cluster.most_workers > 1:
         raise ExperimentError(
-            f"--scheduler {request.scheduler} with {cause}: it pauses trials until others have caught up, "
-            "and a limit on trials counts the paused ones, so that all would wait; use asha"
+            f"--scheduler {request.scheduler} with cluster.workers_per_run above 1: it pauses trials until "
+            "others have caught up, and a worker group cannot be paused; use asha"
         )

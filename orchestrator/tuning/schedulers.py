@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bisect
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ekd_train.settings import Training
-from orchestrator.tuning.domains import Choice, Domain
+from orchestrator.tuning.cohorts import brackets
 from orchestrator.tuning.names import SchedulerName
 from orchestrator.tuning.request import SearchRequest
 
@@ -37,16 +38,23 @@ def rungs(scheduler: SchedulerName, grace: int, longest: int, factor: int) -> li
     [2, 6]
     """
     match scheduler:
-        case "asha":
+        case "asha" | "hyperband":
             count = int(math.log(longest / grace) / math.log(factor) + 1)
             return [epoch for k in range(count) if (epoch := grace * factor**k) < longest]
-        case "hyperband":
-            levels = round(math.log(longest) / math.log(factor))
-            return sorted({max(1, int(longest / factor**k)) for k in range(1, levels + 1)})
         case "median":
             return [grace]
         case "pbt" | "none":
             return []
+
+
+def exploit_epochs(training: Training, grace: int, longest: int) -> list[int]:
+    """Epochs after which a population exchanges networks: validated ones, about ten, past the grace.
+
+    >>> exploit_epochs(Training(epochs=50, evaluate_every=2), 3, 50)
+    [6, 12, 18, 24, 30, 36, 42, 48]
+    """
+    every = training.evaluate_every * math.ceil(max(1, longest // 10) / training.evaluate_every)
+    return [epoch for epoch in range(every, longest, every) if epoch >= grace]
 
 
 def expected_share(request: SearchRequest, grace: int, longest: int, simulations: int = 200) -> float:
@@ -60,7 +68,7 @@ def expected_share(request: SearchRequest, grace: int, longest: int, simulations
         rungs(request.scheduler, grace, longest, request.reduction_factor),
     )
     if request.scheduler == "hyperband":
-        return _hyperband_share(request.trials, longest, factor)
+        return _hyperband_share(request, stops, longest)
     if not stops:
         return 1.0
     generator = np.random.default_rng(0)
@@ -89,24 +97,22 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def _hyperband_share(trials: int, longest: int, factor: int) -> float:
-    """Brackets are filled in the order of Ray's `HyperBandScheduler`: the longest first."""
-    levels = round(math.log(longest) / math.log(factor)) + 1
-    left, trained, level = trials, 0.0, 0
-    while left > 0:
-        bracket = min(left, math.ceil(levels / (level + 1) * factor**level))
-        epochs, size = max(1, int(longest / factor**level)), float(bracket)
-        reached = 0
-        while size >= 1 and epochs <= longest:
-            trained += size * (epochs - reached)
-            reached, epochs, size = epochs, epochs * factor, size / factor
-        left -= bracket
-        level = (level + 1) % levels
-    return min(1.0, trained / (trials * longest))
+def _hyperband_share(request: SearchRequest, stops: list[int], longest: int) -> float:
+    """As many trials as the brackets keep train from stop to stop."""
+    trained = 0
+    for bracket in brackets(request.trials, stops, request.reduction_factor):
+        counts = (len(bracket.numbers), *bracket.kept(request.reduction_factor))
+        ends = (0, *bracket.stops, longest)
+        lengths = [end - start for start, end in pairwise(ends)]
+        trained += sum(n * length for n, length in zip(counts, lengths, strict=True))
+    return trained / (request.trials * longest)
 
 
 def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialScheduler:
-    """Ray's scheduler, comparing `score` (higher is better) over epochs."""
+    """Ray's scheduler, comparing `score` (higher is better) over epochs.
+
+    Those that pause trials are `orchestrator.tuning.waiting`.
+    """
     from ray.tune import schedulers
 
     shared: dict[str, Any] = {"time_attr": TIME, "metric": SCORE, "mode": "max"}
@@ -115,51 +121,7 @@ def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialSc
             return schedulers.AsyncHyperBandScheduler(
                 **shared, grace_period=grace, max_t=longest, reduction_factor=request.reduction_factor
             )
-        case "hyperband":
-            return schedulers.HyperBandScheduler(
-                **shared, max_t=longest, reduction_factor=request.reduction_factor
-            )
         case "median":
             return schedulers.MedianStoppingRule(**shared, grace_period=grace, min_samples_required=3)
-        case "pbt":
-            return _population_based(request, shared, grace, longest)
-        case "none":
+        case _:
             return schedulers.FIFOScheduler()
-
-
-def _population_based(
-    request: SearchRequest, shared: dict[str, Any], grace: int, longest: int
-) -> TrialScheduler:
-    from ray.tune.schedulers import PopulationBasedTraining
-
-    domains = request.space.domains
-    generator = np.random.default_rng()
-
-    class Bounded(PopulationBasedTraining):
-        """Keeps values inside their domains, and each trial its own number."""
-
-        def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
-            config, operations = super()._get_new_config(trial, trial_to_clone)
-            values = {k: _inside(domains[k], v) for k, v in config["values"].items()}
-            return {**config, "number": trial.config["number"], "values": values}, operations
-
-    mutations: dict[str, Any] = {
-        key: list(domain.choice)
-        if isinstance(domain, Choice)
-        else (lambda domain=domain: domain.draw(generator))
-        for key, domain in domains.items()
-    }
-    return Bounded(
-        **shared,
-        perturbation_interval=max(1, longest // 10),
-        burn_in_period=grace,
-        hyperparam_mutations={"values": mutations},
-        log_config=False,
-    )
-
-
-def _inside(domain: Domain, value: Any) -> Any:
-    if isinstance(domain, Choice):
-        return value
-    low, high = domain.ends
-    return min(high, max(low, value))

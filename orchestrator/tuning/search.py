@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.experiment import Cluster, Experiment
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
+from orchestrator.tuning.cohorts import Cohort, brackets
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.ledger import Ledger
+from orchestrator.tuning.population import Population
 from orchestrator.tuning.proposals import Proposer
 from orchestrator.tuning.request import SearchRequest, longest_training
-from orchestrator.tuning.schedulers import build_scheduler, grace_epochs
+from orchestrator.tuning.schedulers import build_scheduler, exploit_epochs, grace_epochs, rungs
 from orchestrator.tuning.trial import Trial
 from orchestrator.tuning.workshops import TrialPost
 
@@ -72,20 +73,23 @@ def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float
     from ray import tune
 
     request, cluster = search.request, search.pool.cluster
+    population = _population(search, recorder)
+    waiting = _waiting(search, population, at_once)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
     path, filesystem = ray_storage(search.storage)
     name = f"ray/tune-{time.time_ns()}"
-    pauses = request.scheduler in ("hyperband", "pbt")
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(Trial, post=search.post),
             tune.PlacementGroupFactory([trial_resources(cluster)]),
         ),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(search),
-            scheduler=build_scheduler(request, search.grace, search.longest),
-            num_samples=request.trials,
-            # A limit counts paused trials, which then keep the others from ever starting.
-            max_concurrent_trials=None if pauses else at_once,
+            search_alg=_searcher(search, waiting, population),
+            scheduler=waiting or build_scheduler(request, search.grace, search.longest),
+            # Ray ends the processes of paused trials as soon as no new trial can come.
+            num_samples=-1 if waiting else request.trials,
+            # Ray's limit counts paused trials, which then keep the others from ever starting.
+            max_concurrent_trials=None if waiting else at_once,
             time_budget_s=time_budget_s,
             reuse_actors=True,
         ),
@@ -115,7 +119,36 @@ def trial_resources(cluster: Cluster) -> dict[str, float]:
     return resources | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
 
 
-def _searcher(search: Search) -> Any:
+def _population(search: Search, recorder: Any) -> Population | None:
+    if search.request.scheduler != "pbt":
+        return None
+    return Population(search.storage, search.ledger, search.request.space, search.pool.seed, recorder.cloned)
+
+
+def _waiting(search: Search, population: Population | None, at_once: int) -> Any:
+    """The scheduler that pauses trials; None if the request's does not."""
+    request = search.request
+    if request.scheduler not in ("hyperband", "pbt"):
+        return None
+    from orchestrator.tuning.waiting import Waiting
+
+    if population is not None:
+        left = {n for n in range(request.trials) if not _ended(search.ledger, n)}
+        stops = exploit_epochs(search.pool.student.training, search.grace, search.longest)
+        cohort = Cohort(left, [epoch for epoch in stops if epoch > population.epoch])
+        return Waiting([cohort], lambda cohort: ([], population.decide(cohort)), at_once)
+    factor = request.reduction_factor
+    stops = rungs("hyperband", search.grace, search.longest, factor)
+    made = brackets(request.trials, stops, factor)
+    cohorts = [Cohort(set(b.numbers), list(b.stops), list(b.kept(factor))) for b in made]
+    return Waiting(cohorts, lambda cohort: (cohort.halve(), {}), at_once)
+
+
+def _ended(ledger: Ledger, number: int) -> bool:
+    return number in ledger.trials and ledger.trials[number].ended
+
+
+def _searcher(search: Search, waiting: Any, population: Population | None) -> Any:
     from ray.tune.search import Searcher
 
     ledger, proposer = search.ledger, search.proposer
@@ -133,15 +166,18 @@ def _searcher(search: Search) -> Any:
         def suggest(self, trial_id: str) -> Any:
             number = self.number
             if number >= search.request.trials:
-                return Searcher.FINISHED
-            if number in ledger.trials:
-                values: Mapping[str, Any] | None = ledger.trials[number].values
-            elif (values := proposer.propose(number)) is not None:
-                ledger.propose(number, values, trial_cost(search.pool, values))
-            if values is None:
-                return Searcher.FINISHED
+                return Searcher.FINISHED if waiting is None or waiting.over else None
+            if waiting is not None and not waiting.room:
+                return None
+            record = ledger.trials.get(number)
+            if record is None:
+                if (values := proposer.propose(number)) is None:
+                    return Searcher.FINISHED
+                record = ledger.propose(number, values, trial_cost(search.pool, values))
             self.number += 1
-            return {"number": number, "values": dict(values)}
+            if population is not None:
+                return population.configuration(record)
+            return {"number": number, "values": dict(record.values)}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             """The recorder tells the proposer, which needs our record of the trial."""

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from orchestrator.context import Context, RunFailed
-from orchestrator.experiment import ExperimentError
+from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.manifest import read_json
 from orchestrator.storage import Storage
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial, pareto_set
 from orchestrator.tuning.proposals import build_proposer
 from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.schedulers import exploit_epochs
 from orchestrator.tuning.table import short_values, trials_table
 
 SEARCH, REPORT = "search.json", "search.html"
@@ -101,7 +102,7 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     data = ray.put((arrays | network_arrays(teachers), checked.description))
     proposer = build_proposer(request, pool.seed)
     recorder = Recorder(ledger, proposer, context.tracker, context.view, request.trials)
-    post = TrialPost(storage, pool.resolved(), request.seeds, data, open_workshop)
+    post = TrialPost(storage, _keeping(pool, request), request.seeds, data, open_workshop)
     context.view.panel = partial(trials_table, ledger.trials)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time; {_counts(ledger) or 'none yet'}"
@@ -114,6 +115,17 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
         context.view.panel = None
         spent.save()
     context.tracker.flush()
+
+
+def _keeping(pool: Experiment, request: SearchRequest) -> dict[str, Any]:
+    """The experiment that trials are made of: a population's checkpoints stay until all have copied them."""
+    tree = pool.resolved()
+    if request.scheduler == "pbt":
+        longest = pool.student.training.epochs
+        apart = exploit_epochs(pool.student.training, 1, longest)
+        keep = tree["storage"]["keep_checkpoints"]
+        tree["storage"]["keep_checkpoints"] = max(keep, (apart or [longest])[0] + 1)
+    return tree
 
 
 def _all_ended(ledger: Ledger, request: SearchRequest) -> bool:
@@ -149,8 +161,11 @@ def _keep_student(context: Context, best: TrialRecord, request: SearchRequest) -
         "seconds": state["seconds"],
         "workers": checked.experiment.cluster.most_workers,
     }
+    if best.clones:
+        record["clones"] = best.clones
     save_network(storage, run.name, network, record)
-    context.view.say(f"{best.name} was trained in full: its network is the student")
+    grown = ", with settings that changed on the way" if best.clones else ""
+    context.view.say(f"{best.name} was trained in full{grown}: its network is the student")
 
 
 def _publish(context: Context, request: SearchRequest, ledger: Ledger, best: TrialRecord) -> None:

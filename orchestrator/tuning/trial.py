@@ -9,12 +9,13 @@ ahead of Tune's decision, so a trial that is stopped costs nothing more.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from ekd_train.settings import TrialStep
+from ekd_train.settings import TrainingRun, TrialStep
 from orchestrator.experiment import build_experiment
 from orchestrator.failure import failure_kind
 from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
@@ -22,11 +23,16 @@ from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.schedulers import SCORE, TIME
 from orchestrator.tuning.workshops import TrialFailed, TrialPost
 
-POINTER = "trial.json"
+POINTER = "epoch"
+"""In Tune's checkpoint: after which epoch the trial paused. Its networks are in the run's storage."""
 
 
 class Trial(tune.Trainable):
-    """Ray's side of a trial; `config` holds `number` and `values`."""
+    """Ray's side of a trial; `config` holds `number` and `values`.
+
+    In a population (`orchestrator.tuning.population`) also `after`, the epoch that it goes on from, and
+    `donor`, whose networks it had then.
+    """
 
     def setup(self, config: dict[str, Any], post: TrialPost | None = None) -> None:
         """The process begins: with data and teachers, then the first trial."""
@@ -49,26 +55,25 @@ class Trial(tune.Trainable):
         if self.ended is not None:  # it failed before it reported anything
             return {"done": True, "failure": self.ended.error or "it had ended without a result"}
         try:
+            self._adopt()
             record = self.workshop.step(self._next_step())
         except Exception as error:
-            if failure_kind(error) == "hopeless":
+            if failure_kind(error) == "hopeless" and not _out_of_memory(error):
                 return {"done": True, "failure": _reason(error)}
             raise
         return self._report(record, done=bool(record["finished"]))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Store the trial in the run's storage; Tune gets a pointer to it."""
-        step = self._next_step()
-        self.workshop.save(step)
-        (Path(checkpoint_dir) / POINTER).write_text(step.model_dump_json())
+        """The trial pauses: store it in the run's storage, and for Tune where it is."""
+        if self.ended is None:
+            self.workshop.save(self._next_step())
+        (Path(checkpoint_dir) / POINTER).write_text(str(self.epoch))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on where the pointer says; if it is another trial's (PBT), with its networks."""
-        donor = TrialStep.model_validate_json((Path(checkpoint) / POINTER).read_text())
-        if donor.name != self.name:
-            self.workshop.clone(self._next_step(), donor)
-        self.epoch = donor.after
-        self.told.clear()
+        """Go on where it paused."""
+        self.epoch = int((Path(checkpoint) / POINTER).read_text())
+        while self.told and self.told[0]["epoch"] <= self.epoch:
+            self.told.popleft()
 
     def cleanup(self) -> None:
         """The process ends."""
@@ -79,16 +84,34 @@ class Trial(tune.Trainable):
         known = find_trial(self.post.store, config["number"])
         self.ended: TrialRecord | None = known if known is not None and known.ended else None
         self.told = deque(self.ended.history if self.ended else ())
-        run = trial_experiment(self.pool, config["values"]).student_run()
-        self.runs = tuple(run.model_copy(update={"seed": run.seed + seed}) for seed in range(self.post.seeds))
-        self.epoch = 0
+        self.runs = self._runs(config["values"])
+        self.epoch = config.get("after", 0)
+        self.donor: TrialStep | None = None
+        if (donor := config.get("donor")) is not None:
+            runs = self._runs(donor["values"])
+            self.donor = TrialStep(name=trial_name(donor["number"]), runs=runs, after=config["after"])
 
     def _next_step(self) -> TrialStep:
         return TrialStep(name=self.name, runs=self.runs, after=self.epoch)
 
+    def _runs(self, values: Mapping[str, Any]) -> tuple[TrainingRun, ...]:
+        run = trial_experiment(self.pool, values).student_run()
+        return tuple(run.model_copy(update={"seed": run.seed + seed}) for seed in range(self.post.seeds))
+
+    def _adopt(self) -> None:
+        """Take the donor's networks, if the trial is where it was to take them."""
+        if self.donor is not None and self.epoch == self.donor.after:
+            self.workshop.clone(self._next_step(), self.donor)
+            self.donor = None
+
     def _report(self, record: dict[str, float], done: bool) -> dict[str, Any]:
         self.epoch = int(record["epoch"])
         return {TIME: self.epoch, SCORE: record["score"], "done": done, "record": record}
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: trials share it, so that the next try may find more."""
+    return any(cls.__name__ in ("MemoryError", "OutOfMemoryError") for cls in type(error).__mro__)
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ class Workshop(Protocol):
         """Store a checkpoint of the trial where it is now."""
 
     def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """Go on with the networks of another trial, at its newest checkpoint."""
+        """Go on with the networks that another trial had after the epoch `donor.after`."""
 
     def close(self) -> None:
         """Free everything."""
@@ -97,16 +97,32 @@ class InWorkerGroup:
         self._group: Any = None
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        """See `Workshop`. A worker that is lost is started again by the group."""
+        """See `Workshop`. Workers that are lost are started again by the group, as often as it may."""
+        from orchestrator.launch import LaunchError
+
         group = self._open()
         group.add([step])
+        reason = ""
         while True:
-            for event in group.news():
-                if event.kind == "done" and event.run == step.name:
+            try:
+                events = group.news()
+            except LaunchError as error:
+                self.close()
+                raise TrialFailed(reason or str(error)) from error
+            for event in events:
+                if event.run != step.name:
+                    continue
+                if event.kind == "done":
                     record: dict[str, Any] = event.data["record"]
                     if "failure" in record:
                         raise TrialFailed(record["failure"])
                     return record
+                if event.kind == "failed":
+                    reason = f"{event.data['error']}: {event.data['message']}"
+                    if event.data["failure"] == "hopeless":
+                        group.abandon()
+                        self.close()
+                        raise TrialFailed(reason)
 
     def save(self, step: TrialStep) -> None:
         """Schedulers that pause trials are refused for trials of several workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from orchestrator.tuning.domains import LogUniform
 from orchestrator.tuning.plan import search_lines
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials, grid_size
-from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
 from orchestrator.tuning.search import trial_resources
 from orchestrator.tuning.space import Space, load_space
 
@@ -36,11 +37,8 @@ def request(**options: Any) -> SearchRequest:
         ({"scheduler": "pbt", "space": MUTABLE, "searcher": "optuna"}, [], "no part in it"),
         ({"scheduler": "pbt", "space": MUTABLE, "seeds": 2}, [], "--seeds 1"),
         ({"scheduler": "pbt", "space": MUTABLE, "trials": 3}, [], "4 trials or more|population"),
-        ({"scheduler": "pbt", "space": MUTABLE}, ["cluster.workers_per_run=2"], "counts the paused"),
-        ({"scheduler": "hyperband", "max_concurrent": 2}, [], "hyperband with --max-concurrent"),
+        ({"scheduler": "pbt", "space": MUTABLE}, ["cluster.workers_per_run=2"], "cannot be paused"),
         ({"scheduler": "hyperband"}, ["cluster.workers_per_run=2"], "hyperband with cluster.workers"),
-        ({"scheduler": "hyperband"}, [], "not offered yet"),
-        ({"scheduler": "pbt", "space": MUTABLE}, [], "not offered yet"),
         ({"searcher": "pareto"}, [], "add --scheduler none"),
         ({"searcher": "grid", "trials": 28}, [], "27 points"),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
@@ -60,6 +58,8 @@ def test_what_cannot_work_together_is_refused(
         ({}, []),
         ({"scheduler": "median", "searcher": "optuna", "seeds": 3}, []),
         ({"scheduler": "none", "searcher": "pareto"}, []),
+        ({"scheduler": "hyperband", "searcher": "optuna", "max_concurrent": 2}, []),
+        ({"scheduler": "pbt", "space": MUTABLE, "max_concurrent": 2}, []),
         ({"searcher": "grid", "trials": 27}, []),
         ({}, ["cluster.gpus_per_worker=0.25"]),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=1"]),
@@ -162,3 +162,28 @@ def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
     assert "if all trials train in full, about" in text
     assert "12 trials of 1 CPU" in text
     assert "a pool of 4, trained once" in text
+
+
+def plan_of(**options: Any) -> str:
+    asked = request(**options)
+    pool = pool_experiment(load_experiment("digits"), asked.space.domains)
+    return "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
+
+
+def test_several_seeds_are_in_the_plan_and_in_its_cost() -> None:
+    one, three = (plan_of(scheduler="none", trials=10, seeds=seeds) for seeds in (1, 3))
+    assert "10, random search, each from 3 seeds" in three
+    passes = [float(re.findall(r"passes +([0-9.]+)", text)[0]) for text in (one, three)]
+    assert passes[1] == pytest.approx(3 * passes[0], rel=0.05)
+
+
+def test_the_plan_says_who_waits_for_whom() -> None:
+    hyperband = plan_of(scheduler="hyperband", trials=9)
+    assert "hyperband: 5 trials, 2 past epoch 6, 1 past epoch 18, 1 past epoch 54; 2 trials, " in hyperband
+    pbt = plan_of(scheduler="pbt", space=MUTABLE, trials=8)
+    assert "after epochs 10, 20, 30, 40, 50, 60, 70, 80, 90 all wait for each other" in pbt
+
+
+def test_a_population_exchanges_networks_where_it_validates_and_after_the_warm_up() -> None:
+    assert exploit_epochs(Training(epochs=9), 1, 9) == list(range(1, 9))
+    assert exploit_epochs(Training(epochs=100, evaluate_every=4), 13, 100) == list(range(24, 100, 12))
