@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ekd_train.checkpoint import Checkpoints, Store, save_record, save_tensors
 from ekd_train.data.augment import as_float
@@ -17,13 +17,12 @@ from ekd_train.evaluate import predict
 from ekd_train.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.loop import Images, TrainingData, train
 from ekd_train.models.cost import count_macs, count_parameters
-from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
-from ekd_train.networks import find_network, identity, load_network, load_weights, save_network
+from ekd_train.networks import find_network, identity, load_network, save_network
 from ekd_train.perturbation_effect import perturbation_effect
+from ekd_train.predictors import load_predictors
 from ekd_train.reporter import Reporter
 from ekd_train.settings import Evaluation, TrainingRun
-from ekd_train.trainee import build_plain
 from ekd_train.workers import Workers
 
 PREDICTIONS = "evaluation/predictions"
@@ -112,24 +111,9 @@ def _train(
 
 
 def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> dict[str, Any]:
-    description = dict(data.description)
-
-    def load(run: TrainingRun) -> nn.Module:
-        return load_network(store, run, description).to(workers.device)
-
-    predictors: dict[str, nn.Module] = {"control": load(job.control)}
-    teachers = [load(run) for run in job.student.teachers]
-    predictors |= {f"teacher/{i}": teacher for i, teacher in enumerate(teachers)}
-    predictors["ensemble"] = Teachers(teachers)
-    student = load(job.student)
-    if isinstance(student, Subnetworks):
-        predictors["members"] = student
-    plain = build_plain(
-        job.student.architecture,
-        **{key: description[key] for key in ("num_classes", "image_shape", "mean", "std")},
-    )
-    predictors["averaged"] = load_weights(store, "averaged", plain).to(workers.device)
-    shape = tuple(description["image_shape"])
+    loaded = load_predictors(store, job.control, job.student, data.description, workers.device)
+    predictors = loaded.named
+    shape = tuple(data.description["image_shape"])
     tensors: dict[str, Tensor] = {}
     for split, images in (("validation", data.validation), ("test", data.test)):
         tensors[f"{split}/labels"] = images.labels
@@ -144,7 +128,9 @@ def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> di
         for name, predictor in predictors.items():
             cost[name]["latency_ms"] = measure_latency(predictor, few)
         record["latency"] = latency_setting(workers.device)
-        effect = perturbation_effect(job.student, teachers, student, data.train.images, data.train.labels)
+        effect = perturbation_effect(
+            job.student, loaded.teachers, loaded.student, data.train.images, data.train.labels
+        )
         tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
         record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
         save_record(store, f"{PREDICTIONS}.json", record)
