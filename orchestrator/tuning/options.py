@@ -30,7 +30,11 @@ def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> No
         "--max-concurrent", type=int, metavar="N", help="trials side by side; default: what the cluster holds"
     )
     group.add_argument(
-        "--scheduler", choices=get_args(SchedulerName), default="asha", help="default: %(default)s"
+        "--scheduler",
+        choices=get_args(SchedulerName),
+        default="asha",
+        help="which trials train on; default: %(default)s. hyperband: compared in groups that wait for each "
+        "other; median: against the median; pbt: the worse go on with copies of the better, settings changed",
     )
     group.add_argument(
         "--searcher",

@@ -87,9 +87,11 @@ def _stopping(request: SearchRequest, training: Training, stops: list[int], long
         case "none":
             return f"none: every trial trains its {longest} epochs"
         case "pbt":
-            rounds = exploit_epochs(training, grace, longest)
+            rounds = ", ".join(map(str, exploit_epochs(training, grace, longest)))
+            if not rounds:
+                return f"pbt: no round before the last of {longest} epochs: nothing is exchanged"
             return (
-                f"pbt: every trial trains its {longest} epochs; after epochs {', '.join(map(str, rounds))} "
+                f"pbt: every trial trains its {longest} epochs; after epochs {rounds} "
                 "all wait for each other, and the worst quarter goes on with the networks of the best, its "
                 "settings changed"
             )
