@@ -1,4 +1,4 @@
-"""Measuring predictors beyond the test set: corrupted images, images of other kinds, and when not to answer."""
+"""Measuring predictors beyond the test set: corrupted images, foreign images, and when not to answer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def under_corruption(
         for name, pooled in parts.items():
             metrics = all_metrics(torch.cat(pooled), labels, temperatures[name])
             kinds[name].setdefault(kind, {})[str(severity)] = metrics
-    return {name: _summarised(by_kind, kinds[BASELINE]) for name, by_kind in kinds.items()}
+    return {name: summarised(by_kind, kinds[BASELINE]) for name, by_kind in kinds.items()}
 
 
 def out_of_distribution(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -109,10 +109,11 @@ def selective(probs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
     return found
 
 
-def _summarised(
+def summarised(
     kinds: Mapping[str, Mapping[str, Mapping[str, float]]],
     baseline: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> dict[str, Any]:
+    """One predictor's part of `under_corruption`, of metrics by kind and severity, and the baseline's."""
     severities = list(next(iter(kinds.values())))
     errors, reference = _errors(kinds), _errors(baseline)
     by_severity = {s: _mean([by[s] for by in kinds.values()]) for s in severities}

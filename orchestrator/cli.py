@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.evaluate_command import add_evaluate_command
 from orchestrator.registry_commands import add_registry_commands
 
 EPILOG = """examples:
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
     _add_storage(report)
 
+    add_evaluate_command(commands)
     add_registry_commands(commands)
 
     commands.add_parser(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster_commands import clean as clean
 from orchestrator.cluster_commands import register as register
 from orchestrator.cluster_commands import submit as submit
+from orchestrator.evaluate_command import evaluate as evaluate
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
 from orchestrator.registry_commands import export as export
 from orchestrator.registry_commands import models as models

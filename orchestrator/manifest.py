@@ -11,6 +11,8 @@ from orchestrator.storage import MissingKey, Storage
 
 FORMAT = 1
 MANIFEST, EXPERIMENT, SUMMARY = "manifest.json", "experiment.json", "summary.json"
+EVALUATION = "evaluation.json"
+"""What `ekd evaluate` found, if somebody asked."""
 
 
 class Manifest:

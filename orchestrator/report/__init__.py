@@ -2,6 +2,7 @@
 
 evidence   what is read: summary, experiment, histories, predictions
 findings   what is computed from it: intervals, calibration, confusion, disagreement
+beyond     the section on `ekd evaluate`, where it was called
 charts     figures by matplotlib, turned into SVG that follows the page's colours (svg)
 page       all of it poured into `page.html.j2`
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
+from orchestrator.manifest import EVALUATION, EXPERIMENT, MANIFEST, read_json
 from orchestrator.storage import Storage
 from orchestrator.summary import summarise
 
@@ -32,6 +32,8 @@ class Evidence:
     """By training run."""
     tensors: Mapping[str, Tensor]
     """`<split>/labels` (n,), `<split>/<predictor>` (s, n, c), `perturbation/...`."""
+    evaluation: Mapping[str, Any] | None = None
+    """Of `ekd evaluate`; None where nobody asked."""
 
     @property
     def predictors(self) -> Mapping[str, Any]:
@@ -72,4 +74,5 @@ def load_evidence(storage: Storage) -> Evidence:
         data=manifest["stages"]["prepare"]["outputs"]["data"],
         histories={run: load_record(storage, f"networks/{run}.json")["history"] for run in runs},
         tensors=load_predictions(storage, PREDICTIONS, record["sha256"]),
+        evaluation=read_json(storage, EVALUATION),
     )

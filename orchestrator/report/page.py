@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.bootstrap import Interval
 from orchestrator.report import charts
+from orchestrator.report.beyond import SCORES, beyond_section
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
 from orchestrator.report.images import examples
@@ -46,6 +47,8 @@ def render(evidence: Evidence) -> str:
         what_they_are=WHAT_THEY_ARE,
         model=evidence.summary.get("registered_model"),
         settings=_settings(evidence.experiment),
+        beyond=beyond_section(evidence),
+        beyond_scores=SCORES,
     )
 
 

@@ -63,6 +63,7 @@ def test_importing_it_imports_nothing_heavier(module, heavy):
 
 def tables() -> dict[str, tuple[str, list[str]]]:
     """Where each table's tests are, and the names in it."""
+    from ekd_train.corruptions import CORRUPTIONS
     from ekd_train.data import LOADERS
     from ekd_train.models import SMALL_IMAGE_NETWORKS
     from ekd_train.objectives import METHOD_OBJECTIVES, OBJECTIVES
@@ -73,11 +74,14 @@ def tables() -> dict[str, tuple[str, list[str]]]:
         "objectives": ("tests/ekd_train/objectives", list(OBJECTIVES)),
         "methods": ("tests", list(METHOD_OBJECTIVES)),
         "data": ("tests/ekd_train/data", list(LOADERS)),
+        "corruptions": ("tests/ekd_train/corruptions", list(CORRUPTIONS)),
         "architectures": ("tests/ekd_train/models", list(SMALL_IMAGE_NETWORKS)),
     }
 
 
-@pytest.mark.parametrize("table", ["perturbations", "objectives", "methods", "data", "architectures"])
+@pytest.mark.parametrize(
+    "table", ["perturbations", "objectives", "methods", "data", "corruptions", "architectures"]
+)
 def test_every_entry_of_a_table_is_tested_by_name(table):
     folder, names = tables()[table]
     tests = "\n".join(path.read_text() for path in (ROOT / folder).rglob("*.py"))
@@ -99,5 +103,5 @@ def test_the_settings_know_exactly_what_the_tables_hold():
 
 
 def test_each_folder_of_methods_has_tests_in_a_folder_of_its_name():
-    for package in ("data", "models", "objectives", "perturbations"):
+    for package in ("corruptions", "data", "models", "objectives", "perturbations"):
         assert list((ROOT / "tests" / "ekd_train" / package).glob("test_*.py")), package

@@ -18,7 +18,7 @@ from PIL import Image
 from orchestrator.cli import main
 
 HEAVY = ("torch", "ray", "mlflow", "pydantic", "numpy", "rich", "boto3", "yaml")
-COMMANDS = ("run", "plan", "tune", "status", "report", "experiments", "doctor")
+COMMANDS = ("run", "plan", "tune", "status", "report", "evaluate", "experiments", "doctor")
 
 
 @pytest.fixture(autouse=True)

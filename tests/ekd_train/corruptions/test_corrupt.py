@@ -159,6 +159,15 @@ def test_blurs_and_warps_leave_an_even_surface_alone():
         assert change(grey, corrupt(grey, kind, 5)) < 1, kind
 
 
+def test_motion_blur_goes_rather_across_than_down():
+    images = torch.zeros(40, 1, 32, 32, dtype=torch.uint8)
+    images[:, :, 16, 16] = 255
+    blurred = corrupt(images, "motion_blur", 5).float().mean((0, 1))
+    places = torch.arange(32.0) - 16
+    across, down = ((blurred.sum(axis) * places**2).sum() / blurred.sum() for axis in (0, 1))
+    assert across > 2 * down > 0
+
+
 def test_smooth_is_scipys_gaussian_filter():
     image = torch.rand(20, 24, dtype=torch.float64)
     expected = ndimage.gaussian_filter(image.numpy(), 3.0, mode="reflect")

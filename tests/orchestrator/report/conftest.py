@@ -1,8 +1,11 @@
 """A finished run's evidence without a run: random predictions of the right shapes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ekd_train import beyond
 from ekd_train.diversity import diversity
 from orchestrator.experiment import build_experiment
 from orchestrator.report import Evidence
@@ -97,6 +100,31 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         histories={"teacher-0": plain, "teacher-1": plain, "control": plain, "student": student},
         tensors=tensors,
     )
+
+
+def evaluated(evidence: Evidence) -> Evidence:
+    """As if `ekd evaluate` had been called: validation images stand for corrupted and for foreign ones."""
+    names = list(evidence.predictors)
+    at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["validation"]) for name in names}
+    kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
+    test = {name: evidence.tensors[f"test/{name}"] for name in names}
+    foreign = {name: evidence.tensors[f"validation/{name}"] for name in names}
+    found = {
+        "number": 1,
+        "settings": {"seed": 0},
+        "corruption": {
+            "baseline": "control",
+            "images": IMAGES,
+            "predictors": {name: beyond.summarised(kinds[name], kinds["control"]) for name in names},
+        },
+        "out_of_distribution": {
+            "outside": "fashion_mnist",
+            "images": IMAGES,
+            "predictors": beyond.out_of_distribution(test, foreign),
+        },
+        "risk_coverage": {"predictors": beyond.selective(test, evidence.labels())},
+    }
+    return replace(evidence, evaluation=found)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,15 @@ import pytest
 
 from orchestrator.report import render
 
+from .conftest import evaluated
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def address(evidence, tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(render(evidence))
+    file.write_text(render(evaluated(evidence)))
     return file.as_uri()
 
 
@@ -94,7 +96,7 @@ def test_the_keyboard_reaches_everything(open_page):
         if reached[-1] == "SUMMARY":
             page.keyboard.press("Enter")
     assert reached.count("DIV") == page.locator(".scroll:visible").count()
-    assert page.locator("details[open]").count() == 2
+    assert page.locator("details[open]").count() == 3
 
 
 def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):
@@ -102,6 +104,8 @@ def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):
     for name in (
         'img "Accuracy against inference cost"',
         'img "Reliability before and after temperature scaling"',
+        'img "Accuracy and calibration error under corruption"',
+        'heading "Beyond the test set"',
         'navigation "Sections"',
         "main",
         'rowheader "averaged"',

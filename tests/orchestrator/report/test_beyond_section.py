@@ -1,0 +1,63 @@
+"""The section on `ekd evaluate`: there when it was called, with the numbers that it found."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.report import render
+from orchestrator.report.beyond import beyond_section
+
+from .conftest import evaluated, make_evidence
+
+
+@pytest.fixture(scope="module")
+def section(evidence):
+    return beyond_section(evaluated(evidence))
+
+
+@pytest.fixture(scope="module")
+def text(evidence):
+    return render(evaluated(evidence))
+
+
+def test_without_an_evaluation_there_is_neither_section_nor_link(evidence):
+    page = render(evidence)
+    assert 'id="beyond"' not in page
+    assert "#beyond" not in page
+
+
+def test_the_section_follows_the_confusion_and_is_linked(text):
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections[sections.index("confusion") + 1] == "beyond"
+    assert '<a href="#beyond">' in text
+
+
+def test_only_corruptions_that_were_made_are_listed(section, text):
+    assert section.families == {"weather": ["fog"], "digital": ["jpeg"]}
+    assert "shot noise" not in text
+
+
+def test_the_sentence_compares_with_control_and_ensemble(section, evidence):
+    found = section.corruption
+    assert f"reaches {100 * found['averaged']['mean']['accuracy']:.1f} % accuracy" in section.headline
+    assert "the control" in section.headline
+    assert f"{found['averaged']['mce']:.2f} times" in section.headline
+
+
+def test_what_could_not_be_computed_is_a_dash_and_not_a_zero(evidence):
+    run = evaluated(evidence)
+    found = {key: value for key, value in run.evaluation.items() if key != "out_of_distribution"}
+    by_predictor = {
+        name: {key: value for key, value in of.items() if key != "mce"}
+        for name, of in found["corruption"]["predictors"].items()
+    }
+    found["corruption"] = {**found["corruption"], "predictors": by_predictor}
+    page = render(replace(run, evaluation=found))
+    assert "<td>–</td></tr>" in page
+    assert "Not measured: no other data set" in page
+
+
+def test_a_student_without_members_has_a_section_too():
+    page = render(evaluated(make_evidence(method="kd")))
+    assert 'id="beyond"' in page
