@@ -16,6 +16,20 @@ domains:
   perturbation.strength: {choice: [0.0, 1.0], reason: a test}
 """
 
+MUTABLE_SPACE = """
+description: what may change while a network trains
+domains:
+  distillation.temperature: {log_uniform: [1, 8], reason: a test}
+  student.training.learning_rate: {log_uniform: [0.01, 0.1], reason: a test}
+"""
+
+COSTLY_SPACE = """
+description: cheap and dear students
+domains:
+  distillation.temperature: {log_uniform: [1, 8], reason: a test}
+  student.members: {choice: [2, 4], reason: a test}
+"""
+
 TINY = {
     "data.train_size": 100,
     "data.validation_size": 100,
@@ -34,10 +48,10 @@ TINY = {
 }
 
 
-def arguments(folder: Path, *options: str, **changes: Any) -> list[str]:
+def arguments(folder: Path, *options: str, space: str = SPACE, **changes: Any) -> list[str]:
     """`ekd tune digits` made tiny, everything it leaves below `folder`."""
     folder.mkdir(exist_ok=True)
-    (folder / "space.yaml").write_text(SPACE)
+    (folder / "space.yaml").write_text(space)
     settings = TINY | {"storage.uri": str(folder / "runs")} | changes
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return ["digits", "--space", str(folder / "space.yaml"), "--run-id", "search", *sets, *options]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -74,10 +75,6 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == "models:/ekd-digits/1"
 
 
-@pytest.mark.skipif(
-    not os.environ.get("EKD_UNPROVEN"),
-    reason="not yet seen green on a quiet machine; set EKD_UNPROVEN=1 to run it",
-)
 def test_trials_of_several_workers_are_really_stopped_and_their_workers_taken_over(tmp_path: Path) -> None:
     """The cluster has room for one worker group: were a stopped trial's not free, the next would wait."""
     changes = {"cluster.workers_per_run": 2}
@@ -91,4 +88,74 @@ def test_trials_of_several_workers_are_really_stopped_and_their_workers_taken_ov
     for record in pruned:  # nothing ran ahead of the decision, and nothing is left of it
         assert record["history"][-1]["epoch"] < 9
         assert not list((tmp_path / f"runs/search/trials/trial-{record['number']:04d}").glob("seed-*/*"))
+    assert out.splitlines()[-1] == "models:/ekd-digits/1"
+
+
+def test_accuracy_is_weighed_against_cost_over_several_seeds(tmp_path: Path) -> None:
+    options = ("--trials", "4", "--searcher", "pareto", "--scheduler", "none", "--seeds", "2")
+    process = searches.start(tmp_path, *options, space=searches.COSTLY_SPACE)
+    status, out, err = searches.finish(process)
+    assert status == 0, err[-2000:]
+    records = searches.trials(tmp_path).values()
+    assert {record["status"] for record in records} == {"completed"}
+    for record in records:
+        last = record["history"][-1]
+        assert last["score"] == pytest.approx((last["seeds/0/score"] + last["seeds/1/score"]) / 2)
+    reached = {f"trial-{r['number']:04d}": (r["history"][-1]["score"], r["cost"]) for r in records}
+    assert len({cost for _, cost in reached.values()}) == len(
+        {r["values"]["student.members"] for r in records}
+    )
+    beaten = {
+        name
+        for name, (score, cost) in reached.items()
+        for other, (its_score, its_cost) in reached.items()
+        if (its_score >= score and its_cost <= cost and (its_score, its_cost) != (score, cost))
+        or ((its_score, its_cost) == (score, cost) and other < name)
+    }
+    printed = re.findall(r"^ +([0-9.]+) % +([0-9.e+]+) +(trial-\d+): ", out, re.MULTILINE)
+    assert {name for _, _, name in printed} == reached.keys() - beaten
+    for percent, cost, name in printed:
+        assert float(percent) == pytest.approx(100 * reached[name][0], abs=0.006)
+        assert float(cost) == pytest.approx(reached[name][1], rel=1e-4)
+    best = max(score for score, _ in reached.values())
+    assert f"{100 * best:.2f} %" in next(line for line in out.splitlines() if "Best on validation" in line)
+
+
+def test_a_killed_population_goes_on_where_it_was(tmp_path: Path) -> None:
+    options = ("--trials", "4", "--scheduler", "pbt")
+    process = searches.start(tmp_path, *options, space=searches.MUTABLE_SPACE)
+    deadline = time.monotonic() + 400
+    rounds = tmp_path / "runs/search/rounds.json"
+    while not (rounds.exists() and len(json.loads(rounds.read_text())["rounds"]) >= 3):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    before = json.loads(rounds.read_text())["rounds"]
+
+    status, out, err = searches.finish(searches.start(tmp_path, *options, space=searches.MUTABLE_SPACE))
+    assert status == 0, err[-2000:]
+    after = json.loads(rounds.read_text())["rounds"]
+    assert after[: len(before)] == before
+    assert [made["epoch"] for made in after] == list(range(1, 9))
+    records = searches.trials(tmp_path)
+    runs = {run.info.run_name: run for run in searches.mlflow_runs(tmp_path)}
+    assert len(runs) == len(searches.mlflow_runs(tmp_path))
+    for number, record in records.items():
+        assert record["status"] == "completed"
+        assert [r["epoch"] for r in record["history"]] == list(range(1, 10))
+        clones = [
+            {"epoch": m["epoch"], **m["clones"][str(number)]} for m in after if str(number) in m["clones"]
+        ]
+        assert record["clones"] == clones
+        run = runs[f"trial-{number:04d}"]
+        began = clones[0]["before"] if clones else record["values"]
+        assert float(run.data.params["distillation.temperature"]) == began["distillation.temperature"]
+        if clones:
+            assert json.loads(run.data.tags["ekd.trial.clones"]) == clones
+            rate = run.data.metrics["values/student.training.learning_rate"]
+            assert rate == pytest.approx(record["values"]["student.training.learning_rate"])
+    assert any(record["clones"] for record in records.values())
+    assert "its network is the student" in err
     assert out.splitlines()[-1] == "models:/ekd-digits/1"
