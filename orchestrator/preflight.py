@@ -22,7 +22,6 @@ from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check as check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 
-SPLITS = ("train", "validation", "test")
 PATIENCE_S = 10.0
 """How long a check waits for a store that does not answer."""
 
@@ -43,11 +42,7 @@ class Checked:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The data set as `train/images`, `train/labels`, ..."""
-        return {
-            f"{split}/{part}": getattr(getattr(self.dataset, split), part)
-            for split in SPLITS
-            for part in ("images", "labels")
-        }
+        return self.dataset.arrays()
 
 
 def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capacity | None = None) -> Checked:

@@ -64,6 +64,14 @@ class Dataset:
     mean: Channels
     std: Channels
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The three splits as `train/images`, `train/labels`, `validation/images`, ..."""
+        return {
+            f"{name}/{part}": getattr(getattr(self, name), part)
+            for name in ("train", "validation", "test")
+            for part in ("images", "labels")
+        }
+
     @property
     def num_classes(self) -> int:
         """How many classes the labels can name."""

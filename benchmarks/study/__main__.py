@@ -1,0 +1,183 @@
+"""`python -m benchmarks.study REGIME`: train what is missing, then write the page of results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.study.arms import ARMS, Arm
+from benchmarks.study.regimes import REGIMES
+
+T = TypeVar("T")
+
+
+def main() -> int:
+    """Teachers, choice of temperature and strength, final cells, page and figure; the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    names = arguments.arms.split(",") if arguments.arms else list(ARMS)
+    if unknown := [name for name in names if name not in ARMS]:
+        parser.error(f"--arms: there is no {unknown[0]}; there are {', '.join(ARMS)}")
+    if min(arguments.seeds, arguments.tuning_seeds, arguments.processes) < 1:
+        parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
+    from benchmarks.study.cells import one_thread
+    from benchmarks.study.choice import DEFAULT
+
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
+        study = _Study(pool, arguments.regime, arguments.folder, [ARMS[name] for name in names])
+        pools = study.train_teachers()
+        chosen = study.choose(arguments.tuning_seeds) if not arguments.untuned else {}
+        results = study.final(arguments.seeds, chosen, DEFAULT)
+    _write(arguments, pools, results)
+    return 0
+
+
+class _Study:
+    def __init__(self, pool: ProcessPoolExecutor, regime: str, folder: Path, arms: Sequence[Arm]) -> None:
+        self.pool, self.regime, self.folder, self.arms = pool, regime, folder, arms
+
+    def train_teachers(self) -> dict[str, dict[str, Any]]:
+        """All pools that the arms want; what their teachers and ensembles reach."""
+        from benchmarks.study.cells import Teacher, measure_teachers, train_teacher
+
+        pools = sorted({"same", *(arm.pool for arm in self.arms)}, reverse=True)
+        teachers = [
+            Teacher(self.regime, pool, index)
+            for pool in pools
+            for index in range(len(REGIMES[self.regime].teachers(pool)))
+        ]
+        self._all("teachers", {t: (train_teacher, t, self.folder) for t in teachers})
+        return {
+            pool: self.pool.submit(measure_teachers, self.regime, pool, self.folder).result()
+            for pool in pools
+        }
+
+    def choose(self, seeds: int) -> dict[str, tuple[float, float]]:
+        """Temperature and strength of every arm that is trained."""
+        from benchmarks.study.cells import run_cell
+        from benchmarks.study.choice import choose
+
+        def run_all(cells: Sequence[Any]) -> dict[Any, dict[str, Any]]:
+            return self._all("choice", {cell: (run_cell, cell, self.folder) for cell in cells})
+
+        return choose(self.regime, self.arms, seeds, run_all)
+
+    def final(
+        self, seeds: int, chosen: Mapping[str, tuple[float, float]], default: tuple[float, float]
+    ) -> list[Any]:
+        """Every arm's final cells, one a seed; averages of others' networks come last."""
+        from benchmarks.study.cells import Cell, run_cell
+        from benchmarks.study.results import ArmResult
+
+        def settings(arm: Arm) -> tuple[float, float]:
+            source = arm.name if arm.made_by == "distillation" else "kd"
+            return chosen.get(source, default)
+
+        def cells(arm: Arm) -> list[Cell]:
+            return [Cell(self.regime, arm.name, seed, *settings(arm), final=True) for seed in range(seeds)]
+
+        averages = [arm for arm in self.arms if arm.made_by == "uniform average"]
+        trained = {arm.name: cells(arm) for arm in self.arms if arm not in averages}
+        if averages and "kd" not in trained:
+            trained["kd"] = cells(ARMS["kd"])
+        done = self._all(
+            "students", {cell: (run_cell, cell, self.folder) for group in trained.values() for cell in group}
+        )
+        for arm in averages:
+            (cell, *_), networks = cells(arm), tuple(trained["kd"])
+            trained[arm.name] = [cell]
+            done |= self._all(arm.name, {cell: (run_cell, cell, self.folder, networks)})
+        return [
+            ArmResult(
+                arm.name,
+                settings(arm)[0] if arm.distils else None,
+                settings(arm)[1] if arm.perturbs else None,
+                [done[cell] for cell in trained[arm.name]],
+            )
+            for arm in self.arms
+        ]
+
+    def _all(self, what: str, tasks: Mapping[T, tuple[Callable[..., Any], *tuple[Any, ...]]]) -> dict[T, Any]:
+        began = time.monotonic()
+        futures = {self.pool.submit(*task): key for key, task in tasks.items()}
+        results = {}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                gone = time.monotonic() - began
+                left = gone / len(results) * (len(tasks) - len(results))
+                print(
+                    f"{what}: {len(results)} of {len(tasks)}, {gone:.0f} s gone, about {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return results
+
+
+def _write(arguments: argparse.Namespace, pools: Mapping[str, Any], results: Sequence[Any]) -> None:
+    from benchmarks.study.figures import draw_arms
+    from benchmarks.study.results import page
+
+    regime = arguments.regime
+    command = f"python -m benchmarks.study {' '.join(_without_folders(sys.argv[1:]))}"
+    text = page(regime, REGIMES[regime].because, pools, results, command=command, untuned=arguments.untuned)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    figure = arguments.output / f"{regime}.svg"
+    draw_arms(figure, regime, pools, results)
+    title, _, rest = text.partition("\n")
+    alternative = "Test accuracy, NLL and calibrated NLL of every arm beside teachers and ensemble"
+    (arguments.output / f"{regime}.md").write_text(f"{title}\n\n![{alternative}]({figure.name})\n{rest}")
+    print(text)
+
+
+def _without_folders(words: Iterable[str]) -> list[str]:
+    """The command line without where things are kept, which is this machine's business."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word in ("--folder", "--output"):
+            skip = not skip
+        elif not word.startswith(("--folder=", "--output=")):
+            kept.append(word)
+    return kept
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study",
+        description="Compare ways to distil an ensemble in one regime; the same command again continues.",
+    )
+    parser.add_argument("regime", choices=list(REGIMES), metavar="REGIME", help=", ".join(REGIMES))
+    parser.add_argument("--seeds", type=int, default=4, help="final students of every arm (default: 4)")
+    parser.add_argument(
+        "--tuning-seeds", type=int, default=1, help="students for every setting that is tried (default: 1)"
+    )
+    parser.add_argument(
+        "--untuned", action="store_true", help="temperature 4 and strength 1 for all, as in the papers"
+    )
+    parser.add_argument("--arms", default="", metavar="A,B,...", help="only these (default: all)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="training runs at a time, a thread each (default: 2)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("ekd-runs/study"), help="networks and measurements"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/results"), help="page and figure (default: docs/results)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The ways to make a student that are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KINDS = ("none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make a student, in terms of experiment keys."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    pool: Literal["same", "mixed"] = "same"
+    """Teachers of the student's family, or half of another one."""
+    made_by: Literal["distillation", "labels", "swa", "uniform average"] = "distillation"
+    """`labels`: the control. The last two ask whether it is the averaging of weights alone."""
+
+    @property
+    def distils(self) -> bool:
+        """Whether it has a temperature."""
+        return self.made_by != "labels"
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether it has a strength."""
+        return any(text.startswith("perturbation.kind=") and "none" not in text for text in self.overrides)
+
+
+def _arm(method: str, kind: str) -> Arm:
+    name = method if kind == "none" else f"{method}+{kind}"
+    return Arm(name, (f"student.method={method}", f"perturbation.kind={kind}"))
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("control", ("student.method=kd", "perturbation.kind=none"), made_by="labels"),
+        *(_arm("kd", kind) for kind in ("none", "gaussian", "tdiv")),
+        Arm("kd-swa", ("student.method=kd", "perturbation.kind=none"), made_by="swa"),
+        Arm(
+            "kd-uniform-average",
+            ("student.method=kd", "perturbation.kind=none"),
+            made_by="uniform average",
+        ),
+        *(_arm("batch_ensemble", kind) for kind in ("none", "ods", "conf_ods")),
+        *(_arm("latent_be", kind) for kind in KINDS),
+        *(_arm("ekd", kind) for kind in KINDS),
+        Arm("ekd-mixed", ("student.method=ekd", "perturbation.kind=none"), pool="mixed"),
+        Arm("latent_be-mixed", ("student.method=latent_be", "perturbation.kind=none"), pool="mixed"),
+    )
+}
+"""By name, in the order of the tables."""

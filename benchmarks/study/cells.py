@@ -1,0 +1,174 @@
+"""One training run of an arm with one seed, done in a process of its own and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.study.arms import ARMS
+from benchmarks.study.regimes import REGIMES
+from benchmarks.study.weight_averages import swa, uniform_average
+from ekd_train.data import describe, load_dataset
+from ekd_train.diversity import diversity
+from ekd_train.evaluate import predict
+from ekd_train.jobs import Data, execute, place
+from ekd_train.metrics import all_metrics, fit_temperature
+from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.models.teachers import Teachers
+from ekd_train.networks import load_network
+from ekd_train.reporter import Silent
+from ekd_train.settings import TrainingRun
+from ekd_train.trainee import averaged
+from ekd_train.workers import Workers
+from orchestrator.storage.local import LocalStorage
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained; `final` ones are measured on the test images too."""
+
+    regime: str
+    arm: str
+    seed: int
+    temperature: float
+    strength: float
+    final: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique in its regime, whether final or not: the training is the same."""
+        return f"{self.arm.replace('+', '-')}-t{self.temperature:g}-s{self.strength:g}-seed{self.seed}"
+
+    def run(self) -> TrainingRun:
+        """Its training run: the student's seed is the cell's, the teachers' are the regime's."""
+        arm = ARMS[self.arm]
+        chosen = [f"distillation.temperature={self.temperature}", f"perturbation.strength={self.strength}"]
+        experiment = REGIMES[self.regime].build(arm.pool, [*arm.overrides, *chosen])
+        run = experiment.control_run() if arm.made_by == "labels" else experiment.student_run()
+        return run.model_copy(update={"name": self.name, "seed": self.seed})
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of a regime's pool."""
+
+    regime: str
+    pool: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Unique in its regime."""
+        return f"{self.pool} teacher {self.index}"
+
+    def run(self) -> TrainingRun:
+        """Its training run."""
+        return REGIMES[self.regime].teachers(self.pool)[self.index]
+
+
+def one_thread() -> None:
+    """Set up a process that trains beside others."""
+    torch.set_num_threads(1)
+
+
+@cache
+def data_of(regime: str) -> Data:
+    """The regime's images, read once a process."""
+    dataset = load_dataset(REGIMES[regime].build("same").data)
+    return place(dataset.arrays(), describe(dataset), torch.device("cpu"))
+
+
+def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
+    """Where a pool's teachers are kept, and the students that learn from them."""
+    return LocalStorage((folder / regime / pool).absolute())
+
+
+def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
+    """Train it unless that is done; its best validation record."""
+    store = store_of(folder, teacher.regime, teacher.pool)
+    record = execute(teacher.run(), data_of(teacher.regime), store, Silent(), Workers(), 1)
+    best: dict[str, Any] = record["best"]
+    return best
+
+
+def measure_teachers(regime: str, pool: str, folder: Path) -> dict[str, Any]:
+    """The teachers alone and together, on the test images."""
+    data, store = data_of(regime), store_of(folder, regime, pool)
+    runs = REGIMES[regime].teachers(pool)
+    networks = [load_network(store, run, dict(data.description)) for run in runs]
+    ensemble = _measure(Teachers(networks), data)
+    return {"teachers": [_measure(network, data) for network in networks], "ensemble": ensemble}
+
+
+def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[str, Any]:
+    """Train the cell unless that is done, and measure it.
+
+    Args:
+        cell: what to train.
+        folder: where the study is kept.
+        others: for a uniform average: the cells whose networks are averaged, all of them finished.
+
+    Returns:
+        `best`: the validation record of the weights that were kept. If final also `averaged`,
+        `members` and `diversity`, measured on validation and test.
+    """
+    arm, data = ARMS[cell.arm], data_of(cell.regime)
+    store = store_of(folder, cell.regime, arm.pool)
+    key = f"results/{'final' if cell.final else 'tuning'}/{cell.name}.json"
+    run = cell.run()
+    wanted = _fingerprint(run, others, data)
+    if key in store.list("results"):
+        kept = json.loads(store.read(key))
+        if kept["fingerprint"] == wanted:
+            result: dict[str, Any] = kept["result"]
+            return result
+    result = {}
+    match arm.made_by:
+        case "uniform average":
+            networks = [load_network(store, other.run(), dict(data.description)) for other in others]
+            network = uniform_average(networks, data.train.images)
+        case "swa":
+            network = swa(run, data, _teachers(run, store, data))
+        case _:
+            result["best"] = execute(run, data, store, Silent(), Workers(), 1)["best"]
+            network = load_network(store, run, dict(data.description))
+    if cell.final:
+        result["averaged"] = _measure(averaged(network), data)
+        if isinstance(network, Subnetworks):
+            result["members"] = _measure(network, data)
+            result["diversity"] = diversity(predict(network, data.test.images))
+    document = {"fingerprint": wanted, "cell": asdict(cell), "result": result}
+    store.write(key, json.dumps(document, indent=1).encode())
+    return result
+
+
+def _teachers(run: TrainingRun, store: LocalStorage, data: Data) -> Teachers:
+    return Teachers([load_network(store, teacher, dict(data.description)) for teacher in run.teachers])
+
+
+def _measure(network: nn.Module, data: Data) -> dict[str, dict[str, float]]:
+    probs = {
+        split: predict(network, images.images).mean(0)
+        for split, images in (("validation", data.validation), ("test", data.test))
+    }
+    temperature = fit_temperature(probs["validation"], data.validation.labels)
+    return {
+        "validation": all_metrics(probs["validation"], data.validation.labels, temperature),
+        "test": all_metrics(probs["test"], data.test.labels, temperature),
+    }
+
+
+def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: Data) -> str:
+    settings = [
+        run.model_dump(mode="json"),
+        [other.name for other in others],
+        data.description["fingerprint"],
+    ]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

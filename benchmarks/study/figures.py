@@ -1,0 +1,53 @@
+"""The study's figures, as SVG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.study.results import ArmResult
+
+PANELS = (("accuracy", "test accuracy, %", 100), ("nll", "test NLL", 1), ("cnll", "test NLL, calibrated", 1))
+SERIES = (("averaged", "o", "averaged"), ("members", "^", "members"))
+
+
+def draw_arms(
+    path: Path, regime: str, pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]
+) -> None:
+    """Every arm's averaged network and members, beside the ensemble and the mean teacher."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": regime, "font.size": 9}):
+        figure = Figure(figsize=(11, 1.2 + 0.24 * len(arms)), layout="constrained")
+        panels = figure.subplots(1, len(PANELS), sharey=True)
+        for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
+            for predictor, marker, name in SERIES:
+                rows = [
+                    (i, values) for i, arm in enumerate(arms) if (values := arm.values(metric, predictor))
+                ]
+                axes.errorbar(
+                    [scale * mean(values) for _, values in rows],
+                    [i for i, _ in rows],
+                    xerr=[scale * stdev(values) if len(values) > 1 else 0 for _, values in rows],
+                    fmt=marker,
+                    capsize=2,
+                    markersize=5,
+                    label=f"{name} (± sd over seeds)",
+                )
+            same = pools["same"]
+            teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
+            axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
+            axes.axvline(
+                scale * same["ensemble"]["test"][metric], color="0.3", linestyle="--", label="ensemble"
+            )
+            axes.set_xlabel(label)
+            axes.grid(axis="x", color="0.9")
+        panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
+        panels[0].invert_yaxis()
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
+        )
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,152 @@
+"""What the final cells say: means and spreads over seeds, and differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+METRICS = {"accuracy": "acc. %", "nll": "NLL", "cnll": "cNLL", "ece": "ECE", "cece": "cECE"}
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm's final cells: one dictionary a seed, as `run_cell` returns them."""
+
+    name: str
+    temperature: float | None
+    strength: float | None
+    seeds: Sequence[Mapping[str, Any]]
+
+    def values(self, metric: str, predictor: str = "averaged") -> list[float]:
+        """The metric on test images, one value a seed; empty where there is no such predictor."""
+        return [seed[predictor]["test"][metric] for seed in self.seeds if predictor in seed]
+
+
+def page(
+    regime: str,
+    because: str,
+    pools: Mapping[str, Mapping[str, Any]],
+    arms: Sequence[ArmResult],
+    *,
+    command: str,
+    untuned: bool,
+) -> str:
+    """The results of a regime in Markdown; `command` made them."""
+    seeds = max(len(arm.seeds) for arm in arms)
+    lines = [
+        f"# Study: {regime}",
+        "",
+        f"{because}.",
+        "",
+        f"`{command}`: {seeds} seeds of every student, one set of teachers; mean ± standard deviation over "
+        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ and strength are "
+        f"{'those of the papers' if untuned else 'each arm’s best on validation images, with other seeds'}. "
+        "Test images were used once.",
+        "",
+        "## Teachers",
+        "",
+        "| pool | each teacher, acc. % | their mean | ensemble | ensemble NLL | cNLL |",
+        "|---|---|---:|---:|---:|---:|",
+        *(_pool_row(name, pool) for name, pool in pools.items()),
+        "",
+        "## Students: the averaged, single network",
+        "",
+        f"| arm | τ | strength | {' | '.join(METRICS.values())} |",
+        f"|---|---:|---:|{'---:|' * len(METRICS)}",
+        *(_arm_row(arm) for arm in arms),
+        "",
+        "## Against the control and plain KD",
+        "",
+        "Difference in accuracy (points) and NLL of the means over seeds, with Welch's "
+        f"{100 * LEVEL:g} % interval. Bold: the interval leaves out 0.",
+        "",
+        "| arm | acc. − control | acc. − kd | NLL − control | NLL − kd |",
+        "|---|---:|---:|---:|---:|",
+        *_difference_rows(arms),
+        "",
+        "## What averaging loses, and whether a member is just one network",
+        "",
+        "Members: the mean of the subnetworks' probabilities, at their number times the cost. Gap: members' "
+        "minus averaged accuracy, in points. Agreement and KL: between members, on test images.",
+        "",
+        "| arm | members, acc. % | averaged, acc. % | gap | members' NLL | agreement | KL |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(row for arm in arms if (row := _member_row(arm))),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
+    """Mean(ours) - mean(theirs) and Welch's interval; None for fewer than two seeds on a side."""
+    from scipy.stats import ttest_ind
+
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(LEVEL)
+    return mean(ours) - mean(theirs), float(interval.low), float(interval.high)
+
+
+def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
+    each = [100 * teacher["test"]["accuracy"] for teacher in pool["teachers"]]
+    together = pool["ensemble"]["test"]
+    return (
+        f"| {name} | {', '.join(f'{value:.2f}' for value in each)} | {mean(each):.2f} | "
+        f"{100 * together['accuracy']:.2f} | {together['nll']:.4f} | {together['cnll']:.4f} |"
+    )
+
+
+def _arm_row(arm: ArmResult) -> str:
+    cells = [_spread(arm.values(metric), 100 if metric == "accuracy" else 1) for metric in METRICS]
+    chosen = ["–" if value is None else f"{value:g}" for value in (arm.temperature, arm.strength)]
+    return f"| {arm.name} | {' | '.join([*chosen, *cells])} |"
+
+
+def _difference_rows(arms: Sequence[ArmResult]) -> list[str]:
+    named = {arm.name: arm for arm in arms}
+    rows = []
+    for arm in arms:
+        cells = []
+        for metric, scale, digits in (("accuracy", 100, 2), ("nll", 1, 4)):
+            for other in ("control", "kd"):
+                found = None
+                if other in named and other != arm.name:
+                    found = difference(arm.values(metric), named[other].values(metric))
+                cells.append(_interval(found, scale, digits))
+        rows.append(f"| {arm.name} | {' | '.join(cells)} |")
+    return rows
+
+
+def _interval(found: tuple[float, float, float] | None, scale: float, digits: int) -> str:
+    if found is None:
+        return "–"
+    middle, low, high = (scale * value for value in found)
+    text = f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _member_row(arm: ArmResult) -> str:
+    members = arm.values("accuracy", "members")
+    if not members:
+        return ""
+    averaged = arm.values("accuracy")
+    gap = [m - a for m, a in zip(members, averaged, strict=True)]
+    diversity = [seed["diversity"] for seed in arm.seeds]
+    cells = [
+        _spread(members, 100),
+        _spread(averaged, 100),
+        _spread(gap, 100),
+        _spread(arm.values("nll", "members")),
+        *(_spread([seed[name] for seed in diversity]) for name in ("agreement", "pairwise_kl")),
+    ]
+    return f"| {arm.name} | {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float], scale: float = 1) -> str:
+    digits = 2 if scale == 100 else 4
+    scaled = [scale * value for value in values]
+    spread = f" ± {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{mean(scaled):.{digits}f}{spread}"
