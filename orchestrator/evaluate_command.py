@@ -50,6 +50,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from orchestrator.manifest import EVALUATION
     from orchestrator.meter import Meter
     from orchestrator.ownership import OwnedByAnother, Ownership
+    from orchestrator.preflight import one_line
+    from orchestrator.storage import StorageError
     from orchestrator.view import stdout_width
 
     settings = read_settings(arguments.overrides)
@@ -81,8 +83,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr
         )
         return 1
-    except (EvaluationFailed, DamagedCheckpoint, OwnedByAnother) as error:
-        print(f"ekd: {error}", file=sys.stderr)
+    except (EvaluationFailed, DamagedCheckpoint, OwnedByAnother, StorageError) as error:
+        print(f"ekd: {one_line(error)}", file=sys.stderr)
         return 1
     console = Console(width=stdout_width(), highlight=False)
     console.print(results_table(found))

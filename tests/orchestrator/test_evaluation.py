@@ -267,6 +267,33 @@ def test_the_command_prints_writes_and_records(runs, capsys, monkeypatch, store_
     assert {"evaluation.json", "report.html"} <= artifacts
 
 
+def test_a_network_that_is_gone_is_one_line(runs, capsys):
+    (runs / "small-1" / "networks" / "control.json").unlink()
+    command = ["evaluate", "small-1", "--storage", str(runs), "--set", "outside=none"]
+    assert main([*command, *(f"--set={text}" for text in QUICK)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "networks/control.json" in line
+
+
+def test_a_run_that_somebody_is_running_is_left_alone(runs, capsys):
+    from orchestrator.ownership import Ownership
+
+    with Ownership(open_storage(str(runs / "small-1"))).acquire():
+        assert main(["evaluate", "small-1", "--storage", str(runs)]) == 1
+    assert "is being run by" in capsys.readouterr().err
+    assert not (runs / "small-1" / "evaluation.json").exists()
+
+
+def test_an_interruption_leaves_the_run_as_it_was(runs, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "_measure", interrupt)
+    assert main(["evaluate", "small-1", "--storage", str(runs), "--set", "outside=none"]) == 1
+    assert "nothing of this evaluation is kept" in capsys.readouterr().err
+    assert not (runs / "small-1" / "owner.json").exists()
+
+
 def test_without_a_tracking_store_it_warns_and_measures(runs, capsys):
     command = ["evaluate", "small-1", "--storage", str(runs), "--set", "outside=none"]
     assert main([*command, *(f"--set={text}" for text in QUICK)]) == 0
