@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import between_steps, formulation, growth, limit, passes
+from benchmarks import between_steps, formulation, growth, limit, passes, search
 from benchmarks.result import table
 from benchmarks.timing import conditions
 
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "Against the machine's limit": limit.measure,
     "Between the steps": between_steps.measure,
     "Growth with members and batch": growth.measure,
+    "A search beside its training": search.measure,
 }
 
 
