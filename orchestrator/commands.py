@@ -183,16 +183,19 @@ def check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool)
     from orchestrator.tracking import TrackingError
 
     capacity = ask_capacity(experiment.cluster)
-    if smoke and (reason := why_never(experiment.cluster, capacity)):
-        print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
+    reason = why_never(experiment.cluster, capacity) if smoke else None
+    if reason:
         cluster = one_small_worker(experiment.cluster)
         experiment = experiment.model_copy(update={"cluster": cluster})
     try:
-        return check(experiment, run_id, capacity=capacity)
+        checked = check(experiment, run_id, capacity=capacity)
     except ExperimentError:
         raise
     except (ValueError, OSError, StorageError, TrackingError) as error:
         raise ExperimentError(one_line(error)) from error
+    if reason:
+        print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
+    return checked
 
 
 def named_storage(uri: str, endpoint_url: str | None) -> Storage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from glob import escape, glob
 from typing import TYPE_CHECKING
 
 from ekd_train.settings import DataSettings, Training
@@ -16,8 +16,10 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 
 def make_small(experiment: Experiment) -> Experiment:
     """The same experiment over two epochs of two small batches, or of as many as show each class twice."""
-    batch = min(16, experiment.student.training.batch_size)
-    images = max(2 * batch, 2 * _classes(experiment.data))
+    # A batch has an image for each worker at least.
+    batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
+    sizes = _sizes(experiment.data, 2 * batch)
+    batch = min(batch, sizes["train_size"])
 
     def small(training: Training) -> Training:
         warmup = min(1.0, training.schedule.warmup_epochs)
@@ -31,14 +33,7 @@ def make_small(experiment: Experiment) -> Experiment:
             }
         )
 
-    data = experiment.data.model_copy(
-        update={
-            "train_size": images,
-            "train_fraction": 1.0,
-            "validation_size": min(images, experiment.data.validation_size),
-            "test_size": min(images, experiment.data.test_size or images),
-        }
-    )
+    data = experiment.data.model_copy(update={**sizes, "train_fraction": 1.0})
     student = experiment.student
     factors = student.factors.model_copy(update={"warmup_epochs": min(1.0, student.factors.warmup_epochs)})
     groups = tuple(g.model_copy(update={"training": small(g.training)}) for g in experiment.teachers)
@@ -52,11 +47,39 @@ def make_small(experiment: Experiment) -> Experiment:
     )
 
 
-def _classes(data: DataSettings) -> int:
-    folder = Path(data.root or "") / "train"
-    if data.name == "image_folder" and folder.is_dir():
-        return sum(entry.is_dir() for entry in folder.iterdir())
-    return CLASSES.get(data.name, 10)
+def _sizes(data: DataSettings, images: int) -> dict[str, int]:
+    """Images of each split: `images`, or two of each class, or what a folder of few images has."""
+    counts = _folder_counts(data)
+    classes = len(counts["train"]) or CLASSES.get(data.name, 10)
+    images = max(images, 2 * classes)
+    validation = min(images, data.validation_size)
+    test = min(images, data.test_size or images)
+    if left := sum(counts["train"]):
+        held_out = max(classes, left // 4)
+        if counts["test"]:
+            test = min(test, sum(counts["test"]))
+        else:
+            test = min(test, held_out)
+            left -= test
+        if not counts["validation"]:
+            validation = min(validation, held_out)
+            left -= validation
+        images = max(1, min(images, left))
+    return {"train_size": images, "validation_size": validation, "test_size": test}
+
+
+def _folder_counts(data: DataSettings) -> dict[str, list[int]]:
+    """Files of each class in each split of an image folder; what is wrong there, loading says."""
+    folders = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+    if data.name != "image_folder":
+        return {split: [] for split in folders}
+    root = data.root or "."
+    return {
+        split: [
+            len(glob(f"{escape(folder)}/*")) for name in names for folder in glob(f"{escape(root)}/{name}/*/")
+        ]
+        for split, names in folders.items()
+    }
 
 
 def one_small_worker(cluster: Cluster) -> Cluster:

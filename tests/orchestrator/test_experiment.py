@@ -105,6 +105,31 @@ def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
     assert build_experiment(small.resolved()) == small
 
 
+@pytest.mark.parametrize("per_class", [2, 4, 9, 100])
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "val", "test")])
+def test_a_smoke_run_makes_do_with_the_images_of_a_small_folder(tmp_path, splits, per_class):
+    from PIL import Image
+
+    from ekd_train.data import load_dataset
+
+    for split in splits:
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(per_class if split != "train" else 3 * per_class):
+                Image.new("RGB", (8, 8)).save(tmp_path / split / label / f"{i}.png")
+    small = load_experiment("image_folder", [f"data.root={tmp_path}"], smoke=True)
+    data = load_dataset(small.data)
+    assert 2 <= len(data.train) <= 32
+    assert len(data.test) <= 32
+    assert small.student.training.batch_size <= len(data.train)
+
+
+def test_a_smoke_run_keeps_its_workers_and_an_image_for_each():
+    small = load_experiment("digits", ["cluster.workers_per_run=32"], smoke=True)
+    assert small.student.training.batch_size == 32
+    assert build_experiment(small.resolved()) == small
+
+
 def test_a_smoke_run_asks_for_no_gpu_where_there_is_none():
     small = one_small_worker(load_experiment("cifar10").cluster)
     assert (small.workers_per_run, small.cpus_per_worker, small.gpus_per_worker) == (1, 1, 0)
