@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -66,15 +68,13 @@ def artifact_location(uri: str, experiment: str, storage_uri: str = "") -> str |
 
 
 def ui_command(uri: str) -> str:
-    """The one shell line that opens the MLflow UI on `uri`.
-
-    >>> ui_command("sqlite:////data/mlflow.db")
-    'mlflow ui --backend-store-uri sqlite:////data/mlflow.db'
-    """
+    """The one shell line that opens the MLflow UI on `uri`; it works in an environment not activated too."""
     shown = shlex.quote(redacted(uri))
+    python = shlex.quote(sys.executable)
     if uri.startswith(("http://", "https://")):
-        return f"python -m webbrowser {shown}"
-    return f"mlflow ui --backend-store-uri {shown}"
+        return f"{python} -m webbrowser {shown}"
+    mlflow = "mlflow" if shutil.which("mlflow") else f"{python} -m mlflow"
+    return f"{mlflow} ui --backend-store-uri {shown}"
 
 
 def redacted(text: str) -> str:
