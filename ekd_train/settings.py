@@ -68,7 +68,7 @@ class Architecture(Settings):
     """A classifier by name: `wide_resnet`, `resnet` (CIFAR style) or any torchvision classifier."""
 
     name: str = "wide_resnet"
-    depth: Positive | None = None
+    depth: Annotated[int, Field(ge=1, le=2000)] | None = None
     """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for torchvision names."""
     width: PositiveFloat = 1.0
     """`wide_resnet`, `resnet`: channel multiplier of the three groups."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import field_validator
@@ -33,8 +32,9 @@ class Cluster(Settings):
     @classmethod
     def _a_number_or_two(cls, value: Any) -> Any:
         pair = isinstance(value, list | tuple)
-        if isinstance(value, bool | str | Mapping) or (pair and len(value) != 2):
-            raise ValueError("write a number, or [min, max]")
+        numbers = value if pair else (value,)
+        if (pair and len(value) != 2) or not all(type(n) is int and n >= 1 for n in numbers):
+            raise ValueError("write a number, or [min, max], from 1 up")
         return tuple(value) if pair else value
 
     @field_validator("workers_per_run")

@@ -100,6 +100,10 @@ class _Plain:
             return [self.copy(item) for item in value]
         if isinstance(value, datetime.date):
             return value.isoformat()
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
+            raise ExperimentError(
+                f"{self.where}: {value[:40]!r} has a character that no name or path can have"
+            )
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise ExperimentError(f"{self.where}: {type(value).__name__} is not a value that an experiment has")

@@ -77,10 +77,14 @@ def image_files(folder: Path) -> list[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except FileNotFoundError:
         raise DataError(folder, "does not exist", "check data.root and its layout") from None
     except OSError as error:
         raise DataError(
             folder, f"cannot be read as a folder ({error.strerror})", "check the folder and its permissions"
         ) from error
+    for name in names:
+        if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are not UTF-8
+            raise DataError(folder, f"holds {name!r}, whose name is not UTF-8", "rename it")
+    return [folder / name for name in names]

@@ -92,6 +92,13 @@ WRONG_SETTINGS = {
     "unpaired members": ("student.members=3", "student.members is 3 but there are 4 teachers"),
     "members that kd lacks": ("student.method=kd", "perturbation.kind=tdiv_sdiv compares two members"),
     "far too many members": ("student.members=100000", "at most 256"),
+    "no workers": ("cluster.workers_per_run=0", "cluster.workers_per_run: write a number, or [min, max]"),
+    "a path with a NUL": ('data.root="\\0"', "--set data.root"),
+    "half a character": ('description="\\ud800"', "--set description"),
+    "deeper than any network": (
+        "student.architecture.depth=99999999",
+        "student.architecture.depth: input should be less than or equal to 2000",
+    ),
     "workers in threes": ("cluster.workers_per_run=[1,2,3]", "write a number, or [min, max]"),
     "workers backwards": ("cluster.workers_per_run=[2,1]", "[min, max] must have min <= max"),
     "more workers than images": ("cluster.workers_per_run=100", "but a batch has 64 images"),
@@ -132,6 +139,11 @@ def test_a_wrong_setting_is_refused_in_one_line(refused, override, line):
 
 def test_run_refuses_as_plan_does(refused):
     assert "did you mean student.members?" in refused("run", "digits", "--set", "student.member=4")
+
+
+def test_a_smoke_run_without_its_gpu_is_refused_in_one_line_too(refused):
+    assert "/nowhere" in refused("plan", "cifar10", "--smoke", "--set", "data.root=/nowhere")
+    assert "/xx" in refused("plan", "image_folder", "--smoke", "--set", f"data.root=/{'x' * 5000}")
 
 
 def test_everything_that_is_wrong_is_said_at_once(refused):
@@ -246,6 +258,13 @@ def folder_of(images: Path, **changes: object) -> list[str]:
 def test_images_of_different_sizes_are_refused_by_name(refused, images):
     Image.new("RGB", (9, 9)).save(images / "train" / "dog" / "3.png")
     assert "dog/3.png" in refused("plan", "image_folder", *folder_of(images))
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_its_folder(refused, images):
+    os.rename(images / "train" / "dog", os.fsencode(images / "train") + b"/caf\xe9")
+    assert f"{images}/train: holds 'caf\\udce9', whose name is not UTF-8" in refused(
+        "plan", "image_folder", *folder_of(images)
+    )
 
 
 def test_a_class_that_only_the_test_images_have_is_refused(refused, images):
