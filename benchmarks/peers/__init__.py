@@ -1,0 +1,1 @@
+"""Target 3: this project against torchdistill and torch-uncertainty, side by side."""

@@ -1,0 +1,143 @@
+"""Training loops of several processes, timed in turns: each makes steps when it is told to.
+
+A line to a process says how many steps to make; its answer is the seconds that they took.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.timing import Clock
+
+ROOT = Path(__file__).parents[1]
+END_TIMEOUT_S = 20
+
+
+class NoMoreTurns(Exception):
+    """There is nothing more to time: the loop is to be left."""
+
+
+class Turns:
+    """In the process: called before every step, it waits there until the next turn.
+
+    A loop that fetches a batch before it calls fetches one a step, so that n steps have n fetches too.
+    """
+
+    def __init__(
+        self, clock: Clock = time.perf_counter, source: TextIO = sys.stdin, sink: TextIO = sys.stdout
+    ) -> None:
+        self._clock, self._source, self._sink = clock, source, sink
+        self._left, self._began = 0, 0.0
+
+    def __call__(self) -> None:
+        """Returns when a step is to be made. Raises `NoMoreTurns`."""
+        if self._left == 0:
+            if self._began:
+                self._tell(self._now() - self._began)
+            self._left = self._next()
+            if self._left == 0:
+                raise NoMoreTurns
+            self._began = self._now()
+        self._left -= 1
+
+    def _next(self) -> int:
+        return int(self._source.readline() or 0)
+
+    def _tell(self, seconds: float) -> None:
+        print(seconds, file=self._sink, flush=True)
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._clock()
+
+
+class GroupTurns(Turns):
+    """The same for all workers of a process group; the first one listens and answers."""
+
+    def _next(self) -> int:
+        steps = torch.tensor(super()._next() if dist.get_rank() == 0 else 0)
+        dist.broadcast(steps, src=0)
+        return int(steps)
+
+    def _tell(self, seconds: float) -> None:
+        if dist.get_rank() == 0:
+            super()._tell(seconds)
+
+
+class Side:
+    """Outside: one such process, with its children."""
+
+    def __init__(self, command: Sequence[str], *, pausable: bool = True) -> None:
+        """`pausable`: stop it when it is not its turn, so that its data loaders prepare nothing meanwhile."""
+        self._pausable = pausable
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by __exit__
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            process_group=0,  # of this session: should this process die, the kernel ends a stopped group
+        )
+
+    def take(self, steps: int) -> float:
+        """Seconds of `steps` steps. Raises `RuntimeError` with the process's last words if it ended."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            self._signal(signal.SIGCONT)
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            seconds = float(process.stdout.readline())
+            self._signal(signal.SIGSTOP)
+            return seconds
+        except (OSError, ValueError) as error:
+            self._errors.seek(0)
+            said = self._errors.read().strip().splitlines()
+            raise RuntimeError(f"{process.args}: {said[-1] if said else 'ended'}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process: by itself, if it does."""
+        self._signal(signal.SIGCONT)
+        try:
+            self._process.communicate(timeout=END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._errors.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pausable and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+
+def in_turns(sides: Mapping[str, Side], *, steps: int, rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds a step of each side in each round (A, B, A, B, ...), after `warm_up` steps of each."""
+    for side in sides.values():
+        side.take(warm_up)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            seconds[name].append(side.take(steps) / steps)
+    return seconds
