@@ -14,6 +14,11 @@ from orchestrator.experiment import Cluster
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` notes the address of the cluster that it started on this machine."""
 
+SETTINGS = b"\4"
+"""The type of the frame with which both sides of gRPC begin (RFC 9113, section 3.4)."""
+
+GRPC_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+
 
 def local_capacity() -> Capacity:
     """What a Ray started on this machine would have, without starting it."""
@@ -51,7 +56,13 @@ def why_unreachable(address: str) -> str | None:
     if host is None or (port is None and parts.scheme != "ray"):
         return "it is not host:port or ray://host:port"
     try:
-        socket.create_connection((host, port or 10001), timeout=5).close()
+        with socket.create_connection((host, port or 10001), timeout=5) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return None
+            connection.sendall(GRPC_GREETING)
+            answer = connection.recv(9)
     except OSError as error:
         return f"nothing answers there ({error.strerror or error})"
+    if answer[3:4] != SETTINGS:
+        return "what answers there is not Ray (its port is 6379, or 10001 with ray://; not the dashboard)"
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 
 from orchestrator.capacity import Capacity, Node, runs_at_once, why_never
@@ -54,6 +57,34 @@ def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
 @pytest.mark.parametrize("address", ["", "host", "host:port", "10.0.0.1:99999", "http://"])
 def test_an_address_that_is_none_is_not_waited_for(address):
     assert why_unreachable(address) == "it is not host:port or ray://host:port"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers there is not Ray"),
+        (b"", "what answers there is not Ray"),
+        (bytes.fromhex("000018 04 00 00000000"), None),  # gRPC's SETTINGS, as Ray 2.60 begins
+    ],
+)
+def test_what_is_not_ray_is_told_from_it(answer, reason):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        found = why_unreachable(f"127.0.0.1:{server.getsockname()[1]}")
+    assert found is None if reason is None else found is not None and found.startswith(reason)
+
+
+def test_what_accepts_a_connection_and_never_answers_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found = why_unreachable(f"127.0.0.1:{server.getsockname()[1]}")
+    assert found == "nothing answers there (timed out)"
 
 
 def test_each_group_of_teachers_is_built_once_under_its_own_key():
