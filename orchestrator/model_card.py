@@ -72,7 +72,8 @@ Images are float32 in [0, 1], of shape (batch, channel, height, width), any batc
 normalisation is inside. The answer is logits. Loading needs torch and mlflow only:
 
 ```python
-import mlflow.pytorch
+import mlflow
+mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
 network = mlflow.pytorch.load_model("models:/{name}@champion")
 probs = network(images).softmax(-1)
 ```
