@@ -139,7 +139,22 @@ def test_the_same_settings_are_not_measured_again_and_others_are(evaluate):
     assert evaluate.steps
 
 
-def test_the_same_settings_give_the_same_numbers(evaluate):
+@pytest.mark.parametrize(("load", "threads"), [(0.2, 2), (1.1, 1), (30.0, 1)])
+def test_torch_gets_the_cores_that_are_idle(monkeypatch, load, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with evaluation._idle_cores():
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_same_settings_give_the_same_numbers(evaluate, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))  # rounding depends on the threads
     first = evaluate()
     (evaluate.folder / "evaluation.json").unlink()
     again = evaluate()
