@@ -99,6 +99,13 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     return content
 
 
+def check_continuable(storage: Storage, experiment: Experiment, run_id: str, fingerprint: str) -> None:
+    """Raise `ExperimentError` if `storage` holds a run that this experiment cannot continue."""
+    content = read_json(storage, MANIFEST)
+    if content is not None:
+        _check_same(storage, content, experiment, run_id, fingerprint)
+
+
 def _check_same(
     storage: Storage, content: dict[str, Any], experiment: Experiment, run_id: str, fingerprint: str
 ) -> None:

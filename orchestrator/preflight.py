@@ -18,6 +18,7 @@ from orchestrator.capacity import Capacity, why_never
 from orchestrator.cluster_address import local_capacity, wanted_address
 from orchestrator.experiment import RUN_ID, Cluster, Experiment, ExperimentError
 from orchestrator.launch import LaunchError, start_ray, stop_ray
+from orchestrator.manifest import check_continuable
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check as check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
@@ -68,6 +69,7 @@ def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capaci
         for step in check_storage(impatient, needs_bytes=bytes_needed(experiment, description)):
             if step.error is not None:
                 raise step.error
+        check_continuable(impatient.child(run_id), experiment, run_id, description["fingerprint"])
         check_tracking(tracking_uri)
     return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity)
 

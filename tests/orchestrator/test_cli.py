@@ -202,6 +202,12 @@ def test_a_run_id_that_cannot_be_a_folder_is_refused(refused, run_id):
     assert "--run-id" in refused("plan", "digits", "--run-id", run_id)
 
 
+def test_a_run_that_cannot_be_continued_is_refused_before_anything_is_touched(refused, tmp_path):
+    (tmp_path / "ekd-runs" / "mine").mkdir(parents=True)
+    (tmp_path / "ekd-runs" / "mine" / "manifest.json").write_text("{")
+    assert "manifest.json: not valid JSON" in refused("run", "digits", "--run-id", "mine")
+
+
 def test_an_exponent_without_a_dot_is_a_number():
     from orchestrator.experiment import load_experiment
 
