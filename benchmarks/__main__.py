@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import between_steps, formulation, growth, limit, passes, search
+from benchmarks import between_steps, between_workers, formulation, growth, limit, passes, search, start_up
+from benchmarks.peers import comparison
 from benchmarks.result import table
 from benchmarks.timing import conditions
 
 BENCHMARKS = {
     "Passes of a training step": passes.measure,
     "Against the straightforward formulation": formulation.measure,
+    "Against peers": comparison.measure,
     "Against the machine's limit": limit.measure,
     "Between the steps": between_steps.measure,
+    "Between workers": between_workers.measure,
+    "Start-up": start_up.measure,
     "Growth with members and batch": growth.measure,
     "A search beside its training": search.measure,
 }

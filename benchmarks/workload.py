@@ -21,7 +21,7 @@ from ekd_train.loop import Images, Loop, TrainingData
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.teachers import Teachers
-from ekd_train.reporter import Silent
+from ekd_train.reporter import Reporter, Silent
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -93,7 +93,7 @@ class Workload:
         """The same with some fields changed."""
         return replace(self, **changes)
 
-    def loop(self, workers: Workers = Workers()) -> Loop:
+    def loop(self, workers: Workers = Workers(), reporter: Reporter | None = None) -> Loop:
         """The run before its first step."""
         torch.manual_seed(0)
         data = _images(self.images, self.image_size, workers)
@@ -101,7 +101,7 @@ class Workload:
         if self.method != "teacher":
             teachers = Teachers([self.network() for _ in range(self.members)]).to(workers.device)
         store = Checkpoints(MemoryStore(), "benchmark", "benchmark")
-        return Loop(self._run(), data, store, Silent(), workers, teachers)
+        return Loop(self._run(), data, store, reporter or Silent(), workers, teachers)
 
     def step(self, loop: Loop | None = None) -> Callable[[], object]:
         """One whole step of the project: draws, batch, augmentation, update."""
