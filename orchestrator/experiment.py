@@ -148,6 +148,10 @@ class Experiment(Settings):
             raise ValueError(
                 f"cluster.workers_per_run is {self.cluster.most_workers} but a batch has {smallest} images"
             )
+        try:
+            self.student_run()
+        except ValidationError as error:  # whose text has several lines, and the whole run
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
 
     @property

@@ -92,6 +92,10 @@ WRONG_SETTINGS = {
     "unpaired members": ("student.members=3", "student.members is 3 but there are 4 teachers"),
     "members that kd lacks": ("student.method=kd", "perturbation.kind=tdiv_sdiv compares two members"),
     "far too many members": ("student.members=100000", "at most 256"),
+    "a cache of what changes": (
+        "student.training.speed.cache_teachers=true",
+        "ekd: student.training.speed.cache_teachers cannot be used: perturbation.kind=tdiv_sdiv makes new",
+    ),
     "no workers": ("cluster.workers_per_run=0", "cluster.workers_per_run: write a number, or [min, max]"),
     "a path with a NUL": ('data.root="\\0"', "--set data.root"),
     "half a character": ('description="\\ud800"', "--set description"),
