@@ -96,6 +96,10 @@ WRONG_SETTINGS = {
         "student.training.speed.cache_teachers=true",
         "ekd: student.training.speed.cache_teachers cannot be used: perturbation.kind=tdiv_sdiv makes new",
     ),
+    "more than float32 holds": (
+        "student.training.learning_rate=1e300",
+        "student.training.learning_rate: input should be less than or equal to 1e+30",
+    ),
     "no workers": ("cluster.workers_per_run=0", "cluster.workers_per_run: write a number, or [min, max]"),
     "a path with a NUL": ('data.root="\\0"', "--set data.root"),
     "half a character": ('description="\\ud800"', "--set description"),
