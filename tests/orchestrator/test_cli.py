@@ -98,7 +98,7 @@ WRONG_SETTINGS = {
     ),
     "more than float32 holds": (
         "student.training.learning_rate=1e300",
-        "student.training.learning_rate: input should be less than or equal to 1e+30",
+        "student.training.learning_rate: input should be less than or equal to 10",
     ),
     "no workers": ("cluster.workers_per_run=0", "cluster.workers_per_run: write a number, or [min, max]"),
     "a path with a NUL": ('data.root="\\0"', "--set data.root"),
