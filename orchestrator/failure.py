@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 FailureKind = Literal["hopeless", "transient"]
@@ -31,3 +32,15 @@ def failure_kind(error: BaseException) -> FailureKind:
     """
     names = {cls.__name__ for cls in type(error).__mro__}
     return "hopeless" if names.intersection(HOPELESS) else "transient"
+
+
+def cause_of(text: str) -> str:
+    """One line of Ray's text on a failure: where it quotes tracebacks, the exception that the last one ends in.
+
+    >>> cause_of("Training failed:\\nTraceback (most recent call last):\\n  File x\\nOSError: no route\\n")
+    'training failed: OSError: no route'
+    """
+    named = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Failure)\w*: .*$", text, re.MULTILINE)
+    if "Traceback" in text and named:
+        text = f"training failed: {named[-1]}"
+    return " ".join(text.split())[:500]

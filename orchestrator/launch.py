@@ -23,6 +23,7 @@ from orchestrator.capacity import Capacity, Node, runs_at_once
 from orchestrator.cluster_address import local_capacity, wanted_address, why_unreachable
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
 from orchestrator.experiment import Cluster
+from orchestrator.failure import cause_of
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
 
@@ -185,7 +186,7 @@ class WorkerGroup:
 
         events: list[Event] = ray.get(self.dispatcher.drain.remote(timeout_s))
         if self.failure is not None and not any(event.kind == "failed" for event in events):
-            raise LaunchError(" ".join(str(self.failure).split())[:500]) from self.failure
+            raise LaunchError(cause_of(str(self.failure))) from self.failure
         if not events and self.thread is not None and not self.thread.is_alive():
             raise LaunchError("the workers ended before their work was done; see Ray's session logs")
         return events

@@ -3,7 +3,7 @@ import pytest
 from ekd_train.checkpoint import DamagedCheckpoint
 from ekd_train.data import DataError
 from ekd_train.loop import TrainingDiverged
-from orchestrator.failure import failure_kind
+from orchestrator.failure import cause_of, failure_kind
 from orchestrator.storage import Conflict, MissingKey, StorageError
 
 
@@ -32,3 +32,13 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_what_depends_on_settings_data_and_code_alone_is_not_tried_again(error, kind):
     assert failure_kind(error) == kind
+
+
+def test_of_quoted_tracebacks_only_what_they_end_in_is_said():
+    text = (
+        "Training failed due to worker errors:\n[Rank 1 Error Snippet]:\nTraceback (most recent call last):\n"
+        '  File "worker.py", line 160, in work\n    record = execute()\n             ^^^^^^^^^\n'
+        "RuntimeError: value cannot be converted\n"
+    )
+    assert cause_of(text) == "training failed: RuntimeError: value cannot be converted"
+    assert cause_of("the group\ncould not  be placed") == "the group could not be placed"
