@@ -35,7 +35,7 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 
 def cause_of(text: str) -> str:
-    """One line of Ray's text on a failure: where it quotes tracebacks, the exception that the last one ends in.
+    """One line of Ray's text on a failure: the exception that a quoted traceback ends in.
 
     >>> cause_of("Training failed:\\nTraceback (most recent call last):\\n  File x\\nOSError: no route\\n")
     'training failed: OSError: no route'
