@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from benchmarks import between_steps, between_workers, formulation, growth, limit, passes, search, start_up
@@ -23,12 +25,19 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run them all on one thread, printing each table as soon as it is known."""
+    """Run them all on one thread, printing each table as soon as it is known; status 1 if one failed."""
     torch.set_num_threads(1)
+    failed = []
     for title, measure in BENCHMARKS.items():
         print(f"\n## {title}\n", flush=True)
-        print(table(measure()), flush=True)
+        try:
+            print(table(measure()), flush=True)
+        except Exception as error:  # the others do not depend on it
+            failed.append(title)
+            print(f"failed: {type(error).__name__}: {error}", flush=True)
     print(f"\n{conditions()}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
