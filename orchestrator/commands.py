@@ -55,7 +55,7 @@ def run_checked(checked: Checked) -> int:
     console.print(table(summary["predictors"]))
     console.print()
     console.print(verdict(summary["predictors"]), soft_wrap=True)
-    console.print(f"Registered: {registered['promotion']}", soft_wrap=True)
+    console.print(f"Registered as {registered['promotion']}", soft_wrap=True)
     console.print(f"Report: {checked.storage.uri('report.html')}", soft_wrap=True)
     console.print(f"Look at it: {ui_command(checked.tracking_uri)}", soft_wrap=True)
     console.print(registered["uri"], soft_wrap=True)

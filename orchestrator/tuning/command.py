@@ -20,11 +20,12 @@ def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[Se
     Raises `ExperimentError`.
     """
     space = load_space(arguments.space)
+    trials = arguments.trials
     options = {
         "space": space,
         "scheduler": arguments.scheduler,
         "searcher": arguments.searcher,
-        "trials": arguments.trials or default_trials(arguments.searcher, space),
+        "trials": default_trials(arguments.searcher, space) if trials is None else trials,
         "seeds": arguments.seeds,
         "time_budget_s": arguments.time_budget,
         "max_concurrent": arguments.max_concurrent,
@@ -83,7 +84,7 @@ def tune(checked: Any, request: SearchRequest) -> int:
     console.print(table(summary["predictors"]))
     console.print()
     console.print(verdict(summary["predictors"]), soft_wrap=True)
-    console.print(f"Registered: {registered['promotion']}", soft_wrap=True)
+    console.print(f"Registered as {registered['promotion']}", soft_wrap=True)
     console.print(f"Look at it: {ui_command(checked.tracking_uri)}", soft_wrap=True)
     console.print(registered["uri"], soft_wrap=True)
     return 0

@@ -154,6 +154,11 @@ def test_a_smoke_run_without_its_gpu_is_refused_in_one_line_too(refused):
     assert "/xx" in refused("plan", "image_folder", "--smoke", "--set", f"data.root=/{'x' * 5000}")
 
 
+@pytest.mark.parametrize("option", ["--trials", "--seeds", "--time-budget", "--max-concurrent"])
+def test_a_search_of_nothing_is_refused(refused, option):
+    assert f"{option}: " in refused("tune", "digits", "--space", "student", option, "0")
+
+
 def test_everything_that_is_wrong_is_said_at_once(refused):
     line = refused("plan", "digits", "--set", "seed=-1", "--set", "data.train_fraction=2")
     assert "seed: " in line

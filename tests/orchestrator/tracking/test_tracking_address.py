@@ -60,7 +60,10 @@ def test_artifacts_lie_beside_the_sqlite_file_and_elsewhere_where_the_server_say
 def test_the_ui_command_quotes_for_the_shell_and_shows_no_password(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     monkeypatch.setattr("sys.executable", "/my env/bin/python")
-    assert ui_command("sqlite:////my runs/m.db") == "mlflow ui --backend-store-uri 'sqlite:////my runs/m.db'"
+    assert (
+        ui_command("sqlite:////my runs/m.db")
+        == "mlflow ui --workers 1 --backend-store-uri 'sqlite:////my runs/m.db'"
+    )
     assert ui_command("http://ann:pw@host:5000") == (
         "'/my env/bin/python' -m webbrowser 'http://***@host:5000'"
     )
@@ -69,7 +72,10 @@ def test_the_ui_command_quotes_for_the_shell_and_shows_no_password(monkeypatch):
 def test_the_ui_command_works_where_the_environment_is_not_activated(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.executable", "/env/bin/python")
-    assert ui_command("sqlite:////m.db") == "/env/bin/python -m mlflow ui --backend-store-uri sqlite:////m.db"
+    assert (
+        ui_command("sqlite:////m.db")
+        == "/env/bin/python -m mlflow ui --workers 1 --backend-store-uri sqlite:////m.db"
+    )
 
 
 @pytest.mark.parametrize(
