@@ -174,7 +174,9 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     )
     _add_overrides(parser)
     parser.add_argument(
-        "--smoke", action="store_true", help="the same experiment, over two epochs of a few images"
+        "--smoke",
+        action="store_true",
+        help="the same experiment, over two epochs of a few images, in thin networks",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from glob import escape, glob
 from typing import TYPE_CHECKING
 
-from ekd_train.settings import DataSettings, Training
+from ekd_train.settings import Architecture, DataSettings, Training
 
 if TYPE_CHECKING:
     from orchestrator.experiment import Cluster, Experiment
@@ -14,8 +14,16 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""
 
 
+SMALL_PIXELS = 32
+"""Side of an image that networks with a small-image stem are given."""
+
+
 def make_small(experiment: Experiment) -> Experiment:
-    """The same experiment over two epochs of two small batches, or of as many as show each class twice."""
+    """The same experiment over two epochs of two small batches, or of as many as show each class twice.
+
+    Networks keep their kind and depth; what is wide becomes thin, and large images small where every
+    network takes small ones: WRN-28-10 would need an hour on two cores for the images of a smoke run.
+    """
     # A batch has an image for each worker at least.
     batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
     sizes = _sizes(experiment.data, 2 * batch)
@@ -34,17 +42,39 @@ def make_small(experiment: Experiment) -> Experiment:
         )
 
     data = experiment.data.model_copy(update={**sizes, "train_fraction": 1.0})
+    architectures = [experiment.student.architecture, *(g.architecture for g in experiment.teachers)]
+    if all(a.small_images or a.depth is not None for a in architectures):
+        data = data.model_copy(update={"image_size": _small_image_size(data)})
     student = experiment.student
     factors = student.factors.model_copy(update={"warmup_epochs": min(1.0, student.factors.warmup_epochs)})
-    groups = tuple(g.model_copy(update={"training": small(g.training)}) for g in experiment.teachers)
+    groups = tuple(
+        g.model_copy(update={"training": small(g.training), "architecture": _thin(g.architecture)})
+        for g in experiment.teachers
+    )
     return experiment.model_copy(
         update={
             "name": f"{experiment.name}-smoke",
             "data": data,
             "teachers": groups,
-            "student": student.model_copy(update={"training": small(student.training), "factors": factors}),
+            "student": student.model_copy(
+                update={
+                    "training": small(student.training),
+                    "architecture": _thin(student.architecture),
+                    "factors": factors,
+                }
+            ),
         }
     )
+
+
+def _thin(architecture: Architecture) -> Architecture:
+    return architecture.model_copy(update={"width": min(1.0, architecture.width)})
+
+
+def _small_image_size(data: DataSettings) -> int | None:
+    if data.name == "tiny_imagenet":
+        return min(SMALL_PIXELS, data.image_size or SMALL_PIXELS)
+    return min(SMALL_PIXELS, data.image_size) if data.image_size is not None else None
 
 
 def _sizes(data: DataSettings, images: int) -> dict[str, int]:

@@ -101,8 +101,23 @@ def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
         whole.student.members,
         whole.perturbation,
     )
-    assert small.student.architecture == whole.student.architecture
+    kept, was = small.student.architecture, whole.student.architecture
+    assert (kept.name, kept.depth, kept.stem_channels) == (was.name, was.depth, was.stem_channels)
+    assert (kept.width, was.width) == (1, 4)
     assert build_experiment(small.resolved()) == small
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pixels"),
+    [
+        (["data.image_size=64"], 32),
+        (["data.image_size=24"], 24),
+        (["data.image_size=null"], None),  # their own size, whatever that is
+        (["student.architecture.small_images=false"], 64),  # its stem may need them
+    ],
+)
+def test_a_smoke_run_makes_large_images_small_where_the_networks_take_that(overrides, pixels):
+    assert load_experiment("image_folder", overrides, smoke=True).data.image_size == pixels
 
 
 @pytest.mark.parametrize("per_class", [2, 4, 9, 100])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -157,13 +156,10 @@ def test_a_wheel_brings_the_experiments_along(tmp_path):
         "digits",
         "fashion_mnist",
         "cifar10_ekd",
-        pytest.param(
-            "image_folder",
-            marks=pytest.mark.skipif(
-                not os.environ.get("EKD_UNPROVEN"),
-                reason="not yet seen green on a quiet machine; set EKD_UNPROVEN=1 to run it",
-            ),
-        ),
+        "image_folder",
+        "tiny_imagenet",
+        "cifar100_latentbe",
+        "cifar100_conf_ods",
     ],
 )
 def test_the_smoke_run_ends_with_a_registered_model(name, small, tmp_path):
