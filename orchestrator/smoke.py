@@ -14,7 +14,7 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""
 
 
-SMALL_PIXELS = 32
+SMALL_PIXELS = 16
 """Side of an image that networks with a small-image stem are given."""
 
 

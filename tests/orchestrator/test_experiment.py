@@ -110,8 +110,8 @@ def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
 @pytest.mark.parametrize(
     ("overrides", "pixels"),
     [
-        (["data.image_size=64"], 32),
-        (["data.image_size=24"], 24),
+        (["data.image_size=64"], 16),
+        (["data.image_size=12"], 12),
         (["data.image_size=null"], None),  # their own size, whatever that is
         (["student.architecture.small_images=false"], 64),  # its stem may need them
     ],

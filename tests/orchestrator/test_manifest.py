@@ -41,7 +41,7 @@ def test_the_time_of_creation_stays(storage):
     [
         (["seed=1"], ["seed"]),
         (["student.training.learning_rate=0.01"], ["student.training.learning_rate"]),
-        (["data.train_size=200", "distillation.alpha=0.5"], ["data.train_size", "distillation.alpha"]),
+        (["data.train_size=150", "distillation.alpha=0.5"], ["data.train_size", "distillation.alpha"]),
         (["perturbation.kind=none"], ["perturbation.kind"]),
         (["teachers.training.epochs=3"], ["teachers.0.training.epochs"]),
     ],

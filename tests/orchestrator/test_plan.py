@@ -64,8 +64,8 @@ def test_flops_are_passes_times_steps_times_batch_times_macs():
     experiment = load_experiment("digits")
     planned = planned_runs(experiment, described(experiment, train=300))
     teacher, student = planned[0], planned[-1]
-    assert teacher.steps == 100 * (300 // 64)
-    assert teacher.flops == pytest.approx(2 * 3 * 400 * 64 * 193_344, rel=0.01)  # 193 k MACs an image
+    assert teacher.steps == 200 * (300 // 64)
+    assert teacher.flops == pytest.approx(2 * 3 * 800 * 64 * 193_344, rel=0.01)  # 193 k MACs an image
     assert student.flops == pytest.approx(teacher.flops * 22 / 3)
 
 
@@ -98,10 +98,10 @@ def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():
     for name in packaged_experiments():
         experiment = load_experiment(name, ["data.root=anywhere"])
         assert not doubts([*experiment.teacher_runs(), experiment.student_run()]), name
-    hasty = ["teachers.training.epochs=5", "student.factors.warmup_epochs=100"]
+    hasty = ["teachers.training.epochs=5", "student.factors.warmup_epochs=200"]
     experiment = load_experiment("digits", hasty)
     teacher, student = doubts(
         [*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()]
     )
     assert "teachers.training.schedule.warmup_epochs=5 is not over before the last of 5 epochs" in teacher
-    assert "student.factors.warmup_epochs=100" in student
+    assert "student.factors.warmup_epochs=200" in student

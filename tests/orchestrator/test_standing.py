@@ -86,7 +86,7 @@ def test_one_run_tells_its_checkpoints(storage, capsys):
         run.write(f"checkpoints/teacher-1/epoch-{epoch:05d}.json", b"{}")
     out = shown(capsys, storage, "mine")[1].out
     assert "teacher-0    trained" in out
-    assert "teacher-1    checkpoint after epoch 40 of 100" in out
+    assert "teacher-1    checkpoint after epoch 40 of 200" in out
     assert "student      not begun" in out
 
 

@@ -120,6 +120,7 @@ def test_early_stopping_is_expected_to_save_about_what_successive_halving_does()
     assert 0.1 < expected_share(request(trials=24, scheduler="hyperband"), 4, 81) < 1
 
 
+HUNDRED_EPOCHS = ["student.training.epochs=100", "student.training.evaluate_every=2"]
 CLUSTER = Capacity((Node(8, 2), Node(4, 0)), "a test")
 
 
@@ -155,7 +156,7 @@ def test_a_trial_of_several_workers_leaves_all_cpus_to_them() -> None:
 
 def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
     asked = request(trials=24)
-    pool = pool_experiment(load_experiment("digits"), asked.space.domains)
+    pool = pool_experiment(load_experiment("digits", HUNDRED_EPOCHS), asked.space.domains)
     text = "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
     assert "24, random search" in text
     assert "rungs after epochs 6, 18, 54" in text
@@ -166,7 +167,7 @@ def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
 
 def plan_of(**options: Any) -> str:
     asked = request(**options)
-    pool = pool_experiment(load_experiment("digits"), asked.space.domains)
+    pool = pool_experiment(load_experiment("digits", HUNDRED_EPOCHS), asked.space.domains)
     return "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
 
 
