@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestrator.evaluate_command import add_evaluate_command
 from orchestrator.registry_commands import add_registry_commands
@@ -43,11 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; its subcommands' parsers are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` shows how\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ekd`."""
     from orchestrator.tuning.options import add_search_options
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ekd",
         description="Turn an ensemble of networks into one network at the cost of one.",
         epilog=EPILOG,

@@ -33,6 +33,7 @@ _EXPLANATIONS = {
     errno.EPERM: ("the operation is not permitted", "let this user change it, or set storage.uri elsewhere"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "move it away, or set storage.uri elsewhere"),
     errno.EISDIR: ("a folder stands where a file is needed", "move it away, or set storage.uri elsewhere"),
+    errno.ENAMETOOLONG: ("a name in the path is too long", "choose a shorter storage.uri"),
     errno.ENOLCK: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
     errno.ENOSYS: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
     errno.ETIMEDOUT: (

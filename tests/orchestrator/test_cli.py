@@ -128,6 +128,7 @@ WRONG_SETTINGS = {
     "another scheme": ("storage.uri=ftp://x/y", "storage.uri begins with ftp://, which is not supported"),
     "a bucket without a name": ("storage.uri=s3://", "no valid bucket name"),
     "a file as a folder": ("storage.uri=/etc/passwd", "a file stands where a folder is needed"),
+    "a name too long for a folder": (f"storage.uri=/tmp/{'x' * 300}", "choose a shorter storage.uri"),
     "a folder nobody may write": ("storage.uri=/proc/ekd", "/proc/ekd"),
     "a secret": ("storage.uri=s3://user:pw@b/x", "credentials do not belong in an experiment"),
     "another tracking scheme": ("tracking.uri=ftp://x", "MLflow knows http, https, sqlite"),
@@ -157,6 +158,25 @@ def test_a_smoke_run_without_its_gpu_is_refused_in_one_line_too(refused):
 @pytest.mark.parametrize("option", ["--trials", "--seeds", "--time-budget", "--max-concurrent"])
 def test_a_search_of_nothing_is_refused(refused, option):
     assert f"{option}: " in refused("tune", "digits", "--space", "student", option, "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "ekd: the following arguments are required: COMMAND; `ekd --help` shows how"),
+        (["run"], "ekd run: the following arguments are required: EXPERIMENT; `ekd run --help` shows how"),
+        (
+            ["run", "digits", "--set"],
+            "ekd run: argument --set: expected one argument; `ekd run --help` shows how",
+        ),
+        (["run", "digits", "--fast"], "ekd: unrecognized arguments: --fast; `ekd --help` shows how"),
+    ],
+)
+def test_wrong_arguments_are_one_line_too(capsys, words, line):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_everything_that_is_wrong_is_said_at_once(refused):
