@@ -139,11 +139,7 @@ def taught(experiment: Experiment, store: Storage) -> Any:
 
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
-    arrays = {
-        f"{split}/{part}": getattr(getattr(dataset, split), part)
-        for split in ("train", "validation", "test")
-        for part in ("images", "labels")
-    }
+    arrays = dataset.arrays()
     placed = place(arrays, description, torch.device("cpu"))
     runs = experiment.teacher_runs()
     for run in runs:

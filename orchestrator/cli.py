@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from orchestrator.cli_options import add_overrides, add_storage
 from orchestrator.evaluate_command import add_evaluate_command
 from orchestrator.registry_commands import add_registry_commands
 
@@ -101,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="All runs of a storage, or the stages and training runs of one.",
     )
     status.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs")
-    _add_storage(status)
+    add_storage(status)
 
     report = commands.add_parser(
         "report",
@@ -110,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the last line on stdout is where it is.",
     )
     report.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
-    _add_storage(report)
+    add_storage(report)
 
     add_evaluate_command(commands)
     add_registry_commands(commands)
@@ -130,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "experiment", nargs="?", default="digits", metavar="EXPERIMENT", help="default: digits"
     )
-    _add_overrides(doctor)
+    add_overrides(doctor)
     return parser
 
 
@@ -161,8 +162,8 @@ def _add_cluster_commands(commands: Any) -> None:
         "student, write the summary, deliver what MLflow was not told.",
     )
     register.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
-    _add_storage(register)
-    _add_overrides(register)
+    add_storage(register)
+    add_overrides(register)
 
     clean = commands.add_parser(
         "clean",
@@ -172,29 +173,18 @@ def _add_cluster_commands(commands: Any) -> None:
     )
     clean.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs")
     clean.add_argument("--everything", action="store_true", help="remove the named run, finished or not")
-    _add_storage(clean)
+    add_storage(clean)
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "experiment", metavar="EXPERIMENT", help="a packaged experiment's name, or a YAML file"
     )
-    _add_overrides(parser)
+    add_overrides(parser)
     parser.add_argument(
         "--smoke",
         action="store_true",
         help="the same experiment, over two epochs of a few images, in thin networks",
-    )
-
-
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a key of the experiment, dotted: --set student.training.epochs=20; repeats",
     )
 
 
@@ -204,8 +194,3 @@ def _add_run_id(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="default: made of the experiment's name and settings, so that it continues",
     )
-
-
-def _add_storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="URI", default="ekd-runs", help="default: ./ekd-runs")
-    parser.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")

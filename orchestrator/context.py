@@ -129,7 +129,7 @@ class Context:
             self._workers = launch.WorkerGroup(
                 experiment.cluster,
                 self.checked.storage,
-                launch.share((self.checked.arrays(), self.checked.description)),
+                launch.share((self.checked.dataset.arrays(), self.checked.description)),
                 experiment.storage.keep_checkpoints,
             )
             count = self._workers.start(capacity, experiment.teacher_count + 1)

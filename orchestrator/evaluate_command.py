@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cli_options import add_overrides, add_storage
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from orchestrator.evaluation import FinishedRun
-
-STATUSES = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-"""MLflow's word for what the manifest says; recording an evaluation does not change how the run ended."""
 
 
 def add_evaluate_command(commands: Any) -> None:
@@ -28,17 +27,11 @@ def add_evaluate_command(commands: Any) -> None:
         "again. The last line on stdout is where the results are.",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a key of BeyondSettings (ekd_train/beyond_settings.py), as images=1000 or severities=[1,3,5]; "
-        "repeats",
+    add_overrides(
+        parser,
+        "a key of BeyondSettings (ekd_train/beyond_settings.py): images=1000, severities=[1,3,5]; repeats",
     )
-    parser.add_argument("--storage", metavar="URI", default="ekd-runs", help="default: ./ekd-runs")
-    parser.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")
+    add_storage(parser)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -98,7 +91,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def record(run: FinishedRun, found: Mapping[str, Any], page: str, storage_uri: str, say: Any) -> None:
     """Metrics and artifacts of the run's MLflow parent run; a warning where the store cannot be reached."""
-    from orchestrator.manifest import EVALUATION
+    from orchestrator.manifest import EVALUATION, STATES
     from orchestrator.report import REPORT
     from orchestrator.tracking import Tracker, TrackingError, redacted, resolve_tracking_uri
     from orchestrator.tracking.address import sqlite_file
@@ -127,8 +120,9 @@ def record(run: FinishedRun, found: Mapping[str, Any], page: str, storage_uri: s
     tracker.log_metrics(tracker.run_id, flat_metrics(found), step=found["number"] - 1)
     tracker.log_dict(tracker.run_id, EVALUATION, found)
     tracker.log_artifact_text(tracker.run_id, REPORT, page)
-    left = tracker.close(STATUSES.get(run.manifest.get("status", ""), "FAILED"))  # type: ignore[arg-type]
-    if left:
+    # Recording an evaluation does not change how the run ended.
+    ended = run.manifest.get("status")
+    if left := tracker.close(next((status for status, state in STATES.items() if state == ended), "FAILED")):
         say(f"WARNING: {left}")
 
 

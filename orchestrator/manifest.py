@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.storage import MissingKey, Storage
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import RunStatus
 
 FORMAT = 1
 MANIFEST, EXPERIMENT, SUMMARY = "manifest.json", "experiment.json", "summary.json"
 EVALUATION = "evaluation.json"
 """What `ekd evaluate` found, if somebody asked."""
+STATES: dict[RunStatus, str] = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
+"""What the manifest calls MLflow's states."""
 
 
 class Manifest:

@@ -16,7 +16,7 @@ from ekd_train.settings import TrainingRun
 from orchestrator import launch
 from orchestrator.context import Context, RunFailed
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import STATES, Manifest
 from orchestrator.ownership import Ownership
 from orchestrator.plan import doubts, training_work
 from orchestrator.preflight import Checked, one_line
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 EXPLAINED = (RunFailed, launch.LaunchError, StorageError, TrackingError, ExperimentError)
 """Errors whose message says all that a user needs."""
-STATES = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
-"""What the manifest calls MLflow's states."""
 
 Stage = Callable[[Context], dict[str, Any]]
 

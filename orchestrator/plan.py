@@ -98,21 +98,21 @@ def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[Pl
 
 def doubts(runs: Iterable[TrainingRun]) -> list[str]:
     """What is possible and yet unlikely to be meant, a line each."""
-    lines = {}
+    lines = []
     for run in runs:
         epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
         group = "student" if run.student is not None else "teachers"
         if warmup >= epochs:
-            lines[f"{group}.training.schedule"] = (
+            lines.append(
                 f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "
                 "epochs: the full learning rate is never used"
             )
         if run.student is not None and run.student.factors.warmup_epochs >= epochs:
-            lines["student.factors"] = (
+            lines.append(
                 f"student.factors.warmup_epochs={run.student.factors.warmup_epochs:g} is not over before the "
                 f"last of {epochs} epochs: the factors never learn at the full rate"
             )
-    return list(lines.values())
+    return list(dict.fromkeys(lines))  # teachers share theirs
 
 
 def plan_lines(checked: Checked) -> list[str]:

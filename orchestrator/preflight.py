@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from ekd_train.data import Dataset, describe, load_dataset
 from ekd_train.settings import TrainingRun
 from orchestrator.capacity import Capacity, why_never
@@ -41,10 +39,6 @@ class Checked:
     description: dict[str, Any]
     capacity: Capacity
     """Of the cluster that it will run on, as it was when asked."""
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The data set as `train/images`, `train/labels`, ..."""
-        return self.dataset.arrays()
 
 
 def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capacity | None = None) -> Checked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -67,7 +66,9 @@ class _Study:
         def run_all(cells: Sequence[Any]) -> dict[Any, dict[str, Any]]:
             return self._all("choice", {cell: (run_cell, cell, self.folder) for cell in cells})
 
-        return choose(self.regime, self.arms, seeds, run_all)
+        # An average of KD's weights has KD's settings, whether KD itself is asked for or not.
+        kd = [ARMS["kd"]] if any(arm.made_by in ("swa", "uniform average") for arm in self.arms) else []
+        return choose(self.regime, dict.fromkeys([*self.arms, *kd]), seeds, run_all)
 
     def final(
         self, seeds: int, chosen: Mapping[str, tuple[float, float]], default: tuple[float, float]
@@ -105,23 +106,23 @@ class _Study:
         ]
 
     def _all(self, what: str, tasks: Mapping[T, tuple[Callable[..., Any], *tuple[Any, ...]]]) -> dict[T, Any]:
-        began = time.monotonic()
+        from rich.console import Console
+
+        from orchestrator.meter import Meter
+
+        meter = Meter(what, Console(stderr=True))
         futures = {self.pool.submit(*task): key for key, task in tasks.items()}
         results = {}
         try:
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
-                gone = time.monotonic() - began
-                left = gone / len(results) * (len(tasks) - len(results))
-                print(
-                    f"{what}: {len(results)} of {len(tasks)}, {gone:.0f} s gone, about {left:.0f} s left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                meter(len(results), len(tasks))
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
+        finally:
+            meter.close()
         return results
 
 

@@ -96,9 +96,8 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     capacity = context.ray()
     at_once = trials_at_once(pool.cluster, capacity, request)
     teachers = {run.name: load_network(storage, run, checked.description) for run in pool.teacher_runs()}
-    arrays = {key: value for key, value in checked.arrays().items() if not key.startswith("test/")}
     # Trials never see a test image.
-    arrays |= {f"test/{part}": checked.arrays()[f"test/{part}"][:0] for part in ("images", "labels")}
+    arrays = {k: v[:0] if k.startswith("test/") else v for k, v in checked.dataset.arrays().items()}
     data = ray.put((arrays | network_arrays(teachers), checked.description))
     proposer = build_proposer(request, pool.seed)
     recorder = Recorder(ledger, proposer, context.tracker, context.view, request.trials)

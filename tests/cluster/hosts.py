@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -51,6 +52,11 @@ class Namespaces:
             ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", script], stdin=subprocess.DEVNULL
         )
         self.init = self._wait_for_init()
+
+    @property
+    def files(self) -> Path:
+        """Its file system, as seen from outside."""
+        return Path("/proc", str(self.init), "root")
 
     def _wait_for_init(self) -> int:
         children = f"/proc/{self._process.pid}/task/{self._process.pid}/children"

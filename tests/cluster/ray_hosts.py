@@ -99,7 +99,7 @@ class RayHosts:
 
     def disks(self) -> list[str]:
         """Ray's folder of every host, as seen from outside."""
-        return [f"/proc/{self.hosts[name].init}/root/tmp/ray" for name in ("head", *WORKERS)]
+        return [str(self.hosts[name].files / "tmp" / "ray") for name in ("head", *WORKERS)]
 
     def make_whole(self) -> None:
         """Bring back what a fault has taken away: every host is up, and Ray on it."""

@@ -48,12 +48,7 @@ def world(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> d
     torch.set_num_threads(1)
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
-    arrays = {
-        f"{split}/{part}": getattr(getattr(dataset, split), part)
-        for split in ("train", "validation", "test")
-        for part in ("images", "labels")
-    }
-    data = place(arrays, description, torch.device("cpu"))
+    data = place(dataset.arrays(), description, torch.device("cpu"))
     store = open_storage(str(tmp_path_factory.mktemp("pool")))
     for teacher in experiment.teacher_runs():
         execute(teacher, data, store, Silent(), Workers())

@@ -86,6 +86,6 @@ def test_whatever_key_is_accepted_stays_inside(key):
         validate_key(key)
     except ValueError:
         return
-    root = Path("/root/of/storage")
+    root = Path("/storage")
     assert (root / key).resolve().is_relative_to(root)
     assert (root / key) != root
