@@ -19,8 +19,6 @@ from orchestrator.registry_commands import promote as promote
 from orchestrator.registry_commands import rollback as rollback
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from orchestrator.experiment import Experiment
     from orchestrator.preflight import Checked
     from orchestrator.storage import Storage
@@ -40,6 +38,7 @@ def run_checked(checked: Checked) -> int:
     from orchestrator.preflight import one_line
     from orchestrator.storage import StorageError
     from orchestrator.summary import summarise, table, verdict
+    from orchestrator.terminal import results_console
     from orchestrator.tracking import TrackingError, ui_command
 
     try:
@@ -51,7 +50,7 @@ def run_checked(checked: Checked) -> int:
         return 1
     summary = summarise(manifest.content)
     registered = manifest.outputs("register")
-    console = _console()
+    console = results_console()
     console.print(table(summary["predictors"]))
     console.print()
     console.print(verdict(summary["predictors"]), soft_wrap=True)
@@ -70,9 +69,10 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         checked = _check(arguments)
     from orchestrator.plan import doubts, plan_lines, planned_runs, runs_table, total_line
+    from orchestrator.terminal import results_console
 
     planned = planned_runs(checked.experiment, checked.description)
-    console = _console()
+    console = results_console()
     for line in plan_lines(checked):
         console.print(line, soft_wrap=True)
     console.print()
@@ -101,14 +101,15 @@ def tune(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     """`ekd status`: all runs, or one."""
     from orchestrator import standing
+    from orchestrator.terminal import results_console
 
     storage = named_storage(arguments.storage, arguments.endpoint_url)
     with storage_errors():
         if arguments.run_id is None:
-            _console().print(standing.all_runs(storage))
+            results_console().print(standing.all_runs(storage))
         else:
             text = standing.one_run(run_storage(storage, arguments.run_id), arguments.run_id)
-            _console().print(text, soft_wrap=True)
+            results_console().print(text, soft_wrap=True)
     return 0
 
 
@@ -118,11 +119,12 @@ def report(arguments: argparse.Namespace) -> int:
         storage = run_storage(named_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
     from orchestrator.report import REPORT, load_evidence, render
     from orchestrator.summary import table, verdict
+    from orchestrator.terminal import results_console
 
     with storage_errors():
         evidence = load_evidence(storage)
         storage.write(REPORT, render(evidence).encode())
-    console = _console()
+    console = results_console()
     console.print(table(evidence.predictors))
     console.print()
     console.print(verdict(evidence.predictors), soft_wrap=True)
@@ -230,11 +232,3 @@ def storage_errors() -> Iterator[None]:
         yield
     except StorageError as error:
         raise ExperimentError(one_line(error)) from error
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from orchestrator.view import stdout_width
-
-    return Console(width=stdout_width(), highlight=False)

@@ -45,7 +45,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from orchestrator.ownership import OwnedByAnother, Ownership
     from orchestrator.preflight import one_line
     from orchestrator.storage import StorageError
-    from orchestrator.view import stdout_width
+    from orchestrator.terminal import results_console
 
     settings = read_settings(arguments.overrides)
     errors = Console(stderr=True)
@@ -79,7 +79,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     except (EvaluationFailed, DamagedCheckpoint, OwnedByAnother, StorageError) as error:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
         return 1
-    console = Console(width=stdout_width(), highlight=False)
+    console = results_console()
     console.print(results_table(found))
     console.print()
     console.print(severity_table(found, run.manifest["stages"]["evaluate"]["outputs"]["predictors"]))

@@ -69,11 +69,10 @@ def add_registry_commands(commands: Any) -> None:
 
 def models(arguments: argparse.Namespace) -> int:
     """`ekd models`: what is registered."""
-    from rich.console import Console
     from rich.table import Table
 
     from orchestrator.registry import list_versions
-    from orchestrator.view import stdout_width
+    from orchestrator.terminal import results_console
 
     with _registry(arguments) as client:
         versions = list_versions(client, arguments.name)
@@ -96,7 +95,7 @@ def models(arguments: argparse.Namespace) -> int:
         style = "bold" if "champion" in listed.aliases else None
         table.add_row(uri, ", ".join(listed.aliases), *shown, listed.run_id, style=style)
     widest = max(len(listed.name) + len(listed.run_id) for listed in versions)
-    console = Console(width=max(stdout_width(), widest + 80), highlight=False)  # names are never cut
+    console = results_console(at_least=widest + 80)  # names are never cut
     console.print(table)
     for listed in versions:
         if listed.aliases and listed.why:

@@ -39,8 +39,9 @@ def load_dataset(settings: DataSettings) -> Dataset:
     nested subset is normalised alike.
 
     Raises:
-        DataError: files are missing, damaged or mislabelled, or the settings ask for more
-            images than there are; it names the file or the settings key.
+        DataError: files are missing, damaged or mislabelled, all training images are of one
+            class, or the settings ask for more images than there are; it names the file or
+            the settings key.
     """
     source = LOADERS[settings.name](settings)
     train, validation, test, whole_train = divide(
@@ -50,5 +51,11 @@ def load_dataset(settings: DataSettings) -> Dataset:
         train_size=settings.train_size,
         train_fraction=settings.train_fraction,
     )
+    if (train.labels == train.labels[0]).all():
+        raise DataError(
+            settings.root or settings.name,
+            f"all {len(train)} training images are of one class, {source.class_names[train.labels[0]]!r}",
+            "there is nothing to learn: check the labels, or fetch the files again",
+        )
     mean, std = source.normalisation or channel_statistics(whole_train.images)
     return Dataset(settings.name, train, validation, test, source.class_names, mean, std)

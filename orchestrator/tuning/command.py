@@ -43,19 +43,17 @@ def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[Se
 
 def tune(checked: Any, request: SearchRequest) -> int:
     """Search, train the best in full, register it; the last line on stdout is its URI."""
-    from rich.console import Console
-
     from orchestrator.launch import LaunchError
     from orchestrator.ownership import OwnedByAnother
     from orchestrator.pipeline import RunFailed
     from orchestrator.preflight import one_line
     from orchestrator.storage import StorageError
     from orchestrator.summary import summarise, table, verdict
+    from orchestrator.terminal import results_console
     from orchestrator.tracking import TrackingError, ui_command
     from orchestrator.tuning.ledger import Ledger
     from orchestrator.tuning.pipeline import run
     from orchestrator.tuning.table import short_values, trials_table
-    from orchestrator.view import stdout_width
 
     try:
         manifest = run(checked, request)
@@ -63,7 +61,7 @@ def tune(checked: Any, request: SearchRequest) -> int:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
         print("ekd: what is done is kept; the same command continues from there", file=sys.stderr)
         return 1
-    console = Console(width=stdout_width(), highlight=False)
+    console = results_console()
     ledger, found = Ledger(checked.storage), manifest.outputs("search")
     console.print(trials_table(ledger.trials, rows=None))
     console.print()

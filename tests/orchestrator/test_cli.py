@@ -421,3 +421,12 @@ def test_the_installed_command_says_with_its_status_how_it_went(arguments, statu
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert bool(done.stderr) == (status != 0)
+
+
+def test_a_reader_who_leaves_early_makes_nothing_fail(tmp_path):
+    command = [sys.executable, "-m", "orchestrator", "status", "--storage", str(tmp_path)]
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (0, "")

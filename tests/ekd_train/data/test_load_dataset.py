@@ -192,6 +192,14 @@ def test_wrong_cifar_content_is_refused(tmp_path, test, problem):
     assert caught.value.where == str(folder / "test_batch")
 
 
+def test_training_images_of_one_class_only_are_refused(tmp_path):
+    images, labels = np.zeros((20, 28, 28), np.uint8), np.full(20, 3, np.uint8)
+    folder = tmp_path / "FashionMNIST" / "raw"
+    write_fashion(folder, images=images, labels=labels)
+    with pytest.raises(DataError, match="all 10 training images are of one class, 'Dress'"):
+        load("fashion_mnist", tmp_path, validation_size=10)
+
+
 def test_class_names_that_are_not_text_are_refused(tmp_path):
     folder = write_cifar(tmp_path, "cifar10")
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [["a"]]}))
