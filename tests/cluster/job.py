@@ -74,9 +74,16 @@ class Job:
         return [name for name in ("head", *WORKERS) if self.cluster.hosts[name].processes("RayTrainWorker")]
 
     def driver(self) -> int:
-        """The process of `ekd run` on the head."""
-        head = self.cluster.hosts["head"]
-        return min(head.processes("-m orchestrator run"))
+        """The process on the head that owns the run; others (Ray's shell around it) look alike."""
+        owner = json.loads(self.cluster.store.read(f"ekd/{self.run_id}/owner.json"))
+        found = [
+            pid
+            for pid in self.cluster.hosts["head"].processes("-m orchestrator run")
+            if Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()[-1]
+            == str(owner["pid"])
+        ]
+        assert len(found) == 1, (owner, found)
+        return found[0]
 
     def manifest(self) -> dict:
         """`manifest.json` as stored."""
