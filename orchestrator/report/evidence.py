@@ -14,6 +14,8 @@ from orchestrator.summary import summarise
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from orchestrator.report.search import Search
+
 History = Sequence[Mapping[str, float]]
 """One record for each validated epoch, as `ekd_train.evaluate.validate` names the values."""
 
@@ -34,6 +36,8 @@ class Evidence:
     """`<split>/labels` (n,), `<split>/<predictor>` (s, n, c), `perturbation/...`."""
     evaluation: Mapping[str, Any] | None = None
     """Of `ekd evaluate`; None where nobody asked."""
+    search: Search | None = None
+    """Of `ekd tune`; None of `ekd run`."""
 
     @property
     def predictors(self) -> Mapping[str, Any]:
@@ -61,6 +65,7 @@ def load_evidence(storage: Storage) -> Evidence:
     from ekd_train.checkpoint import load_record
     from ekd_train.jobs import PREDICTIONS
     from ekd_train.networks import load_predictions
+    from orchestrator.report.search import load_search
 
     manifest, experiment = read_json(storage, MANIFEST), read_json(storage, EXPERIMENT)
     if manifest is None or experiment is None or "evaluate" not in manifest["stages"]:
@@ -75,4 +80,5 @@ def load_evidence(storage: Storage) -> Evidence:
         histories={run: load_record(storage, f"networks/{run}.json")["history"] for run in runs},
         tensors=load_predictions(storage, PREDICTIONS, record["sha256"]),
         evaluation=read_json(storage, EVALUATION),
+        search=load_search(storage, manifest),
     )

@@ -12,6 +12,7 @@ from orchestrator.report.beyond import SCORES, beyond_section
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
 from orchestrator.report.images import examples
+from orchestrator.report.search import search_section
 from orchestrator.summary import WHAT_THEY_ARE, compact, kind_of
 from orchestrator.view import duration
 
@@ -49,6 +50,7 @@ def render(evidence: Evidence) -> str:
         settings=_settings(evidence.experiment),
         beyond=beyond_section(evidence),
         beyond_scores=SCORES,
+        searched=search_section(evidence.search),
     )
 
 

@@ -1,0 +1,201 @@
+"""The report's section on the search that found the settings, if there was one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.report.charts import new_figure, styled
+from orchestrator.report.svg import COLOURS, to_svg
+from orchestrator.tuning.ledger import Ledger, TrialRecord
+from orchestrator.tuning.pictures import importance, position
+from orchestrator.tuning.space import Space
+from orchestrator.tuning.table import seed_scores, short, short_values
+from orchestrator.view import duration
+
+if TYPE_CHECKING:
+    from orchestrator.storage import Storage
+
+SPACE_BETWEEN = 0.02
+"""Height by which lines of equal choices are moved apart in the parallel coordinates."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search left: how it was asked for, its trials, and its outcome."""
+
+    request: Mapping[str, Any]
+    """`SearchRequest.identity`."""
+    trials: Sequence[TrialRecord]
+    """Best first; those without a result last."""
+    outputs: Mapping[str, Any]
+    """Of the manifest's stage `search`."""
+
+    @property
+    def space(self) -> Space:
+        """What was searched."""
+        return Space.model_validate(self.request["space"])
+
+    @property
+    def scored(self) -> list[TrialRecord]:
+        """The trials that reported, best first."""
+        return [record for record in self.trials if record.history]
+
+    @property
+    def winner(self) -> TrialRecord:
+        """The trial whose settings the student was trained with."""
+        return next(record for record in self.trials if record.name == self.outputs["best"]["trial"])
+
+
+def load_search(storage: Storage, manifest: Mapping[str, Any]) -> Search | None:
+    """The search of a run; None where nothing was searched. Raises `StorageError`."""
+    from orchestrator.manifest import read_json
+    from orchestrator.tuning.stage import SEARCH
+
+    content = read_json(storage, SEARCH)
+    if content is None or "search" not in manifest["stages"]:
+        return None
+    trials = sorted(Ledger(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
+    return Search(content["request"], trials, manifest["stages"]["search"]["outputs"])
+
+
+@dataclass(frozen=True)
+class SearchSection:
+    """The section: its sentence, its figures, and the trials as rows of text."""
+
+    headline: str
+    keys: Mapping[str, str]
+    """Of the space -> its domain and the reason for it, in words."""
+    rows: list[dict[str, Any]]
+    pareto: list[dict[str, str]]
+    """Empty where cost was not searched too."""
+    trials_chart: str
+    curves_chart: str
+    importance: Mapping[str, float]
+
+
+def search_section(search: Search | None) -> SearchSection | None:
+    """The section of a run; None where nothing was searched."""
+    if search is None:
+        return None
+    space = search.space
+    domains = space.domains.items()
+    return SearchSection(
+        headline=_headline(search),
+        keys={key: f"{domain.describe()}. {domain.reason}" for key, domain in domains},
+        rows=[_row(search, record) for record in search.trials],
+        pareto=[
+            {
+                "trial": item["trial"],
+                "cost": short(float(item["cost"])),
+                "score": f"{100 * item['score']:.2f}",
+                "values": short_values(item["values"]),
+            }
+            for item in (search.outputs["pareto"] if search.request["searcher"] == "pareto" else [])
+        ],
+        trials_chart=trials_chart(search),
+        curves_chart=curves_chart(search),
+        importance=importance(space, search.scored),
+    )
+
+
+def _headline(search: Search) -> str:
+    best, request = search.winner, search.request
+    counts = ", ".join(
+        f"{count} {status.replace('_', ' ')}" for status, count in search.outputs["trials"].items()
+    )
+    seeds = request["seeds"]
+    of = f"mean validation accuracy over {seeds} seeds" if seeds > 1 else "validation accuracy"
+    return (
+        f"Of {len(search.trials)} trials ({counts}) {best.name} was best: {of} "
+        f"{100 * best.quality[0]:.2f} % with {short_values(best.values)}. "
+        f"Searcher {request['searcher']}, scheduler {request['scheduler']}, "
+        f"{duration(search.outputs['seconds'])}; the test images were not used."
+    )
+
+
+def _row(search: Search, record: TrialRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "best": record is search.winner,
+        "state": record.status.replace("_", " "),
+        "error": record.error or "",
+        "epochs": record.epochs,
+        "accuracy": f"{100 * record.quality[0]:.2f}" if record.history else "–",
+        "seeds": ", ".join(f"{100 * score:.2f}" for score in seed_scores(record)),
+        "nll": f"{-record.quality[1]:.4f}" if record.history else "–",
+        "values": [short(record.values[key]) for key in search.space.domains],
+    }
+
+
+@styled
+def trials_chart(search: Search) -> str:
+    """Parallel coordinates: an axis for each key, then the validation accuracy; a line for each trial."""
+    domains, trials = search.space.domains, search.scored
+    figure = new_figure(9.6, 3.6)
+    axes = figure.subplots()
+    scores = [100 * record.quality[0] for record in trials]
+    low, high = min(scores), max(scores)
+    for rank, (record, score) in enumerate(zip(trials, scores, strict=True)):
+        apart = SPACE_BETWEEN * (rank / max(1, len(trials) - 1) - 0.5)
+        heights = [position(domain, record.values[key]) + apart for key, domain in domains.items()]
+        heights.append((score - low) / (high - low) if high > low else 0.5)
+        axes.plot(heights, **_style(search, record))
+    for index, domain in enumerate(domains.values()):
+        axes.axvline(index, color=COLOURS["muted"], linewidth=0.8)
+        for value in domain.points(3):
+            place = (index, position(domain, value))
+            axes.annotate(
+                short(value), place, xytext=(-4, 0), textcoords="offset points", ha="right", va="center"
+            )
+    axes.axvline(len(domains), color=COLOURS["muted"], linewidth=0.8)
+    for height, score in ((0.0, low), (1.0, high)):
+        place = (len(domains), height)
+        axes.annotate(f"{score:.2f} %", place, xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_xticks(range(len(domains) + 1), [*domains, "validation accuracy"])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.margins(x=0.12)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3)
+    spoken = "; ".join(
+        f"{record.name}: {score:.2f} % with {short_values(record.values)}"
+        for record, score in zip(trials[:5], scores, strict=False)
+    )
+    return to_svg(figure, "trials", "Trials of the search", f"The best: {spoken}.")
+
+
+@styled
+def curves_chart(search: Search) -> str:
+    """Validation accuracy of every trial over its epochs; lines that end early were stopped."""
+    figure = new_figure(9.6, 3.1)
+    axes = figure.subplots()
+    for record in search.scored:
+        axes.plot(
+            [made["epoch"] for made in record.history],
+            [100 * made["averaged/accuracy"] for made in record.history],
+            marker="." if len(record.history) == 1 else None,
+            **_style(search, record),
+        )
+    axes.set_title("Validation accuracy of the averaged student, %")
+    axes.set_xlabel("epoch")
+    stopped = sum(record.status == "pruned" for record in search.trials)
+    spoken = f"Stopped before their end: {stopped} of {len(search.trials)}."
+    return to_svg(figure, "search-curves", "Trials over their epochs", spoken)
+
+
+def _style(search: Search, record: TrialRecord) -> dict[str, Any]:
+    if record is search.winner:
+        return {"color": COLOURS["averaged"], "linewidth": 2.4, "zorder": 3, "label": "the best"}
+    if record.status == "completed":
+        return {"color": COLOURS["ensemble"], "linewidth": 1.2, "zorder": 2, "label": "trained to the end"}
+    return {
+        "color": COLOURS["teacher"],
+        "linewidth": 0.9,
+        "linestyle": "--",
+        "zorder": 1,
+        "label": "stopped early",
+    }
