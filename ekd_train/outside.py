@@ -1,4 +1,4 @@
-"""Images of no known class, made to fit a network: another data set's, resized and with its channels."""
+"""Images of no known class: of classes kept from the run, or another data set's, made to fit its networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ekd_train.corruptions.optics import luminance
 from ekd_train.data import LOADERS
 from ekd_train.data.augment import as_float
+from ekd_train.data.class_subsets import only_classes
 from ekd_train.data.subsets import balanced_order
 from ekd_train.settings import DataName, DataSettings
 
@@ -39,6 +40,18 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
     split = source.train if source.test is None else source.test
     chosen = balanced_order(split.labels, len(source.class_names), "outside")[:most]
     return Outside(name, fit(torch.from_numpy(split.images[chosen]), shape))
+
+
+def load_held_out(settings: DataSettings, most: int) -> Outside:
+    """At most `most` images of the classes that `settings` keeps from the run, class-balanced.
+
+    Raises:
+        DataError: files are missing or damaged.
+    """
+    source = LOADERS[settings.name](settings)
+    split = only_classes(source, settings.held_out_classes)
+    chosen = balanced_order(split.labels, len(source.class_names), "outside")[:most]
+    return Outside("held-out classes", torch.from_numpy(split.images[chosen]))
 
 
 def fit(images: Tensor, shape: Sequence[int]) -> Tensor:

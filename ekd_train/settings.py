@@ -61,6 +61,9 @@ class DataSettings(Settings):
     """Class-balanced, nested subset of the training images."""
     image_size: Positive | None = None
     """`image_folder`, `tiny_imagenet`: images become this many pixels square; null: their own size."""
+    held_out_classes: tuple[str, ...] = ()
+    """Classes, by name, whose images no split has: `ekd evaluate` tries whether the networks notice
+    that they do not know them."""
     augmentation: Augmentation = Augmentation()
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ekd_train.data import Dataset
     from ekd_train.outside import Outside
+    from ekd_train.settings import DataSettings
 
 FORMAT = 1
 """Of `evaluation.json`; another one is measured again."""
@@ -228,11 +229,8 @@ def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
     """The run's data set, which must be the very images that it was measured on."""
     from ekd_train.data import DataError, load_dataset
 
-    where = run.experiment.data
-    if settings.data_root is not None:
-        where = where.model_copy(update={"root": settings.data_root})
     try:
-        dataset = load_dataset(where)
+        dataset = load_dataset(_where(run, settings))
     except DataError as error:
         raise ExperimentError(
             f"{error}; data_root says where the run's images are on this machine"
@@ -245,13 +243,26 @@ def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
     return dataset
 
 
+def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
+    """The run's data settings, with its files where they are on this machine."""
+    data = run.experiment.data
+    return data if settings.data_root is None else data.model_copy(update={"root": settings.data_root})
+
+
 def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:
     from ekd_train.data import DataError
-    from ekd_train.outside import load_outside
+    from ekd_train.outside import load_held_out, load_outside
 
-    own = run.data["name"]
+    own, held_out = run.data["name"], run.experiment.data.held_out_classes
     if settings.outside == "none":
         return None
+    if settings.outside == "held_out" and not held_out:
+        raise ExperimentError("outside: the run knows all classes: its data.held_out_classes is empty")
+    if settings.outside == "held_out" or (settings.outside == "auto" and held_out):
+        try:
+            return load_held_out(_where(run, settings), run.data["test"])
+        except DataError as error:
+            raise ExperimentError(f"outside: {error}") from error
     if settings.outside == own:
         raise ExperimentError(f"outside: {own} is the run's own data; name another data set")
     name = settings.outside

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ekd_train.settings import DataName, DataSettings
 
 from .cifar import load_cifar10, load_cifar100
+from .class_subsets import without_classes
 from .dataset import Dataset, Source, Split, channel_statistics, describe
 from .digits import load_digits
 from .errors import DataError
@@ -44,6 +45,8 @@ def load_dataset(settings: DataSettings) -> Dataset:
             the settings key.
     """
     source = LOADERS[settings.name](settings)
+    if settings.held_out_classes:
+        source = without_classes(source, settings.held_out_classes)
     train, validation, test, whole_train = divide(
         source,
         validation_size=settings.validation_size,

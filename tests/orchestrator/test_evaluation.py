@@ -31,10 +31,10 @@ TREE = {
 QUICK = ("corruptions=[contrast, shot_noise]", "severities=[1, 5]", "images=30")
 
 
-def make_run(storage) -> None:
-    """What a run leaves, as far as its evaluation and its report read it."""
+def make_run(storage, **data) -> None:
+    """What a run leaves, as far as its evaluation and its report read it; `data` changes its settings."""
     torch.manual_seed(0)
-    experiment = build_experiment(TREE)
+    experiment = build_experiment(TREE | {"data": TREE["data"] | data})
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
     shape = {key: description[key] for key in ("num_classes", "image_shape", "mean", "std")}
@@ -214,9 +214,22 @@ def test_without_the_other_data_set_the_rest_is_measured_and_it_is_said(evaluate
     assert "out_of_distribution" in evaluate("outside=auto")
 
 
+def test_held_out_classes_are_what_a_run_that_has_some_is_tried_on(tmp_path):
+    storage = open_storage(str(tmp_path / "held-out"))
+    make_run(storage, held_out_classes=["8", "9"])
+    found = [
+        evaluate_run(finished_run(storage), read_settings([*QUICK, outside]), print, lambda *_: None)
+        for outside in ("outside=auto", "outside=held_out")
+    ]
+    assert found[0]["out_of_distribution"]["outside"] == "held-out classes"
+    assert found[0]["out_of_distribution"]["images"] == 60
+    assert found[1]["number"] == 1  # the same, so not measured again
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
+        ("outside=held_out", "knows all classes"),
         ("outside=digits", "the run's own data"),
         ("images=61", "asks for 61 of 60 test images"),
         ("image=9", "did you mean images?"),
