@@ -146,7 +146,8 @@ class Jobs:
     def why(self, job: str) -> str:
         """Ray's own word on how the job ended."""
         with _explained(self.address):
-            return _line(self._client.get_job_info(job).message or "")
+            message = _line(self._client.get_job_info(job).message or "")
+        return message.partition(", last available logs")[0]  # they were shown as they came
 
 
 @dataclass(frozen=True)

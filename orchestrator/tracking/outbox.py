@@ -1,7 +1,8 @@
 """Writes that wait for the tracking store, in a journal that survives the process.
 
 A record is appended to the journal when it is put and leaves it when it is delivered, so
-neither a dead server nor `kill -9` loses one. After a crash between the two a record is
+neither a dead server nor `kill -9` loses one. While the journal's disk is full, records wait in
+memory alone: a full disk must not end a training that needs none. After a crash between the two a record is
 delivered again: delivery must therefore be idempotent (`writer.py` says how it is).
 """
 
@@ -87,6 +88,7 @@ class Outbox:
         self._queue: list[Record] = _read(self.journal)
         self._waiting_values = 0
         self._oldest: float | None = None
+        self._in_memory_alone = False
         # Artifacts may lie in another place than the rest (S3), which is down on its own.
         self._patience = {False: _Patience(), True: _Patience()}
 
@@ -101,15 +103,10 @@ class Outbox:
         return self._patience[False].delay_s > 0
 
     def put(self, record: Record) -> None:
-        """Keep `record`; deliver what waits if it is much, old, or not just metrics.
-
-        Raises:
-            OSError: the journal cannot be written (its disk is full).
-        """
+        """Keep `record`; deliver what waits if it is much, old, or not just metrics."""
         with self._lock:
-            with self.journal.open("a") as journal:
-                journal.write(to_line(record))
             self._queue.append(record)
+            self._append(record)
             if self._oldest is None:
                 self._oldest = self._clock()
             if isinstance(record, Metrics):
@@ -137,9 +134,29 @@ class Outbox:
                     break
             self._waiting_values = 0
             self._oldest = None
-            if len(self._queue) < before:
-                _rewrite(self.journal, self._queue)
+            if len(self._queue) < before or self._in_memory_alone:
+                self._rewrite()
             return not self._queue
+
+    def _append(self, record: Record) -> None:
+        if self._in_memory_alone:
+            return  # the journal may end in half a line: it is written anew, or not at all
+        try:
+            with self.journal.open("a") as journal:
+                journal.write(to_line(record))
+        except OSError as error:
+            self._in_memory_alone = True
+            log.warning("%s cannot be written (%s); what waits is in memory alone", self.journal, error)
+
+    def _rewrite(self) -> None:
+        """The journal as the queue is now. An old one may stay: delivering its records again is harmless."""
+        try:
+            _rewrite(self.journal, self._queue)
+            self._in_memory_alone = False
+        except OSError as error:
+            if not self._in_memory_alone:
+                log.warning("%s cannot be written (%s)", self.journal, error)
+            self._in_memory_alone = True
 
     def _flush_kind(self, artifacts: bool, force: bool) -> bool:
         """Deliver all artifacts or everything else; whether none of them is left."""
@@ -156,7 +173,7 @@ class Outbox:
                 return False
             patience.reset()
             if outcome is Outcome.REFUSED:
-                with self.refusals.open("a") as refusals:
+                with suppress(OSError), self.refusals.open("a") as refusals:
                     refusals.writelines(map(to_line, batch))
             chosen = {id(record) for record in batch}
             self._queue = [record for record in self._queue if id(record) not in chosen]

@@ -169,6 +169,10 @@ class Host(Namespaces):
         """Leave no byte free on the disk that Ray works on."""
         self.call("sh", "-c", "cat /dev/zero > /tmp/ray/filler")
 
+    def free_disk(self) -> None:
+        """Undo `fill_disk`."""
+        self.call("rm", "-f", "/tmp/ray/filler")
+
     def unplug(self) -> None:
         """Cut the cable: packets are lost, nobody is told."""
         self.switch.ip("link", "set", self._port, "down")

@@ -112,6 +112,8 @@ class RayHosts:
             if not self.hosts[name].processes("raylet/raylet"):
                 self.hosts[name].destroy()
                 self.start_worker(name)
+        for name in ("head", *WORKERS):
+            self.hosts[name].free_disk()
 
     def nodes_alive(self) -> int:
         """How many hosts the head counts as alive."""

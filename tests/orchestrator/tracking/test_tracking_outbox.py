@@ -1,3 +1,6 @@
+import os
+import subprocess
+
 import pytest
 
 from orchestrator.tracking.outbox import Outbox, Outcome
@@ -162,6 +165,41 @@ def test_the_journal_keeps_only_what_is_undelivered(outbox, store):
     outbox._deliver = first_then_down
     outbox.flush(force=True)
     assert [from_line(line) for line in outbox.journal.read_text().splitlines()] == [Tags("second", {})]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_nothing_and_the_journal_is_whole_again_when_there_is_room(
+    store, clock, small_disk, caplog
+):
+    outbox = Outbox(store.deliver, small_disk, clock=clock)
+    store.up = False
+    outbox.put(metrics(0))
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(1000))
+    many = [
+        metrics(step, names=tuple(map(str, range(200)))) for step in range(1, 6)
+    ]  # more than its last block
+    for record in many:
+        outbox.put(record)
+    assert "in memory alone" in caplog.text
+    filler.unlink()
+    outbox.flush(force=True)
+    assert [from_line(line) for line in outbox.journal.read_text().splitlines()] == [metrics(0), *many]
+    store.up = True
+    assert outbox.flush(force=True)
+    assert store.records == [metrics(0), *many]
 
 
 def test_an_artifact_is_kept_until_it_is_delivered(outbox, store, tmp_path):
