@@ -1,5 +1,6 @@
 import os
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_a_full_disk_ends_nothing_and_the_journal_is_whole_again_when_there_is_r
     store.up = False
     outbox.put(metrics(0))
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1000))
     many = [
