@@ -18,7 +18,7 @@ from ekd_train.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.loop import Images, TrainingData, train
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
-from ekd_train.networks import find_network, identity, load_network, save_network
+from ekd_train.networks import find_network, identity, load_network, save_network, starting_weights
 from ekd_train.perturbation_effect import perturbation_effect
 from ekd_train.predictors import load_predictors
 from ekd_train.reporter import Reporter
@@ -97,6 +97,7 @@ def _train(
         reporter=reporter,
         workers=workers,
         teachers=teachers,
+        start=starting_weights(store, run, dict(description)),
     )
     record = {
         "identity": key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,9 @@ def train(
     reporter: Reporter,
     workers: Workers = Workers(),
     teachers: Teachers | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Trained:
-    """Train `run` to its end, from its newest checkpoint if there is one.
+    """Train `run` to its end, from its newest checkpoint if there is one, else from `start` if given.
 
         for every epoch:
             for every global batch:  draw for the whole batch, take this worker's rows, Step
@@ -106,7 +108,7 @@ def train(
         TrainingDiverged: the loss or a weight became NaN or infinite.
         ValueError: fewer training images than a batch, or settings that do not fit the network.
     """
-    loop = Loop(run, data, checkpoints, reporter, workers, teachers)
+    loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
     reporter.started(loop.epoch)
     while not loop.finished:
         loop.advance()
@@ -127,6 +129,7 @@ class Loop:
         reporter: Reporter,
         workers: Workers,
         teachers: Teachers | None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.run, self.data, self.checkpoints = run, data, checkpoints
         self.reporter, self.workers, self.teachers = reporter, workers, teachers
@@ -136,7 +139,7 @@ class Loop:
         )
         self.best_weights: dict[str, Tensor] = {}
         self.teacher_cache: TeacherCache | None = None
-        self.step = self._build()
+        self.step = self._build(start)
         self.progress = Progress(0, 0.0, [], None)
         if (found := checkpoints.newest()) is not None:
             self.load(found)
@@ -206,11 +209,16 @@ class Loop:
         _set_momenta(trainee, self.step.optimiser, _below("momentum.", checkpoint.tensors))
         self.best_weights = checkpoint.best
 
-    def _build(self) -> Step:
+    def _build(self, start: Mapping[str, Tensor] | None) -> Step:
         run, data, device = self.run, self.data, self.workers.device
         torch.manual_seed(self._seed("weights"))
         network = build_network(
-            run, num_classes=data.num_classes, image_shape=data.image_shape, mean=data.mean, std=data.std
+            run,
+            num_classes=data.num_classes,
+            image_shape=data.image_shape,
+            mean=data.mean,
+            std=data.std,
+            start=start,
         ).to(device)
         if self.settings.speed.cache_teachers and self.teachers is not None:
             self.teacher_cache = open_cache(

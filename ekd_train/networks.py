@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -16,8 +16,10 @@ from ekd_train.checkpoint import (
     save_record,
     save_tensors,
 )
+from ekd_train.models.classifier import Classifier
+from ekd_train.models.pruning import prune_channels
 from ekd_train.settings import TrainingRun
-from ekd_train.trainee import build_network
+from ekd_train.trainee import averaged, build_network
 
 
 def identity(run: TrainingRun, data_fingerprint: str) -> str:
@@ -60,6 +62,18 @@ def load_network(store: Store, run: TrainingRun, description: dict[str, Any]) ->
     """The finished network of `run`; `description` holds num_classes, image_shape, mean and std."""
     keys = ("num_classes", "image_shape", "mean", "std")
     return load_weights(store, run.name, build_network(run, **{key: description[key] for key in keys}))
+
+
+def starting_weights(store: Store, run: TrainingRun, description: dict[str, Any]) -> dict[str, Tensor] | None:
+    """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
+
+    A function of the stored weights and of `run`, on the CPU, so that every worker and every start
+    of the run has the same.
+    """
+    if run.starts_from is None:
+        return None
+    unpruned = cast(Classifier, averaged(load_network(store, run.starts_from, description)))
+    return prune_channels(unpruned, run.architecture.pruned, description["image_shape"]).state_dict()
 
 
 def load_predictions(store: Store, key: str, sha256: str) -> dict[str, Tensor]:

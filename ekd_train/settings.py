@@ -79,6 +79,9 @@ class Architecture(Settings):
     """`wide_resnet`, `resnet`: channels of the stem, and of the first group before `width`."""
     small_images: bool = False
     """torchvision names: replace the ImageNet stem by a 3x3 stride-1 convolution without max-pool."""
+    pruned: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0
+    """Share of every layer's channels that is taken out, for the student alone. An unpruned network is
+    trained first; student and control start from what of it has the largest weights."""
 
 
 class Schedule(Settings):
@@ -218,12 +221,12 @@ class PerturbationSettings(Settings):
 class TrainingRun(Settings):
     """Everything that decides the weights of one trained network, for a given data fingerprint.
 
-    `role` "label" trains on labels alone (a teacher or the control); "student" distils the
-    networks named in `teachers` into a student with subnetworks.
+    `role` "label" trains on labels alone (a teacher, the control, or what both it and a pruned student
+    start from); "student" distils the networks named in `teachers` into a student with subnetworks.
     """
 
     name: str
-    """Unique in its `ekd run`: `teacher-0`, `control`, `student`."""
+    """Unique in its `ekd run`: `teacher-0`, `unpruned`, `control`, `student`."""
     role: Literal["label", "student"]
     seed: int
     architecture: Architecture
@@ -233,6 +236,8 @@ class TrainingRun(Settings):
     distillation: Distillation | None = None
     perturbation: PerturbationSettings = PerturbationSettings()
     teachers: tuple[TrainingRun, ...] = ()
+    starts_from: TrainingRun | None = None
+    """The finished run whose network, pruned, is where this one begins; None: random weights."""
 
     @model_validator(mode="after")
     def _can_cache(self) -> TrainingRun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import Branched, to_branches
+from ekd_train.models.pruning import prune_channels
 from ekd_train.models.stages import logits_and_features
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
@@ -65,6 +66,7 @@ def build_network(
     image_shape: Sequence[int],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """The untrained network of `run`, drawn from torch's global generator.
 
@@ -73,6 +75,8 @@ def build_network(
         num_classes: classes c of the data.
         image_shape: `(channels, height, width)` of one image.
         mean, std: per channel, of pixels in [0, 1]; normalisation is inside the network.
+        start: weights of the plain network (`ekd_train.networks.starting_weights`) in place of drawn
+            ones; subnetworks are made of these.
 
     Raises:
         ValueError: an architecture that is unknown or does not fit; the message says which and why.
@@ -80,6 +84,8 @@ def build_network(
     plain = build_plain(
         run.architecture, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std
     )
+    if start is not None:
+        plain.load_state_dict(start)
     student = run.student
     network = plain if student is None else _with_subnetworks(plain, student)
     if run.training.batch_norm == "synchronised":
@@ -95,15 +101,19 @@ def build_plain(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> nn.Module:
-    """The plain network of an architecture; arguments and errors as `build_network`."""
-    return build_model(
-        **architecture.model_dump(exclude_none=True),
+    """The plain network of an architecture; arguments and errors as `build_network`.
+
+    A pruned one has the shapes, and random weights.
+    """
+    plain = build_model(
+        **architecture.model_dump(exclude_none=True, exclude={"pruned"}),
         num_classes=num_classes,
         in_channels=image_shape[0],
         image_size=image_shape[1],
         mean=mean,
         std=std,
     )
+    return prune_channels(plain, architecture.pruned, image_shape) if architecture.pruned else plain
 
 
 def build_trainee(

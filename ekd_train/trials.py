@@ -16,7 +16,7 @@ import torch
 from ekd_train.checkpoint import Checkpoints, Store
 from ekd_train.loop import Loop, TrainingData
 from ekd_train.models.teachers import Teachers
-from ekd_train.networks import identity, load_network
+from ekd_train.networks import identity, load_network, starting_weights
 from ekd_train.reporter import Reporter
 from ekd_train.settings import TrainingRun, TrialStep
 from ekd_train.trainee import build_network
@@ -43,7 +43,8 @@ class TrialBench:
     Args:
         data: what trials see: no test images.
         description: `ekd_train.data.describe`'s.
-        store: of the search; holds the finished teachers and takes the checkpoints.
+        store: of the search; holds the finished teachers, and what pruned students start from, and
+            takes the checkpoints.
         workers: who trains together; all of them make the same calls.
         keep_checkpoints: of each run of a trial.
         arrays: `network_arrays` of the teachers, whose memory is shared with whoever else has
@@ -119,7 +120,8 @@ class TrialBench:
 
     def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
         checkpoints = self._checkpoints(name, seed, run)
-        return Loop(run, self.data, checkpoints, reporter, self.workers, self._taught_by(run))
+        start = starting_weights(self.store, run, self.description)
+        return Loop(run, self.data, checkpoints, reporter, self.workers, self._taught_by(run), start)
 
     def _checkpoints(self, name: str, seed: int, run: TrainingRun) -> Checkpoints:
         key = identity(run, self.description["fingerprint"])

@@ -125,6 +125,13 @@ class Experiment(Settings):
                 f"student.members is {self.student.members} but there are {count} teachers: {method} pairs "
                 f"member m with teacher m; set student.members={count} or change teachers"
             )
+        for index, group in enumerate(self.teachers):
+            if group.architecture.pruned:
+                key = "teachers" if len(self.teachers) == 1 else f"teachers.{index}"
+                raise ValueError(
+                    f"{key}.architecture.pruned: only the student can be pruned; leave it out "
+                    "(student.architecture.pruned is for that)"
+                )
         kind = self.perturbation.kind
         if kind in ("tdiv", "tdiv_sdiv") and count < 2:
             raise ValueError(f"perturbation.kind={kind} compares two teachers, but there is {count}")
@@ -178,9 +185,31 @@ class Experiment(Settings):
             for i, group in enumerate(groups)
         )
 
+    def unpruned_run(self) -> TrainingRun | None:
+        """What a pruned student and its control start from: its architecture before pruning, trained as
+        the control is; None for a student that is not pruned."""
+        architecture = self.student.architecture
+        if not architecture.pruned:
+            return None
+        whole = architecture.model_copy(update={"pruned": 0.0})
+        return self._label_run("unpruned", whole, self.student.training)
+
+    def first_runs(self) -> tuple[TrainingRun, ...]:
+        """The training runs that control or student need before they can begin."""
+        unpruned = self.unpruned_run()
+        return self.teacher_runs() if unpruned is None else (*self.teacher_runs(), unpruned)
+
+    def training_runs(self) -> tuple[TrainingRun, ...]:
+        """Every training run, in the order of their stages."""
+        return (*self.first_runs(), self.control_run(), self.student_run())
+
     def control_run(self) -> TrainingRun:
-        """One plain network of the student's architecture, trained alike, on labels alone."""
-        return self._label_run("control", self.student.architecture, self.student.training)
+        """One plain network of the student's architecture, trained alike, on labels alone.
+
+        Of a pruned student: the same pruned network, trained on.
+        """
+        run = self._label_run("control", self.student.architecture, self.student.training)
+        return run.model_copy(update={"starts_from": self.unpruned_run()})
 
     def student_run(self) -> TrainingRun:
         """The distillation."""
@@ -195,6 +224,7 @@ class Experiment(Settings):
             distillation=self.distillation,
             perturbation=self.perturbation,
             teachers=self.teacher_runs(),
+            starts_from=self.unpruned_run(),
         )
 
     def _label_run(self, name: str, architecture: Architecture, training: Training) -> TrainingRun:

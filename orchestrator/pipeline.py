@@ -101,8 +101,7 @@ def _expect_all_runs(context: Context) -> None:
 
 def all_runs(checked: Checked) -> list[TrainingRun]:
     """Every training run of the experiment, in the order of their stages."""
-    experiment = checked.experiment
-    return [*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()]
+    return list(checked.experiment.training_runs())
 
 
 def local_folder(checked: Checked) -> Path:
@@ -126,7 +125,7 @@ def _run_stages(context: Context, stages: Mapping[str, Stage]) -> None:
             context.stop_if_taken_over()
             if name == "prepare":
                 # Ray and its workers take seconds to start; MLflow is opened meanwhile.
-                context.submit(context.checked.experiment.teacher_runs())
+                context.submit(context.checked.experiment.first_runs())
             tracking.join()
             context.view.begin(name)
             began = time.perf_counter()

@@ -85,7 +85,7 @@ def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[Pl
         return costs[key]
 
     planned = []
-    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+    for run in experiment.training_runs():
         params, macs = cost(run)
         steps = run.training.epochs * (description["train"] // run.training.batch_size)
         each = passes(run)
@@ -202,6 +202,8 @@ def architecture_name(run: TrainingRun) -> str:
     if a.depth is not None:
         name = {"wide_resnet": "WRN", "resnet": "ResNet"}.get(a.name, a.name) + f"-{a.depth}"
         name += f"-{a.width:g}" if a.name == "wide_resnet" or a.width != 1 else ""
+    if a.pruned:
+        name += f" less {100 * a.pruned:g} %"
     if run.student is not None and run.student.method != "kd":
         name += f" {run.student.method} x{run.student.members}"
     return name

@@ -176,6 +176,8 @@ def distinct_runs(experiment: Experiment) -> dict[str, TrainingRun]:
             "teachers.architecture" if len(experiment.teachers) == 1 else f"teachers.{index}.architecture"
         ] = teachers[first]
         first += group.count
+    if unpruned := experiment.unpruned_run():
+        runs["student.architecture"] = unpruned
     return runs | {"student": experiment.student_run()}
 
 
@@ -185,7 +187,7 @@ def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
         sum(p.numel() * p.element_size() for p in network_on_paper(run, description).state_dict().values())
         for run in distinct_runs(experiment).values()
     ]
-    networks = experiment.teacher_count + 3
+    networks = len(experiment.training_runs()) + 1  # and the average
     checkpoints = 3 * (experiment.storage.keep_checkpoints + 1)
     images = description["validation"] + description["test"]
     predictions = 4 * images * description["num_classes"] * 2 * networks

@@ -122,4 +122,7 @@ def _training_runs(experiment: dict[str, Any]) -> list[tuple[str, int]]:
     groups = experiment["teachers"]
     epochs = [g["training"]["epochs"] for g in groups for _ in range(g["count"])]
     student = experiment["student"]["training"]["epochs"]
-    return [*((f"teacher-{i}", n) for i, n in enumerate(epochs)), ("control", student), ("student", student)]
+    of_student = ["control", "student"]
+    if experiment["student"]["architecture"].get("pruned"):
+        of_student.insert(0, "unpruned")
+    return [(f"teacher-{i}", n) for i, n in enumerate(epochs)] + [(name, student) for name in of_student]

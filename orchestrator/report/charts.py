@@ -215,6 +215,8 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
 
 
 def _line(kind: str, label: str | None) -> dict[str, Any]:
+    if kind == "unpruned":  # what a pruned student and its control start from: the control before its cut
+        return {**_line("control", label), "linestyle": "--"}
     thin = {"linewidth": 0.9} if kind == "teacher" else {}
     return {"color": COLOURS[kind], "label": label, "zorder": 2 if kind == "teacher" else 3, **thin}
 

@@ -11,6 +11,6 @@ from orchestrator.stages.teachers import outcome
 def distil(context: Context) -> dict[str, Any]:
     """Wait for the student's training run."""
     experiment = context.checked.experiment
-    context.wait(experiment.teacher_runs())
+    context.wait(experiment.first_runs())
     run = experiment.student_run()
     return outcome(context, [run.name], context.wait([run]))

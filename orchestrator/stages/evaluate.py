@@ -19,7 +19,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     from ekd_train.settings import Evaluation
 
     experiment = context.checked.experiment
-    context.wait([*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()])
+    context.wait(experiment.training_runs())
     averaged_student(context)
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
     (record,) = context.wait([job])

@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from orchestrator.context import Context
+from orchestrator.stages.teachers import queued_first
 
 
 def prepare(context: Context) -> dict[str, Any]:
     """Queue the first training runs, so that their workers start, and describe the run in MLflow."""
-    experiment = context.checked.experiment
-    context.submit([*experiment.teacher_runs(), experiment.control_run()])
+    context.submit(queued_first(context.checked.experiment))
     tags = {"ekd.command": shlex.join(["ekd", *sys.argv[1:]])}
     context.tracker.set_tags(context.tracker.run_id, tags)
     return describe(context)

@@ -40,7 +40,7 @@ def _tell_again(context: Context) -> None:
     """
     tracker, experiment = context.tracker, context.checked.experiment
     describe(context)
-    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+    for run in experiment.training_runs():
         child = context.mlflow_run(run.name)
         for record in load_record(context.checked.storage, f"networks/{run.name}.json")["history"]:
             values = {key: value for key, value in record.items() if key != "epoch"}

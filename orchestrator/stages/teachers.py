@@ -1,18 +1,25 @@
-"""Train the teachers, side by side where the cluster has room."""
+"""Train the teachers, and what a pruned student starts from, side by side where the cluster has room."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ekd_train.settings import TrainingRun
 from orchestrator.context import Context
+from orchestrator.experiment import Experiment
 
 
 def teachers(context: Context) -> dict[str, Any]:
-    """The control is queued behind them, so that no lane is idle while the last teacher trains."""
-    experiment = context.checked.experiment
-    runs = experiment.teacher_runs()
-    context.submit([*runs, experiment.control_run()])
+    """The control is queued behind them if it can be, so that no lane is idle while the last one trains."""
+    runs = context.checked.experiment.first_runs()
+    context.submit(queued_first(context.checked.experiment))
     return outcome(context, [run.name for run in runs], context.wait(runs))
+
+
+def queued_first(experiment: Experiment) -> list[TrainingRun]:
+    """The first runs, and the control, unless it must wait for one of them."""
+    control = experiment.control_run()
+    return [*experiment.first_runs(), *([control] if control.starts_from is None else [])]
 
 
 def outcome(context: Context, names: list[str], records: list[dict[str, Any]]) -> dict[str, Any]:

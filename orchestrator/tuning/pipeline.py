@@ -41,19 +41,19 @@ def run(checked: Checked, request: SearchRequest) -> Manifest:
 
 
 def _begin(context: Context) -> None:
-    for run in context.checked.experiment.teacher_runs():
+    for run in context.checked.experiment.first_runs():
         context.view.expect(run.name, run.training.epochs, training_work(run))
     if context.manifest.done("search"):
         _adopt(context, context.manifest.outputs("search")["best"]["values"])
 
 
 def _prepare(context: Context) -> dict[str, Any]:
-    context.submit(context.checked.experiment.teacher_runs())
+    context.submit(context.checked.experiment.first_runs())
     return describe(context)
 
 
 def _teachers(context: Context) -> dict[str, Any]:
-    runs = context.checked.experiment.teacher_runs()
+    runs = context.checked.experiment.first_runs()
     return outcome(context, [run.name for run in runs], context.wait(runs))
 
 

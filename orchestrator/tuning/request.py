@@ -90,6 +90,8 @@ def check_request(request: SearchRequest, experiment: Experiment) -> None:
             f"--searcher grid: the grid over space {space.name} has {grid_size(space)} points, fewer than "
             f"--trials {request.trials}; leave --trials out to run all of them"
         )
+    if experiment.student.architecture.pruned:
+        _check_pruned(space)
     cluster = experiment.cluster
     if cluster.most_workers > 1 and cluster.gpus_per_worker % 1:
         raise ExperimentError(
@@ -120,6 +122,16 @@ def _check_pbt(request: SearchRequest) -> None:
         isinstance(domain, Choice) and len(domain.choice) < 2 for domain in request.space.domains.values()
     ):
         raise ExperimentError("--scheduler pbt: a choice of one value leaves nothing to change")
+
+
+def _check_pruned(space: Space) -> None:
+    """All trials start from one unpruned network, which has the student's architecture and training."""
+    if moved := [k for k in space.domains if k.startswith(("student.architecture.", "student.training."))]:
+        raise ExperimentError(
+            f"space {space.name} changes {', '.join(moved)}, but student.architecture.pruned is set: the "
+            "unpruned network that every trial starts from is trained once; search with pruned=0 first, or "
+            "in a space without these"
+        )
 
 
 def _check_pausing(request: SearchRequest, cluster: Cluster) -> None:
