@@ -31,6 +31,8 @@ class Source:
     weights_sha256: str
     """Of the network's state dict, equal to what the registry or the manifest has."""
     where: str
+    rebuild: str = ""
+    """How to build the network that its state dict loads into, where no stock class does; for a person."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
 
     `pt2`: `torch.export`, needs torch alone. `onnx`: images (batch, c, h, w) -> logits, any batch
     size. `state-dict`: the stock class's own keys, in safetensors form where the name ends with
-    `.safetensors`, else `torch.save` of plain tensors.
+    `.safetensors`, else `torch.save` of plain tensors. A pruned student has the keys, not the shapes.
 
     Raises:
         ExportError: it cannot be written in this form, or what was written is another function.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.export import Source
 from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
+from orchestrator.rebuilding import PRUNED_TAG, rebuilding
 from orchestrator.registry.exported_model import ExportError
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def from_run(storage: Storage) -> Source:
     load_weights(storage, "averaged", network)
     sha256 = weights_sha256(network)
     _check_hash(sha256, manifest["stages"]["average"]["outputs"]["weights_sha256"], storage.uri())
-    return Source(network, _shape(description["image_shape"]), sha256, storage.uri("networks/averaged"))
+    shape, where = _shape(description["image_shape"]), storage.uri("networks/averaged")
+    rebuild = rebuilding(architecture.model_dump(), description) if architecture.pruned else ""
+    return Source(network, shape, sha256, where, rebuild)
 
 
 def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
@@ -63,7 +66,8 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
     sha256 = weights_sha256(network)
     _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), f"models:/{name}/{version}")
     shape = signature.inputs.to_dict()[0]["tensor-spec"]["shape"][1:]
-    return Source(network, _shape(shape), sha256, f"models:/{name}/{version}")
+    rebuild = "# see the model card: the version's description" if PRUNED_TAG in found.tags else ""
+    return Source(network, _shape(shape), sha256, f"models:/{name}/{version}", rebuild)
 
 
 def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.rebuilding import rebuilding
 from orchestrator.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
 
 
@@ -17,6 +18,7 @@ def model_card(
     experiment: Mapping[str, Any],
     lineage: Mapping[str, str],
     runs: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> str:
     """The card; its first line, which lists of versions show, is the verdict.
 
@@ -26,6 +28,7 @@ def model_card(
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
+        data: `ekd_train.data.describe`'s; with it, the card of a pruned student says how to build one.
 
     Raises:
         KeyError: the summary has no averaged student.
@@ -35,6 +38,7 @@ def model_card(
         _what_it_is(summary, experiment),
         _results(summary["predictors"]),
         _how_to_use(experiment),
+        *_how_to_build(experiment["student"]["architecture"], data),
         _how_it_was_made(summary, experiment, lineage, runs or {}),
         _limitations(experiment),
     ]
@@ -83,6 +87,21 @@ mlflow models serve --env-manager local -m "models:/{name}@champion"
 ```"""
 
 
+def _how_to_build(architecture: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
+    if not architecture.get("pruned") or data is None:
+        return []
+    return [
+        f"""## Its weights alone
+
+Channels were pruned, so no stock class has its shapes: a file of `ekd export --format state-dict` loads
+where this project is installed. The pt2 and ONNX forms need nothing of it.
+
+```python
+{rebuilding(architecture, data)}
+```"""
+    ]
+
+
 def _how_it_was_made(
     summary: Mapping[str, Any],
     experiment: Mapping[str, Any],
@@ -122,8 +141,10 @@ def _limitations(experiment: Mapping[str, Any]) -> str:
 
 
 def _architecture(architecture: Mapping[str, Any]) -> str:
-    """Such as `wide_resnet` depth 10 width 1.0, or a torchvision name alone."""
+    """Such as `wide_resnet` depth 10 width 1.0, or a torchvision name alone, and what was pruned."""
     parts = [
         f"{key} {architecture[key]}" for key in ("depth", "width") if architecture.get("depth") is not None
     ]
+    if architecture.get("pruned"):
+        parts.append(f"with {100 * architecture['pruned']:g} % of its channels pruned")
     return " ".join([f"`{architecture['name']}`", *parts])

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.context import Context, RunFailed
 from orchestrator.preflight import Checked
+from orchestrator.rebuilding import PRUNED_TAG
 from orchestrator.stages.average import averaged_student
 from orchestrator.summary import summarise
 from orchestrator.tracking import TrackingError
@@ -70,8 +71,13 @@ def _register(context: Context) -> dict[str, Any]:
         averaged_student(context),
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
-        tags={**_tags("test", averaged["test"]), **lineage, "ekd.run_id": checked.run_id},
-        description=model_card(summary, experiment.resolved(), lineage, links),
+        tags={
+            **_tags("test", averaged["test"]),
+            **({PRUNED_TAG: repr(pruned)} if (pruned := experiment.student.architecture.pruned) else {}),
+            **lineage,
+            "ekd.run_id": checked.run_id,
+        },
+        description=model_card(summary, experiment.resolved(), lineage, links, checked.description),
         validation_metrics={metric: averaged["validation"][metric] for metric in TAGGED},
     )
     return {
