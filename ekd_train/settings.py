@@ -68,11 +68,12 @@ class DataSettings(Settings):
 
 
 class Architecture(Settings):
-    """A classifier by name: `wide_resnet`, `resnet` (CIFAR style) or any torchvision classifier."""
+    """A classifier by name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of
+    timm's as `timm/NAME` (`pip install 'ekd[timm]'`)."""
 
     name: str = "wide_resnet"
     depth: Annotated[int, Field(ge=1, le=2000)] | None = None
-    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for torchvision names."""
+    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for other names."""
     width: PositiveFloat = 1.0
     """`wide_resnet`, `resnet`: channel multiplier of the three groups."""
     stem_channels: Positive = 16

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import Branched, to_branches
-from ekd_train.models.pruning import prune_channels
 from ekd_train.models.stages import logits_and_features
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
@@ -101,19 +100,15 @@ def build_plain(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> nn.Module:
-    """The plain network of an architecture; arguments and errors as `build_network`.
-
-    A pruned one has the shapes, and random weights.
-    """
-    plain = build_model(
-        **architecture.model_dump(exclude_none=True, exclude={"pruned"}),
+    """The plain network of an architecture; arguments and errors as `build_network`."""
+    return build_model(
+        **architecture.model_dump(exclude_none=True),
         num_classes=num_classes,
         in_channels=image_shape[0],
         image_size=image_shape[1],
         mean=mean,
         std=std,
     )
-    return prune_channels(plain, architecture.pruned, image_shape) if architecture.pruned else plain
 
 
 def build_trainee(

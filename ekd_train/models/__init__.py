@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
 from ekd_train.models.classifier import Classifier, Normalise
+from ekd_train.models.pruning import prune_channels
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import WideResNet
 
@@ -17,7 +19,10 @@ SMALL_IMAGE_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNet,
     "wide_resnet": WideResNet,
 }
-"""This project's own architectures; every other name is torchvision's."""
+"""This project's own architectures; every other name is torchvision's or timm's."""
+
+TIMM = "timm/"
+"""Before the name of an architecture of timm's: many are torchvision's names too."""
 
 
 def build_model(
@@ -32,14 +37,16 @@ def build_model(
     width: float | None = None,
     stem_channels: int | None = None,
     small_images: bool | None = None,
+    pruned: float = 0,
 ) -> Classifier:
     """An untrained classifier of images in [0, 1]: `(b, in_channels, h, w)` to logits `(b, num_classes)`.
 
-    The last four arguments are `ekd_train.settings.Architecture`'s; None leaves the architecture's
+    The last five arguments are `ekd_train.settings.Architecture`'s; None leaves the architecture's
     own default. Weights are drawn from torch's global generator.
 
     Args:
-        name: `wide_resnet`, `resnet` (CIFAR style) or any torchvision classifier.
+        name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of timm's as
+            `timm/NAME`.
         num_classes: number of classes, at least 2.
         in_channels: channels of the images, 1 or 3 as a rule.
         image_size: height and width in pixels; checked where an architecture limits it.
@@ -48,12 +55,14 @@ def build_model(
         depth: `wide_resnet`: 6n+4 (28 by default); `resnet`: 6n+2 (32 by default).
         width: `wide_resnet`, `resnet`: channel multiplier of the groups (1 by default).
         stem_channels: `wide_resnet`, `resnet`: channels of the stem (16 by default).
-        small_images: torchvision names: adapt the stem to small images (no by default). The other
+        small_images: torchvision names: adapt the stem to small images (no by default). The first
             two always have such a stem.
+        pruned: share of every layer's channels to take out, in [0, 1); see `ekd_train.models.pruning`.
 
     Raises:
         ValueError: unknown name (with the nearest), a depth that the architecture does not have
-            (with the rule and the nearest), a setting that does not apply, or a bad size.
+            (with the rule and the nearest), a setting that does not apply, a bad size, a network that
+            cannot be pruned, or a library that is not installed.
 
     >>> model = build_model("wide_resnet", depth=10, num_classes=10, in_channels=1)
     >>> next(iter(model.state_dict()))
@@ -71,20 +80,31 @@ def build_model(
     if name in SMALL_IMAGE_NETWORKS:
         given = {"depth": depth, "width": width, "stem_channels": stem_channels}
         shape = {key: value for key, value in given.items() if value is not None}
-        return Classifier(
-            normalise, SMALL_IMAGE_NETWORKS[name](num_classes, in_channels=in_channels, **shape)
-        )
-    # Imported late: torchvision takes longer to import than torch itself, in every process.
-    from ekd_train.models.torchvision_classifiers import torchvision_classifier, torchvision_names
+        network = SMALL_IMAGE_NETWORKS[name](num_classes, in_channels=in_channels, **shape)
+    else:
+        # 1 and 16 are what `Architecture` says when nobody set them.
+        own = depth is not None or width not in (None, 1) or stem_channels not in (None, 16)
+        network = _of_a_library(name, num_classes, in_channels, image_size, bool(small_images), own)
+    classifier = Classifier(normalise, network)
+    return prune_channels(classifier, pruned, (in_channels, image_size, image_size)) if pruned else classifier
 
-    _check_name(name, torchvision_names())
-    # 1 and 16 are what `Architecture` says when nobody set them.
-    if depth is not None or width not in (None, 1) or stem_channels not in (None, 16):
+
+def _of_a_library(
+    name: str, num_classes: int, in_channels: int, image_size: int, small_images: bool, own_settings: bool
+) -> nn.Module:
+    # Imported late: torchvision takes longer to import than torch itself, in every process.
+    if name.startswith(TIMM):
+        from ekd_train.models.timm_classifiers import timm_classifier
+
+        build = partial(timm_classifier, name.removeprefix(TIMM))
+    else:
+        from ekd_train.models.torchvision_classifiers import torchvision_classifier, torchvision_names
+
+        _check_name(name, torchvision_names())
+        build = partial(torchvision_classifier, name)
+    if own_settings:
         raise ValueError(f"{name}: depth, width and stem_channels apply to wide_resnet and resnet only")
-    network = torchvision_classifier(
-        name, num_classes, in_channels=in_channels, image_size=image_size, small_images=bool(small_images)
-    )
-    return Classifier(normalise, network)
+    return build(num_classes, in_channels=in_channels, image_size=image_size, small_images=small_images)
 
 
 def _check_name(name: str, torchvision_names: Sequence[str]) -> None:

@@ -130,9 +130,10 @@ def _check_known(network: nn.Module) -> None:
         known = (*known, models.VGG, models.DenseNet, models.MobileNetV2)
         if not isinstance(network, (*known, models.ResNet)):
             kinds = ", ".join(kind.__name__ for kind in known)
+            kind_here = f"{type(network).__module__}.{type(network).__name__}"
             raise ValueError(
-                f"channels of {type(network).__name__} cannot be pruned; known are {kinds}: choose one of "
-                "these for the student, or pruned=0"
+                f"channels of {kind_here} cannot be pruned; known are "
+                f"this project's and torchvision's {kinds}: choose one of these for the student, or pruned=0"
             )
 
 

@@ -43,7 +43,7 @@ def stages(module: nn.Module) -> Stages:
         if isinstance(module, family):
             return split_up(module)
     raise TypeError(
-        f"the stages of {type(module).__name__} are not known; known are "
+        f"the stages of {type(module).__module__}.{type(module).__name__} are not known; known are "
         + ", ".join(family.__name__ for family in families)
     )
 

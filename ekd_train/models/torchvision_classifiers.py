@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 
-import torch
 from torch import nn
 from torchvision import models
 from torchvision.models.densenet import DenseNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
+
+from ekd_train.models.image_size import check_takes
 
 _STEM_POOLS: dict[type[nn.Module], str] = {
     models.ResNet: "maxpool",
@@ -63,7 +63,7 @@ def torchvision_classifier(
         _remove_stem_pool(name, network)
     if small_images or in_channels != 3:
         _replace_first_convolution(network, in_channels, small_images)
-    _check_takes(name, network, (in_channels, image_size, image_size))
+    check_takes(name, network, (in_channels, image_size, image_size))
     return network
 
 
@@ -86,17 +86,3 @@ def _replace_first_convolution(network: nn.Module, in_channels: int, small_image
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     network.set_submodule(name, new)
-
-
-def _check_takes(name: str, network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Runs shapes only, without arithmetic, through a copy that has no weights."""
-    weightless = {id(tensor): tensor.to("meta") for tensor in (*network.parameters(), *network.buffers())}
-    shapes_only = copy.deepcopy(network, weightless).eval()
-    try:
-        shapes_only(torch.empty(1, *image_shape, device="meta"))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        height, width = image_shape[1:]
-        raise ValueError(
-            f"{name} cannot take {height}x{width} images ({error}); "
-            "use larger images, small_images, wide_resnet or resnet"
-        ) from error

@@ -55,5 +55,8 @@ def test_stages_hold_the_layers_of_the_network_itself():
 
 
 def test_a_network_of_unknown_stages_is_refused_by_name():
-    with pytest.raises(TypeError, match="stages of Linear are not known; known are WideResNet, ResNet"):
+    with pytest.raises(
+        TypeError,
+        match=r"stages of torch\.nn\.modules\.linear\.Linear are not known; known are WideResNet, ResNet",
+    ):
         stages(nn.Linear(2, 2))
