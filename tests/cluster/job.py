@@ -59,13 +59,17 @@ class Job:
     def wait_for_checkpoint(self, name: str, epoch: int, timeout_s: float = 300) -> float:
         """Seconds until the training run `name` has stored a checkpoint of that epoch or a later one."""
         return wait_until(
-            lambda: self.newest_epoch(name) >= epoch, f"a checkpoint of {name} after epoch {epoch}", timeout_s
+            lambda: self.reached(name) >= epoch, f"a checkpoint of {name} after epoch {epoch}", timeout_s
         )
+
+    def reached(self, name: str) -> int:
+        """`newest_epoch` of a job that must not have failed."""
+        if self.process is not None and self.process.poll() not in (None, 0):
+            raise AssertionError(f"{self.run_id} ended:\n{self.log}")
+        return self.newest_epoch(name)
 
     def newest_epoch(self, name: str) -> int:
         """The epoch of the newest checkpoint of a training run, -1 if there is none."""
-        if self.process is not None and self.process.poll() not in (None, 0):
-            raise AssertionError(f"{self.run_id} ended:\n{self.log}")
         keys = self.cluster.store.keys(f"ekd/{self.run_id}/checkpoints/{name}/epoch-")
         return max((int(m[1]) for key in keys if (m := re.search(r"epoch-(\d+)\.json$", key))), default=-1)
 

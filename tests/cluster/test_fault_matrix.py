@@ -75,7 +75,7 @@ def goes_on(job, name, timeout_s=300):
     before = job.newest_epoch(name)
     done = f"ekd/{job.run_id}/networks/{name}.json"
     return wait_until(
-        lambda: job.newest_epoch(name) > before or done in job.cluster.store.keys(done),
+        lambda: job.reached(name) > before or done in job.cluster.store.keys(done),
         f"{name} going on after epoch {before}",
         timeout_s,
     )
