@@ -55,6 +55,11 @@ def closed_port() -> int:
 
 
 WRONG_SETTINGS = {
+    "a pruned teacher": (
+        "teachers.architecture.pruned=0.25",
+        "teachers.architecture.pruned: only the student can be pruned; leave it out",
+    ),
+    "nothing left of the student": ("student.architecture.pruned=1", "student.architecture.pruned: "),
     "an unknown key": ("studnt.members=4", "studnt: unknown key; did you mean student?"),
     "an unknown key below": (
         "student.member=4",

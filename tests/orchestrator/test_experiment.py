@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.experiment import Experiment, ExperimentError, build_experiment, load_experiment
 from orchestrator.smoke import one_small_worker
+from orchestrator.stages.teachers import queued_first
 
 
 def described(**changes: object) -> Experiment:
@@ -148,3 +149,37 @@ def test_a_smoke_run_keeps_its_workers_and_an_image_for_each():
 def test_a_smoke_run_asks_for_no_gpu_where_there_is_none():
     small = one_small_worker(load_experiment("cifar10").cluster)
     assert (small.workers_per_run, small.cpus_per_worker, small.gpus_per_worker) == (1, 1, 0)
+
+
+PRUNED = {"name": "resnet", "depth": 8, "pruned": 0.25}
+
+
+def test_a_pruned_student_and_its_control_start_from_the_same_unpruned_network():
+    experiment = described(student={"architecture": PRUNED, "training": {"epochs": 7}})
+    names = [run.name for run in experiment.training_runs()]
+    assert names == [*(f"teacher-{i}" for i in range(4)), "unpruned", "control", "student"]
+    unpruned = experiment.unpruned_run()
+    assert unpruned.architecture.pruned == 0
+    assert (unpruned.architecture.name, unpruned.role, unpruned.training.epochs) == ("resnet", "label", 7)
+    for run in (experiment.control_run(), experiment.student_run()):
+        assert run.starts_from == unpruned
+        assert run.architecture.pruned == 0.25
+
+
+def test_a_student_that_is_not_pruned_starts_from_nothing():
+    experiment = described()
+    assert [run.name for run in experiment.training_runs()][-2:] == ["control", "student"]
+    assert len(experiment.training_runs()) == 6
+    assert experiment.control_run().starts_from is None
+    assert experiment.student_run().starts_from is None
+
+
+def test_the_control_waits_for_the_network_that_it_starts_from():
+    assert [run.name for run in queued_first(described())][-1] == "control"
+    assert [run.name for run in queued_first(described(student={"architecture": PRUNED}))][-1] == "unpruned"
+
+
+def test_a_pruned_teacher_is_refused_by_its_key():
+    groups = [{"count": 2}, {"count": 2, "architecture": PRUNED}]
+    with pytest.raises(ExperimentError, match=r"^teachers\.1\.architecture\.pruned: only the student"):
+        described(teachers=groups)

@@ -147,3 +147,31 @@ def test_a_partial_file_never_has_the_files_name(student, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         export_network(a_source(student), "pt2", tmp_path / "student.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_dict_of_a_pruned_student_comes_with_the_lines_that_build_it(tmp_path, capsys):
+    from ekd_train.networks import save_network
+    from orchestrator.cli import main
+
+    whole = {"name": "resnet", "depth": 8, "stem_channels": 4}
+    pruned = a_student("resnet", depth=8, stem_channels=4, pruned=0.5)
+    storage = open_storage(str(tmp_path / "runs" / "mine"))
+    experiment = build_experiment({"name": "x", "student": {"architecture": {**whole, "pruned": 0.5}}})
+    storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
+    data = {"num_classes": 4, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.5]}
+    stages = {
+        "prepare": {"outputs": {"data": data}},
+        "average": {"outputs": {"weights_sha256": weights_sha256(pruned)}},
+    }
+    storage.write("manifest.json", json.dumps({"stages": stages}).encode())
+    save_network(storage, "averaged", pruned, {"identity": "x"})
+    file = tmp_path / "student.pt"
+    arguments = ["--format", "state-dict", "--output", str(file), "--storage", str(tmp_path / "runs")]
+    assert main(["export", "mine", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(file)
+    code = "\n".join(lines[lines.index("import torch") : -1]).replace("student.pt", str(file))
+    made: dict = {}
+    exec(code, made)
+    images = torch.rand(3, *SHAPE)
+    assert torch.equal(made["network"].eval()(images), pruned(images))

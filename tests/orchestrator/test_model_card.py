@@ -2,6 +2,7 @@ import copy
 import json
 
 import pytest
+import torch
 
 from orchestrator.experiment import build_experiment
 from orchestrator.model_card import model_card
@@ -115,3 +116,27 @@ def test_it_links_to_the_runs_it_came_from(experiment):
     runs = {"parent": "#/experiments/1/runs/a", "teacher-0": "#/experiments/1/runs/b"}
     card = model_card(SUMMARY, experiment, LINEAGE, runs)
     assert "- runs: [parent](#/experiments/1/runs/a), [teacher-0](#/experiments/1/runs/b)" in card
+
+
+DATA = {"num_classes": 10, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.4]}
+
+
+def test_the_card_of_a_pruned_student_names_the_pruning_and_builds_it(tmp_path, monkeypatch):
+    tree = {"name": "p", "student": {"architecture": {"name": "resnet", "depth": 8, "pruned": 0.375}}}
+    card = model_card(SUMMARY, build_experiment(tree).resolved(), LINEAGE, data=DATA)
+    assert "One `resnet` depth 8 width 1.0 with 37.5 % of its channels pruned for images of `digits`" in card
+    assert len(card) < 5000
+    code = card.split("## Its weights alone")[1].split("```python\n")[1].split("```")[0]
+    build, load = code.rsplit("\n", 2)[0], code.rsplit("\n", 2)[1]
+    assert load.startswith("network.network.load_state_dict(torch.load(")
+    made: dict = {}
+    exec(build, made)
+    monkeypatch.chdir(tmp_path)
+    torch.save({k: v + 1 for k, v in made["network"].network.state_dict().items()}, "student.pt")
+    exec(load, made)
+    assert made["network"].network.stem.weight.shape == (10, 1, 3, 3)
+    assert made["network"](torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_other_cards_say_nothing_of_pruning(experiment):
+    assert "prune" not in model_card(SUMMARY, experiment, LINEAGE, data=DATA)

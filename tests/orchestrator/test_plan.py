@@ -8,7 +8,15 @@ from rich.console import Console
 from orchestrator.capacity import Capacity, Node
 from orchestrator.experiment import Experiment, build_experiment, load_experiment
 from orchestrator.packaged import packaged_experiments
-from orchestrator.plan import doubts, passes, planned_runs, runs_table, total_line, workers_lines
+from orchestrator.plan import (
+    architecture_name,
+    doubts,
+    passes,
+    planned_runs,
+    runs_table,
+    total_line,
+    workers_lines,
+)
 
 SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
 
@@ -105,3 +113,17 @@ def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():
     )
     assert "teachers.training.schedule.warmup_epochs=5 is not over before the last of 5 epochs" in teacher
     assert "student.factors.warmup_epochs=200" in student
+
+
+def test_a_pruned_student_is_planned_with_the_unpruned_network_and_its_own_smaller_size():
+    pruned = ["student.architecture={name: resnet, depth: 8, stem_channels: 16, pruned: 0.5}"]
+    half = ["student.architecture={name: resnet, depth: 8, stem_channels: 8}"]
+    experiment = load_experiment("digits", pruned)
+    planned = {item.run.name: item for item in planned_runs(experiment, described(experiment))}
+    halved = planned_runs(load_experiment("digits", half), described(experiment))
+    assert list(planned)[4:] == ["unpruned", "control", "student"]
+    # Half of the channels of every layer is the architecture of half the channels.
+    assert [planned[name].params for name in ("control", "student")] == [item.params for item in halved[4:]]
+    assert [planned[name].flops for name in ("control", "student")] == [item.flops for item in halved[4:]]
+    assert 3.5 < planned["unpruned"].flops / planned["control"].flops < 4
+    assert architecture_name(planned["student"].run) == "ResNet-8 less 50 % latent_be x4"

@@ -123,3 +123,16 @@ def test_an_error_becomes_one_line_without_credentials():
         one_line(ValueError("cannot reach\n  http://ann:s3cret@host/x")) == "cannot reach http://***@host/x"
     )
     assert one_line(ValueError()) == "ValueError"
+
+
+def test_a_pruned_student_is_built_before_and_after_pruning():
+    pruned = load_experiment("digits", ["student.architecture.pruned=0.25"])
+    assert list(distinct_runs(pruned)) == ["teachers.architecture", "student.architecture", "student"]
+    check_networks(pruned, DIGITS)
+    assert bytes_needed(pruned, DIGITS) > bytes_needed(load_experiment("digits"), DIGITS)
+
+
+def test_a_student_that_cannot_be_pruned_is_refused_by_name():
+    student = "student.architecture={name: shufflenet_v2_x0_5, small_images: true, pruned: 0.25}"
+    with pytest.raises(ExperimentError, match=r"student: channels of .*ShuffleNetV2 cannot be pruned; known"):
+        check_networks(load_experiment("digits", [student]), DIGITS)

@@ -147,3 +147,11 @@ def test_a_store_without_credentials_is_refused_in_one_line(monkeypatch, capsys,
     arguments = ["status", "--storage", "s3://ekd-nothing/x", "--endpoint-url", "http://127.0.0.1:9"]
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_network_that_a_pruned_student_starts_from_is_one_of_the_training_runs(storage):
+    experiment = load_experiment("digits", ["student.architecture.pruned=0.25"])
+    Manifest.open(storage.child("mine"), experiment, "mine", "fingerprint", "code")
+    assert "  unpruned     not begun\n  control " in one_run(storage.child("mine"), "mine")
+    Manifest.open(storage.child("other"), load_experiment("digits"), "other", "fingerprint", "code")
+    assert "unpruned" not in one_run(storage.child("other"), "other")

@@ -1,6 +1,7 @@
 """The page as text: complete, valid, self-contained, honest."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -135,3 +136,16 @@ def test_an_unregistered_run_can_be_reported(evidence):
     summary = {key: value for key, value in evidence.summary.items() if key != "registered_model"}
     page = render(type(evidence)(**{**vars(evidence), "manifest": manifest, "summary": summary}))
     assert "not registered yet" in page
+
+
+def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_said():
+    whole = {"name": "resnet", "depth": 8}
+    made, plain = (
+        make_evidence(student={"members": 2, "architecture": architecture})
+        for architecture in ({**whole, "pruned": 0.375}, whole)
+    )
+    histories = {**made.histories, "unpruned": made.histories["control"]}
+    text = render(replace(made, histories=histories))
+    assert "37.5 % of its channels pruned" in text
+    assert ">unpruned</text>" in text
+    assert "channels pruned" not in render(plain)

@@ -42,6 +42,11 @@ def request(**options: Any) -> SearchRequest:
         ({"searcher": "pareto"}, [], "add --scheduler none"),
         ({"searcher": "grid", "trials": 28}, [], "27 points"),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
+        (
+            {"space": load_space("training")},
+            ["student.architecture.pruned=0.25"],
+            "space training changes student.training.*, but student.architecture.pruned is set",
+        ),
     ],
 )
 def test_what_cannot_work_together_is_refused(
@@ -62,6 +67,7 @@ def test_what_cannot_work_together_is_refused(
         ({"scheduler": "pbt", "space": MUTABLE, "max_concurrent": 2}, []),
         ({"searcher": "grid", "trials": 27}, []),
         ({}, ["cluster.gpus_per_worker=0.25"]),
+        ({}, ["student.architecture.pruned=0.25"]),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=1"]),
     ],
 )
