@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.experiment import Experiment, ExperimentError, build_experiment, load_experiment
 from orchestrator.smoke import one_small_worker
 from orchestrator.stages.teachers import queued_first
+
+ROOT = Path(__file__).parents[2]
 
 
 def described(**changes: object) -> Experiment:
@@ -149,6 +153,13 @@ def test_a_smoke_run_keeps_its_workers_and_an_image_for_each():
 def test_a_smoke_run_asks_for_no_gpu_where_there_is_none():
     small = one_small_worker(load_experiment("cifar10").cluster)
     assert (small.workers_per_run, small.cpus_per_worker, small.gpus_per_worker) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "examples").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_example_of_the_documentation_describes_an_experiment(path):
+    assert load_experiment(str(path)).training_runs()
 
 
 PRUNED = {"name": "resnet", "depth": 8, "pruned": 0.25}
