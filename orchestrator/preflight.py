@@ -135,6 +135,7 @@ def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
     """Build and apply every network once, on paper; raises `ExperimentError` for one that cannot be."""
     import torch
 
+    from ekd_train.models.stages import stages
     from ekd_train.objectives import build_objective, objective_for
 
     shape, classes = description["image_shape"], description["num_classes"]
@@ -144,6 +145,8 @@ def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
             logits = network.train()(torch.zeros(2, *shape, device="meta"))
             if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (2, classes):
                 raise ValueError(f"{run.architecture.name} does not give logits (b, {classes}) in training")
+            if experiment.distillation.ekd.feature > 0 and where.startswith("teachers"):
+                stages(network)  # raises if nobody knows where its features are
         except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
             raise ExperimentError(
                 f"{where}: {one_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"

@@ -136,3 +136,13 @@ def test_a_student_that_cannot_be_pruned_is_refused_by_name():
     student = "student.architecture={name: shufflenet_v2_x0_5, small_images: true, pruned: 0.25}"
     with pytest.raises(ExperimentError, match=r"student: channels of .*ShuffleNetV2 cannot be pruned; known"):
         check_networks(load_experiment("digits", [student]), DIGITS)
+
+
+def test_a_teacher_whose_features_nobody_knows_is_refused_where_they_are_compared():
+    ekd = ["student.method=ekd", "perturbation.kind=none", "distillation.ekd.feature=0.1"]
+    teacher = "teachers.architecture={name: mnasnet0_5, small_images: true}"
+    with pytest.raises(
+        ExperimentError, match=r"teachers.architecture: the stages of .*MNASNet are"
+    ):
+        check_networks(load_experiment("digits", [*ekd, teacher]), DIGITS)
+    check_networks(load_experiment("digits", ekd), DIGITS)
