@@ -53,8 +53,13 @@ class Job:
         return self.result()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it; what a failed test left running is stopped, or the next waits for its workers."""
+        done = self.process is not None and self.process.poll() == 0
         end(self.process)
+        for job in [] if done else re.findall(r"submitting job (\S+) to", self.log):
+            self.cluster.desk.call(
+                *(str(BIN / "ray"), "job", "stop", "--address", API, "--no-wait", job), timeout_s=60
+            )
 
     def wait_for_checkpoint(self, name: str, epoch: int, timeout_s: float = 300) -> float:
         """Seconds until the training run `name` has stored a checkpoint of that epoch or a later one."""

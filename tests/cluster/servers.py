@@ -126,7 +126,9 @@ class ObjectStore:
             self._inside(self._check_after, b"inf")
 
     def _check_after(self, requests: bytes) -> None:
-        urlopen(Request(f"{self.url}/moto-api/reset-auth", data=requests, method="POST"), timeout=10).close()
+        plain = {"Content-Type": "text/plain"}  # a form's data, urllib's default, would not reach moto
+        asked = Request(f"{self.url}/moto-api/reset-auth", data=requests, headers=plain, method="POST")
+        urlopen(asked, timeout=10).close()
 
     def _new_client(self, service: str, key_id: str, secret: str):
         keys = {"aws_access_key_id": key_id, "aws_secret_access_key": secret, "region_name": "us-east-1"}

@@ -298,7 +298,7 @@ def test_two_drivers_start_the_same_run(submit, unharmed, times):
     cluster = job.cluster
     # One on the head, beside the owner, and one on another host.
     command = (str(BIN / "ekd"), "run", *job.command())
-    for host in (cluster.hosts["head"], cluster.desk):
+    for host in (cluster.hosts["head"], cluster.hosts["worker1"]):
         second = host.call(*command, RAY_ADDRESS=f"{cluster.hosts['head'].address}:6379", timeout_s=120)
         assert second.returncode == 1
         assert "this run is being run by process" in second.stderr
