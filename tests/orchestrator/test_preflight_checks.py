@@ -141,8 +141,6 @@ def test_a_student_that_cannot_be_pruned_is_refused_by_name():
 def test_a_teacher_whose_features_nobody_knows_is_refused_where_they_are_compared():
     ekd = ["student.method=ekd", "perturbation.kind=none", "distillation.ekd.feature=0.1"]
     teacher = "teachers.architecture={name: mnasnet0_5, small_images: true}"
-    with pytest.raises(
-        ExperimentError, match=r"teachers.architecture: the stages of .*MNASNet are"
-    ):
+    with pytest.raises(ExperimentError, match=r"teachers.architecture: the stages of .*MNASNet are"):
         check_networks(load_experiment("digits", [*ekd, teacher]), DIGITS)
     check_networks(load_experiment("digits", ekd), DIGITS)
