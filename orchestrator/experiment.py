@@ -28,7 +28,7 @@ from ekd_train.settings import (
 )
 from orchestrator.errors import ExperimentError
 from orchestrator.explanation import explain, quoted
-from orchestrator.packaged import find_experiment, packaged_experiments
+from orchestrator.packaged import find_experiment, packaged_experiments, read_experiment
 from orchestrator.places import RUN_ID, Cluster, StorageSettings, Tracking, checked_name
 from orchestrator.smoke import make_small
 from orchestrator.yaml_tree import read_yaml, set_key
@@ -266,11 +266,7 @@ def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool =
     Raises `ExperimentError`.
     """
     path = find_experiment(source)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: cannot be read: {error}") from None
-    tree = read_yaml(text, str(path))
+    tree = read_yaml(read_experiment(path), str(path))
     if not isinstance(tree, dict):
         found = "the file is empty" if tree is None else f"this is {quoted(tree)}"
         raise ExperimentError(f"{path}: an experiment is a mapping of keys, but {found}")

@@ -21,10 +21,21 @@ def find_experiment(source: str) -> Path:
         return PACKAGED / f"{source}.yaml"
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or "/" in source:
-        if path.is_file():
-            return path
-        found = "is not a file" if path.exists() else "there is no such file"
+        try:
+            if path.is_file():
+                return path
+            found = "is not a file" if path.exists() else "there is no such file"
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise ExperimentError(f"{source}: cannot be read: {error.strerror}") from None
         raise ExperimentError(f"{source}: {found}; name a YAML file, or one of {', '.join(names)}")
     near = difflib.get_close_matches(source, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"packaged are {', '.join(names)}"
     raise ExperimentError(f"{source!r}: no packaged experiment of that name, and not a .yaml file; {hint}")
+
+
+def read_experiment(path: Path) -> str:
+    """The text of an experiment's file; raises `ExperimentError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read: {error}") from None

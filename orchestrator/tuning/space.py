@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 import tune_spaces
@@ -16,6 +15,7 @@ from ekd_train.settings import Settings
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.tuning.domains import Domain
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.yaml_tree import read_yaml
 
 PACKAGED = Path(tune_spaces.__file__).parent
 
@@ -41,17 +41,14 @@ def load_space(source: str) -> Space:
         name, text = source, (PACKAGED / f"{source}.yaml").read_text()
     elif (path := Path(source)).suffix in (".yaml", ".yml") or "/" in source:
         try:
-            name, text = path.stem, path.read_text()
+            name, text = path.stem, path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ExperimentError(f"--space {source}: cannot be read: {error}") from None
     else:
         near = difflib.get_close_matches(source, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"packaged are {', '.join(names)}"
         raise ExperimentError(f"--space {source}: no packaged space, and not a .yaml file; {hint}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"--space {source}: not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(text, f"--space {source}")
     if not isinstance(content, dict):
         raise ExperimentError(f"--space {source}: a space is a mapping with description and domains")
     try:

@@ -51,7 +51,14 @@ def test_what_is_wrong_with_a_space_is_named(tmp_path: Path, domains: str, compl
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("- a\n", "mapping"), ("domains: [", "not valid YAML"), ("description: x\ndomains: {}\n", "domains")],
+    [
+        ("- a\n", "mapping"),
+        ("domains: [", "not valid YAML"),
+        ("description: x\ndomains: {}\n", "domains"),
+        ("description: x\ndescription: y\n", "line 2: the key 'description' stands twice"),
+        ("description: 2024-99-99\n", "not valid YAML"),
+        ("&a [*a]", "within itself"),
+    ],
 )
 def test_a_file_that_is_no_space_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "mine.yaml"
