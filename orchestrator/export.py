@@ -53,11 +53,10 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
 
     Raises:
         ExportError: it cannot be written in this form, or what was written is another function.
-        ExperimentError: a library of the extra `export` is missing.
+        ExperimentError: a library of the extra `export` is missing, or no file can be written there.
         OSError: the file cannot be written.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
+    partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
     network = source.network.cpu().requires_grad_(False)
     try:
         answer = _FORMS[form](network, source.image_shape, partial)
@@ -68,6 +67,21 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
     finally:
         partial.unlink(missing_ok=True)
     return Exported(output, worst)
+
+
+def _writable(output: Path, suffix: str) -> Path:
+    """An empty file beside `output`, to be renamed to it; raises `ExperimentError`."""
+    try:
+        str(output).encode()  # torch ends the process at a name that is not UTF-8
+        if not output.name or (output.exists() and not output.is_file()):
+            raise ExperimentError(f"--output {str(output)!r}: is not a file; name the file to write")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f".{output.stem}.partial{suffix}")
+        partial.touch()
+    except (OSError, UnicodeEncodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "not a name that a file can have"
+        raise ExperimentError(f"--output {str(output)!r}: cannot be written: {why}") from None
+    return partial
 
 
 def _worst_difference(

@@ -97,6 +97,26 @@ def test_without_its_library_onnx_says_what_to_install(student, tmp_path, monkey
         export_network(a_source(student), "onnx", tmp_path / "student.onnx")
 
 
+@pytest.mark.parametrize("output", ["", ".", "/", "a folder", "/dev/null", "a file/x", "x" * 300, "\udc80"])
+def test_what_no_file_can_be_written_to_is_refused_before_anything_is_written(
+    student, tmp_path, monkeypatch, output
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").touch()
+    with pytest.raises(ExperimentError, match="--output"):
+        export_network(a_source(student), "pt2", Path(output))
+    assert {path.name for path in tmp_path.iterdir()} == {"a folder", "a file"}
+
+
+def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
+    done = export_network(a_source(student), "pt2", tmp_path / "student.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["student.bin"]
+    with done.path.open("rb") as file:
+        assert torch.allclose(torch.export.load(file).module()(images), student(images), atol=1e-5)
+    assert "archive" not in capfd.readouterr().err
+
+
 @pytest.fixture
 def run(student, tmp_path):
     """What an averaged run leaves, as far as an export reads it."""
