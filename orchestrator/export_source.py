@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.export import Source
 from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
 from orchestrator.rebuilding import PRUNED_TAG, rebuilding
+from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
+
+MODEL_URI = re.compile(
+    r"models:/(?P<name>[A-Za-z0-9._-]+)(/(?P<version>[1-9]\d{0,17})|@(?P<alias>[A-Za-z0-9._-]+))"
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +54,8 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
 
     Raises:
         ExportError: the weights are not those that were registered.
-        TrackingError: the registry has no such model or cannot be reached.
+        NoSuchVersion: the registry has no such model, version or alias.
+        TrackingError: the registry cannot be reached.
     """
     import mlflow
     import mlflow.pytorch
@@ -58,7 +65,7 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
     from orchestrator.tracking.connection import patient
 
     name, version = _resolve(client, uri)
-    found = client.get_model_version(name, version)
+    found = version_of(client, name, version)
     with patient(tracking_uri):
         mlflow.set_tracking_uri(tracking_uri)
         network: nn.Module = mlflow.pytorch.load_model(f"models:/{name}/{version}", map_location="cpu")
@@ -72,14 +79,10 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
 
 def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:
     """Name and version of `models:/NAME/VERSION` or `models:/NAME@ALIAS`."""
-    rest = uri.removeprefix("models:/")
-    if "@" in rest:
-        name, alias = rest.split("@", 1)
-        return name, str(client.get_model_version_by_alias(name, alias).version)
-    name, _, version = rest.partition("/")
-    if not version:
+    match = MODEL_URI.fullmatch(uri)
+    if match is None:
         raise ExperimentError(f"{uri}: write it as models:/NAME/VERSION or models:/NAME@champion")
-    return name, version
+    return match["name"], match["version"] or aliased(client, match["name"], match["alias"])
 
 
 def _check_hash(found: str, expected: str, where: str) -> None:

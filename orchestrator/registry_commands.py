@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from orchestrator.export import Source
 
-MODEL_URI = re.compile(r"models:/(?P<name>[A-Za-z0-9._-]+)/(?P<version>[1-9]\d*)")
+MODEL_NAME = r"[A-Za-z0-9._-]+"
+MODEL_URI = re.compile(rf"models:/(?P<name>{MODEL_NAME})/(?P<version>[1-9]\d{{0,17}})")
 
 
 def add_registry_commands(commands: Any) -> None:
@@ -74,6 +76,8 @@ def models(arguments: argparse.Namespace) -> int:
     from orchestrator.registry import list_versions
     from orchestrator.terminal import results_console
 
+    if arguments.name is not None and re.fullmatch(MODEL_NAME, arguments.name) is None:
+        raise ExperimentError(f"{arguments.name!r} is not the name of a registered student; see `ekd models`")
     with _registry(arguments) as client:
         versions = list_versions(client, arguments.name)
     if not versions:
@@ -184,7 +188,7 @@ def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
 
     uri = resolve_tracking_uri(arguments.tracking, arguments.storage)
     file = sqlite_file(uri)
-    if file is not None and not file.exists():
+    if file is not None and not os.path.isfile(file):  # False too where the path cannot be one
         raise ExperimentError(
             f"{file}: there is no registry here; --tracking URI or --storage URI says where it is"
         )

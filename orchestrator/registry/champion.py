@@ -9,6 +9,8 @@ and is passed over.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from orchestrator.registry.promotion import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 PROMOTION_TAG = "ekd.promotion"
 HISTORY_TAG = "ekd.champion."
@@ -44,17 +47,39 @@ class Move:
         return f"version {self.before or 'none'} -> version {self.after} ({self.kind}): {self.reason}"
 
 
-def champion_of(client: MlflowClient, name: str) -> str | None:
-    """The champion's version. Raises `NoSuchVersion` if there is no such model."""
+@contextmanager
+def _missing(what: str) -> Iterator[None]:
+    """What the registry does not have is a `NoSuchVersion` that says so."""
     from mlflow.exceptions import MlflowException
 
     try:
-        holder = client.get_registered_model(name).aliases.get(CHAMPION)
+        yield
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise NoSuchVersion(f"there is no registered model {name}") from None
+        raise NoSuchVersion(f"there is no {what}; `ekd models` lists what is") from None
+
+
+def champion_of(client: MlflowClient, name: str) -> str | None:
+    """The champion's version. Raises `NoSuchVersion` if there is no such model."""
+    with _missing(f"registered model {name}"):
+        holder = client.get_registered_model(name).aliases.get(CHAMPION)
     return None if holder is None else str(holder)
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> str:
+    """The version of `name` that has `alias`. Raises `NoSuchVersion`."""
+    with _missing(f"registered model {name}"):
+        holder = client.get_registered_model(name).aliases.get(alias)
+    if holder is None:
+        raise NoSuchVersion(f"no version of {name} has the alias {alias}; `ekd models {name}` lists them")
+    return str(holder)
+
+
+def version_of(client: MlflowClient, name: str, version: str) -> ModelVersion:
+    """Version `version` of `name`. Raises `NoSuchVersion`."""
+    with _missing(f"version {version} of {name}"):
+        return client.get_model_version(name, version)
 
 
 def history(client: MlflowClient, name: str) -> list[Move]:
@@ -77,18 +102,11 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
         NoSuchVersion: there is no such model or version.
         ValueError: no reason was given.
     """
-    from mlflow.exceptions import MlflowException
-
     reason = " ".join(reason.split())
     if not reason:
         raise ValueError("a reason is needed: it is what the next person reads")
     before = champion_of(client, name)
-    try:
-        client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise NoSuchVersion(f"there is no version {version} of {name}") from None
+    version_of(client, name, version)
     move = Move(before, version, kind, reason)
     if before != version:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -124,6 +124,13 @@ def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsy
         (["promote", "nobody/1", "--reason", "x"], "models:/NAME/VERSION"),
         (["promote", "models:/nobody/1", "--reason", "x"], "no registered model nobody"),
         (["rollback", "nobody", "--reason", "x"], "no registered model nobody"),
+        (["models", "x'y"], "is not the name of a registered student"),
+        (["models", ""], "is not the name of a registered student"),
+        (["promote", f"models:/nobody/{'9' * 400}", "--reason", "x"], "models:/NAME/VERSION"),
+        (["export", "models:/nobody@champion", "--output", "x"], "no registered model nobody"),
+        (["export", "models:/nobody/1", "--output", "x"], "no version 1 of nobody"),
+        (["export", "models:/nobody/x", "--output", "x"], "models:/NAME@champion"),
+        (["export", "models:/@", "--output", "x"], "models:/NAME@champion"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(client, store_uri, capsys, arguments, words):
