@@ -37,7 +37,10 @@ def clean(arguments: argparse.Namespace) -> int:
         raise ExperimentError("--everything removes one run: name it")
     with commands.storage_errors():
         storage = commands.named_storage(arguments.storage, arguments.endpoint_url)
-        for run_id in [arguments.run_id] if arguments.run_id else finished_runs(storage):
+        run_ids = finished_runs(storage) if arguments.run_id is None else [arguments.run_id]
+        if not run_ids:
+            print(f"no finished runs in {storage.uri()}; `ekd status` lists all runs")
+        for run_id in run_ids:
             run = commands.run_storage(storage, run_id)
             if arguments.everything:
                 remove_run(storage, run, run_id)

@@ -13,10 +13,12 @@ from orchestrator.cluster_commands import register as register
 from orchestrator.cluster_commands import submit as submit
 from orchestrator.evaluate_command import evaluate as evaluate
 from orchestrator.experiment import ExperimentError, find_experiment, load_experiment, packaged_experiments
+from orchestrator.packaged import read_experiment
 from orchestrator.registry_commands import export as export
 from orchestrator.registry_commands import models as models
 from orchestrator.registry_commands import promote as promote
 from orchestrator.registry_commands import rollback as rollback
+from orchestrator.tuning.options import check_no_search
 
 if TYPE_CHECKING:
     from orchestrator.experiment import Experiment
@@ -67,6 +69,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.space is not None:
         search, checked = _check_search(arguments)
     else:
+        check_no_search(arguments)
         checked = _check(arguments)
     from orchestrator.plan import doubts, plan_lines, planned_runs, runs_table, total_line
     from orchestrator.terminal import results_console
@@ -137,7 +140,7 @@ def report(arguments: argparse.Namespace) -> int:
 def experiments(arguments: argparse.Namespace) -> int:
     """`ekd experiments`: what is packaged."""
     if arguments.name is not None:
-        print(find_experiment(arguments.name).read_text(), end="")
+        print(read_experiment(find_experiment(arguments.name)), end="")
         return 0
     for name in packaged_experiments():
         print(f"{name:20s} {load_experiment(name).description}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ def all_runs(storage: Storage) -> Table | str:
     from rich.table import Table
 
     folder = storage.local_folder
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not folder.is_dir():
         raise ExperimentError(
             f"{folder} is a file; --storage takes the folder or s3:// URI that runs are kept in"
         )

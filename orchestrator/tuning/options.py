@@ -5,7 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from orchestrator.errors import ExperimentError
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
+
+_DEFAULTS = {
+    "trials": None,
+    "time_budget": None,
+    "max_concurrent": None,
+    "scheduler": "asha",
+    "searcher": "random",
+    "seeds": 1,
+}
+
+
+def check_no_search(arguments: argparse.Namespace) -> None:
+    """Raise `ExperimentError` if a search is described but `--space` is left out."""
+    for name, default in _DEFAULTS.items():
+        if getattr(arguments, name) != default:
+            raise ExperimentError(f"--{name.replace('_', '-')} is about a search: add --space NAME")
 
 
 def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -32,20 +49,20 @@ def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> No
     group.add_argument(
         "--scheduler",
         choices=get_args(SchedulerName),
-        default="asha",
+        default=_DEFAULTS["scheduler"],
         help="which trials train on; default: %(default)s. hyperband: compared in groups that wait for each "
         "other; median: against the median; pbt: the worse go on with copies of the better, settings changed",
     )
     group.add_argument(
         "--searcher",
         choices=get_args(SearcherName),
-        default="random",
+        default=_DEFAULTS["searcher"],
         help="default: %(default)s; pareto: accuracy against the cost of training",
     )
     group.add_argument(
         "--seeds",
         type=int,
         metavar="N",
-        default=1,
+        default=_DEFAULTS["seeds"],
         help="networks trained of each configuration, compared by their mean",
     )

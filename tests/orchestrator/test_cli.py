@@ -166,6 +166,18 @@ def test_a_search_of_nothing_is_refused(refused, option):
 
 
 @pytest.mark.parametrize(
+    "option", ["--trials=3", "--seeds=2", "--time-budget=9", "--max-concurrent=1", "--searcher=grid"]
+)
+def test_a_search_without_a_space_is_not_planned_as_a_run(refused, option):
+    assert f"{option.partition('=')[0]} is about a search: add --space" in refused("plan", "digits", option)
+
+
+@pytest.mark.parametrize("command", ["status", "models", "clean"])
+def test_a_place_that_cannot_be_a_folder_is_refused(refused, command):
+    assert "x" * 300 in refused(command, "--storage", "x" * 300)
+
+
+@pytest.mark.parametrize(
     ("words", "line"),
     [
         ([], "ekd: the following arguments are required: COMMAND; `ekd --help` shows how"),
@@ -219,6 +231,8 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, line):
 def test_a_file_in_another_encoding_is_refused(refused, tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"description: caf\xe9\n")
     assert "mine.yaml: cannot be read" in refused("plan", "mine.yaml")
+    assert "mine.yaml: cannot be read" in refused("experiments", "mine.yaml")
+    assert "--space mine.yaml: cannot be read" in refused("plan", "digits", "--space", "mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +242,7 @@ def test_a_file_in_another_encoding_is_refused(refused, tmp_path):
         "nothing like it": "packaged are cifar10,",
         "": "no packaged experiment of that name",
         "missing.yaml": "there is no such file",
+        f"{'x' * 300}.yaml": "File name too long",
         "/tmp": "is not a file",
     }.items(),
 )
