@@ -85,6 +85,11 @@ def _renew(endpoint_url: str | None) -> bool:
     return True
 
 
+def forget_default_session() -> None:
+    """Let clients that others make of boto3's default session read the credentials anew."""
+    boto3.DEFAULT_SESSION = None
+
+
 def _new_client(endpoint_url: str | None) -> Any:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -58,7 +59,23 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = redacted(str(error)).splitlines() or [type(error).__name__]
+        renew_artifact_credentials()
         raise TrackingError(f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}") from error
+
+
+def renew_artifact_credentials() -> None:
+    """Let MLflow's next upload to S3 read the credentials anew: it would use those of its first for ever.
+
+    MLflow keeps its clients for five minutes, and makes them of boto3's default session, which reads
+    a shared file once. There is no public way; without this one keys renewed in mid-run stay unseen.
+    """
+    if (module := sys.modules.get("mlflow.store.artifact.s3_artifact_repo")) is None:
+        return
+    from orchestrator.storage.s3_client import forget_default_session
+
+    forget_default_session()
+    if (cached := getattr(module, "_cached_get_s3_client", None)) is not None:
+        cached.cache_clear()
 
 
 @contextmanager

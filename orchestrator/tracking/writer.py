@@ -16,6 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.tracking.address import redacted
+from orchestrator.tracking.connection import renew_artifact_credentials
 from orchestrator.tracking.outbox import VALUES_PER_CALL, Outcome
 from orchestrator.tracking.records import Artifact, DatasetInput, Metrics, Params, Record, Status, Tags
 from orchestrator.tracking.runs import Runs
@@ -54,6 +55,7 @@ class Writer:
             if _is_refusal(error):
                 log.warning("the tracking store refused %s: %s", records[0], redacted(str(error)))
                 return Outcome.REFUSED
+            renew_artifact_credentials()
             log.debug("the tracking store is unreachable: %s", redacted(str(error)))
             return Outcome.UNREACHABLE
         return Outcome.DELIVERED

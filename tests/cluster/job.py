@@ -53,9 +53,13 @@ class Job:
         return self.result()
 
     def close(self) -> None:
-        """Let go of it; what a failed test left running is stopped, or the next waits for its workers."""
-        done = self.process is not None and self.process.poll() == 0
+        """Let go of it."""
         end(self.process)
+
+    def clear_away(self) -> None:
+        """Stop what a failed test left running, or the next would wait for its workers."""
+        done = self.process is not None and self.process.poll() == 0
+        self.close()
         for job in [] if done else re.findall(r"submitting job (\S+) to", self.log):
             self.cluster.desk.call(
                 *(str(BIN / "ray"), "job", "stop", "--address", API, "--no-wait", job), timeout_s=60

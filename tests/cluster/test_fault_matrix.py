@@ -67,7 +67,7 @@ def submit(whole, request):
 
     yield submit_it
     for job in jobs:
-        job.close()
+        job.clear_away()
 
 
 def goes_on(job, name, timeout_s=300):
