@@ -1,0 +1,47 @@
+"""What the documents tell a user to type is accepted, word for word, from the folder they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ekd_train.data import load_dataset
+from orchestrator.cli import build_parser
+from orchestrator.experiment import load_experiment
+from orchestrator.tuning.command import requested
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")),
+    *(ROOT / "docs").glob("[!l]*.md"),  # not log.md: it keeps commands of its day
+]
+
+
+def commands() -> list[str]:
+    """Every `ekd ...` line of a shell block."""
+    blocks = [b for page in PAGES for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
+    lines = {line for block in blocks for line in block.splitlines() if line.startswith("ekd ")}
+    return sorted(line.partition(" > ")[0] for line in lines)
+
+
+def test_there_are_such_commands():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_documented_command_is_accepted(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parsed = build_parser().parse_args(shlex.split(command, comments=True)[1:])
+    source = getattr(parsed, "experiment", None)
+    if source is None:
+        return
+    if not Path(source).exists() and source.endswith(".yaml"):  # `mine.yaml` is any experiment
+        mine = tmp_path / "mine.yaml"
+        mine.write_text((ROOT / "orchestrator/experiments/digits.yaml").read_text())
+        source = str(mine)
+    experiment = load_experiment(source, parsed.overrides, smoke=getattr(parsed, "smoke", False))
+    if getattr(parsed, "space", None) is not None:
+        requested(parsed, experiment)
+    if experiment.data.name == "digits":
+        load_dataset(experiment.data)
