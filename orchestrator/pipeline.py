@@ -173,15 +173,18 @@ def _warning(context: Context) -> Iterator[None]:
 
 @contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM, which schedulers and containers send first, ends a run as Ctrl-C does."""
+    """SIGTERM, which schedulers and containers send first, and SIGHUP, which a closed terminal sends, end
+    a run as Ctrl-C does; what is ignored, as SIGHUP under `nohup`, stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: object) -> None:

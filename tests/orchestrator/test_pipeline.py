@@ -103,19 +103,32 @@ def test_a_tracker_that_cannot_be_opened_fails_the_run(checked, monkeypatch):
     assert manifest(checked).content["status"] == "failed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_interrupts_the_run(checked, tracker, number):
     def stage(context):
         os.kill(os.getpid(), number)
         threading.Event().wait(30)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(checked, {"one": stage})
     assert tracker.closed == ["KILLED"]
     assert manifest(checked).content["status"] == "interrupted"
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert not checked.storage.exists(LEASE)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(checked, tracker):
+    def stage(context):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return {}
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        pipeline.run(checked, {"one": stage})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert tracker.closed == ["FINISHED"]
 
 
 def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, monkeypatch, capsys):
