@@ -47,4 +47,9 @@ def open_storage(uri: str, endpoint_url: str | None = None, *, patience_s: float
         raise ValueError(f"storage.uri begins with {scheme}://, which is not supported; {_FORMS}")
     if not folder.strip() or not folder.isprintable():
         raise ValueError(f"storage.uri {uri!r} names no folder; {_FORMS}")
-    return LocalStorage(Path(os.path.abspath(os.path.expanduser(folder))))
+    folder = os.path.expanduser(folder)
+    if folder.startswith("~"):
+        raise ValueError(
+            f"storage.uri {uri!r} begins with a home that is not known; write the whole path"
+        )
+    return LocalStorage(Path(os.path.abspath(folder)))

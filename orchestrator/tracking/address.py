@@ -45,7 +45,7 @@ def sqlite_file(uri: str) -> Path | None:
     scheme, separator, path = uri.partition(":///")
     if not separator or scheme.split("+")[0] != "sqlite" or path in ("", ":memory:"):
         return None
-    return Path(path).expanduser().absolute()
+    return Path(os.path.expanduser(path)).absolute()  # unlike pathlib's, no error where there is no home
 
 
 def artifact_location(uri: str, experiment: str, storage_uri: str = "") -> str | None:
@@ -89,6 +89,6 @@ def redacted(text: str) -> str:
 
 def _local_folder(storage_uri: str) -> Path | None:
     if "://" not in storage_uri:
-        return Path(storage_uri).expanduser().absolute()
+        return Path(os.path.abspath(os.path.expanduser(storage_uri)))  # as `open_storage` has it
     parts = urlsplit(storage_uri)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None

@@ -130,6 +130,7 @@ WRONG_SETTINGS = {
     "a size that does not apply": ("data.image_size=4", "images of digits keep their size"),
     "too few to validate": ("data.validation_size=5", "data.validation_size: of 5 images cannot show all 10"),
     "more than there are": ("data.validation_size=5000", "data.validation_size: takes 5000 of 797 images"),
+    "a home that nobody has": ("storage.uri=~nobody.at.all/x", "begins with a home that is not known"),
     "another scheme": ("storage.uri=ftp://x/y", "storage.uri begins with ftp://, which is not supported"),
     "a bucket without a name": ("storage.uri=s3://", "no valid bucket name"),
     "a file as a folder": ("storage.uri=/etc/passwd", "a file stands where a folder is needed"),
