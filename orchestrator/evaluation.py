@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ekd_train.beyond_settings import BeyondSettings
 from orchestrator.experiment import Experiment, ExperimentError, apply_overrides, build_experiment
 from orchestrator.explanation import explain
-from orchestrator.manifest import EVALUATION, EXPERIMENT, MANIFEST, read_json
+from orchestrator.manifest import EVALUATION, EXPERIMENT, read_json, read_manifest
 from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def read_settings(overrides: Iterable[str]) -> BeyondSettings:
 
 def finished_run(storage: Storage) -> FinishedRun:
     """The run in `storage`; raises `ExperimentError` if it has not come to its evaluation."""
-    manifest, tree = read_json(storage, MANIFEST), read_json(storage, EXPERIMENT)
+    manifest, tree = read_manifest(storage), read_json(storage, EXPERIMENT)
     if manifest is None or tree is None or "evaluate" not in manifest["stages"]:
         raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
     experiment = build_experiment(tree)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.export import Source
-from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
+from orchestrator.manifest import EXPERIMENT, read_json, read_manifest
 from orchestrator.rebuilding import PRUNED_TAG, rebuilding
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
@@ -34,7 +34,7 @@ def from_run(storage: Storage) -> Source:
     from ekd_train.trainee import build_plain
     from orchestrator.registry.provenance import weights_sha256
 
-    manifest, experiment = read_json(storage, MANIFEST), read_json(storage, EXPERIMENT)
+    manifest, experiment = read_manifest(storage), read_json(storage, EXPERIMENT)
     if manifest is None or experiment is None or "average" not in manifest["stages"]:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
     description = manifest["stages"]["prepare"]["outputs"]["data"]

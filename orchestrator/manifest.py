@@ -34,7 +34,7 @@ class Manifest:
 
         Raises `ExperimentError` when the run id belongs to another experiment or other data.
         """
-        content = read_json(storage, MANIFEST)
+        content = read_manifest(storage)
         if content is None:
             manifest = cls(
                 storage,
@@ -104,9 +104,26 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     return content
 
 
+def read_manifest(storage: Storage) -> dict[str, Any] | None:
+    """The stored manifest of a run, or None if there is none; every stage in it has its outputs.
+
+    Raises `ExperimentError` if it is damaged, or something else of that name.
+    """
+    content = read_json(storage, MANIFEST)
+    if content is None:
+        return None
+    stages = content.get("stages")
+    whole = isinstance(stages, dict) and all(
+        isinstance(stage, dict) and isinstance(stage.get("outputs"), dict) for stage in stages.values()
+    )
+    if not whole or not isinstance(content.get("updated", 0.0), int | float):
+        raise ExperimentError(f"{storage.uri(MANIFEST)}: not the manifest of a run of this version of ekd")
+    return content
+
+
 def check_continuable(storage: Storage, experiment: Experiment, run_id: str, fingerprint: str) -> None:
     """Raise `ExperimentError` if `storage` holds a run that this experiment cannot continue."""
-    content = read_json(storage, MANIFEST)
+    content = read_manifest(storage)
     if content is not None:
         _check_same(storage, content, experiment, run_id, fingerprint)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json
+from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest
 from orchestrator.standing import state
 from orchestrator.storage import Storage
 
@@ -14,10 +15,14 @@ DISPENSABLE = ("checkpoints", "ray")
 
 
 def finished_runs(storage: Storage) -> list[str]:
-    """The ids of the runs below `storage` that are done."""
+    """The ids of the runs below `storage` that are done; what cannot be read is not known to be."""
     keys = [key for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")]
-    ids = [key.split("/")[0] for key in keys]
-    return [run_id for run_id in ids if _state(storage.child(run_id)) == "done"]
+    found = []
+    for run_id in (key.split("/")[0] for key in keys):
+        with suppress(ExperimentError):
+            if _state(storage.child(run_id)) == "done":
+                found.append(run_id)
+    return found
 
 
 def clean_run(run: Storage, run_id: str) -> int:
@@ -33,19 +38,19 @@ def clean_run(run: Storage, run_id: str) -> int:
 
 
 def remove_run(storage: Storage, run: Storage, run_id: str) -> None:
-    """Remove all of a run. Raises `ExperimentError` while a driver is at it."""
-    if _state(run) == "running":
+    """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it."""
+    if state(run, {"status": "running"}) == "running":  # asks the driver's lease
         raise ExperimentError(f"run {run_id} is running; stop it first")
     storage.delete_prefix(run_id)
 
 
 def _state(run: Storage) -> str:
-    return state(run, read_json(run, MANIFEST) or {})
+    return state(run, read_manifest(run) or {})
 
 
 def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
     """The resolved experiment of a run that is trained and measured. Raises `ExperimentError`."""
-    manifest, tree = read_json(run, MANIFEST) or {}, read_json(run, EXPERIMENT)
+    manifest, tree = read_manifest(run) or {}, read_json(run, EXPERIMENT)
     if tree is None or "evaluate" not in manifest.get("stages", {}):
         raise ExperimentError(
             f"run {run_id} is not trained and measured yet; continue it with the command that "

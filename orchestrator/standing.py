@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ExperimentError
-from orchestrator.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json
+from orchestrator.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json, read_manifest
 from orchestrator.ownership import LEASE, LEASE_S
 from orchestrator.storage import Storage
 from orchestrator.view import duration
@@ -96,7 +96,7 @@ def one_run(run: Storage, run_id: str) -> str:
 
 
 def _manifest(run: Storage) -> dict[str, Any]:
-    content = read_json(run, MANIFEST) or {}
+    content = read_manifest(run) or {}
     if not (
         {"run_id", "experiment", "stages", "updated"} <= content.keys() and content.get("format") == FORMAT
     ):

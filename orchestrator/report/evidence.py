@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EVALUATION, EXPERIMENT, MANIFEST, read_json
+from orchestrator.manifest import EVALUATION, EXPERIMENT, read_json, read_manifest
 from orchestrator.storage import Storage
 from orchestrator.summary import summarise
 
@@ -67,7 +67,7 @@ def load_evidence(storage: Storage) -> Evidence:
     from ekd_train.networks import load_predictions
     from orchestrator.report.search import load_search
 
-    manifest, experiment = read_json(storage, MANIFEST), read_json(storage, EXPERIMENT)
+    manifest, experiment = read_manifest(storage), read_json(storage, EXPERIMENT)
     if manifest is None or experiment is None or "evaluate" not in manifest["stages"]:
         raise ExperimentError(f"{storage.uri()}: the run is not evaluated yet, so there is nothing to report")
     runs = [*manifest["stages"]["teachers"]["outputs"], "control", "student"]

@@ -262,6 +262,24 @@ def test_a_run_that_cannot_be_continued_is_refused_before_anything_is_touched(re
     assert "manifest.json: not valid JSON" in refused("run", "digits", "--run-id", "mine")
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "{}",
+        '{"format": 1, "stages": 3}',
+        '{"format": 1, "stages": {"evaluate": {}}}',
+        '{"format": 1, "run_id": "mine", "experiment": "x", "stages": {}, "updated": "today"}',
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [("status",), ("report",), ("evaluate",), ("register",), ("clean",), ("export", "--output=x")]
+)
+def test_a_manifest_that_is_none_is_refused_by_every_command(refused, tmp_path, command, manifest):
+    (tmp_path / "ekd-runs" / "mine").mkdir(parents=True)
+    (tmp_path / "ekd-runs" / "mine" / "manifest.json").write_text(manifest)
+    assert "manifest.json: not the manifest of a run" in refused(command[0], "mine", *command[1:])
+
+
 def test_an_exponent_without_a_dot_is_a_number():
     from orchestrator.experiment import load_experiment
 

@@ -33,7 +33,11 @@ def make(storage, run_id, status, stages=()):
     run = storage.child(run_id)
     for key in (*KEPT, *DROPPED):
         run.write(key, b"{}")
-    manifest = {"status": status, "stages": {stage: {} for stage in stages}, "updated": time.time()}
+    manifest = {
+        "status": status,
+        "stages": {stage: {"outputs": {}} for stage in stages},
+        "updated": time.time(),
+    }
     run.write("manifest.json", json.dumps(manifest).encode())
     return run
 
@@ -55,7 +59,15 @@ def test_a_run_that_could_continue_keeps_its_checkpoints(storage):
 def test_finished_runs_are_found_among_others(storage):
     make(storage, "a", "done")
     make(storage, "b", "failed")
+    make(storage, "c", "done").write("manifest.json", b"{")
     assert finished_runs(storage) == ["a"]
+
+
+def test_a_run_whose_manifest_is_damaged_can_be_removed(storage):
+    run = make(storage, "a", "done")
+    run.write("manifest.json", b"{")
+    remove_run(storage, run, "a")
+    assert run.list() == []
 
 
 def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
