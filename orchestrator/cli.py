@@ -6,6 +6,7 @@ Exit status: 0 done, 1 the run failed, 2 the input is wrong and nothing was star
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -30,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from orchestrator import commands
     from orchestrator.experiment import ExperimentError
 
+    try:
+        os.getcwd()
+    except OSError:
+        print("ekd: the folder you are in was removed; change to another one", file=sys.stderr)
+        return 2
     try:
         status: int = getattr(commands, parsed.command)(parsed)
     except ExperimentError as error:

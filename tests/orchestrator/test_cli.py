@@ -173,6 +173,14 @@ def test_a_search_without_a_space_is_not_planned_as_a_run(refused, option):
     assert f"{option.partition('=')[0]} is about a search: add --space" in refused("plan", "digits", option)
 
 
+@pytest.mark.parametrize("command", [("status",), ("models",), ("plan", "digits")])
+def test_a_folder_that_was_removed_under_ones_feet_is_named(refused, tmp_path, monkeypatch, command):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the folder you are in was removed" in refused(*command)
+
+
 @pytest.mark.parametrize("command", ["status", "models", "clean"])
 def test_a_place_that_cannot_be_a_folder_is_refused(refused, command):
     assert "x" * 300 in refused(command, "--storage", "x" * 300)
