@@ -49,7 +49,5 @@ def open_storage(uri: str, endpoint_url: str | None = None, *, patience_s: float
         raise ValueError(f"storage.uri {uri!r} names no folder; {_FORMS}")
     folder = os.path.expanduser(folder)
     if folder.startswith("~"):
-        raise ValueError(
-            f"storage.uri {uri!r} begins with a home that is not known; write the whole path"
-        )
+        raise ValueError(f"storage.uri {uri!r} begins with a home that is not known; write the whole path")
     return LocalStorage(Path(os.path.abspath(folder)))
