@@ -46,7 +46,7 @@ class BeyondSettings(Settings):
         name for family in FAMILIES.values() for name in family
     )
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
-    outside: DataName | Literal["auto", "none", "held_out"] = "auto"
+    outside: Literal[DataName, "auto", "none", "held_out"] = "auto"
     """Data set whose images belong to none of the classes, or `held_out`: the run's own
     `data.held_out_classes`. `auto`: these if the run has any, else `fashion_mnist` for `digits`, where
     its files are, and `digits` for every other data set."""

@@ -79,6 +79,8 @@ def read_settings(overrides: Iterable[str]) -> BeyondSettings:
 def finished_run(storage: Storage) -> FinishedRun:
     """The run in `storage`; raises `ExperimentError` if it has not come to its evaluation."""
     manifest, tree = read_manifest(storage), read_json(storage, EXPERIMENT)
+    if manifest is not None and tree is None:
+        raise ExperimentError(f"{storage.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
     if manifest is None or tree is None or "evaluate" not in manifest["stages"]:
         raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
     experiment = build_experiment(tree)
@@ -274,7 +276,7 @@ def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], No
         if settings.outside == "auto" and settings.outside_root is None:
             say(f"out-of-distribution detection is left out: {error}")
             return None
-        raise ExperimentError(f"outside: {error}") from error
+        raise ExperimentError(f"outside: {error}; its files are looked for in outside_root") from error
 
 
 def _identity(run: FinishedRun, settings: BeyondSettings, outside: Outside | None) -> str:

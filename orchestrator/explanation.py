@@ -29,7 +29,12 @@ def explain(error: ValidationError, root: type[Settings], *, one_group: bool) ->
     `one_group`: the file has `teachers.count`, not `teachers.0.count`.
     """
     found: dict[str, list[str]] = {}
-    for item in error.errors():
+    errors = error.errors()
+    for item in errors:
+        if item["type"] == "too_short":
+            if any(other["loc"][: len(item["loc"])] == item["loc"] for other in errors if other is not item):
+                continue  # pydantic does not count the items that are wrong
+            item["type"], item["msg"] = "value_error", "name at least one"
         location = [part for part in item["loc"] if not _is_union_label(part)]
         shown = [part for i, part in enumerate(location) if not (one_group and i == 1 and part == 0)]
         key = ".".join(map(str, shown))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def labelled_files(folder: Path, names: tuple[str, ...], inner: str = "") -> Ima
     return ImageFiles([path for paths in per_class for path in paths], labels)
 
 
+def _mode(path: Path) -> int:
+    """The kind of a file; of what cannot be asked, reading it will say more."""
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return stat.S_IFREG
+
+
 def image_files(folder: Path) -> list[Path]:
     """Every image in a folder (not deeper), sorted by name; hidden files are passed over.
 
@@ -66,8 +75,11 @@ def image_files(folder: Path) -> list[Path]:
     """
     paths = _entries(folder)
     for path in paths:
-        if os.path.isdir(path):
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             raise DataError(path, "is a folder among images", "put images directly into their class folder")
+        if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
+            raise DataError(path, "is not a regular file", "move it elsewhere")
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(path, f"is not an image ({' '.join(sorted(SUFFIXES))})", "move it elsewhere")
     if not paths:

@@ -68,6 +68,8 @@ def load_evidence(storage: Storage) -> Evidence:
     from orchestrator.report.search import load_search
 
     manifest, experiment = read_manifest(storage), read_json(storage, EXPERIMENT)
+    if manifest is not None and experiment is None:
+        raise ExperimentError(f"{storage.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
     if manifest is None or experiment is None or "evaluate" not in manifest["stages"]:
         raise ExperimentError(f"{storage.uri()}: the run is not evaluated yet, so there is nothing to report")
     runs = [*manifest["stages"]["teachers"]["outputs"], "control", "student"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ekd_train.settings import NonNegativeFloat, Positive, Settings
+from ekd_train.settings import Positive, PositiveFloat, Settings
 from orchestrator.experiment import Cluster, Experiment, ExperimentError
 from orchestrator.tuning.domains import Choice, largest
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
@@ -41,7 +41,7 @@ class SearchRequest(Settings):
     trials: Positive = DEFAULT_TRIALS
     seeds: Positive = 1
     """Networks trained of each configuration; what is compared is their mean."""
-    time_budget_s: NonNegativeFloat | None = Field(default=None, gt=0)
+    time_budget_s: PositiveFloat | None = None
     """Of searching, all starts together; the final training comes after it."""
     max_concurrent: Positive | None = None
     reduction_factor: Positive = Field(default=3, ge=2)

@@ -233,7 +233,10 @@ def test_held_out_classes_are_what_a_run_that_has_some_is_tried_on(tmp_path):
         ("outside=digits", "the run's own data"),
         ("images=61", "asks for 61 of 60 test images"),
         ("image=9", "did you mean images?"),
-        ("severities=[6]", "severities"),
+        ("outside=nope", r"outside: input should be 'digits', .*, 'none' or 'held_out', not 'nope'$"),
+        ("outside=cifar10", "outside_root"),
+        ("severities=[6]", "severities.0: input should be less than or equal to 5, not 6$"),
+        ("severities=[]", "severities: name at least one"),
         ("corruptions=[frost]", "corruptions"),
     ],
 )
@@ -253,6 +256,13 @@ def test_networks_that_do_not_predict_what_was_stored_are_not_measured(evaluate,
     monkeypatch.setattr(evaluation, "CHECKED_TO", -1.0)
     with pytest.raises(EvaluationFailed, match="control: its stored weights"):
         evaluate()
+
+
+def test_a_run_whose_experiment_is_gone_says_so(runs, capsys):
+    (runs / "small-1" / "experiment.json").unlink()
+    for command in ("evaluate", "report"):
+        assert main([command, "small-1", "--storage", str(runs)]) == 2
+        assert "experiment.json: is missing" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_evaluated_yet_is_wrong_input(runs, capsys):

@@ -221,3 +221,10 @@ def test_images_that_memory_cannot_hold_are_refused_before_decoding(root, monkey
     with pytest.raises(DataError, match="GiB") as caught:
         load(root)
     assert caught.value.where == str(root)
+
+
+def test_a_pipe_among_the_images_is_refused_and_not_waited_for(root):
+    os.mkfifo(root / "train/cat/p.png")
+    with pytest.raises(DataError, match="is not a regular file") as caught:
+        load(root)
+    assert caught.value.where == str(root / "train/cat/p.png")
