@@ -5,6 +5,7 @@ import os
 import hosts
 import pytest
 import servers
+from times import TIMES
 
 
 def pytest_collection_modifyitems(items):
@@ -12,6 +13,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "/tests/cluster/" in str(item.path):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if (times := config.stash.get(TIMES, None)) is not None:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(times.table())
 
 
 @pytest.fixture(scope="session")
