@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
@@ -45,6 +46,9 @@ __all__ = [
     "set_key",
 ]
 
+LONGEST_NAME = 80
+"""Characters of an experiment's name: leaves room for what run ids add."""
+
 MOST_NETWORKS = 256
 """Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""
 
@@ -77,7 +81,7 @@ class Experiment(Settings):
     @field_validator("name")
     @classmethod
     def _valid_name(cls, value: str) -> str:
-        return checked_name(value, 80)  # leaves room for what run ids add
+        return checked_name(value, LONGEST_NAME)
 
     @field_validator("teachers", mode="before")
     @classmethod
@@ -270,10 +274,21 @@ def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool =
     if not isinstance(tree, dict):
         found = "the file is empty" if tree is None else f"this is {quoted(tree)}"
         raise ExperimentError(f"{path}: an experiment is a mapping of keys, but {found}")
-    tree.setdefault("name", path.stem)
     apply_overrides(tree, overrides)
+    if "name" not in tree:
+        tree["name"] = _name_of(path)
     experiment = build_experiment(tree)
     return make_small(experiment) if smoke else experiment
+
+
+def _name_of(path: Path) -> str:
+    """An experiment without a name is called as its file is, if that can be."""
+    try:
+        return checked_name(path.stem, LONGEST_NAME)
+    except ValueError:
+        raise ExperimentError(
+            f"{path}: has no name, and its file's cannot be one; write `name: my_experiment` into it"
+        ) from None
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -103,7 +103,10 @@ def _of_a_library(
         _check_name(name, torchvision_names())
         build = partial(torchvision_classifier, name)
     if own_settings:
-        raise ValueError(f"{name}: depth, width and stem_channels apply to wide_resnet and resnet only")
+        raise ValueError(
+            f"{name}: depth, width and stem_channels apply to wide_resnet and resnet only; "
+            f"leave them out: architecture={{name: {name}}}"
+        )
     return build(num_classes, in_channels=in_channels, image_size=image_size, small_images=small_images)
 
 

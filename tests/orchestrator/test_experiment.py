@@ -194,3 +194,11 @@ def test_a_pruned_teacher_is_refused_by_its_key():
     groups = [{"count": 2}, {"count": 2, "architecture": PRUNED}]
     with pytest.raises(ExperimentError, match=r"^teachers\.1\.architecture\.pruned: only the student"):
         described(teachers=groups)
+
+
+def test_a_file_whose_name_cannot_be_an_experiments_has_to_name_it(tmp_path):
+    path = tmp_path / "é ü.yaml"
+    path.write_text("data: {name: digits}\n")
+    with pytest.raises(ExperimentError, match="has no name, and its file's cannot be one"):
+        load_experiment(str(path))
+    assert load_experiment(str(path), ["name=mine"]).name == "mine"
