@@ -8,7 +8,7 @@ from ray import serve
 from starlette.requests import Request
 
 
-@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 1})
+@serve.deployment(num_replicas=1, max_ongoing_requests=128, ray_actor_options={"num_cpus": 1})
 class Student:
     """`{"image": [channels][height][width]}` in [0, 1] to `{"probabilities": [classes]}`."""
 
