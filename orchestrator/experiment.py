@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
@@ -30,7 +29,15 @@ from ekd_train.settings import (
 from orchestrator.errors import ExperimentError
 from orchestrator.explanation import explain, quoted
 from orchestrator.packaged import find_experiment, packaged_experiments, read_experiment
-from orchestrator.places import RUN_ID, Cluster, StorageSettings, Tracking, checked_name
+from orchestrator.places import (
+    LONGEST_NAME,
+    RUN_ID,
+    Cluster,
+    StorageSettings,
+    Tracking,
+    checked_name,
+    name_of_file,
+)
 from orchestrator.smoke import make_small
 from orchestrator.yaml_tree import read_yaml, set_key
 
@@ -45,9 +52,6 @@ __all__ = [
     "packaged_experiments",
     "set_key",
 ]
-
-LONGEST_NAME = 80
-"""Characters of an experiment's name: leaves room for what run ids add."""
 
 MOST_NETWORKS = 256
 """Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""
@@ -276,19 +280,9 @@ def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool =
         raise ExperimentError(f"{path}: an experiment is a mapping of keys, but {found}")
     apply_overrides(tree, overrides)
     if "name" not in tree:
-        tree["name"] = _name_of(path)
+        tree["name"] = name_of_file(path)
     experiment = build_experiment(tree)
     return make_small(experiment) if smoke else experiment
-
-
-def _name_of(path: Path) -> str:
-    """An experiment without a name is called as its file is, if that can be."""
-    try:
-        return checked_name(path.stem, LONGEST_NAME)
-    except ValueError:
-        raise ExperimentError(
-            f"{path}: has no name, and its file's cannot be one; write `name: my_experiment` into it"
-        ) from None
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:

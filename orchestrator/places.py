@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
 from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, Settings
+from orchestrator.errors import ExperimentError
 from orchestrator.explanation import quoted
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What run ids and registered models' names look like: they become folders, keys and tags."""
+
+LONGEST_NAME = 80
+"""Characters of an experiment's name: leaves room for what run ids add."""
 
 
 class Cluster(Settings):
@@ -105,6 +110,16 @@ def checked_name(value: str, longest: int) -> str:
             f"not {quoted(value)}"
         )
     return value
+
+
+def name_of_file(path: Path) -> str:
+    """The name of an experiment that has none: its file's. Raises `ExperimentError` if that cannot be one."""
+    try:
+        return checked_name(path.stem, LONGEST_NAME)
+    except ValueError:
+        raise ExperimentError(
+            f"{path}: has no name, and its file's cannot be one; write `name: my_experiment` into it"
+        ) from None
 
 
 def _refuse_credentials(value: str | None) -> str | None:
