@@ -29,15 +29,7 @@ from ekd_train.settings import (
 from orchestrator.errors import ExperimentError
 from orchestrator.explanation import explain, quoted
 from orchestrator.packaged import find_experiment, packaged_experiments, read_experiment
-from orchestrator.places import (
-    LONGEST_NAME,
-    RUN_ID,
-    Cluster,
-    StorageSettings,
-    Tracking,
-    checked_name,
-    name_of_file,
-)
+from orchestrator.places import RUN_ID, Cluster, StorageSettings, Tracking, checked_name, name_of_file
 from orchestrator.smoke import make_small
 from orchestrator.yaml_tree import read_yaml, set_key
 
@@ -85,7 +77,7 @@ class Experiment(Settings):
     @field_validator("name")
     @classmethod
     def _valid_name(cls, value: str) -> str:
-        return checked_name(value, LONGEST_NAME)
+        return checked_name(value)
 
     @field_validator("teachers", mode="before")
     @classmethod

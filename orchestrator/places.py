@@ -102,7 +102,7 @@ class Tracking(Settings):
         return checked_name(value, 100) if value is not None else None
 
 
-def checked_name(value: str, longest: int) -> str:
+def checked_name(value: str, longest: int = LONGEST_NAME) -> str:
     """`value`, if it can be part of run ids, keys and tags; raises `ValueError`."""
     if not RUN_ID.fullmatch(value) or len(value) > longest:
         raise ValueError(
@@ -115,7 +115,7 @@ def checked_name(value: str, longest: int) -> str:
 def name_of_file(path: Path) -> str:
     """The name of an experiment that has none: its file's. Raises `ExperimentError` if that cannot be one."""
     try:
-        return checked_name(path.stem, LONGEST_NAME)
+        return checked_name(path.stem)
     except ValueError:
         raise ExperimentError(
             f"{path}: has no name, and its file's cannot be one; write `name: my_experiment` into it"
