@@ -107,6 +107,8 @@ class Recorder(tune.Callback):
         if self.tracker is not None:  # before the ledger: what it calls ended is in MLflow's journal
             run = self._open_run(record)
             tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
+            if record.clones:  # again: a kill may have come between the copy and its tag
+                tags["ekd.trial.clones"] = json.dumps(record.clones)
             self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
             self.tracker.finish(run, MLFLOW_STATUS[status])
         self.ledger.end(record, status, error)
