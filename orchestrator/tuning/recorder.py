@@ -71,10 +71,13 @@ class Recorder(tune.Callback):
             f"{short_values(record.values)}"
         )
         if self.tracker is not None:  # MLflow's parameters cannot change: they are what the trial began with
-            run = self._open_run(record)
-            values = {f"values/{key}": float(value) for key, value in record.values.items()}
-            self.tracker.log_metrics(run, values, clone["epoch"])
-            self.tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
+            self._tell_clones(self.tracker, self._open_run(record), record)
+
+    @staticmethod
+    def _tell_clones(tracker: Tracker, run: str, record: TrialRecord) -> None:
+        values = {f"values/{key}": float(value) for key, value in record.values.items()}
+        tracker.log_metrics(run, values, record.clones[-1]["epoch"])
+        tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself or was stopped."""
@@ -108,7 +111,7 @@ class Recorder(tune.Callback):
             run = self._open_run(record)
             tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
             if record.clones:  # again: a kill may have come between the copy and its tag
-                tags["ekd.trial.clones"] = json.dumps(record.clones)
+                self._tell_clones(self.tracker, run, record)
             self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
             self.tracker.finish(run, MLFLOW_STATUS[status])
         self.ledger.end(record, status, error)
