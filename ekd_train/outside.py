@@ -13,6 +13,7 @@ from ekd_train.corruptions.optics import luminance
 from ekd_train.data import LOADERS
 from ekd_train.data.augment import as_float
 from ekd_train.data.class_subsets import only_classes
+from ekd_train.data.dataset import Source, Split
 from ekd_train.data.subsets import balanced_order
 from ekd_train.settings import DataName, DataSettings
 
@@ -38,8 +39,7 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
     size = shape[1] if name in RESIZED_WHEN_READ else None
     source = LOADERS[name](DataSettings(name=name, root=root, image_size=size))
     split = source.train if source.test is None else source.test
-    chosen = balanced_order(split.labels, len(source.class_names), "outside")[:most]
-    return Outside(name, fit(torch.from_numpy(split.images[chosen]), shape))
+    return Outside(name, fit(_choose(split, source, most), shape))
 
 
 def load_held_out(settings: DataSettings, most: int) -> Outside:
@@ -49,9 +49,12 @@ def load_held_out(settings: DataSettings, most: int) -> Outside:
         DataError: files are missing or damaged.
     """
     source = LOADERS[settings.name](settings)
-    split = only_classes(source, settings.held_out_classes)
+    return Outside("held-out classes", _choose(only_classes(source, settings.held_out_classes), source, most))
+
+
+def _choose(split: Split, source: Source, most: int) -> Tensor:
     chosen = balanced_order(split.labels, len(source.class_names), "outside")[:most]
-    return Outside("held-out classes", torch.from_numpy(split.images[chosen]))
+    return torch.from_numpy(split.images[chosen])
 
 
 def fit(images: Tensor, shape: Sequence[int]) -> Tensor:

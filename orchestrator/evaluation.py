@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ekd_train.beyond_settings import BeyondSettings
 from orchestrator.experiment import Experiment, ExperimentError, apply_overrides, build_experiment
 from orchestrator.explanation import explain
-from orchestrator.manifest import EVALUATION, EXPERIMENT, read_json, read_manifest
+from orchestrator.manifest import EVALUATION, read_json, read_run
 from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
@@ -78,11 +78,10 @@ def read_settings(overrides: Iterable[str]) -> BeyondSettings:
 
 def finished_run(storage: Storage) -> FinishedRun:
     """The run in `storage`; raises `ExperimentError` if it has not come to its evaluation."""
-    manifest, tree = read_manifest(storage), read_json(storage, EXPERIMENT)
-    if manifest is not None and tree is None:
-        raise ExperimentError(f"{storage.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
-    if manifest is None or tree is None or "evaluate" not in manifest["stages"]:
+    found = read_run(storage, "evaluate")
+    if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
+    manifest, tree = found
     experiment = build_experiment(tree)
     if "search" in manifest["stages"]:
         from orchestrator.tuning.pool import trial_experiment

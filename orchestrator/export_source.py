@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.export import Source
-from orchestrator.manifest import EXPERIMENT, read_json, read_manifest
+from orchestrator.manifest import read_run
+from orchestrator.model_uri import MODEL_URI
 from orchestrator.rebuilding import PRUNED_TAG, rebuilding
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
-
-MODEL_URI = re.compile(
-    r"models:/(?P<name>[A-Za-z0-9._-]+)(/(?P<version>[1-9]\d{0,17})|@(?P<alias>[A-Za-z0-9._-]+))"
-)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,9 +30,10 @@ def from_run(storage: Storage) -> Source:
     from ekd_train.trainee import build_plain
     from orchestrator.registry.provenance import weights_sha256
 
-    manifest, experiment = read_manifest(storage), read_json(storage, EXPERIMENT)
-    if manifest is None or experiment is None or "average" not in manifest["stages"]:
+    found = read_run(storage, "average")
+    if found is None:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
+    manifest, experiment = found
     description = manifest["stages"]["prepare"]["outputs"]["data"]
     keys = ("num_classes", "image_shape", "mean", "std")
     architecture = build_experiment(experiment).student.architecture

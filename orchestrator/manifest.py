@@ -158,3 +158,17 @@ def _differences(before: Any, now: Any, key: str = "") -> set[str]:
         pairs = zip(before, now, strict=True)
         return {k for i, (b, n) in enumerate(pairs) for k in _differences(b, n, f"{key}.{i}")}
     return set() if before == now else {key.removeprefix(".")}
+
+
+def read_run(run: Storage, stage: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Manifest and resolved experiment of a run that has done `stage`; None if it has not come so far.
+
+    Raises `ExperimentError` for a file that is damaged, or gone.
+    """
+    manifest = read_manifest(run)
+    if manifest is None or stage not in manifest["stages"]:
+        return None
+    experiment = read_json(run, EXPERIMENT)
+    if experiment is None:
+        raise ExperimentError(f"{run.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
+    return manifest, experiment

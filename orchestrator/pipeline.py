@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ekd_train.settings import TrainingRun
 from orchestrator import launch
 from orchestrator.context import Context, RunFailed
 from orchestrator.experiment import ExperimentError
@@ -84,7 +83,7 @@ def run(
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = Context(checked, manifest, view, folder, ownership)
-            for doubt in doubts(all_runs(checked)):
+            for doubt in doubts(checked.experiment.training_runs()):
                 view.warn(doubt)
             (begin or _expect_all_runs)(context)
             with _terminated_is_interrupted():
@@ -95,13 +94,8 @@ def run(
 
 
 def _expect_all_runs(context: Context) -> None:
-    for run in all_runs(context.checked):
+    for run in context.checked.experiment.training_runs():
         context.view.expect(run.name, run.training.epochs, training_work(run))
-
-
-def all_runs(checked: Checked) -> list[TrainingRun]:
-    """Every training run of the experiment, in the order of their stages."""
-    return list(checked.experiment.training_runs())
 
 
 def local_folder(checked: Checked) -> Path:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ExperimentError
+from orchestrator.model_uri import MODEL_NAME, MODEL_URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from orchestrator.export import Source
-
-MODEL_NAME = r"[A-Za-z0-9._-]+"
-MODEL_URI = re.compile(rf"models:/(?P<name>{MODEL_NAME})/(?P<version>[1-9]\d{{0,17}})")
 
 
 def add_registry_commands(commands: Any) -> None:
@@ -76,7 +73,7 @@ def models(arguments: argparse.Namespace) -> int:
     from orchestrator.registry import list_versions
     from orchestrator.terminal import results_console
 
-    if arguments.name is not None and re.fullmatch(MODEL_NAME, arguments.name) is None:
+    if arguments.name is not None and MODEL_NAME.fullmatch(arguments.name) is None:
         raise ExperimentError(f"{arguments.name!r} is not the name of a registered student; see `ekd models`")
     with _registry(arguments) as client:
         versions = list_versions(client, arguments.name)
@@ -119,7 +116,7 @@ def promote(arguments: argparse.Namespace) -> int:
     from orchestrator.registry import move_champion
 
     match = MODEL_URI.fullmatch(arguments.model)
-    if match is None:
+    if match is None or match["version"] is None:
         raise ExperimentError(f"{arguments.model}: write it as models:/NAME/VERSION; `ekd models` lists them")
     with _registry(arguments) as client:
         move = move_champion(

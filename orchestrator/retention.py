@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest
+from orchestrator.manifest import MANIFEST, read_manifest, read_run
 from orchestrator.standing import state
 from orchestrator.storage import Storage
 
@@ -50,10 +50,10 @@ def _state(run: Storage) -> str:
 
 def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
     """The resolved experiment of a run that is trained and measured. Raises `ExperimentError`."""
-    manifest, tree = read_manifest(run) or {}, read_json(run, EXPERIMENT)
-    if tree is None or "evaluate" not in manifest.get("stages", {}):
+    found = read_run(run, "evaluate")
+    if found is None:
         raise ExperimentError(
             f"run {run_id} is not trained and measured yet; continue it with the command that "
             f"started it; `ekd status {run_id}` says where it is"
         )
-    return tree
+    return found[1]

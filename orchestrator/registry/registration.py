@@ -8,13 +8,13 @@ the parent run and the weights, and does the rest.
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.model_uri import MODEL_NAME
 from orchestrator.registry.champion import PROMOTION_TAG, move_champion
 from orchestrator.registry.exported_model import save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 PARENT_RUN_TAG = "ekd.parent_run_id"
 WEIGHTS_TAG = "ekd.weights_sha256"
 VALIDATION_TAG = "ekd.validation."
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _LOGGED_MODEL_NAME = "averaged-student"
 _MAX_DESCRIPTION_CHARACTERS = 5000
 _ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
@@ -68,7 +67,7 @@ def check_model_name(name: str) -> str:
     Raises:
         ValueError: it holds something else than letters, digits, `.`, `_` and `-`.
     """
-    if not _NAME.fullmatch(name):
+    if not MODEL_NAME.fullmatch(name):
         raise ValueError(f"model name {name!r}: use letters, digits, '.', '_' and '-' only")
     return name
 

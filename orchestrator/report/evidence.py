@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EVALUATION, EXPERIMENT, read_json, read_manifest
+from orchestrator.manifest import EVALUATION, read_json, read_run
 from orchestrator.storage import Storage
 from orchestrator.summary import summarise
 
@@ -67,11 +67,10 @@ def load_evidence(storage: Storage) -> Evidence:
     from ekd_train.networks import load_predictions
     from orchestrator.report.search import load_search
 
-    manifest, experiment = read_manifest(storage), read_json(storage, EXPERIMENT)
-    if manifest is not None and experiment is None:
-        raise ExperimentError(f"{storage.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
-    if manifest is None or experiment is None or "evaluate" not in manifest["stages"]:
+    found = read_run(storage, "evaluate")
+    if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not evaluated yet, so there is nothing to report")
+    manifest, experiment = found
     runs = [*manifest["stages"]["teachers"]["outputs"], "control", "student"]
     record = load_record(storage, f"{PREDICTIONS}.json")
     return Evidence(

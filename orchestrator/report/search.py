@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.charts import new_figure, styled
 from orchestrator.report.svg import COLOURS, to_svg
 from orchestrator.tuning.ledger import Ledger, TrialRecord
-from orchestrator.tuning.pictures import importance, position
+from orchestrator.tuning.pictures import draw_trials, importance
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.table import seed_scores, short, short_values
 from orchestrator.view import duration
 
 if TYPE_CHECKING:
     from orchestrator.storage import Storage
-
-SPACE_BETWEEN = 0.02
-"""Height by which lines of equal choices are moved apart in the parallel coordinates."""
 
 
 @dataclass(frozen=True)
@@ -132,38 +130,16 @@ def _row(search: Search, record: TrialRecord) -> dict[str, Any]:
 @styled
 def trials_chart(search: Search) -> str:
     """Parallel coordinates: an axis for each key, then the validation accuracy; a line for each trial."""
-    domains, trials = search.space.domains, search.scored
+    trials = search.scored
     figure = new_figure(9.6, 3.6)
     axes = figure.subplots()
-    scores = [100 * record.quality[0] for record in trials]
-    low, high = min(scores), max(scores)
-    for rank, (record, score) in enumerate(zip(trials, scores, strict=True)):
-        apart = SPACE_BETWEEN * (rank / max(1, len(trials) - 1) - 0.5)
-        heights = [position(domain, record.values[key]) + apart for key, domain in domains.items()]
-        heights.append((score - low) / (high - low) if high > low else 0.5)
-        axes.plot(heights, **_style(search, record))
-    for index, domain in enumerate(domains.values()):
-        axes.axvline(index, color=COLOURS["muted"], linewidth=0.8)
-        for value in domain.points(3):
-            place = (index, position(domain, value))
-            axes.annotate(
-                short(value), place, xytext=(-4, 0), textcoords="offset points", ha="right", va="center"
-            )
-    axes.axvline(len(domains), color=COLOURS["muted"], linewidth=0.8)
-    for height, score in ((0.0, low), (1.0, high)):
-        place = (len(domains), height)
-        axes.annotate(f"{score:.2f} %", place, xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set_xticks(range(len(domains) + 1), [*domains, "validation accuracy"])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.margins(x=0.12)
+    draw_trials(axes, search.space, trials, partial(_style, search), lines=COLOURS["muted"])
     handles, labels = axes.get_legend_handles_labels()
     shown = dict(zip(labels, handles, strict=True))
     figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3)
     spoken = "; ".join(
-        f"{record.name}: {score:.2f} % with {short_values(record.values)}"
-        for record, score in zip(trials[:5], scores, strict=False)
+        f"{record.name}: {100 * record.quality[0]:.2f} % with {short_values(record.values)}"
+        for record in trials[:5]
     )
     return to_svg(figure, "trials", "Trials of the search", f"The best: {spoken}.")
 

@@ -2,8 +2,8 @@
 
 A record is appended to the journal when it is put and leaves it when it is delivered, so
 neither a dead server nor `kill -9` loses one. While the journal's disk is full, records wait in
-memory alone: a full disk must not end a training that needs none. After a crash between the two a record is
-delivered again: delivery must therefore be idempotent (`writer.py` says how it is).
+memory alone: a full disk must not end a training that needs none. After a crash between the two
+a record is delivered again: delivery must therefore be idempotent (`writer.py` says how it is).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from orchestrator.tuning.space import Space
 from orchestrator.tuning.table import short
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+APART = 0.02
+"""Height by which lines of equal choices are moved apart."""
 FEWEST_FOR_IMPORTANCE = 4
 
 
@@ -31,34 +34,59 @@ def parallel_coordinates(space: Space, trials: Sequence[TrialRecord]) -> Figure:
     axes = figure.subplots()
     scores = [100 * record.quality[0] for record in trials]
     colours = ScalarMappable(Normalize(min(scores), max(scores)), "viridis")
-    low, high = min(scores), max(scores)
-    for record, score in sorted(zip(trials, scores, strict=True), key=lambda pair: pair[1]):
-        heights = [position(domain, record.values[key]) for key, domain in space.domains.items()]
-        heights.append((score - low) / (high - low) if high > low else 0.5)
-        pruned = record.status != "completed"
-        axes.plot(
-            heights,
-            color=colours.to_rgba(score),  # type: ignore[arg-type]
-            alpha=0.5 if pruned else 0.95,
-            linestyle="--" if pruned else "-",
-            linewidth=1.2 if pruned else 2,
-        )
-    for index, domain in enumerate(space.domains.values()):
-        axes.axvline(index, color="0.3", linewidth=0.8)
-        for value in domain.points(3):
-            axes.annotate(short(value), (index, position(domain, value)), fontsize="x-small", ha="right")
-    axes.axvline(len(space.domains), color="0.3", linewidth=0.8)
-    for height, score in ((0.0, low), (1.0, high)):
-        axes.annotate(f"{score:.2f} %", (len(space.domains), height), fontsize="x-small")
-    axes.set_xticks(
-        range(len(space.domains) + 1),
-        [*(key.replace(".", "\n") for key in space.domains), "validation\naccuracy"],
-        fontsize="small",
-    )
-    axes.set_yticks([])
+
+    def style(record: TrialRecord) -> dict[str, Any]:
+        colour = colours.to_rgba(100 * record.quality[0])  # type: ignore[arg-type]
+        if record.status == "completed":
+            return {"color": colour, "alpha": 0.95, "linewidth": 2}
+        return {"color": colour, "alpha": 0.5, "linewidth": 1.2, "linestyle": "--"}
+
+    draw_trials(axes, space, trials, style, lines="0.3")
     axes.set_title("trials (dashed: stopped early)", fontsize="medium")
     figure.colorbar(colours, ax=axes, label="validation accuracy, %")
     return figure
+
+
+def draw_trials(
+    axes: Axes,
+    space: Space,
+    trials: Sequence[TrialRecord],
+    style: Callable[[TrialRecord], Mapping[str, Any]],
+    *,
+    lines: str,
+) -> None:
+    """Parallel coordinates in `axes`: a line for each trial, the best on top.
+
+    Args:
+        axes: of a figure of its own.
+        space: has a vertical line for each key; the last one is for the validation accuracy.
+        trials: that reported; all of them have `quality`.
+        style: of a trial's line, as `Axes.plot` takes it.
+        lines: colour of the vertical lines.
+    """
+    keys = [*space.domains, "validation accuracy"]
+    scores = [100 * record.quality[0] for record in trials]
+    low, high = min(scores), max(scores)
+    ranked = sorted(zip(trials, scores, strict=True), key=lambda pair: pair[1])
+    for rank, (record, score) in enumerate(ranked):
+        # Lines of equal choices lie beside each other.
+        apart = APART * (0.5 - rank / max(1, len(trials) - 1))
+        heights = [position(domain, record.values[key]) + apart for key, domain in space.domains.items()]
+        heights.append((score - low) / (high - low) if high > low else 0.5)
+        axes.plot(heights, **{"zorder": 2, **style(record)})
+    for index in range(len(keys)):
+        axes.axvline(index, color=lines, linewidth=0.8)
+    beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+    for index, domain in enumerate(space.domains.values()):
+        for value in domain.points(3):
+            axes.annotate(short(value), (index, position(domain, value)), (-4, 0), ha="right", **beside)
+    for height, score in ((0.0, low), (1.0, high)):
+        axes.annotate(f"{score:.2f} %", (len(space.domains), height), (4, 0), **beside)
+    axes.set_xticks(range(len(keys)), [key.replace(".", ".\n") for key in keys])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.margins(x=0.12)
 
 
 def importance(space: Space, trials: Sequence[TrialRecord]) -> dict[str, float]:

@@ -117,13 +117,11 @@ def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
     assert "archive" not in capfd.readouterr().err
 
 
-@pytest.fixture
-def run(student, tmp_path):
-    """What an averaged run leaves, as far as an export reads it."""
+def leave_run(folder, architecture, student):
+    """What an averaged run leaves in `folder`, as far as an export reads it."""
     from ekd_train.networks import save_network
 
-    storage = open_storage(str(tmp_path / "run"))
-    architecture = {"name": "wide_resnet", "depth": 10, "stem_channels": 4}
+    storage = open_storage(str(folder))
     experiment = build_experiment({"name": "x", "student": {"architecture": architecture}})
     storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
     data = {"num_classes": 4, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.5]}
@@ -134,6 +132,11 @@ def run(student, tmp_path):
     storage.write("manifest.json", json.dumps({"stages": stages}).encode())
     save_network(storage, "averaged", student, {"identity": "x"})
     return storage
+
+
+@pytest.fixture
+def run(student, tmp_path):
+    return leave_run(tmp_path / "run", {"name": "wide_resnet", "depth": 10, "stem_channels": 4}, student)
 
 
 def test_a_run_is_exported_from_its_storage_alone(run, student, images):
@@ -170,21 +173,11 @@ def test_a_partial_file_never_has_the_files_name(student, tmp_path, monkeypatch)
 
 
 def test_the_state_dict_of_a_pruned_student_comes_with_the_lines_that_build_it(tmp_path, capsys):
-    from ekd_train.networks import save_network
     from orchestrator.cli import main
 
-    whole = {"name": "resnet", "depth": 8, "stem_channels": 4}
-    pruned = a_student("resnet", depth=8, stem_channels=4, pruned=0.5)
-    storage = open_storage(str(tmp_path / "runs" / "mine"))
-    experiment = build_experiment({"name": "x", "student": {"architecture": {**whole, "pruned": 0.5}}})
-    storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
-    data = {"num_classes": 4, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.5]}
-    stages = {
-        "prepare": {"outputs": {"data": data}},
-        "average": {"outputs": {"weights_sha256": weights_sha256(pruned)}},
-    }
-    storage.write("manifest.json", json.dumps({"stages": stages}).encode())
-    save_network(storage, "averaged", pruned, {"identity": "x"})
+    architecture = {"name": "resnet", "depth": 8, "stem_channels": 4, "pruned": 0.5}
+    pruned = a_student(**architecture)
+    leave_run(tmp_path / "runs" / "mine", architecture, pruned)
     file = tmp_path / "student.pt"
     arguments = ["--format", "state-dict", "--output", str(file), "--storage", str(tmp_path / "runs")]
     assert main(["export", "mine", *arguments]) == 0
