@@ -31,7 +31,7 @@ check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minut
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .

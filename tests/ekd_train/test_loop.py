@@ -43,6 +43,8 @@ RESUMED = {
     "in bfloat16": with_training(LATENT_BE, speed=Speed(precision="bfloat16")),
     "synchronised batch norm": with_training(LATENT_BE, batch_norm="synchronised"),
 }
+QUICK = ("label", "member_kd")
+"""Those that `make check` continues."""
 DROPPING_OUT = {
     "plain": label_run(architecture=WITH_DROPOUT, epochs=2),
     "BatchEnsemble": student_run("latent_be", "tdiv_sdiv", architecture=WITH_DROPOUT, epochs=2),
@@ -109,7 +111,9 @@ def test_every_method_lowers_its_loss(name):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RESUMED]
+)
 def test_a_run_that_was_cut_off_and_continued_ends_with_the_same_bits(name):
     assert_continues_exactly(with_training(RESUMED[name], epochs=3), made_up_data(), cuts=2)
 

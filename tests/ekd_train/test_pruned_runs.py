@@ -104,6 +104,7 @@ def test_synchronised_batch_norms_are_pruned_like_others(data):
         assert do(run, data, store)["best"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_every_method_trains_a_pruned_student_that_averages_to_the_pruned_shape(name, data, store):
     do(STUDENTS[name], data, store)
@@ -112,6 +113,7 @@ def test_every_method_trains_a_pruned_student_that_averages_to_the_pruned_shape(
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in wanted.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [CONTROL, STUDENTS["latent_be"]], ids=["control", "student"])
 def test_a_cut_in_a_pruned_run_costs_not_a_bit(run, data, store):
     begun = len(store.states)

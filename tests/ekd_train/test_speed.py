@@ -35,6 +35,7 @@ def trained(way, store=None, reporter=None, epochs=4):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_cut_off_run_ends_with_the_same_bits_whatever_the_way(way):
     whole, store = trained(way), MemoryStore()

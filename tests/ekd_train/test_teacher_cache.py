@@ -77,6 +77,7 @@ def test_a_cache_that_was_cut_off_while_it_was_made_is_made_again(tmp_path):
     assert open_cache(tmp_path, teachers, data.train.images, CROPS).logits.shape == (28, 18, 2, 3)
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_gives_the_same_student_to_rounding():
     data = made_up_data()
     finals = []
@@ -94,6 +95,7 @@ def test_training_from_the_cache_gives_the_same_student_to_rounding():
         assert value == pytest.approx(finals[1][name], rel=1e-3, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_cut_off_run_with_a_cache_ends_with_the_same_bits(own_cache_folder):
     data = made_up_data()
     run = student_run(**CACHED)

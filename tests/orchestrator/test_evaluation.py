@@ -332,6 +332,7 @@ def test_an_interruption_leaves_the_run_as_it_was(runs, capsys, monkeypatch):
     assert not (runs / "small-1" / "owner.json").exists()
 
 
+@pytest.mark.slow
 def test_without_a_tracking_store_it_warns_and_measures(runs, capsys):
     command = ["evaluate", "small-1", "--storage", str(runs), "--set", "outside=none"]
     assert main([*command, *(f"--set={text}" for text in QUICK)]) == 0

@@ -19,6 +19,8 @@ from orchestrator.preflight import check
 from orchestrator.smoke import one_small_worker
 
 NAMES = packaged_experiments()
+QUICK = ("digits", "fashion_mnist", "image_folder")
+"""Those whose networks `make check` builds."""
 PER_CLASS = {"fashion_mnist": 20, "cifar10": 20, "cifar100": 6, "tiny_imagenet": 4, "image_folder": 25}
 """Images of each class a file or split: enough for what a smoke run takes."""
 
@@ -56,7 +58,9 @@ def small(tmp_path, monkeypatch):
     return overrides
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_made_small_it_passes_every_check_and_can_be_planned(name, small):
     experiment = load_experiment(name, small(name), smoke=True)
     experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})

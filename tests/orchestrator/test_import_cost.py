@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 SLOW = ("torchvision", "torch._dynamo", "mlflow", "sklearn", "matplotlib")
 
 
+@pytest.mark.slow
 def test_a_worker_imports_nothing_slow_that_it_may_not_need():
     code = f"import ekd_train.worker, sys; print([name for name in {SLOW} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

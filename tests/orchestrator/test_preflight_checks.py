@@ -81,6 +81,7 @@ def test_what_is_not_ray_is_told_from_it(answer, reason):
     assert found is None if reason is None else found is not None and found.startswith(reason)
 
 
+@pytest.mark.slow
 def test_what_accepts_a_connection_and_never_answers_is_not_waited_for():
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = why_unreachable(f"127.0.0.1:{server.getsockname()[1]}")

@@ -150,13 +150,13 @@ def test_the_average_uses_the_product_of_the_mean_factors_not_the_mean_of_their_
     [
         "resnet18",
         "resnet50",
-        "wide_resnet50_2",
+        pytest.param("wide_resnet50_2", marks=pytest.mark.slow),
         "mobilenet_v3_small",
         "shufflenet_v2_x1_0",
         "efficientnet_b0",
         "convnext_tiny",
-        pytest.param("vgg11_bn", marks=pytest.mark.slow),  # 129 M parameters
-        "densenet121",
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
     ],
 )
 def test_torchvision_classifiers_convert_and_average(name):

@@ -80,6 +80,7 @@ def test_a_timm_teacher_passes_the_checks(timm):
     check_networks(experiment, DIGITS)
 
 
+@pytest.mark.slow
 def test_without_timm_its_names_say_what_to_install():
     code = (
         "import sys; sys.modules['timm'] = None\n"
@@ -90,6 +91,7 @@ def test_without_timm_its_names_say_what_to_install():
     assert done.stderr.splitlines()[-1] == "ValueError: timm/resnet10t needs timm: pip install 'ekd[timm]'"
 
 
+@pytest.mark.slow
 def test_torchvisions_names_need_no_timm():
     code = (
         "import sys; sys.modules['timm'] = None\n"

@@ -27,7 +27,7 @@ def test_a_stock_network_has_the_stock_keys_and_shapes(name):
     [
         "resnet18",
         "shufflenet_v2_x0_5",
-        "densenet121",
+        pytest.param("densenet121", marks=pytest.mark.slow),
         "convnext_tiny",
         "efficientnet_b0",
         "mnasnet0_5",

@@ -58,6 +58,7 @@ def test_what_could_not_be_computed_is_a_dash_and_not_a_zero(evidence):
     assert "Not measured: no other data set" in page
 
 
+@pytest.mark.slow
 def test_a_student_without_members_has_a_section_too():
     page = render(evaluated(make_evidence(method="kd")))
     assert 'id="beyond"' in page

@@ -124,6 +124,7 @@ def test_a_student_without_members_has_neither_their_row_nor_their_curve():
     assert ">members<" not in page.split("What the predictors are")[0]
 
 
+@pytest.mark.slow
 def test_with_many_classes_the_mistakes_are_listed_instead_of_a_matrix():
     page = render(make_evidence(40))
     assert 'class="confusion"' not in page
@@ -138,6 +139,7 @@ def test_an_unregistered_run_can_be_reported(evidence):
     assert "not registered yet" in page
 
 
+@pytest.mark.slow
 def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_said():
     whole = {"name": "resnet", "depth": 8}
     made, plain = (
