@@ -1,7 +1,8 @@
 """YAML as a plain tree of mappings, lists and scalars, and the dotted keys that change it.
 
 Stricter than YAML where YAML hides mistakes: a key that stands twice, a key that is not text, a
-mapping that contains itself are errors; and `1e-3` is a number, as everywhere else.
+mapping that contains itself are errors; `1e-3` is a number, as everywhere else; and `010` or `1:30`,
+which YAML 1.1 reads as 8 and as 90, is text, which no number's key takes.
 """
 
 from __future__ import annotations
@@ -35,9 +36,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
-)
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
+    "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), list("-+.0123456789"))
 
 
 def read_yaml(text: str, where: str) -> Any:

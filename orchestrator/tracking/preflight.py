@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 import ssl
+import tempfile
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -70,6 +71,12 @@ def _check_sqlite(file: Path) -> None:
     if not os.access(file.parent, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.W_OK)):
         raise TrackingError(f"cannot write MLflow's SQLite file {file}; set tracking.uri or its permissions")
     if not file.exists():
+        try:
+            tempfile.TemporaryFile(dir=file.parent).close()  # a file system may refuse root too
+        except OSError as error:
+            raise TrackingError(
+                f"cannot create MLflow's SQLite file {file}: {error.strerror}; set tracking.uri"
+            ) from error
         return
     connection = sqlite3.connect(file, timeout=TIMEOUT_S, isolation_level=None)
     try:

@@ -295,6 +295,11 @@ def test_an_exponent_without_a_dot_is_a_number():
     assert experiment.student.training.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("value", ["010", "1:30"])
+def test_what_yaml_1_1_would_take_for_another_number_is_refused(refused, value):
+    assert "seed: " in refused("plan", "digits", "--set", f"seed={value}")
+
+
 def test_a_missing_data_root_is_named(refused):
     line = refused("plan", "fashion_mnist", "--set", "data.root=/nowhere")
     assert "/nowhere" in line

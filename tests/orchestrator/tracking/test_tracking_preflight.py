@@ -127,6 +127,11 @@ def test_a_folder_under_a_file_is_refused(tmp_path):
         check_tracking(f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
+def test_a_folder_that_no_file_can_be_made_in_is_refused_even_to_root():
+    with pytest.raises(TrackingError, match=r"cannot create .*/proc/mlflow\.db"):
+        check_tracking("sqlite:////proc/mlflow.db")
+
+
 @pytest.mark.parametrize(
     ("uri", "remedy"),
     [
