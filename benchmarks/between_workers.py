@@ -19,7 +19,7 @@ CASE = Workload(architecture="WRN-16-1", image_size=32, method="teacher", images
 
 
 def measure(rounds: int = 7) -> list[Result | Skipped]:
-    """Steps of one worker, of two in a plain process group, and of two under Ray Train, in turns."""
+    """Steps of one worker, of two in a plain process group, under Ray Train, and strangers, in turns."""
     if (os.cpu_count() or 1) < WORKERS:
         return [Skipped(5, "several workers", f"this machine has fewer than {WORKERS} cores")]
     plain = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", os.devnull]
@@ -31,14 +31,17 @@ def measure(rounds: int = 7) -> list[Result | Skipped]:
         sides = {
             "one": stack.enter_context(Side(alone, pausable=False)),
             "torchrun": stack.enter_context(Side(torchrun, pausable=False)),
+            "apart": stack.enter_context(Side([*torchrun, "apart"], pausable=False)),
             "ray": stack.enter_context(Side(ray, pausable=False)),
         }
         seconds = in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
     overhead = 100 * (_ratio(seconds["ray"], seconds["torchrun"]) - 1)
     rates = ", ".join(f"{k}: {CASE.batch_size / statistics.median(v):.0f}" for k, v in seconds.items())
+    strangers = _ratio(seconds["one"], seconds["apart"])
+    note = f"two that exchange nothing, each half of the batch: {strangers:.2f}"
     return [
         Result(5, f"Ray Train over torchrun, {CASE.name}", overhead, 1, "smaller", "%", f"images/s: {rates}"),
-        Result(5, f"{WORKERS} workers over one", _ratio(seconds["one"], seconds["torchrun"]), 1.8),
+        Result(5, f"{WORKERS} workers over one", _ratio(seconds["one"], seconds["torchrun"]), 1.8, note=note),
     ]
 
 

@@ -146,7 +146,8 @@ class Job:
             steps = {}
             for name, run in children.items():
                 history = client.get_metric_history(run.info.run_id, "averaged/accuracy")
-                steps[name] = [point.step for point in history]
+                # MLflow sorts by time: what died with the head's disk is logged last, from the checkpoint.
+                steps[name] = sorted(point.step for point in history)
                 assert len(steps[name]) == len(set(steps[name])), steps
             return steps
 
