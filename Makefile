@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fashion-mnist test check format bench clean
+.PHONY: help demo fashion-mnist test faults check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package,
 
 test: $(STAMP)  ## set-up, and the whole suite
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, half an hour
+	EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 
 check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minute
 	$(BIN)/ruff format --check .

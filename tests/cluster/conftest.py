@@ -1,6 +1,7 @@
 """Clusters of real hosts: made for a module, ended with it."""
 
 import os
+import time
 
 import hosts
 import pytest
@@ -25,10 +26,16 @@ def pytest_terminal_summary(terminalreporter, config):
 def can_have_hosts():
     """Skips where hosts, or the servers that run on them, cannot be had, or nobody asked for them."""
     if not os.environ.get("EKD_FAULT_MATRIX"):
-        # The matrix has not been seen green as a whole yet; until then it does not decide about a change.
-        pytest.skip("set EKD_FAULT_MATRIX=1 to run the fault matrix on hosts of its own (about half an hour)")
+        pytest.skip("`make faults` runs it, on hosts of its own: about half an hour")
     if reason := hosts.why_impossible() or servers.why_impossible():
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """Skips what would begin after EKD_NO_FAULT_AFTER (seconds since 1970): what runs this ends at some time."""
+    if time.time() > float(os.environ.get("EKD_NO_FAULT_AFTER", "inf")):
+        pytest.skip("no time is left for it: EKD_NO_FAULT_AFTER")
 
 
 @pytest.fixture(scope="module")
