@@ -33,7 +33,7 @@ def can_have_hosts():
 
 @pytest.fixture(autouse=True)
 def in_time():
-    """Skips what would begin after EKD_NO_FAULT_AFTER (seconds since 1970): what runs this ends at some time."""
+    """Skips what would begin after EKD_NO_FAULT_AFTER, in seconds since 1970."""
     if time.time() > float(os.environ.get("EKD_NO_FAULT_AFTER", "inf")):
         pytest.skip("no time is left for it: EKD_NO_FAULT_AFTER")
 
