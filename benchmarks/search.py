@@ -307,7 +307,7 @@ def measure(parts: list[str] | None = None) -> list[Result | Skipped]:
     """The parts that are named, or all, on a Ray of its own."""
     import ray
 
-    from orchestrator.launch import divert_logging
+    from orchestrator.messages import divert_logging
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

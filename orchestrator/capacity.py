@@ -16,21 +16,33 @@ class Node:
 
 
 @dataclass(frozen=True)
+class NodeGroup:
+    """Machines of one kind that an autoscaler may start, and how many at most."""
+
+    node: Node
+    most: int
+
+
+@dataclass(frozen=True)
 class Capacity:
-    """What a cluster offers; `limit` is what it could grow to, where an autoscaler says so."""
+    """What a cluster offers; `groups` is what it may consist of, where an autoscaler says so."""
 
     nodes: tuple[Node, ...]
     where: str
-    limit: Node | None = None
+    groups: tuple[NodeGroup, ...] = ()
 
     def workers(self, cluster: Cluster) -> int:
-        """How many workers of the experiment's kind fit at once, as the cluster is now."""
-        return sum(_fit(node, cluster) for node in self.nodes)
+        """How many workers of the experiment's kind fit at once, grown as far as the cluster will."""
+        now = sum(_fit(node, cluster) for node in self.nodes)
+        return max(now, sum(_fit(group.node, cluster) * group.most for group in self.groups))
 
     def describe(self) -> str:
         """One line: machines, CPUs and GPUs."""
         cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
-        grown = f", growing to {self.limit.cpus:g} CPUs and {self.limit.gpus:g} GPUs" if self.limit else ""
+        grown = ""
+        if self.groups:
+            most = (f"{g.most} of {g.node.cpus:g} CPUs and {g.node.gpus:g} GPUs" for g in self.groups)
+            grown = f", growing to {' and '.join(most)}"
         plural = "s" if len(self.nodes) != 1 else ""
         return f"{self.where}: {len(self.nodes)} node{plural}, {cpus:g} CPUs, {gpus:g} GPUs{grown}"
 
@@ -39,11 +51,10 @@ def why_never(cluster: Cluster, capacity: Capacity) -> str | None:
     """Why not even one training run can be scheduled on `capacity`, ever; None if it can."""
     needed = cluster.fewest_workers
     fits = capacity.workers(cluster)
-    if capacity.limit is not None:
-        fits = max(fits, _fit(capacity.limit, cluster))
     if fits >= needed:
         return None
-    if cluster.gpus_per_worker and not any(node.gpus for node in (*capacity.nodes, *_limits(capacity))):
+    kinds = (*capacity.nodes, *(group.node for group in capacity.groups))
+    if cluster.gpus_per_worker and not any(node.gpus for node in kinds):
         return (
             f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g} but there is no GPU "
             f"({capacity.describe()}); set cluster.gpus_per_worker=0 to train "
@@ -59,14 +70,10 @@ def why_never(cluster: Cluster, capacity: Capacity) -> str | None:
 
 
 def runs_at_once(cluster: Cluster, capacity: Capacity, runs: int) -> int:
-    """How many worker groups to keep up: what fits now, at most one per run, at least one."""
+    """How many worker groups to keep up: what fits, at most one per run, at least one."""
     fitting = capacity.workers(cluster) // cluster.most_workers
     wanted = min(runs, cluster.runs_at_once or runs)
     return max(1, min(wanted, fitting))
-
-
-def _limits(capacity: Capacity) -> tuple[Node, ...]:
-    return () if capacity.limit is None else (capacity.limit,)
 
 
 def _count(number: float, noun: str) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,16 +18,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from orchestrator.capacity import Capacity, Node, runs_at_once
+from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once
 from orchestrator.cluster_address import local_capacity, wanted_address, why_unreachable
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
 from orchestrator.experiment import Cluster
 from orchestrator.failure import cause_of
+from orchestrator.messages import divert_logging, quiet_stderr, quieten
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
 
 POLL_S = "0.5"
 """How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
+
+
+GROWING_S = "1800"
+"""How long workers may take to come up where machines are started for them; Ray's default is a minute."""
+
+MANY_NODES = 1000
+"""What an autoscaler without a limit is taken for."""
 
 
 START_ATTEMPTS = 3
@@ -71,16 +78,19 @@ def start_ray(
                 "RAY_ADDRESS to one that runs (cluster.address=local: this machine)"
             )
     try:
-        with _quiet_stderr(log_file), _sigterm_kept():
+        with quiet_stderr(log_file), _sigterm_kept():
             _init(options, START_ATTEMPTS if address is None else 1)
-        atexit.register(_quieten, log_file)  # before Ray's own, which leaves the cluster
+        atexit.register(quieten, log_file)  # before Ray's own, which leaves the cluster
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         raise LaunchError(
             f"could not {where}: {' '.join(str(error).split())[:300]}; see {log_file}. "
             "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
         ) from error
-    return cluster_capacity(address or "this machine")
+    capacity = cluster_capacity(address or "this machine")
+    if capacity.groups:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
+    return capacity
 
 
 def _init(options: dict[str, Any], attempts: int) -> None:
@@ -120,9 +130,17 @@ def cluster_capacity(where: str) -> Capacity:
         for n in ray.nodes()
         if n["Alive"]
     )
-    grown = state.get_max_resources_from_cluster_config()
-    limit = Node(grown.get("CPU", 0), grown.get("GPU", 0)) if grown else None
-    return Capacity(nodes, where, limit)
+    config = state.get_cluster_config()
+    groups = tuple(
+        NodeGroup(Node(g.resources.get("CPU", 0), g.resources.get("GPU", 0)), _count(g.max_count))
+        for g in (config.node_group_configs if config is not None else ())
+        if g.max_count
+    )
+    return Capacity(nodes, where, groups)
+
+
+def _count(most: int) -> int:
+    return most if most >= 0 else MANY_NODES
 
 
 def ray_logs() -> str | None:
@@ -256,40 +274,3 @@ class WorkerGroup:
                 ),
             ),
         )
-
-
-def divert_logging(log_file: Path) -> None:
-    """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(old)
-        old.close()
-    root.addHandler(handler)
-    for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.INFO)
-
-
-def _quieten(log_file: Path) -> None:
-    """From here on, stderr goes to `log_file`: Ray complains when it is left in the middle of something."""
-    sys.stderr.flush()
-    with contextlib.suppress(OSError), log_file.open("ab") as file:
-        os.dup2(file.fileno(), 2)
-
-
-@contextlib.contextmanager
-def _quiet_stderr(log_file: Path) -> Any:
-    """While Ray starts, what its processes write to stderr goes to `log_file`."""
-    with log_file.open("ab") as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from orchestrator.capacity import Capacity, Node, runs_at_once, why_never
+from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
 from orchestrator.preflight import bytes_needed, check_networks, distinct_runs, nothing_left, one_line
 
 LAPTOP = Capacity((Node(2),), "this machine")
 TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
-GROWING = Capacity((Node(4),), "10.0.0.1:6379", limit=Node(64, 8))
+GROWING = Capacity((Node(4),), "10.0.0.1:6379", (NodeGroup(Node(16, 2), 4), NodeGroup(Node(8), 8)))
 DIGITS = {
     **{"train": 300, "validation": 497, "test": 1000, "num_classes": 10, "image_shape": [1, 8, 8]},
     **{"mean": [0.3], "std": [0.4]},
@@ -35,7 +35,9 @@ DIGITS = {
         # CPUs of different hosts do not add up to one worker.
         (Cluster(cpus_per_worker=20), TWO_GPU_HOSTS, "none can ever fit"),
         (Cluster(workers_per_run=8, gpus_per_worker=1), GROWING, None),
-        (Cluster(workers_per_run=9, gpus_per_worker=1), GROWING, "growing to 64 CPUs and 8 GPUs"),
+        (Cluster(workers_per_run=9, gpus_per_worker=1), GROWING, "growing to 4 of 16 CPUs and 2 GPUs and 8"),
+        (Cluster(workers_per_run=128), GROWING, None),
+        (Cluster(cpus_per_worker=20), GROWING, "none can ever fit"),
     ],
 )
 def test_what_can_never_be_scheduled_is_said_with_the_reason(wanted, capacity, reason):
@@ -52,6 +54,7 @@ def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
     assert runs_at_once(Cluster(workers_per_run=2), LAPTOP, 5) == 1
     assert runs_at_once(Cluster(gpus_per_worker=1), TWO_GPU_HOSTS, 5) == 5
     assert runs_at_once(Cluster(gpus_per_worker=1, runs_at_once=3), TWO_GPU_HOSTS, 5) == 3
+    assert runs_at_once(Cluster(cpus_per_worker=8), GROWING, 5) == 5, "an idle cluster grows"
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:port", "10.0.0.1:99999", "http://"])

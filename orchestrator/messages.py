@@ -1,0 +1,47 @@
+"""Where the messages of Ray and other libraries go: to a file, not between the lines of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def divert_logging(log_file: Path) -> None:
+    """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.INFO)
+
+
+def quieten(log_file: Path) -> None:
+    """From here on, stderr goes to `log_file`: Ray complains when it is left in the middle of something."""
+    sys.stderr.flush()
+    with contextlib.suppress(OSError), log_file.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+
+
+@contextlib.contextmanager
+def quiet_stderr(log_file: Path) -> Any:
+    """While Ray starts, what its processes write to stderr goes to `log_file`."""
+    with log_file.open("ab") as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
