@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 
 from orchestrator.experiment import ExperimentError, apply_overrides, build_experiment
 
@@ -43,7 +45,7 @@ def clean(arguments: argparse.Namespace) -> int:
         for run_id in run_ids:
             run = commands.run_storage(storage, run_id)
             if arguments.everything:
-                remove_run(storage, run, run_id)
+                remove_run(storage, run, run_id, partial(print, file=sys.stderr))
                 print(f"{run.uri()}: removed")
             else:
                 print(f"{run.uri()}: {clean_run(run, run_id)} objects removed")

@@ -82,13 +82,7 @@ def finished_run(storage: Storage) -> FinishedRun:
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
     manifest, tree = found
-    experiment = build_experiment(tree)
-    if "search" in manifest["stages"]:
-        from orchestrator.tuning.pool import trial_experiment
-
-        best = manifest["stages"]["search"]["outputs"]["best"]
-        experiment = trial_experiment(experiment, best["values"])
-    return FinishedRun(storage, manifest, experiment)
+    return FinishedRun(storage, manifest, build_experiment(tree))
 
 
 def evaluate_run(

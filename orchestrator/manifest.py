@@ -6,8 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment import Experiment, ExperimentError
-from orchestrator.storage import MissingKey, Storage
+from orchestrator.experiment import Experiment, ExperimentError, build_experiment
+from orchestrator.storage import Conflict, MissingKey, Storage, Version
 
 if TYPE_CHECKING:
     from orchestrator.tracking import RunStatus
@@ -21,10 +21,14 @@ STATES: dict[RunStatus, str] = {"FINISHED": "done", "KILLED": "interrupted", "FA
 
 
 class Manifest:
-    """The stages of one run, stored after each of them. Only the run's owner writes it."""
+    """The stages of one run, stored after each of them. Only the run's owner writes it.
 
-    def __init__(self, storage: Storage, content: dict[str, Any]) -> None:
-        self.storage, self.content = storage, content
+    Every write is conditional on the version that this process read or wrote last: a driver that was
+    suspended until another one took the run over cannot undo what that one has done.
+    """
+
+    def __init__(self, storage: Storage, content: dict[str, Any], version: Version | None = None) -> None:
+        self.storage, self.content, self._version = storage, content, version
 
     @classmethod
     def open(
@@ -34,6 +38,7 @@ class Manifest:
 
         Raises `ExperimentError` when the run id belongs to another experiment or other data.
         """
+        version = storage.read_versioned(MANIFEST)[1] if storage.exists(MANIFEST) else None
         content = read_manifest(storage)
         if content is None:
             manifest = cls(
@@ -55,7 +60,7 @@ class Manifest:
             manifest.save()
             return manifest
         _check_same(storage, content, experiment, run_id, fingerprint)
-        return cls(storage, content)
+        return cls(storage, content, version)
 
     def done(self, stage: str) -> bool:
         """Whether the stage was finished, now or by an earlier start."""
@@ -83,9 +88,18 @@ class Manifest:
             self.save()
 
     def save(self) -> None:
-        """Store it, whole or not at all."""
+        """Store it, whole or not at all. Raises `Conflict` if another driver has, meanwhile."""
         self.content["updated"] = time.time()
-        self.storage.write(MANIFEST, json.dumps(self.content, indent=2).encode())
+        data = json.dumps(self.content, indent=2).encode()
+        try:
+            self._version = self.storage.write_if(MANIFEST, data, match=self._version)
+        except Conflict:
+            # A write whose answer got lost conflicts with itself when it is sent again.
+            found, version = self.storage.read_versioned(MANIFEST)
+            if found != data:
+                uri = self.storage.uri(MANIFEST)
+                raise Conflict(uri, "another driver has taken this run over", "let it finish") from None
+            self._version = version
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
@@ -163,6 +177,8 @@ def _differences(before: Any, now: Any, key: str = "") -> set[str]:
 def read_run(run: Storage, stage: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Manifest and resolved experiment of a run that has done `stage`; None if it has not come so far.
 
+    After a search the experiment is the best trial's: the one that made the student.
+
     Raises `ExperimentError` for a file that is damaged, or gone.
     """
     manifest = read_manifest(run)
@@ -171,4 +187,9 @@ def read_run(run: Storage, stage: str) -> tuple[dict[str, Any], dict[str, Any]] 
     experiment = read_json(run, EXPERIMENT)
     if experiment is None:
         raise ExperimentError(f"{run.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
+    if "search" in manifest["stages"]:
+        from orchestrator.tuning.pool import trial_experiment
+
+        best = manifest["stages"]["search"]["outputs"]["best"]
+        experiment = trial_experiment(build_experiment(experiment), best["values"]).resolved()
     return manifest, experiment

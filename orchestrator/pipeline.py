@@ -16,6 +16,7 @@ from orchestrator import launch
 from orchestrator.context import Context, RunFailed
 from orchestrator.experiment import ExperimentError
 from orchestrator.manifest import STATES, Manifest
+from orchestrator.messages import divert_logging
 from orchestrator.ownership import Ownership
 from orchestrator.plan import doubts, training_work
 from orchestrator.preflight import Checked, one_line
@@ -94,6 +95,11 @@ def run(
 
 
 def _expect_all_runs(context: Context) -> None:
+    if context.manifest.done("search"):  # `ekd register` of what `ekd tune` found
+        from orchestrator.tuning.pipeline import adopt_best
+
+        adopt_best(context)
+        return
     for run in context.checked.experiment.training_runs():
         context.view.expect(run.name, run.training.epochs, training_work(run))
 
@@ -107,7 +113,7 @@ def local_folder(checked: Checked) -> Path:
 
 def _run_stages(context: Context, stages: Mapping[str, Stage]) -> None:
     manifest = context.manifest
-    launch.divert_logging(context.log_file)
+    divert_logging(context.log_file)
     manifest.set(status="running")
     status: RunStatus = "FAILED"
     tracking = _TrackerOpening(context)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import MANIFEST, read_manifest, read_run
+from orchestrator.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest, read_run
+from orchestrator.ownership import OwnedByAnother, Ownership
 from orchestrator.standing import state
 from orchestrator.storage import Storage
 
@@ -37,11 +39,17 @@ def clean_run(run: Storage, run_id: str) -> int:
     return removed
 
 
-def remove_run(storage: Storage, run: Storage, run_id: str) -> None:
-    """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it."""
-    if state(run, {"status": "running"}) == "running":  # asks the driver's lease
-        raise ExperimentError(f"run {run_id} is running; stop it first")
-    storage.delete_prefix(run_id)
+def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:
+    """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it.
+
+    `say` is told if a driver that may be gone has to be waited for.
+    """
+    try:
+        # The lease itself, not its age: hosts' clocks differ.
+        with Ownership(run).acquire(say):
+            storage.delete_prefix(run_id)
+    except OwnedByAnother as error:
+        raise ExperimentError(f"run {run_id}: {error}") from None
 
 
 def _state(run: Storage) -> str:
@@ -49,11 +57,11 @@ def _state(run: Storage) -> str:
 
 
 def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
-    """The resolved experiment of a run that is trained and measured. Raises `ExperimentError`."""
-    found = read_run(run, "evaluate")
-    if found is None:
+    """The experiment that a run which is trained and measured was begun with. Raises `ExperimentError`."""
+    begun = read_json(run, EXPERIMENT)
+    if read_run(run, "evaluate") is None or begun is None:
         raise ExperimentError(
             f"run {run_id} is not trained and measured yet; continue it with the command that "
             f"started it; `ekd status {run_id}` says where it is"
         )
-    return found[1]
+    return begun

@@ -44,7 +44,7 @@ def _begin(context: Context) -> None:
     for run in context.checked.experiment.first_runs():
         context.view.expect(run.name, run.training.epochs, training_work(run))
     if context.manifest.done("search"):
-        _adopt(context, context.manifest.outputs("search")["best"]["values"])
+        adopt_best(context)
 
 
 def _prepare(context: Context) -> dict[str, Any]:
@@ -63,8 +63,12 @@ def _search(context: Context, *, request: SearchRequest) -> dict[str, Any]:
     return outputs
 
 
+def adopt_best(context: Context) -> None:
+    """The search is done: the run is about the best trial's experiment."""
+    _adopt(context, context.manifest.outputs("search")["best"]["values"])
+
+
 def _adopt(context: Context, values: dict[str, Any]) -> None:
-    """From here on the run is about the best trial's experiment."""
     best = trial_experiment(context.checked.experiment, values)
     context.checked = replace(context.checked, experiment=best)
     context.manifest.set(result_hash=best.result_hash())

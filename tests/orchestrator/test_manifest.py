@@ -5,6 +5,7 @@ import pytest
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import load_experiment
 from orchestrator.manifest import EXPERIMENT, MANIFEST, Manifest
+from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 
 
@@ -24,6 +25,16 @@ def test_what_is_done_is_remembered(storage):
     assert not again.done("control")
     assert again.outputs("teachers") == {"teacher-0": {"best_epoch": 3}}
     assert again.content["stages"]["teachers"]["seconds"] == 1.235
+
+
+def test_a_driver_that_was_overtaken_cannot_undo_what_its_successor_did(storage):
+    overtaken = begin(storage)
+    begin(storage).finish("teachers", 1.0, {})
+    with pytest.raises(StorageError, match="another driver has taken this run over"):
+        overtaken.finish("prepare", 1.0, {})
+    with pytest.raises(StorageError, match="another driver"):
+        overtaken.set(status="failed")
+    assert begin(storage).done("teachers")
 
 
 def test_the_mlflow_runs_of_an_earlier_start_are_remembered(storage):
