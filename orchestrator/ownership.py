@@ -50,7 +50,10 @@ class Ownership:
         seen: dict[str, Any] | None = None
         deadline = time.monotonic() + self.lease_s
         while True:
+            asked = time.monotonic()
             current, version = self._read()
+            if time.monotonic() - asked > self.renew_s:  # the store was away, for the owner too
+                deadline = time.monotonic() + self.lease_s
             if current is None or is_gone(current) or (current == seen and time.monotonic() > deadline):
                 try:
                     self._version = self.storage.write_if(LEASE, self._lease(), match=version)

@@ -43,6 +43,26 @@ def test_a_second_driver_is_refused_with_the_first_ones_name(storage):
         Ownership(storage).acquire()
 
 
+def test_time_in_which_the_store_was_away_is_not_held_against_the_owner(storage, monkeypatch):
+    """An owner that could not renew either renews as soon as the store is back."""
+    put_owner(storage, host="elsewhere", boot="b", pids="p")
+    waiter, reads = Ownership(storage, lease_s=1.0, renew_s=0.2), []
+    read = LocalStorage.read_versioned
+
+    def read_slowly(self, key):
+        reads.append(key)
+        if len(reads) == 2:
+            time.sleep(1.5)
+        if len(reads) == 4:
+            put_owner(storage, host="elsewhere", boot="b", pids="p", since=time.time() + 1)
+        return read(self, key)
+
+    monkeypatch.setattr(LocalStorage, "read_versioned", read_slowly)
+    with pytest.raises(OwnedByAnother):
+        waiter.acquire()
+    assert len(reads) == 4
+
+
 def test_a_run_that_was_given_up_is_free(storage):
     with Ownership(storage).acquire():
         assert storage.exists(LEASE)
