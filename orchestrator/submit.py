@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.experiment import (
-    Experiment,
     ExperimentError,
     find_experiment,
     load_experiment,
     packaged_experiments,
 )
+from orchestrator.places import why_not_elsewhere
 from orchestrator.preflight import check_run_id
 from orchestrator.registry import code_version
 
@@ -36,6 +36,8 @@ PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 """What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
 RUNNING, SUCCEEDED = ("PENDING", "RUNNING"), "SUCCEEDED"
 ENDED = (SUCCEEDED, "FAILED", "STOPPED")
+REQUEST_TIMEOUT_S = 60.0
+_REFUSED = re.compile(r"status code 40[13]\b")
 PATIENCE_S = 120.0
 """How long a head that does not answer is asked again while its job is followed."""
 
@@ -96,9 +98,7 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address
         with _explained(address):
-            from ray.job_submission import JobSubmissionClient
-
-            self._client = JobSubmissionClient(address)
+            self._client = _client(address)
 
     def statuses(self) -> dict[str, str]:
         """All jobs that were submitted, by submission id."""
@@ -148,6 +148,18 @@ class Jobs:
         with _explained(self.address):
             message = _line(self._client.get_job_info(job).message or "")
         return message.partition(", last available logs")[0]  # they were shown as they came
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        """Ray's, which by itself waits for ever for a head that lost power in mid-answer."""
+
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": REQUEST_TIMEOUT_S} | options)
+
+    return Client(address)
 
 
 @dataclass(frozen=True)
@@ -232,21 +244,6 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def why_not_elsewhere(experiment: Experiment) -> str | None:
-    """Why an experiment that could run here would lose its results on a cluster; None if it would not."""
-    uri = experiment.storage.uri
-    if "://" not in uri and not Path(uri).is_absolute():
-        return (
-            f"storage.uri is {uri!r}, a folder relative to a job's temporary directory, which is deleted "
-            "with the job; use s3://bucket/prefix, or the absolute path of a folder that all hosts mount"
-        )
-    if experiment.tracking.uri is None:
-        return (
-            "tracking.uri is not set, and a job would keep its records in a temporary file; set tracking.uri"
-        )
-    return None
-
-
 @contextlib.contextmanager
 def _explained(address: str) -> Iterator[None]:
     try:
@@ -259,7 +256,7 @@ def _explained(address: str) -> Iterator[None]:
 
 def _words(error: Exception, address: str) -> str:
     text, kind = _line(error), type(error).__name__
-    if kind == "AuthenticationError" or "401" in text or "403" in text or "Unauthorized" in text:
+    if kind == "AuthenticationError" or "Unauthorized" in text or _REFUSED.search(text):
         return (
             f"the cluster at {address} refuses us: Ray's token authentication is on and no token, or another "
             "one, was sent; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or put the cluster's token, which "

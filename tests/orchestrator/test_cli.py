@@ -136,6 +136,8 @@ WRONG_SETTINGS = {
     "a file as a folder": ("storage.uri=/etc/passwd", "a file stands where a folder is needed"),
     "a name too long for a folder": (f"storage.uri=/tmp/{'x' * 300}", "choose a shorter storage.uri"),
     "a folder nobody may write": ("storage.uri=/proc/ekd", "/proc/ekd"),
+    "a token before the host": ("tracking.uri=http://secrettoken@host", "credentials do not belong"),
+    "a password in a query": ("tracking.uri=postgresql://db/x?password=hunter2", "credentials do not belong"),
     "a secret": ("storage.uri=s3://user:pw@b/x", "credentials do not belong in an experiment"),
     "another tracking scheme": ("tracking.uri=ftp://x", "MLflow knows http, https, sqlite"),
     "a model's name as a path": ("tracking.registered_model=a/b", "use letters, digits"),

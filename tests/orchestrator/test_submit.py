@@ -1,5 +1,6 @@
 """Submission through Ray's job API, against a job API that is made up."""
 
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator import submit
 from orchestrator.experiment import load_experiment
+from orchestrator.places import why_not_elsewhere
 from orchestrator.submit import Jobs, Submission, SubmissionError, decide, follow, start, upload_folder
 
 STATUSES = st.sampled_from(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"])
@@ -43,7 +45,7 @@ class JobApi:
 @pytest.fixture
 def api(monkeypatch):
     made = JobApi()
-    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: made)
+    monkeypatch.setattr(submit, "_client", lambda address: made)
     return made
 
 
@@ -133,6 +135,25 @@ def test_a_head_that_is_replaced_is_told_from_one_that_is_away(api, monkeypatch)
         Jobs("http://head:8265").follow("j", print)
 
 
+def test_a_head_that_accepts_a_connection_and_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(submit, "REQUEST_TIMEOUT_S", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(SubmissionError, match="cannot reach"),
+    ):
+        Jobs(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_number_that_looks_like_a_refusal_is_none(api, monkeypatch):
+    def break_down():
+        raise RuntimeError("Request failed with status code 500: no such actor on port 8403")
+
+    monkeypatch.setattr(api, "list_jobs", break_down)
+    with pytest.raises(SubmissionError, match="8403") as raised:
+        Jobs("http://head:8265").statuses()
+    assert "token" not in str(raised.value)
+
+
 @pytest.mark.parametrize("kind", ["AuthenticationError", "RuntimeError"])
 def test_a_missing_token_is_explained(api, monkeypatch, kind):
     def refuse():
@@ -156,6 +177,15 @@ def test_what_travels_is_the_code_and_ones_own_experiment(tmp_path):
 
 def test_an_experiment_whose_results_would_be_lost_with_the_job_is_refused():
     shared = ["storage.uri=s3://bucket/ekd", "tracking.uri=http://mlflow:5000"]
-    assert submit.why_not_elsewhere(load_experiment("digits", shared)) is None
-    assert "storage.uri" in submit.why_not_elsewhere(load_experiment("digits", shared[1:]))
-    assert "tracking.uri" in submit.why_not_elsewhere(load_experiment("digits", shared[:1]))
+    assert why_not_elsewhere(load_experiment("digits", shared)) is None
+    assert "storage.uri" in why_not_elsewhere(load_experiment("digits", shared[1:]))
+    assert "tracking.uri" in why_not_elsewhere(load_experiment("digits", shared[:1]))
+    for relative in (
+        "tracking.uri=sqlite:///x.db",
+        "tracking.uri=sqlite+pysqlite:///x.db",
+        "data.root=images",
+    ):
+        key = relative.partition("=")[0]
+        assert key in why_not_elsewhere(load_experiment("digits", [*shared, relative]))
+    absolute = ["tracking.uri=sqlite:////mnt/x.db", "data.root=/mnt/images"]
+    assert why_not_elsewhere(load_experiment("digits", [*shared, *absolute])) is None
