@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 
 from orchestrator.storage import s3_errors
 
@@ -79,7 +78,7 @@ def _renew(endpoint_url: str | None) -> bool:
         fresh = _new_client(endpoint_url)
         if _credentials(fresh) == _credentials(client(endpoint_url)):
             return False
-    except BotoCoreError:  # the source is being rewritten, or is away
+    except s3_errors.S3_ERRORS:  # the source is being rewritten, is away, or refuses a role
         return False
     _clients[(os.getpid(), endpoint_url)] = fresh
     return True
