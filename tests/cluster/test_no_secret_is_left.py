@@ -23,6 +23,10 @@ def test_no_secret_is_in_storage_logs_tags_job_metadata_or_the_process_list(clus
     job = Job(cluster, "canaries").submit()
     job.wait_for_checkpoint("student", 2)
     shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+    # What listens on a worker's host is Ray's, and torch's within it; where a run is submitted, nothing does.
+    listening = cluster.desk.call("ss", "--listening", "--tcp", "--udp", "--no-header", timeout_s=20)
+    assert listening.returncode == 0
+    assert listening.stdout == ""
     job.finish()
 
     secrets = [*(value.encode() for value in CANARIES.values()), cluster.token.encode()]
