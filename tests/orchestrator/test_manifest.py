@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import load_experiment
-from orchestrator.manifest import EXPERIMENT, MANIFEST, Manifest
+from orchestrator.manifest import EXPERIMENT, MANIFEST, Manifest, read_run
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -111,3 +111,15 @@ def test_a_manifest_of_another_format_is_refused(storage):
 def test_the_resolved_experiment_lies_beside_it(storage):
     begin(storage, "seed=7")
     assert json.loads(storage.read(EXPERIMENT))["seed"] == 7
+
+
+def test_after_a_search_the_experiment_of_a_run_is_its_best_trials(storage):
+    begin(storage).finish("average", 1.0, {})
+    _, pool = read_run(storage, "average")
+    assert (len(pool["teachers"]), pool["teachers"][0]["count"]) == (1, 4)
+    values = {"distillation.temperature": 7.0, "student.members": 2}
+    begin(storage).finish("search", 1.0, {"best": {"values": values}})
+    _, best = read_run(storage, "average")
+    assert best["distillation"]["temperature"] == 7.0
+    assert best["student"]["members"] == best["teachers"][0]["count"] == 2
+    assert begin(storage).done("search"), "the run is continued as what it was begun with"

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
+from orchestrator.launch import MANY_NODES, cluster_capacity
 from orchestrator.preflight import bytes_needed, check_networks, distinct_runs, nothing_left, one_line
 
 LAPTOP = Capacity((Node(2),), "this machine")
@@ -55,6 +56,20 @@ def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
     assert runs_at_once(Cluster(gpus_per_worker=1), TWO_GPU_HOSTS, 5) == 5
     assert runs_at_once(Cluster(gpus_per_worker=1, runs_at_once=3), TWO_GPU_HOSTS, 5) == 3
     assert runs_at_once(Cluster(cpus_per_worker=8), GROWING, 5) == 5, "an idle cluster grows"
+
+
+def test_what_an_autoscaler_may_start_is_part_of_what_a_cluster_has(monkeypatch):
+    from ray._private.state import state
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+    group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=8)
+    endless = NodeGroupConfig(resources={"CPU": 2}, max_count=-1)
+    none = NodeGroupConfig(resources={"CPU": 64}, max_count=0)
+    config = ClusterConfig(node_group_configs=[group, endless, none])
+    monkeypatch.setattr(state, "get_cluster_config", lambda: config)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    found = cluster_capacity("here")
+    assert found == Capacity((Node(2),), "here", (NodeGroup(Node(4, 1), 8), NodeGroup(Node(2), MANY_NODES)))
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:port", "10.0.0.1:99999", "http://"])
