@@ -6,9 +6,11 @@ Exit status: 0 done, 1 the run failed, 2 the input is wrong and nothing was star
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from orchestrator.cli_options import add_overrides, add_storage
@@ -38,11 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         status: int = getattr(commands, parsed.command)(parsed)
+        sys.stdout.flush()
     except ExperimentError as error:
         print("ekd:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # what is printed has no name
+            raise
+        with suppress(OSError):
+            sys.stdout.close()
+        print(
+            "ekd: cannot print the results: the disk that they go to is full; free some space",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("ekd: interrupted; the same command continues where it stopped", file=sys.stderr)
