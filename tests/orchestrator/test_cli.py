@@ -497,3 +497,12 @@ def test_results_that_do_not_fit_on_the_disk_are_one_line(tmp_path, words):
         )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "is full; free some space" in done.stderr
+
+
+def test_a_path_that_the_terminal_has_no_letters_for_is_printed_all_the_same(tmp_path):
+    command = [sys.executable, "-m", "orchestrator", "status", "--storage", str(tmp_path / "ü ☃")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"no runs in" in done.stdout
+    assert r"\xfc \u2603" in done.stdout
