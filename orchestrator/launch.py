@@ -76,10 +76,12 @@ def start_ray(
         atexit.register(_quieten, log_file)  # before Ray's own, which leaves the cluster
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
-        raise LaunchError(
-            f"could not {where}: {' '.join(str(error).split())[:300]}; see {log_file}. "
-            "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
-        ) from error
+        if isinstance(error, PermissionError):
+            hint = "Ray keeps a token in ~/.ray: set HOME to a folder that this user may write"
+        else:
+            hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
+        why = " ".join(str(error).split())[:300]
+        raise LaunchError(f"could not {where}: {why}; see {log_file}. {hint}") from error
     return cluster_capacity(address or "this machine")
 
 
@@ -261,7 +263,7 @@ class WorkerGroup:
 def divert_logging(log_file: Path) -> None:
     """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file)
+    handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
