@@ -56,17 +56,24 @@ def validate(
     the plain network that it averages to (a plain network is its own average). For a student
     with subnetworks also `members/*` of the members' mean probability, `averaging_gap` (members'
     accuracy minus averaged accuracy), `members_diversity/*` and the factors' spread.
+    Raises `FloatingPointError` for predictions that are NaN.
     """
     plain = averaged(network)
-    record = _named("averaged", all_metrics(predict(plain, images, workers).mean(0), labels))
+    record = _named("averaged", all_metrics(_numbers(predict(plain, images, workers)).mean(0), labels))
     if isinstance(network, Subnetworks):
-        members = predict(network, images, workers)
+        members = _numbers(predict(network, images, workers))
         record |= _named("members", all_metrics(members.mean(0), labels))
         record["averaging_gap"] = record["members/accuracy"] - record["averaged/accuracy"]
         record |= _named("members_diversity", diversity(members))
     if isinstance(network, BatchEnsemble):
         record |= _named("factors", factor_spread(network))
     return record
+
+
+def _numbers(probs: Tensor) -> Tensor:
+    if not probs.isfinite().all():
+        raise FloatingPointError("the predictions for validation images became NaN")
+    return probs
 
 
 def averaging_gap_warning(history: list[dict[str, float]], threshold: float = 0.05) -> str | None:

@@ -345,11 +345,12 @@ class Loop:
     def _validate(self, epoch: int, losses: dict[str, float]) -> None:
         network = self.step.trainee.network
         split = self.data.validation
-        record = {
-            "epoch": float(epoch),
-            **losses,
-            **validate(network, split.images, split.labels, self.workers),
-        }
+        try:
+            found = validate(network, split.images, split.labels, self.workers)
+        except FloatingPointError as error:  # of weights that are finite, and so large that logits are not
+            step = epoch * self.steps_per_epoch - 1
+            raise self._diverged(str(error), step, self._set_learning_rate(step)) from None
+        record = {"epoch": float(epoch), **losses, **found}
         self.progress.history.append(record)
         if _better(record, self.progress.best, _selection(self.run)):
             self.progress.best = record

@@ -6,9 +6,12 @@ Exit status: 0 done, 1 the run failed, 2 the input is wrong and nothing was star
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from orchestrator.cli_options import add_overrides, add_storage
@@ -28,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments` (default: the process's); the exit status."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may have any letter
     from orchestrator import commands
     from orchestrator.experiment import ExperimentError
 
@@ -38,11 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         status: int = getattr(commands, parsed.command)(parsed)
+        sys.stdout.flush()
     except ExperimentError as error:
         print("ekd:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # what is printed has no name
+            raise
+        with suppress(OSError):
+            sys.stdout.close()
+        print(
+            "ekd: cannot print the results: the disk that they go to is full; free some space",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("ekd: interrupted; the same command continues where it stopped", file=sys.stderr)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from orchestrator.experiment import Experiment
 
@@ -22,7 +20,10 @@ class Finding:
 
 
 def diagnose(experiment: Experiment) -> Iterator[Finding]:
-    """Storage, tracking, data, networks and cluster, each as soon as it is known; nothing is left behind."""
+    """Storage, tracking, data, networks and cluster, each as soon as it is known.
+
+    Nothing is left behind but a log that an error names.
+    """
     from orchestrator.preflight import one_line
 
     checks: dict[str, Callable[[Experiment], str]] = {
@@ -83,11 +84,11 @@ def _data(experiment: Experiment) -> str:
 
 def _cluster(experiment: Experiment) -> str:
     from orchestrator.launch import start_ray, stop_ray
-    from orchestrator.preflight import check_capacity
+    from orchestrator.preflight import check_capacity, log_of_ray
 
-    with TemporaryDirectory(prefix="ekd-doctor-", ignore_cleanup_errors=True) as folder:
+    with log_of_ray() as log_file:
         try:
-            capacity = start_ray(experiment.cluster, Path(folder) / "ray.log")
+            capacity = start_ray(experiment.cluster, log_file)
         finally:
             stop_ray()
     check_capacity(experiment, capacity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
     `.safetensors`, else `torch.save` of plain tensors. A pruned student has the keys, not the shapes.
 
     Raises:
-        ExportError: it cannot be written in this form, or what was written is another function.
+        ExportError: it cannot be written in this form, what was written is another function, or the disk
+            is full.
         ExperimentError: a library of the extra `export` is missing, or no file can be written there.
-        OSError: the file cannot be written.
     """
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
     network = source.network.cpu().requires_grad_(False)
@@ -64,6 +65,10 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         if not worst <= TOLERANCE:
             raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
         os.replace(partial, output)
+    except OSError as error:
+        raise ExportError(
+            f"--output {str(output)!r}: cannot be written: {error.strerror or error}"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return Exported(output, worst)
@@ -104,11 +109,13 @@ def _pt2(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callabl
     import torch
 
     batch = torch.export.Dim("batch", min=1)
+    content = io.BytesIO()  # torch ends the process where a file cannot take all it writes
     try:
         program = torch.export.export(network, (torch.rand(2, *shape),), dynamic_shapes=({0: batch},))
-        torch.export.save(program, path)
+        torch.export.save(program, content)
     except Exception as error:
         raise ExportError(f"torch.export cannot save it: {' '.join(str(error).split())[:300]}") from error
+    path.write_bytes(content.getbuffer())
     loaded: Any = torch.export.load(path).module()
     return lambda images: loaded(images).detach()
 
@@ -134,6 +141,8 @@ def _onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callab
             external_data=False,
             verbose=False,
         )
+    except OSError:
+        raise
     except Exception as error:
         raise ExportError(f"torch.onnx cannot save it: {' '.join(str(error).split())[:300]}") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -154,10 +163,12 @@ def _state_dict(network: nn.Module, shape: tuple[int, int, int], path: Path) -> 
         raise ExportError("its parameters are not those of a classifier of this project")
     read: dict[str, Tensor]
     if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, path)
+        path.write_bytes(safetensors.torch.save(state))
         read = safetensors.torch.load_file(path)
     else:
-        torch.save(state, path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        path.write_bytes(content.getbuffer())
         read = torch.load(path, weights_only=True)
     again = copy.deepcopy(network)
     with torch.no_grad():

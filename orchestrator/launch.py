@@ -83,10 +83,12 @@ def start_ray(
         atexit.register(quieten, log_file)  # before Ray's own, which leaves the cluster
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
-        raise LaunchError(
-            f"could not {where}: {' '.join(str(error).split())[:300]}; see {log_file}. "
-            "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
-        ) from error
+        if isinstance(error, PermissionError):
+            hint = "Ray keeps a token in ~/.ray: set HOME to a folder that this user may write"
+        else:
+            hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
+        why = " ".join(str(error).split())[:300]
+        raise LaunchError(f"could not {where}: {why}; see {log_file}. {hint}") from error
     capacity = cluster_capacity(address or "this machine")
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from ekd_train.data import Dataset, describe, load_dataset
@@ -73,13 +74,26 @@ def ask_capacity(cluster: Cluster) -> Capacity:
     """What the cluster has: a running one is asked, this machine's is known. Raises `ExperimentError`."""
     if wanted_address(cluster) is None:
         return local_capacity()
-    with TemporaryDirectory(prefix="ekd-") as folder:
+    with log_of_ray() as log_file:
         try:
-            return start_ray(cluster, Path(folder) / "ray.log")
+            return start_ray(cluster, log_file)
         except LaunchError as error:
             raise ExperimentError(one_line(error)) from error
         finally:
             stop_ray()
+
+
+@contextmanager
+def log_of_ray() -> Iterator[Path]:
+    """Where Ray's messages go while it is only asked; kept after an error, which names it."""
+    folder = Path(mkdtemp(prefix="ekd-"))
+    try:
+        yield folder / "ray.log"
+    except BaseException:
+        with suppress(OSError):  # there is a log
+            folder.rmdir()
+        raise
+    rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

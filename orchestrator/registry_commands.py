@@ -130,6 +130,8 @@ def rollback(arguments: argparse.Namespace) -> int:
     """`ekd rollback`: to the champion before."""
     from orchestrator.registry import roll_back
 
+    if MODEL_NAME.fullmatch(arguments.name) is None:
+        raise ExperimentError(f"{arguments.name!r} is not the name of a registered student; see `ekd models`")
     with _registry(arguments) as client:
         move = roll_back(client, arguments.name, reason=arguments.reason)
     print(f"champion of {arguments.name}: {move}")

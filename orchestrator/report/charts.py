@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -27,6 +28,8 @@ def styled(chart: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(chart)
     def draw(*arguments: P.args, **named: P.kwargs) -> R:
+        # Without a home folder that can be written it would say so on stderr; it works without.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib
 
         with matplotlib.rc_context(STYLE):

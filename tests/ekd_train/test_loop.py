@@ -230,6 +230,17 @@ def test_weights_that_are_not_numbers_are_never_kept(monkeypatch):
     assert "checkpoints/control/epoch-00002.json" not in store.objects
 
 
+def test_weights_too_large_to_predict_with_stop_it_in_the_same_words(monkeypatch):
+    monkeypatch.setattr(Step, "__call__", poisoned_at(8, "size of the weights"))
+    store = MemoryStore()
+    with pytest.raises(
+        TrainingDiverged,
+        match=r"predictions .* became NaN at step 8 \(epoch 2\), learning rate .*epoch-00001\.",
+    ):
+        train_in(store, label_run())
+    assert "checkpoints/control/epoch-00002.json" not in store.objects
+
+
 def poisoned_at(step: int, what: str):
     taken = 0
     original = Step.__call__
@@ -243,6 +254,9 @@ def poisoned_at(step: int, what: str):
         if taken == step and what == "weights":
             with torch.no_grad():
                 next(iter(self.trainee.parameters())).fill_(float("inf"))
+        if taken == step and what == "size of the weights":
+            with torch.no_grad():
+                list(self.trainee.parameters())[-2].fill_(3e38)
         return losses
 
     return call

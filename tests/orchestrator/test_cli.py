@@ -484,3 +484,27 @@ def test_a_reader_who_leaves_early_makes_nothing_fail(tmp_path):
     done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=False)
     os.close(written)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [["experiments", "digits"], ["status"]])
+def test_results_that_do_not_fit_on_the_disk_are_one_line(tmp_path, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "is full; free some space" in done.stderr
+
+
+def test_a_path_that_the_terminal_has_no_letters_for_is_printed_all_the_same(tmp_path):
+    command = [sys.executable, "-m", "orchestrator", "status", "--storage", str(tmp_path / "ü ☃")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"no runs in" in done.stdout
+    assert r"\xfc \u2603" in done.stdout

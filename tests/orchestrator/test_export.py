@@ -1,6 +1,7 @@
 """Exported students: the same function, from the same weights, in the stock class."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def test_without_its_library_onnx_says_what_to_install(student, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExperimentError, match="ekd\\[export\\]"):
         export_network(a_source(student), "onnx", tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("pt2", "x.pt2"), ("state-dict", "x.pt"), ("state-dict", "x.safetensors")]
+)
+def test_a_disk_without_room_is_an_error_that_names_the_file_and_nothing_is_left(
+    student, tmp_path, form, name
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(ExportError, match=f"--output '.*{name}': cannot be written"):
+            export_network(a_source(student), form, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("output", ["", ".", "/", "a folder", "/dev/null", "a file/x", "x" * 300, "\udc80"])

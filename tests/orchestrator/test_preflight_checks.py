@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 
 import pytest
 
+from orchestrator import launch
 from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
-from orchestrator.launch import MANY_NODES, cluster_capacity
-from orchestrator.preflight import bytes_needed, check_networks, distinct_runs, nothing_left, one_line
+from orchestrator.launch import MANY_NODES, LaunchError, cluster_capacity
+from orchestrator.preflight import (
+    bytes_needed,
+    check_networks,
+    distinct_runs,
+    log_of_ray,
+    nothing_left,
+    one_line,
+)
 
 LAPTOP = Capacity((Node(2),), "this machine")
 TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
@@ -20,6 +29,28 @@ DIGITS = {
     **{"train": 300, "validation": 497, "test": 1000, "num_classes": 10, "image_shape": [1, 8, 8]},
     **{"mean": [0.3], "std": [0.4]},
 }
+
+
+def test_a_log_that_an_error_names_is_kept_and_any_other_is_not():
+    with log_of_ray() as passing:
+        passing.write_text("well")
+    assert not passing.parent.exists()
+    asking = log_of_ray()
+    kept = asking.__enter__()
+    kept.write_text("ill")
+    assert not asking.__exit__(LaunchError, LaunchError(f"see {kept}"), None)
+    assert kept.read_text() == "ill"
+    shutil.rmtree(kept.parent)
+
+
+def test_a_home_that_cannot_be_written_is_what_the_message_names(monkeypatch, tmp_path):
+    def no_home(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/nonexistent")
+
+    monkeypatch.setattr(launch, "divert_logging", lambda _: None)
+    monkeypatch.setattr(launch, "_init", no_home)
+    with pytest.raises(LaunchError, match=r"'/nonexistent'; see .*set HOME to a folder that this user may"):
+        launch.start_ray(Cluster(address="local"), tmp_path / "ray.log")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsy
         (["promote", "nobody/1", "--reason", "x"], "models:/NAME/VERSION"),
         (["promote", "models:/nobody/1", "--reason", "x"], "no registered model nobody"),
         (["rollback", "nobody", "--reason", "x"], "no registered model nobody"),
+        (["rollback", "models:/nobody/1", "--reason", "x"], "is not the name of a registered student"),
         (["models", "x'y"], "is not the name of a registered student"),
         (["models", ""], "is not the name of a registered student"),
         (["promote", f"models:/nobody/{'9' * 400}", "--reason", "x"], "models:/NAME/VERSION"),

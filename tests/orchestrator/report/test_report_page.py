@@ -1,6 +1,9 @@
 """The page as text: complete, valid, self-contained, honest."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -151,3 +154,13 @@ def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_s
     assert "37.5 % of its channels pruned" in text
     assert ">unpruned</text>" in text
     assert "channels pruned" not in render(plain)
+
+
+def test_drawing_without_a_home_folder_says_nothing():
+    draw = "from orchestrator.report.charts import styled; styled(lambda: None)()"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPLCONFIGDIR"))}
+    environment = {**kept, "HOME": os.devnull}
+    done = subprocess.run(
+        [sys.executable, "-c", draw], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
