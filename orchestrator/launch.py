@@ -264,6 +264,9 @@ def divert_logging(log_file: Path) -> None:
     """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+    logging.raiseExceptions = (
+        False  # a full disk is told by the run itself, not with every message of the log
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
