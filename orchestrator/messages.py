@@ -14,6 +14,7 @@ def divert_logging(log_file: Path) -> None:
     """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+    logging.raiseExceptions = False  # the run itself says that a disk is full, not every message
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:

@@ -181,7 +181,7 @@ def _export_source(arguments: argparse.Namespace) -> Source:
 def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
     """A client of the registry; whatever is wrong becomes an `ExperimentError`."""
     from orchestrator.registry import NoSuchVersion
-    from orchestrator.tracking import TrackingError, resolve_tracking_uri
+    from orchestrator.tracking import TrackingError, check_tracking, resolve_tracking_uri
     from orchestrator.tracking.address import sqlite_file
     from orchestrator.tracking.connection import connect, explained
 
@@ -193,6 +193,8 @@ def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
         )
     wrong: Exception
     try:
+        if file is None:
+            check_tracking(uri)
         client = connect(uri)
         with explained(uri, "use the model registry of"):
             try:

@@ -1,13 +1,12 @@
 """YAML as a plain tree of mappings, lists and scalars, and the dotted keys that change it.
 
 Stricter than YAML where YAML hides mistakes: a key that stands twice, a key that is not text, a
-mapping that contains itself are errors; `1e-3` is a number, as everywhere else; and `010` or `1:30`,
-which YAML 1.1 reads as 8 and as 90, is text, which no number's key takes.
+mapping that contains itself are errors; `1e-3` is a number, as everywhere else; and `010`, `1:30`
+or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no number's key takes.
 """
 
 from __future__ import annotations
 
-import datetime
 import re
 from typing import Any
 
@@ -36,13 +35,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_TIME = "tag:yaml.org,2002:timestamp"
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
     "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
     r"|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (*_NUMBERS, _TIME)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern in _NUMBERS.items():
@@ -107,8 +107,6 @@ class _Plain:
             return {key: self.copy(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self.copy(item) for item in value]
-        if isinstance(value, datetime.date):
-            return value.isoformat()
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
             raise ExperimentError(
                 f"{self.where}: {value[:40]!r} has a character that no name or path can have"

@@ -145,7 +145,7 @@ WRONG_SETTINGS = {
     "not YAML": ("seed=[1", "not valid YAML: line 1"),
     "YAML that names itself": ("description=&a [*a]", "nested too deeply, or within itself"),
     "YAML that makes objects": ("seed=!!python/object:os.system x", "could not determine a constructor"),
-    "a date that is none": ("seed=2024-99-99", "not valid YAML"),
+    "a date": ("seed=2024-12-31", "seed: input should be a valid integer"),
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
-from orchestrator import launch
+from orchestrator import launch, messages
 from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
@@ -41,6 +43,17 @@ def test_a_log_that_an_error_names_is_kept_and_any_other_is_not():
     assert not asking.__exit__(LaunchError, LaunchError(f"see {kept}"), None)
     assert kept.read_text() == "ill"
     shutil.rmtree(kept.parent)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_that_does_not_fit_on_the_disk_is_silent(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    before = logging.getLogger().handlers[:]
+    messages.divert_logging(Path("/dev/full"))
+    logging.getLogger("ray").error("something")
+    assert capsys.readouterr().err == ""
+    for added in set(logging.getLogger().handlers) - set(before):
+        logging.getLogger().removeHandler(added)
 
 
 def test_a_home_that_cannot_be_written_is_what_the_message_names(monkeypatch, tmp_path):
