@@ -99,7 +99,7 @@ def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole,
     done = whole.desk.call(
         *(str(BIN / "ray"), "job", "submit", "--address", API, "--working-dir", str(EXPERIMENT.parent)),
         *("--", "ekd", "tune", EXPERIMENT.name, "--space", "small_space.yaml", "--searcher", "grid"),
-        *("--run-id", "searched", "--set", "cluster.workers_per_run=1"),
+        *("--run-id", "searched", "--set", "cluster.workers_per_run=1", "--set", "cluster.runs_at_once=3"),
         timeout_s=600,
     )
     assert re.search(r"^models:/ekd-matrix/\d+$", done.stdout, re.MULTILINE), done.stdout[-3000:]
