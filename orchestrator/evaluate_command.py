@@ -57,12 +57,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
         root = commands.named_storage(arguments.storage, arguments.endpoint_url)
         storage = commands.run_storage(root, arguments.run_id)
         finished_run(storage)
+        lease = Ownership(storage)
+        try:
+            lease.acquire(say)
+        except OwnedByAnother as error:
+            print(f"ekd: {error}", file=sys.stderr)
+            return 1
     from ekd_train.checkpoint import DamagedCheckpoint
     from orchestrator.report import REPORT, load_evidence, render
 
     meter = Meter("corrupted images", errors)
     try:
-        with Ownership(storage).acquire(say):
+        with lease:
             run = finished_run(storage)
             try:
                 found = evaluate_run(run, settings, say, meter)
@@ -76,7 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr
         )
         return 1
-    except (EvaluationFailed, DamagedCheckpoint, OwnedByAnother, StorageError) as error:
+    except (EvaluationFailed, DamagedCheckpoint, StorageError) as error:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
         return 1
     console = results_console()

@@ -98,6 +98,11 @@ class Outbox:
         return len(self._queue)
 
     @property
+    def journalled(self) -> bool:
+        """Whether what is pending survives this process; not while the journal's disk is full."""
+        return not self._in_memory_alone
+
+    @property
     def offline(self) -> bool:
         """Whether the last delivery found the store (not just that of the artifacts) unreachable."""
         return self._patience[False].delay_s > 0

@@ -234,6 +234,11 @@ class Tracker:
         self.finish(self.run_id, status)
         if self._outbox.flush(force=True):
             return None
+        if not self._outbox.journalled:
+            return (
+                f"{self._outbox.pending} writes did not reach the tracking store, and {self._outbox.journal} "
+                "cannot be written; the same run started again writes what its checkpoints know of them"
+            )
         return (
             f"{self._outbox.pending} writes did not reach the tracking store; they wait in "
             f"{self._outbox.journal} and are written when the same run is started again"

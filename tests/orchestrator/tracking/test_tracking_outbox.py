@@ -195,8 +195,10 @@ def test_a_full_disk_ends_nothing_and_the_journal_is_whole_again_when_there_is_r
     for record in many:
         outbox.put(record)
     assert "in memory alone" in caplog.text
+    assert not outbox.journalled
     filler.unlink()
     outbox.flush(force=True)
+    assert outbox.journalled
     assert [from_line(line) for line in outbox.journal.read_text().splitlines()] == [metrics(0), *many]
     store.up = True
     assert outbox.flush(force=True)
