@@ -137,7 +137,7 @@ CLUSTER = Capacity((Node(8, 2), Node(4, 0)), "a test")
         (["cluster.cpus_per_worker=3"], {}, 3),
         (["cluster.workers_per_run=5"], {}, 2),
         (["cluster.workers_per_run=[2, 5]"], {}, 2),
-        (["cluster.workers_per_run=[2, 50]"], {}, 6),
+        (["cluster.workers_per_run=[2, 50]"], {}, 1),  # it takes all 12 CPUs
         (["cluster.gpus_per_worker=0.25"], {}, 8),
         (["cluster.gpus_per_worker=1", "cluster.workers_per_run=2"], {}, 1),
         (["cluster.runs_at_once=3"], {}, 3),
