@@ -75,7 +75,8 @@ class Recorder(tune.Callback):
 
     @staticmethod
     def _tell_clones(tracker: Tracker, run: str, record: TrialRecord) -> None:
-        values = {f"values/{key}": float(value) for key, value in record.values.items()}
+        numbers = {key: value for key, value in record.values.items() if isinstance(value, int | float)}
+        values = {f"values/{key}": float(value) for key, value in numbers.items()}
         tracker.log_metrics(run, values, record.clones[-1]["epoch"])
         tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
 

@@ -58,3 +58,13 @@ def test_a_trial_that_fails_is_failed_in_mlflow_with_its_reason(recorder: Record
         assert run.info.status == "FAILED"
         assert run.data.tags["ekd.trial.status"] == "failed"
         assert run.data.tags["ekd.trial.error"] == reason == recorder.ledger.trials[number].error
+
+
+def test_a_population_may_change_a_setting_to_no_number(recorder: Recorder) -> None:
+    record = recorder.ledger.propose(0, {"perturbation.temperature": None, "distillation.alpha": 0.5}, 1.0)
+    record.clones.append({"epoch": 3, "of": 1, "before": {"perturbation.temperature": 2.0}})
+    recorder.cloned(record)
+    metrics = mlflow_run(recorder, 0).data.metrics
+    assert {name: value for name, value in metrics.items() if name.startswith("values/")} == {
+        "values/distillation.alpha": 0.5
+    }
