@@ -110,11 +110,13 @@ class Recorder(tune.Callback):
         record.seconds += time.monotonic() - self.began.pop(record.number, time.monotonic())
         if self.tracker is not None:  # before the ledger: what it calls ended is in MLflow's journal
             run = self._open_run(record)
+        _forget_pickled(trial)
             tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
             if record.clones:  # again: a kill may have come between the copy and its tag
                 self._tell_clones(self.tracker, run, record)
             self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
             self.tracker.finish(run, MLFLOW_STATUS[status])
+        _forget_pickled(trial)
         self.ledger.end(record, status, error)
         if record.number not in self.kept:
             self.proposer.observe(record)
@@ -158,3 +160,8 @@ def last_failure(text: str) -> str:
     if said and said[0].startswith("ray::"):
         said = said[-1:]
     return " ".join(" ".join(said).split())[:300] or "unknown reason"
+def _forget_pickled(trial: Any) -> None:
+    """At its end Tune unpickles a failed trial's error from the storage, where anybody may have put it."""
+    trial.run_metadata.pickled_error_filename = None
+
+

@@ -69,6 +69,12 @@ class Trial(tune.Trainable):
             self.workshop.save(self._next_step())
         (Path(checkpoint_dir) / POINTER).write_text(str(self.epoch))
 
+    def restore(self, checkpoint_path: Any) -> None:
+        """As Tune's own, which would also unpickle a file that somebody has put into the checkpoint."""
+        self._iteration = checkpoint_path.metrics.get("training_iteration", 0)
+        with checkpoint_path.checkpoint.as_directory() as folder:
+            self.load_checkpoint(folder)
+
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on where it paused."""
         self.epoch = int((Path(checkpoint) / POINTER).read_text())

@@ -68,3 +68,12 @@ def test_a_population_may_change_a_setting_to_no_number(recorder: Recorder) -> N
     assert {name: value for name, value in metrics.items() if name.startswith("values/")} == {
         "values/distillation.alpha": 0.5
     }
+
+
+@pytest.mark.parametrize("heard", ["on_trial_error", "on_trial_recover"])
+def test_tune_is_left_no_pickled_error_to_load_from_the_storage(recorder: Recorder, heard: str) -> None:
+    recorder.ledger.propose(0, {"perturbation.temperature": 2.0}, 1.0)
+    trial = told(0)
+    getattr(recorder, heard)(0, [], trial)
+    assert trial.run_metadata.pickled_error_filename is None
+    assert trial.run_metadata.error_filename == "error.txt"
