@@ -17,7 +17,7 @@ from ray import tune
 
 from ekd_train.settings import TrainingRun, TrialStep
 from orchestrator.experiment import build_experiment
-from orchestrator.failure import failure_kind
+from orchestrator.failure import failure_kind, out_of_memory
 from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.schedulers import SCORE, TIME
@@ -58,7 +58,7 @@ class Trial(tune.Trainable):
             self._adopt()
             record = self.workshop.step(self._next_step())
         except Exception as error:
-            if failure_kind(error) == "hopeless" and not _out_of_memory(error):
+            if failure_kind(error) == "hopeless" and not out_of_memory(error):
                 return {"done": True, "failure": _reason(error)}
             raise
         return self._report(record, done=bool(record["finished"]))
@@ -113,11 +113,6 @@ class Trial(tune.Trainable):
     def _report(self, record: dict[str, float], done: bool) -> dict[str, Any]:
         self.epoch = int(record["epoch"])
         return {TIME: self.epoch, SCORE: record["score"], "done": done, "record": record}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was short: trials share it, so that the next try may find more."""
-    return any(cls.__name__ in ("MemoryError", "OutOfMemoryError") for cls in type(error).__mro__)
 
 
 def _reason(error: Exception) -> str:

@@ -119,7 +119,7 @@ class InWorkerGroup:
                     return record
                 if event.kind == "failed":
                     reason = f"{event.data['error']}: {event.data['message']}"
-                    if event.data["failure"] == "hopeless":
+                    if event.data["failure"] == "hopeless" and not event.data["out_of_memory"]:
                         group.abandon()
                         self.close()
                         raise TrialFailed(reason)
