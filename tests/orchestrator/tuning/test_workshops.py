@@ -11,7 +11,7 @@ from ekd_train.settings import TrialStep
 from orchestrator.dispatcher import Event, LaneDesk
 from orchestrator.experiment import load_experiment
 from orchestrator.launch import LaunchError
-from orchestrator.tuning.workshops import InWorkerGroup, TrialFailed
+from orchestrator.tuning.workshops import InWorkerGroup, NodeNotice, TrialFailed
 
 STEP = TrialStep(name="trial-0000", runs=(load_experiment("digits").student_run(),), after=0)
 
@@ -78,3 +78,20 @@ def test_what_the_same_settings_raise_again_is_not_tried_again() -> None:
     with pytest.raises(TrialFailed, match="ValueError: wrong shape"):
         workshop(group).step(STEP)
     assert (group.left, group.ended) == (8, "abandoned")
+
+
+@pytest.mark.parametrize(("draining", "given"), [({}, False), ({"mine": 0}, True), ({"other": 0}, False)])
+def test_a_trial_hears_that_its_own_node_is_about_to_be_taken(
+    draining: dict[str, int], given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "mine"))
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", lambda: draining)
+    assert NodeNotice().given() is given
+
+
+def test_a_cluster_that_does_not_answer_has_given_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise ConnectionError("no head")
+
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", away)
+    assert NodeNotice().given() is False
