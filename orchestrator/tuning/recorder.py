@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,24 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Recorder(tune.Callback):
-    """Tune calls it from the driver's loop, one event at a time."""
+    """Tune calls it from the driver's loop, one event at a time.
+
+    Args:
+        total: trials of the search.
+        before_event: called before each; what it raises ends the search.
+    """
 
     def __init__(
-        self, ledger: Ledger, proposer: Proposer, tracker: Tracker | None, view: View, total: int
+        self,
+        ledger: Ledger,
+        proposer: Proposer,
+        tracker: Tracker | None,
+        view: View,
+        total: int,
+        before_event: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger, self.proposer, self.tracker, self.view = ledger, proposer, tracker, view
-        self.total = total
+        self.total, self.before_event = total, before_event
         self.runs: dict[int, str] = {}
         self.kept = {number for number, record in ledger.trials.items() if record.ended}
         """Ended in an earlier start: what they report now is only told again."""
@@ -44,6 +56,10 @@ class Recorder(tune.Callback):
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Tune stores a copy of all that it is given, for a resume that is not used here."""
         return object, ()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Another event: whatever is written next is written after this."""
+        self.before_event()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on in another process."""
@@ -92,11 +108,13 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed more often than it may."""
+        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self._end(record, "failed", _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process was lost; it is started again."""
+        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self.view.warn(f"{record.name}: {_reason(trial)}; it continues from its last checkpoint")
 
@@ -110,13 +128,11 @@ class Recorder(tune.Callback):
         record.seconds += time.monotonic() - self.began.pop(record.number, time.monotonic())
         if self.tracker is not None:  # before the ledger: what it calls ended is in MLflow's journal
             run = self._open_run(record)
-        _forget_pickled(trial)
             tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
             if record.clones:  # again: a kill may have come between the copy and its tag
                 self._tell_clones(self.tracker, run, record)
             self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
             self.tracker.finish(run, MLFLOW_STATUS[status])
-        _forget_pickled(trial)
         self.ledger.end(record, status, error)
         if record.number not in self.kept:
             self.proposer.observe(record)
@@ -142,6 +158,11 @@ class Recorder(tune.Callback):
         return self.runs[record.number]
 
 
+def _forget_pickled(trial: Any) -> None:
+    """At its end Tune unpickles a failed trial's error from the storage, where anybody may have put it."""
+    trial.run_metadata.pickled_error_filename = None
+
+
 def _reason(trial: Any) -> str:
     """The newest failure in the file that Tune keeps of them on the driver's machine, in one line."""
     if trial.error_file is None or not (file := Path(trial.error_file)).exists():
@@ -160,8 +181,3 @@ def last_failure(text: str) -> str:
     if said and said[0].startswith("ray::"):
         said = said[-1:]
     return " ".join(" ".join(said).split())[:300] or "unknown reason"
-def _forget_pickled(trial: Any) -> None:
-    """At its end Tune unpickles a failed trial's error from the storage, where anybody may have put it."""
-    trial.run_metadata.pickled_error_filename = None
-
-
