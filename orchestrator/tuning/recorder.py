@@ -33,6 +33,7 @@ class Recorder(tune.Callback):
     Args:
         total: trials of the search.
         before_event: called before each; what it raises ends the search.
+        after_trial: called when a trial has ended and is written down.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Recorder(tune.Callback):
         view: View,
         total: int,
         before_event: Callable[[], None] = lambda: None,
+        after_trial: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger, self.proposer, self.tracker, self.view = ledger, proposer, tracker, view
-        self.total, self.before_event = total, before_event
+        self.total, self.before_event, self.after_trial = total, before_event, after_trial
         self.runs: dict[int, str] = {}
         self.kept = {number for number, record in ledger.trials.items() if record.ended}
         """Ended in an earlier start: what they report now is only told again."""
@@ -136,6 +138,7 @@ class Recorder(tune.Callback):
         self.ledger.end(record, status, error)
         if record.number not in self.kept:
             self.proposer.observe(record)
+        self.after_trial()
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
         ended = sum(r.ended for r in self.ledger.trials.values())

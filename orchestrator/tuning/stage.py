@@ -109,6 +109,7 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
         context.view,
         request.trials,
         before_event=context.stop_if_taken_over,
+        after_trial=spent.save,
     )
     post = TrialPost(storage, _keeping(pool, request), request.seeds, data, open_workshop)
     context.view.panel = partial(trials_table, ledger.trials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,3 +99,21 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
     with pytest.raises(RunFailed, match="has taken this run over"):
         search(context, REQUEST)
     assert stored(context) == before
+
+
+def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_not_ended(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    kept: list[float] = []
+
+    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
+        clock.now += 30
+        end(recorder, 0)
+        kept.append(json.loads(context.checked.storage.read("search.json"))["seconds"])
+
+    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    with pytest.raises(RunFailed, match="no trial has a result"):
+        search(context, REQUEST)
+    assert kept == [30.0]
