@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.failure import failure_kind
+from orchestrator.failure import failure_kind, out_of_memory
 
 EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed"]
 
@@ -183,9 +183,8 @@ class LaneDesk:
 
         self._reporting = True
         message = " ".join(str(error).split()) or type(error).__name__
-        ray.get(
-            self._tell("failed", failure=failure_kind(error), error=type(error).__name__, message=message)
-        )
+        kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
+        ray.get(self._tell("failed", **kind, error=type(error).__name__, message=message))
 
     def _tell(self, kind: EventKind, **data: Any) -> Any:
         return self.actor.tell.remote(Event(kind, self.lane, self._run, data)) if self._reporting else None

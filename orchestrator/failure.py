@@ -7,6 +7,8 @@ from typing import Literal
 
 FailureKind = Literal["hopeless", "transient"]
 
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
+
 HOPELESS = (
     "TrainingDiverged",
     "DamagedCheckpoint",
@@ -17,8 +19,7 @@ HOPELESS = (
     "NotImplementedError",
     "AssertionError",
     "ImportError",
-    "MemoryError",
-    "OutOfMemoryError",
+    *OUT_OF_MEMORY,
 )
 """Names of exceptions that the same code on the same input raises again."""
 
@@ -30,8 +31,12 @@ def failure_kind(error: BaseException) -> FailureKind:
     storage that is away, a peer that died) is transient: the worker group is started again and
     the run continues from its last checkpoint, as often as `cluster.max_failures` says.
     """
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return "hopeless" if names.intersection(HOPELESS) else "transient"
+    return "hopeless" if _names(error).intersection(HOPELESS) else "transient"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short. Hopeless for a run; trials share it, so that another try may find more."""
+    return bool(_names(error).intersection(OUT_OF_MEMORY))
 
 
 def cause_of(text: str) -> str:
@@ -44,3 +49,7 @@ def cause_of(text: str) -> str:
     if "Traceback" in text and named:
         text = f"training failed: {named[-1]}"
     return " ".join(text.split())[:500]
+
+
+def _names(error: BaseException) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}

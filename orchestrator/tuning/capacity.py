@@ -12,9 +12,9 @@ def trials_at_once(cluster: Cluster, capacity: Capacity, request: SearchRequest)
 
     A trial of several workers is only begun when the cluster has room for its whole worker
     group beside those of all others; so no group is ever half there. An elastic trial counts
-    with its largest number of workers, or with its smallest if even one is too large.
+    with its largest number of workers, because its group takes as many as it finds: if even one
+    is too large for the cluster, it takes all, and the next would wait for it.
     """
-    fitting = capacity.workers(cluster)
-    whole = fitting // cluster.most_workers or fitting // cluster.fewest_workers
+    whole = capacity.workers(cluster) // cluster.most_workers
     limits = [request.trials, request.max_concurrent, cluster.runs_at_once]
     return max(1, min(whole, *(limit for limit in limits if limit is not None)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -136,7 +135,6 @@ class Integer(_Range):
 Domain = Choice | Uniform | LogUniform | Integer
 
 
-def largest(domain: Domain) -> Any:
-    """The largest value of a domain of numbers."""
-    values: Sequence[Any] = domain.values
-    return max(values)
+def whole_numbers(domain: Domain) -> list[int]:
+    """The whole numbers among a domain's values; the others are for `check_space` to refuse or allow."""
+    return [value for value in domain.values if isinstance(value, int)]

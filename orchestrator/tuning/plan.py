@@ -47,10 +47,7 @@ def search_lines(
         + (f", about {compact(share * full)} ({100 * share:.0f} %) expected" if share < 1 else "")
     )
     lines.append(f"at once   {at_once} trial{'s' if at_once > 1 else ''} {_where(pool)}")
-    lines.append(
-        f"teachers  a pool of {pool.teacher_count}, trained once; a trial whose student pairs members with "
-        "teachers takes the pool's first ones"
-    )
+    lines.append(f"teachers  a pool of {pool.teacher_count}, trained once; {_taught(request, pool)}")
     lines.append("then      the best trial's settings: trained in full, averaged, tested once, registered")
     return lines
 
@@ -114,6 +111,16 @@ def _bracket(bracket: Bracket, factor: int, longest: int) -> str:
     kept = zip(bracket.kept(factor), bracket.stops, strict=True)
     left = "".join(f", {count} past epoch {epoch}" for count, epoch in kept)
     return f"{trials} trial{'s' if trials > 1 else ''}{left or f' of {longest} epochs'}"
+
+
+def _taught(request: SearchRequest, pool: Experiment) -> str:
+    domain = request.space.domains.get("distillation.assignment")
+    assignments = set(domain.values) if domain is not None else {pool.distillation.assignment}
+    first = "a trial whose student pairs members with teachers takes the pool's first ones"
+    turns = "every trial is taught by the whole pool, in turn"
+    if "rotating" not in assignments:
+        return first
+    return f"{first}, in rotation {turns}" if len(assignments) > 1 else turns
 
 
 def _where(pool: Experiment) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.experiment import Experiment, ExperimentError, build_experiment, set_key
-from orchestrator.tuning.domains import Domain, largest
+from orchestrator.tuning.domains import Domain, whole_numbers
 
 TEACHERS, MEMBERS = "teachers.count", "student.members"
 
@@ -26,7 +26,9 @@ def pool_experiment(experiment: Experiment, domains: Mapping[str, Domain]) -> Ex
     More than it has are added to its last group of teachers. Raises `ExperimentError`.
     """
     wanted = [experiment.teacher_count]
-    wanted += [int(largest(domains[key])) for key in (TEACHERS, MEMBERS) if _counts(domains.get(key))]
+    for key in (TEACHERS, MEMBERS):
+        if (domain := domains.get(key)) is not None:
+            wanted += whole_numbers(domain)
     tree = experiment.resolved()
     if (missing := max(wanted) - experiment.teacher_count) == 0:
         return experiment
@@ -50,10 +52,6 @@ def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:
         raise ExperimentError(f"{TEACHERS}={count}: the pool has {pool.teacher_count} teachers")
     tree["teachers"] = _first(tree["teachers"], count)
     return build_experiment(tree)
-
-
-def _counts(domain: Domain | None) -> bool:
-    return domain is not None and isinstance(largest(domain), int)
 
 
 def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:

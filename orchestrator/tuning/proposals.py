@@ -66,17 +66,14 @@ class OptunaProposer:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.pareto = space, pareto
+        self.space, self.seed, self.pareto = space, seed, pareto
         self.distributions = {key: _distribution(domain) for key, domain in space.domains.items()}
-        self.study = optuna.create_study(
-            directions=["maximize", "minimize"] if pareto else ["maximize"],
-            # The liar keeps trials that run side by side apart.
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=not pareto),
-        )
+        self.study = optuna.create_study(directions=["maximize", "minimize"] if pareto else ["maximize"])
         self._asked: dict[int, Any] = {}
 
     def propose(self, number: int) -> dict[str, Any]:
-        """See `Proposer`."""
+        """See `Proposer`. Depends on seed, number and what was observed, so no start repeats another's."""
+        self.study.sampler = self._sampler(number)
         trial = self.study.ask(self.distributions)
         self._asked[number] = trial
         return {
@@ -110,6 +107,13 @@ class OptunaProposer:
                 state=state,
             )
         )
+
+    def _sampler(self, number: int) -> Any:
+        from optuna.samplers import TPESampler
+
+        seed = derive_seed(self.seed, "trial", number) % 2**32  # what NumPy's older generators take
+        # The liar keeps trials that run side by side apart.
+        return TPESampler(seed=seed, constant_liar=not self.pareto)
 
     def _params(self, values: dict[str, Any]) -> dict[str, Any]:
         return {

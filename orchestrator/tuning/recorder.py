@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,26 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Recorder(tune.Callback):
-    """Tune calls it from the driver's loop, one event at a time."""
+    """Tune calls it from the driver's loop, one event at a time.
+
+    Args:
+        total: trials of the search.
+        before_event: called before each; what it raises ends the search.
+        after_trial: called when a trial has ended and is written down.
+    """
 
     def __init__(
-        self, ledger: Ledger, proposer: Proposer, tracker: Tracker | None, view: View, total: int
+        self,
+        ledger: Ledger,
+        proposer: Proposer,
+        tracker: Tracker | None,
+        view: View,
+        total: int,
+        before_event: Callable[[], None] = lambda: None,
+        after_trial: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger, self.proposer, self.tracker, self.view = ledger, proposer, tracker, view
-        self.total = total
+        self.total, self.before_event, self.after_trial = total, before_event, after_trial
         self.runs: dict[int, str] = {}
         self.kept = {number for number, record in ledger.trials.items() if record.ended}
         """Ended in an earlier start: what they report now is only told again."""
@@ -44,6 +58,10 @@ class Recorder(tune.Callback):
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Tune stores a copy of all that it is given, for a resume that is not used here."""
         return object, ()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Another event: whatever is written next is written after this."""
+        self.before_event()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on in another process."""
@@ -75,7 +93,8 @@ class Recorder(tune.Callback):
 
     @staticmethod
     def _tell_clones(tracker: Tracker, run: str, record: TrialRecord) -> None:
-        values = {f"values/{key}": float(value) for key, value in record.values.items()}
+        numbers = {key: value for key, value in record.values.items() if isinstance(value, int | float)}
+        values = {f"values/{key}": float(value) for key, value in numbers.items()}
         tracker.log_metrics(run, values, record.clones[-1]["epoch"])
         tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
 
@@ -91,11 +110,13 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed more often than it may."""
+        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self._end(record, "failed", _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process was lost; it is started again."""
+        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self.view.warn(f"{record.name}: {_reason(trial)}; it continues from its last checkpoint")
 
@@ -117,6 +138,7 @@ class Recorder(tune.Callback):
         self.ledger.end(record, status, error)
         if record.number not in self.kept:
             self.proposer.observe(record)
+        self.after_trial()
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
         ended = sum(r.ended for r in self.ledger.trials.values())
@@ -137,6 +159,11 @@ class Recorder(tune.Callback):
             self.tracker.log_params(run, record.first_values)
             self.runs[record.number] = run
         return self.runs[record.number]
+
+
+def _forget_pickled(trial: Any) -> None:
+    """At its end Tune unpickles a failed trial's error from the storage, where anybody may have put it."""
+    trial.run_metadata.pickled_error_filename = None
 
 
 def _reason(trial: Any) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ekd_train.settings import Positive, PositiveFloat, Settings
 from orchestrator.experiment import Cluster, Experiment, ExperimentError
-from orchestrator.tuning.domains import Choice, largest
+from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
 from orchestrator.tuning.space import Space
 
@@ -70,7 +70,9 @@ def default_trials(searcher: str, space: Space) -> int:
 def longest_training(experiment: Experiment, space: Space) -> int:
     """Epochs of the longest trial."""
     domain = space.domains.get("student.training.epochs")
-    return int(largest(domain)) if domain is not None else experiment.student.training.epochs
+    if domain is None:
+        return experiment.student.training.epochs
+    return max(int(value) for value in domain.values)
 
 
 def check_request(request: SearchRequest, experiment: Experiment) -> None:

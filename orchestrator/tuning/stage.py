@@ -61,6 +61,7 @@ def search(context: Context, request: SearchRequest) -> dict[str, Any]:
     left = spent.left()
     if left != 0.0 and not _all_ended(ledger, request):
         _search(context, request, ledger, spent)
+    context.stop_if_taken_over()
     spent.save()
     best = best_trial(ledger.trials)
     if best is None:
@@ -73,6 +74,7 @@ def search(context: Context, request: SearchRequest) -> dict[str, Any]:
     for record in ledger.trials.values():
         ledger.forget_checkpoints(record)
     _publish(context, request, ledger, best)
+    context.stop_if_taken_over()
     return {
         "best": _outcome(best),
         "pareto": [_outcome(record) for record in pareto_set(ledger.trials)],
@@ -100,7 +102,15 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     arrays = {k: v[:0] if k.startswith("test/") else v for k, v in checked.dataset.arrays().items()}
     data = ray.put((arrays | network_arrays(teachers), checked.description))
     proposer = build_proposer(request, pool.seed)
-    recorder = Recorder(ledger, proposer, context.tracker, context.view, request.trials)
+    recorder = Recorder(
+        ledger,
+        proposer,
+        context.tracker,
+        context.view,
+        request.trials,
+        before_event=context.stop_if_taken_over,
+        after_trial=spent.save,
+    )
     post = TrialPost(storage, _keeping(pool, request), request.seeds, data, open_workshop)
     context.view.panel = partial(trials_table, ledger.trials)
     context.view.say(
@@ -109,10 +119,12 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     )
     try:
         run_search(Search(request, pool, storage, ledger, proposer, post), recorder, at_once, spent.left())
+        context.stop_if_taken_over()
         recorder.out_of_time()
     finally:
         context.view.panel = None
-        spent.save()
+        if not context.taken_over:
+            spent.save()
     context.tracker.flush()
 
 

@@ -17,7 +17,7 @@ from ray import tune
 
 from ekd_train.settings import TrainingRun, TrialStep
 from orchestrator.experiment import build_experiment
-from orchestrator.failure import failure_kind
+from orchestrator.failure import failure_kind, out_of_memory
 from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.schedulers import SCORE, TIME
@@ -58,7 +58,7 @@ class Trial(tune.Trainable):
             self._adopt()
             record = self.workshop.step(self._next_step())
         except Exception as error:
-            if failure_kind(error) == "hopeless" and not _out_of_memory(error):
+            if failure_kind(error) == "hopeless" and not out_of_memory(error):
                 return {"done": True, "failure": _reason(error)}
             raise
         return self._report(record, done=bool(record["finished"]))
@@ -68,6 +68,12 @@ class Trial(tune.Trainable):
         if self.ended is None:
             self.workshop.save(self._next_step())
         (Path(checkpoint_dir) / POINTER).write_text(str(self.epoch))
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """As Tune's own, which would also unpickle a file that somebody has put into the checkpoint."""
+        self._iteration = checkpoint_path.metrics.get("training_iteration", 0)
+        with checkpoint_path.checkpoint.as_directory() as folder:
+            self.load_checkpoint(folder)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on where it paused."""
@@ -107,11 +113,6 @@ class Trial(tune.Trainable):
     def _report(self, record: dict[str, float], done: bool) -> dict[str, Any]:
         self.epoch = int(record["epoch"])
         return {TIME: self.epoch, SCORE: record["score"], "done": done, "record": record}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was short: trials share it, so that the next try may find more."""
-    return any(cls.__name__ in ("MemoryError", "OutOfMemoryError") for cls in type(error).__mro__)
 
 
 def _reason(error: Exception) -> str:

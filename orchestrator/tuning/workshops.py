@@ -50,6 +50,27 @@ def open_workshop(post: TrialPost) -> Workshop:
     return InWorkerGroup(post) if several else InProcess(post)
 
 
+class NodeNotice:
+    """Ray's word that this node is about to be taken; `ekd_train.workers.Notice`.
+
+    In a worker group Ray Train hears it; a trial's own process has to ask, which it does once an epoch.
+    """
+
+    def given(self) -> bool:
+        """Whether this node is about to be taken; not if nobody answers."""
+        import ray
+        from ray._private.state import state
+
+        try:
+            return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+        except Exception:
+            return False
+
+    def leave(self) -> None:
+        """Train on, with a checkpoint after every epoch: Ray ends the process with its node, and does not
+        count that as a failure of the trial, as it would if the process ended by itself."""
+
+
 class InProcess:
     """Trains in the calling process, on the device that Ray gave it."""
 
@@ -64,7 +85,8 @@ class InProcess:
 
         experiment = build_experiment(post.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
-        workers = Workers(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        workers = Workers(device=device, notice=NodeNotice())
         arrays, description = ray.get(post.data)
         data = training_data(place(arrays, description, workers.device))
         keep = experiment.storage.keep_checkpoints
@@ -119,7 +141,7 @@ class InWorkerGroup:
                     return record
                 if event.kind == "failed":
                     reason = f"{event.data['error']}: {event.data['message']}"
-                    if event.data["failure"] == "hopeless":
+                    if event.data["failure"] == "hopeless" and not event.data["out_of_memory"]:
                         group.abandon()
                         self.close()
                         raise TrialFailed(reason)

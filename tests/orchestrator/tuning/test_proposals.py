@@ -71,6 +71,23 @@ def test_tpe_told_the_trials_of_an_earlier_start_goes_on_from_them() -> None:
     assert sum(proposed) / 10 > sum(r.quality[0] for r in records) / 30 + 0.3
 
 
+@pytest.mark.parametrize("pareto", [False, True])
+@pytest.mark.parametrize("before", [4, 14], ids=["at random", "estimated"])
+def test_tpe_of_another_start_proposes_what_the_first_one_would_have(before: int, pareto: bool) -> None:
+    first, records = OptunaProposer(SPACE, 0, pareto), []
+    for number in range(18):
+        values = first.propose(number)
+        records.append(ended(number, values, goodness(values)))
+        first.observe(records[-1])
+    again = OptunaProposer(SPACE, 0, pareto)
+    for record in records[:before]:
+        again.observe(record)
+    for record in records[before:]:
+        assert again.propose(record.number) == record.values
+        again.observe(record)
+    assert len({str(record.values) for record in records}) == 18
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["this start's", "an earlier start's"])
 def test_tpe_takes_pruned_and_failed_trials(asked: bool) -> None:
     import optuna

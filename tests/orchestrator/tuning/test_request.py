@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ekd_train.settings import Training
 from orchestrator.capacity import Capacity, Node
 from orchestrator.experiment import ExperimentError, load_experiment
 from orchestrator.tuning.capacity import trials_at_once
-from orchestrator.tuning.domains import LogUniform
+from orchestrator.tuning.domains import Choice, LogUniform
 from orchestrator.tuning.plan import search_lines
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials, grid_size
@@ -137,7 +138,7 @@ CLUSTER = Capacity((Node(8, 2), Node(4, 0)), "a test")
         (["cluster.cpus_per_worker=3"], {}, 3),
         (["cluster.workers_per_run=5"], {}, 2),
         (["cluster.workers_per_run=[2, 5]"], {}, 2),
-        (["cluster.workers_per_run=[2, 50]"], {}, 6),
+        (["cluster.workers_per_run=[2, 50]"], {}, 1),  # it takes all 12 CPUs
         (["cluster.gpus_per_worker=0.25"], {}, 8),
         (["cluster.gpus_per_worker=1", "cluster.workers_per_run=2"], {}, 1),
         (["cluster.runs_at_once=3"], {}, 3),
@@ -171,9 +172,9 @@ def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
     assert "a pool of 4, trained once" in text
 
 
-def plan_of(**options: Any) -> str:
+def plan_of(overrides: Sequence[str] = (), **options: Any) -> str:
     asked = request(**options)
-    pool = pool_experiment(load_experiment("digits", HUNDRED_EPOCHS), asked.space.domains)
+    pool = pool_experiment(load_experiment("digits", [*HUNDRED_EPOCHS, *overrides]), asked.space.domains)
     return "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
 
 
@@ -189,6 +190,19 @@ def test_the_plan_says_who_waits_for_whom() -> None:
     assert "hyperband: 5 trials, 2 past epoch 6, 1 past epoch 18, 1 past epoch 54; 2 trials, " in hyperband
     pbt = plan_of(scheduler="pbt", space=MUTABLE, trials=8)
     assert "after epochs 10, 20, 30, 40, 50, 60, 70, 80, 90 all wait for each other" in pbt
+
+
+def test_the_plan_says_which_teachers_of_the_pool_teach_a_trial() -> None:
+    first, turns = "pairs members with teachers takes the pool's first ones", "by the whole pool, in turn"
+    rotating = "distillation.assignment=rotating"
+    either = Space(
+        name="either",
+        description="both assignments",
+        domains={"distillation.assignment": Choice(choice=("fixed", "rotating"), reason="a test")},
+    )
+    assert [text in plan_of() for text in (first, turns)] == [True, False]
+    assert [text in plan_of([rotating]) for text in (first, turns)] == [False, True]
+    assert [text in plan_of(space=either) for text in (first, turns)] == [True, True]
 
 
 def test_a_population_exchanges_networks_where_it_validates_and_after_the_warm_up() -> None:

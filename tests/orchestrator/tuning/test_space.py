@@ -41,6 +41,10 @@ def test_a_file_of_the_users_own_is_a_space(tmp_path: Path) -> None:
         (f"  distillation.alpha: {{uniform: [1, 0.5], {REASON}}}", "low < high"),
         (f"  student.members: {{choice: [2, 2], {REASON}}}", "there twice"),
         (f"  student.members: {{choice: [], {REASON}}}", "student.members"),
+        ("  student.members: {choice: [2, four]}", "and a reason"),
+        (f"  student.members: {{choice: [2, four], {REASON}}}", "student.members=four.*valid integer"),
+        (f"  teachers.count: {{choice: [4, null], {REASON}}}", "teachers.count=None"),
+        (f"  student.training.epochs: {{choice: [2, four], {REASON}}}", "epochs=four.*valid integer"),
     ],
 )
 def test_what_is_wrong_with_a_space_is_named(tmp_path: Path, domains: str, complaint: str) -> None:

@@ -1,0 +1,119 @@
+"""The stage `search`: when another driver has taken the run, and when a kill has cut it off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.capacity import Capacity, Node
+from orchestrator.context import Context, RunFailed
+from orchestrator.experiment import load_experiment
+from orchestrator.storage import LocalStorage
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.space import load_space
+from orchestrator.tuning.stage import search
+from orchestrator.view import View
+
+REQUEST = SearchRequest(space=load_space("student"), trials=2)
+
+
+class Deaf:
+    """A tracker that keeps nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        return lambda *args, **kwargs: "run"
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Of a run whose teachers are there, with nothing behind `ray.put`."""
+    monkeypatch.setattr("ray.put", lambda value: None)
+    monkeypatch.setattr("ekd_train.networks.load_network", lambda *args: None)
+    monkeypatch.setattr("ekd_train.trials.network_arrays", lambda networks: {})
+    checked = SimpleNamespace(
+        experiment=load_experiment("digits"),
+        storage=LocalStorage(tmp_path),
+        description={},
+        dataset=SimpleNamespace(arrays=dict),
+    )
+    view = View.open("test", [], "nowhere")
+    view.console.quiet = True
+    made = Context(cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None)))
+    made.tracker_, made._capacity = cast(Any, Deaf()), Capacity((Node(4),), "a test")
+    return made
+
+
+def stored(context: Context) -> dict[str, bytes]:
+    storage = context.checked.storage
+    return {key: storage.read(key) for key in storage.list("")}
+
+
+def lose(context: Context) -> None:
+    assert context.ownership is not None
+    context.ownership.lost = "process 7 on another host"
+
+
+def end(recorder: Any, number: int) -> None:
+    """Trial `number` is proposed, and ends at once."""
+    recorder.ledger.propose(number, {"student.members": 4}, 1.0)
+    trial = SimpleNamespace(config={"number": number}, last_result={"failure": "a test"})
+    recorder.on_trial_complete(0, [], trial)
+
+
+def test_a_driver_that_lost_its_run_writes_no_more_trials(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: dict[str, bytes] = {}
+
+    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
+        recorder.on_step_begin(0, [])
+        end(recorder, 0)
+        lose(context)
+        before.update(stored(context))
+        recorder.on_step_begin(1, [])
+        end(recorder, 1)
+
+    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    with pytest.raises(RunFailed, match="process 7 on another host has taken this run over"):
+        search(context, REQUEST)
+    assert "trials/trial-0000/trial.json" in before
+    assert stored(context) == before
+
+
+def test_a_driver_that_lost_its_run_finishes_no_search(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: dict[str, bytes] = {}
+
+    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
+        end(recorder, 0)
+        lose(context)
+        before.update(stored(context))
+
+    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    with pytest.raises(RunFailed, match="has taken this run over"):
+        search(context, REQUEST)
+    assert stored(context) == before
+
+
+def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_not_ended(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    kept: list[float] = []
+
+    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
+        clock.now += 30
+        end(recorder, 0)
+        kept.append(json.loads(context.checked.storage.read("search.json"))["seconds"])
+
+    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    with pytest.raises(RunFailed, match="no trial has a result"):
+        search(context, REQUEST)
+    assert kept == [30.0]
