@@ -61,6 +61,8 @@ class NodeNotice:
         import ray
         from ray._private.state import state
 
+        if not ray.is_initialized():  # else asking would start Ray, or wait for one that has gone
+            return False
         try:
             return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
         except Exception:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from ekd_train.settings import TrialStep
 from orchestrator.dispatcher import Event, LaneDesk
@@ -80,10 +81,16 @@ def test_what_the_same_settings_raise_again_is_not_tried_again() -> None:
     assert (group.left, group.ended) == (8, "abandoned")
 
 
+def test_without_ray_nobody_gives_notice_and_none_is_started() -> None:
+    assert NodeNotice().given() is False
+    assert not ray.is_initialized()
+
+
 @pytest.mark.parametrize(("draining", "given"), [({}, False), ({"mine": 0}, True), ({"other": 0}, False)])
 def test_a_trial_hears_that_its_own_node_is_about_to_be_taken(
     draining: dict[str, int], given: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "mine"))
     monkeypatch.setattr("ray._private.state.state.get_draining_nodes", lambda: draining)
     assert NodeNotice().given() is given
@@ -93,5 +100,7 @@ def test_a_cluster_that_does_not_answer_has_given_no_notice(monkeypatch: pytest.
     def away() -> None:
         raise ConnectionError("no head")
 
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "mine"))
     monkeypatch.setattr("ray._private.state.state.get_draining_nodes", away)
     assert NodeNotice().given() is False
