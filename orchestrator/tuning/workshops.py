@@ -69,8 +69,8 @@ class NodeNotice:
             return False
 
     def leave(self) -> None:
-        """Train on, with a checkpoint after every epoch: Ray ends the process with its node, and does not
-        count that as a failure of the trial, as it would if the process ended by itself."""
+        """Train on, with a checkpoint after every epoch, until the node is gone: the trial may end before,
+        and a process that ended by itself would count as a failure of the trial."""
 
 
 class InProcess:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ekd_process import MARK, Started
+
 SPACE = """
 description: two keys, for tests
 domains:
@@ -60,6 +62,7 @@ def arguments(folder: Path, *options: str, space: str = SPACE, **changes: Any) -
 def start(folder: Path, *options: str, **changes: Any) -> subprocess.Popen[str]:
     """Start the search in a process of its own, on a Ray of its own."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    environment[MARK] = str(folder)
     command = [sys.executable, "-m", "orchestrator", "tune", *arguments(folder, *options, **changes)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
@@ -85,3 +88,16 @@ def mlflow_runs(folder: Path) -> list[Any]:
     client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
     experiments = [e.experiment_id for e in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
+
+
+def mlflow_artifacts(folder: Path, run_id: str, path: str) -> set[str]:
+    """What an MLflow run has below `path`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    return {item.path for item in client.list_artifacts(run_id, path)}
+
+
+def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> None:
+    """`kill -9` one of the worker group that trains a trial, and nothing else."""
+    Started(process, str(folder), folder).kill_a_worker()

@@ -29,6 +29,9 @@ def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) 
     assert set(names.values()) == {1}
     assert {name for name in names if name.startswith("trial-")} == {f"trial-{n:04d}" for n in range(5)}
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    shown = searches.mlflow_artifacts(tmp_path, parent.info.run_id, "search")
+    assert {f"search/{name}.png" for name in ("curves", "importance", "parallel_coordinates")} <= shown
+    assert "search/search.html" in shown
     for number, record in records.items():
         run = next(run for run in runs if run.info.run_name == f"trial-{number:04d}")
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -89,6 +92,24 @@ def test_trials_of_several_workers_are_really_stopped_and_their_workers_taken_ov
         assert record["history"][-1]["epoch"] < 9
         assert not list((tmp_path / f"runs/search/trials/trial-{record['number']:04d}").glob("seed-*/*"))
     assert out.splitlines()[-1] == "models:/ekd-digits/1"
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    changes = {"cluster.workers_per_run": 2, "cluster.max_failures": 1}
+    process = searches.start(tmp_path, "--trials", "1", "--scheduler", "none", **changes)
+    deadline = time.monotonic() + 400
+    folder = tmp_path / "runs/search/trials/trial-0000"
+    while not (checkpoints := list(folder.glob("seed-0/epoch-*.json"))):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    searches.kill_a_worker(process, tmp_path)
+    status, _, err = searches.finish(process)
+    assert status == 0, err[-2000:]
+    assert max(int(path.stem.split("-")[1]) for path in checkpoints) < 9
+    record = searches.trials(tmp_path)[0]
+    assert record["status"] == "completed"
+    assert [r["epoch"] for r in record["history"]] == list(range(1, 10))
 
 
 def test_accuracy_is_weighed_against_cost_over_several_seeds(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from ekd_train.loop import TrainingDiverged
 from ekd_train.settings import TrialStep
 from orchestrator import launch
+from orchestrator.context import RunFailed
 from orchestrator.experiment import load_experiment
 from orchestrator.storage import open_storage
 from orchestrator.tuning.cohorts import brackets
@@ -283,6 +284,23 @@ def test_trials_that_had_ended_are_not_run_again(tmp_path: Path) -> None:
     again = search(tmp_path, scheduler="asha", trials=6)
     assert again.trials == first.trials
     assert again.storage.list("seen") == seen
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
+def test_a_driver_that_lost_its_run_stops_at_once(
+    tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[Path, bytes] = {}
+
+    def lost(*_: object, **__: object) -> None:
+        if len(list(tmp_path.glob("seen/*/*"))) > 6:
+            kept.update({path: path.read_bytes() for path in tmp_path.glob("trials/*/trial.json")})
+            raise RunFailed("process 7 has taken this run over")
+
+    monkeypatch.setattr(Recorder, "on_step_begin", lost)
+    with pytest.raises(RunFailed, match="process 7"):
+        search(tmp_path, scheduler=scheduler, trials=6)
+    assert kept == {path: path.read_bytes() for path in tmp_path.glob("trials/*/trial.json")}
 
 
 def test_the_time_budget_ends_a_search(tmp_path: Path) -> None:
