@@ -139,6 +139,7 @@ def test_the_record_tells_how_the_network_came_about(data):
     assert load_tensors(store, "networks/teacher-0.safetensors", record["sha256"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     store = MemoryStore()
     train_all(data, store)

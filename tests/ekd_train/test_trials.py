@@ -80,6 +80,7 @@ def step(experiment: Experiment) -> TrialStep:
     return TrialStep(name="trial-0000", runs=(experiment.student_run(),), after=0)
 
 
+@pytest.mark.slow
 def test_a_trial_on_the_bench_is_the_training_run_bit_for_bit(
     world: dict[str, Any], step: TrialStep, tmp_path: Path
 ) -> None:

@@ -282,6 +282,7 @@ def test_every_setting_is_in_the_identity_but_where_files_are(runs):
         assert evaluation._identity(run, BeyondSettings(**other), None) != plain
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_records(runs, capsys, monkeypatch, store_uri, open_tracker):
     tracker = open_tracker(ekd_run_id="small-1", instance="1.0")
     tracker.close("FINISHED")

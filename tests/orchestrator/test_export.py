@@ -48,6 +48,7 @@ def test_a_pt2_file_answers_like_the_network_for_any_batch(student, images, tmp_
     assert torch.allclose(loaded(images), student(images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_answers_like_the_network_for_any_batch(student, images, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
     pytest.importorskip("onnxscript", reason="needs the extra `export`")
@@ -126,6 +127,7 @@ def test_what_no_file_can_be_written_to_is_refused_before_anything_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {"a folder", "a file"}
 
 
+@pytest.mark.slow
 def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
     done = export_network(a_source(student), "pt2", tmp_path / "student.bin")
     assert [path.name for path in tmp_path.iterdir()] == ["student.bin"]

@@ -116,6 +116,7 @@ def test_a_bad_architecture_says_the_rule_and_the_nearest(arguments, message):
         build_model(**{"num_classes": 3} | arguments)
 
 
+@pytest.mark.slow
 def test_the_averaged_student_exports_with_any_batch_size():
     torch.manual_seed(0)
     student = to_batch_ensemble(

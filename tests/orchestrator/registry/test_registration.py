@@ -150,6 +150,7 @@ def test_the_champion_loads_where_this_project_is_not_installed(tracker, registe
     assert sorted(requirements) == ["mlflow", "torch"]
 
 
+@pytest.mark.slow
 def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, later_runs, register):
     first = register(tracker, TinyStudent(1), accuracy=0.90)
     worse = register(later_runs(1), TinyStudent(2), accuracy=0.89)
@@ -163,6 +164,7 @@ def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, late
     assert "not better" in worse.promotion
 
 
+@pytest.mark.slow
 def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, later_runs, register):
     first = register(tracker, TinyStudent(1), accuracy=0.90)
     register(later_runs(1), TinyStudent(2), accuracy=0.95)

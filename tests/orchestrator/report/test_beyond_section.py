@@ -21,6 +21,7 @@ def text(evidence):
     return render(evaluated(evidence))
 
 
+@pytest.mark.slow
 def test_without_an_evaluation_there_is_neither_section_nor_link(evidence):
     page = render(evidence)
     assert 'id="beyond"' not in page
@@ -45,6 +46,7 @@ def test_the_sentence_compares_with_control_and_ensemble(section, evidence):
     assert f"{found['averaged']['mce']:.2f} times" in section.headline
 
 
+@pytest.mark.slow
 def test_what_could_not_be_computed_is_a_dash_and_not_a_zero(evidence):
     run = evaluated(evidence)
     found = {key: value for key, value in run.evaluation.items() if key != "out_of_distribution"}

@@ -110,10 +110,12 @@ def test_seeds_resamples_threads_and_batches_are_stated(text):
     assert "ms, batch of 64" in text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(evidence, text):
     assert render(evidence) == text
 
 
+@pytest.mark.slow
 def test_names_are_text_not_markup():
     page = render(make_evidence(2, names=["<script>alert(1)</script>", "a & b"]))
     assert "<script" not in page
@@ -134,6 +136,7 @@ def test_with_many_classes_the_mistakes_are_listed_instead_of_a_matrix():
     assert "taken for" in page
 
 
+@pytest.mark.slow
 def test_an_unregistered_run_can_be_reported(evidence):
     manifest = {**evidence.manifest, "stages": dict(evidence.manifest["stages"])}
     del manifest["stages"]["register"]
@@ -156,6 +159,7 @@ def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_s
     assert "channels pruned" not in render(plain)
 
 
+@pytest.mark.slow
 def test_drawing_without_a_home_folder_says_nothing():
     draw = "from orchestrator.report.charts import styled; styled(lambda: None)()"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPLCONFIGDIR"))}

@@ -48,6 +48,7 @@ def search():
     return Search(request, ranked, outputs)
 
 
+@pytest.mark.slow
 def test_a_run_that_searched_nothing_has_neither_section_nor_link(evidence):
     page = render(evidence)
     assert 'id="search"' not in page
@@ -78,6 +79,7 @@ def test_the_figures_show_the_trials_that_reported(search):
     assert set(section.keys) == set(section.importance)
 
 
+@pytest.mark.slow
 def test_the_pareto_set_is_shown_where_cost_was_searched_too(evidence, search):
     assert not search_section(search).pareto
     asked = replace(search, request={**search.request, "searcher": "pareto"})

@@ -60,7 +60,7 @@ def test_what_is_wrong_with_a_space_is_named(tmp_path: Path, domains: str, compl
         ("domains: [", "not valid YAML"),
         ("description: x\ndomains: {}\n", "domains"),
         ("description: x\ndescription: y\n", "line 2: the key 'description' stands twice"),
-        ("description: 2024-99-99\n", "not valid YAML"),
+        ("description: [\n", "not valid YAML"),
         ("&a [*a]", "within itself"),
     ],
 )
