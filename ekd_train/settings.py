@@ -242,18 +242,22 @@ class TrainingRun(Settings):
 
     @model_validator(mode="after")
     def _can_cache(self) -> TrainingRun:
-        if not self.training.speed.cache_teachers or not self.teachers:
-            return self
+        if self.training.speed.cache_teachers and (why := self.why_not_cached()):
+            raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
+        return self
+
+    def why_not_cached(self) -> str | None:
+        """Why the teachers' predictions cannot be kept from epoch to epoch; None if they can."""
         variants, epochs = self.augmentation.variants, self.training.epochs
+        if not self.teachers:
+            return None
         if self.perturbation.kind != "none":
-            why = f"perturbation.kind={self.perturbation.kind} makes new images in every step"
-        elif self.distillation is not None and self.distillation.ekd.feature > 0:
-            why = "distillation.ekd.feature asks for the teachers' features too"
-        elif variants > epochs:
-            why = f"augmentation makes {variants} variants of an image, more than the {epochs} epochs"
-        else:
-            return self
-        raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
+            return f"perturbation.kind={self.perturbation.kind} makes new images in every step"
+        if self.distillation is not None and self.distillation.ekd.feature > 0:
+            return "distillation.ekd.feature asks for the teachers' features too"
+        if variants > epochs:
+            return f"augmentation makes {variants} variants of an image, more than the {epochs} epochs"
+        return None
 
     def identity(self) -> dict[str, Any]:
         """The plain dictionary that a fingerprint of this run is taken of."""

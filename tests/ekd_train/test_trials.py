@@ -21,6 +21,7 @@ from ekd_train.trials import TrialBench, checkpoint_prefix, network_arrays
 from ekd_train.workers import Workers
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.storage import Storage, open_storage
+from orchestrator.tuning.trial import sharing_predictions
 
 TINY = {
     "data.train_size": 40,
@@ -103,6 +104,23 @@ def test_a_trial_on_the_bench_is_the_training_run_bit_for_bit(
     assert stored is not None
     for name, value in trained.network.state_dict().items():
         torch.testing.assert_close(stored.best[name], value, rtol=0, atol=0)
+
+
+def test_trials_of_a_machine_read_one_copy_of_their_teachers_predictions(
+    world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = copy_of(world, tmp_path / "store")
+    for number, temperature in enumerate((2, 4)):
+        changes = TINY | {
+            "perturbation.kind": "none",
+            "data.augmentation": "{crop_padding: 0, flip: false}",
+            "distillation.temperature": temperature,
+        }
+        run = load_experiment("digits", [f"{key}={value}" for key, value in changes.items()]).student_run()
+        step = TrialStep(name=f"trial-000{number}", runs=(sharing_predictions(run),), after=0)
+        bench(world, store=store).step(step, Silent())
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint, Trainable
 
-from orchestrator.tuning.trial import POINTER, Trial
+from orchestrator.experiment import load_experiment
+from orchestrator.tuning.trial import POINTER, Trial, sharing_predictions
 
 
 class Planted:
@@ -38,3 +39,23 @@ def test_a_pickle_that_somebody_put_into_a_checkpoint_is_not_loaded(tmp_path: Pa
     with pytest.raises(TypeError):  # a dict is no folder
         Trainable.restore(trial, paused)
     assert trace.exists()  # what Tune does by itself
+
+
+PLAIN = ("perturbation.kind=none", "data.augmentation={crop_padding: 0, flip: false}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        (PLAIN, True),
+        (PLAIN[1:], False),  # perturbed
+        (PLAIN[:1], False),  # augmented
+        ((*PLAIN, "student.method=ekd", "distillation.ekd.feature=0.1"), False),
+    ],
+)
+def test_trials_share_their_teachers_predictions_where_images_stay_as_they_are(
+    changes: tuple[str, ...], shared: bool
+) -> None:
+    run = load_experiment("digits", changes).student_run()
+    assert sharing_predictions(run).training.speed.cache_teachers is shared
+    assert sharing_predictions(load_experiment("digits", changes).control_run()).teachers == ()
