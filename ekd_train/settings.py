@@ -47,7 +47,7 @@ class DataSettings(Settings):
 
     name: DataName = "digits"
     root: str | None = None
-    """Folder that holds the files; not needed for `digits`."""
+    """Folder or `s3://bucket/prefix` that holds the files; not needed for `digits`."""
     download: bool = False
     """Let torchvision download what is missing under `root` (where it can)."""
     validation_size: Positive = 5000

@@ -71,9 +71,10 @@ def _tracking(experiment: Experiment) -> str:
 
 def _data(experiment: Experiment) -> str:
     from ekd_train.data import describe, load_dataset
+    from orchestrator.data_source import local_data
     from orchestrator.preflight import check_images, check_networks
 
-    found = describe(load_dataset(experiment.data))
+    found = describe(load_dataset(local_data(experiment.data, experiment.storage.endpoint_url)))
     check_images(experiment, found)
     check_networks(experiment, found)
     return (

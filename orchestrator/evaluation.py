@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ekd_train.beyond_settings import BeyondSettings
+from orchestrator.data_source import local_data
 from orchestrator.experiment import Experiment, ExperimentError, apply_overrides, build_experiment
 from orchestrator.explanation import explain
 from orchestrator.manifest import EVALUATION, read_json, read_run
@@ -241,7 +242,8 @@ def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
 def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
     """The run's data settings, with its files where they are on this machine."""
     data = run.experiment.data
-    return data if settings.data_root is None else data.model_copy(update={"root": settings.data_root})
+    here = data if settings.data_root is None else data.model_copy(update={"root": settings.data_root})
+    return local_data(here, run.experiment.storage.endpoint_url)
 
 
 def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:

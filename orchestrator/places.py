@@ -150,9 +150,9 @@ def why_not_elsewhere(experiment: Experiment) -> str | None:
             "which is deleted with the job; use an MLflow server's address"
         )
     root = experiment.data.root
-    if root is not None and not Path(root).is_absolute():
+    if root is not None and not root.startswith("s3://") and not Path(root).is_absolute():
         return (
-            f"data.root is {root!r}, a folder relative to a job's temporary directory; use the absolute path "
-            "of a folder that the cluster's head has"
+            f"data.root is {root!r}, a folder relative to a job's temporary directory; use "
+            "s3://bucket/prefix, or the absolute path of a folder that the cluster's head has"
         )
     return None

@@ -16,6 +16,7 @@ from ekd_train.data import Dataset, describe, load_dataset
 from ekd_train.settings import TrainingRun
 from orchestrator.capacity import Capacity, why_never
 from orchestrator.cluster_address import local_capacity, wanted_address
+from orchestrator.data_source import local_data
 from orchestrator.experiment import RUN_ID, Cluster, Experiment, ExperimentError
 from orchestrator.launch import LaunchError, start_ray, stop_ray
 from orchestrator.manifest import check_continuable
@@ -52,7 +53,7 @@ def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capaci
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
     capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
     check_capacity(experiment, capacity)
-    dataset = load_dataset(experiment.data)
+    dataset = load_dataset(local_data(experiment.data, experiment.storage.endpoint_url))
     description = describe(dataset)
     check_images(experiment, description)
     check_networks(experiment, description)

@@ -140,8 +140,13 @@ class S3Storage(Storage):
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Storage.list`."""
+        return sorted(self.versions(prefix))
+
+    def versions(self, prefix: str = "") -> dict[str, Version]:
+        """What `list` gives, with the version of each object, for the price of the list."""
         below = len(self.prefix) + 1 if self.prefix else 0
-        return sorted(key for name in self._names(prefix) if is_key(key := name[below:]))
+        objects = self._objects(prefix)
+        return {key: version for name, version in objects.items() if is_key(key := name[below:])}
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
@@ -178,12 +183,15 @@ class S3Storage(Storage):
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _names(self, prefix: str) -> Sequence[str]:
+        return list(self._objects(prefix))
+
+    def _objects(self, prefix: str) -> dict[str, Version]:
         folder = self._name(prefix) if prefix else self.prefix
 
-        def pages(client: Any) -> Sequence[str]:
+        def pages(client: Any) -> dict[str, Version]:
             paginator = client.get_paginator("list_objects_v2")
             found = paginator.paginate(Bucket=self.bucket, Prefix=f"{folder}/" if folder else "")
-            return [item["Key"] for page in found for item in page.get("Contents", [])]
+            return {item["Key"]: Version(item["ETag"]) for page in found for item in page.get("Contents", [])}
 
         return self._call(prefix, pages)
 

@@ -1,0 +1,90 @@
+"""Data sets that lie in S3: fetched once a machine, then read like any folder.
+
+Only the driver's machine fetches; from there the images travel through Ray's object store, once to
+every node.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ekd_train.settings import DataSettings
+from orchestrator.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from orchestrator.storage.s3 import S3Storage
+
+PATIENCE_S = 20.0
+"""A user waits for this: nothing has begun yet."""
+
+INDEX = ".versions.json"
+"""Which version of each object the folder holds; no object's name begins with a dot."""
+
+
+def local_data(data: DataSettings, endpoint_url: str | None) -> DataSettings:
+    """`data`, with `root` a folder of this machine: what lies below `s3://` is fetched if it is new.
+
+    Raises `ExperimentError`, or `StorageError` where the store refuses or cannot be reached.
+    """
+    if data.root is None or not data.root.startswith("s3://"):
+        return data
+    from orchestrator.storage.s3 import S3Storage
+
+    if data.download:
+        raise ExperimentError("data.download: nothing is downloaded into S3; put the files there yourself")
+    try:
+        source = S3Storage.from_uri(data.root, endpoint_url, patience_s=PATIENCE_S)
+    except ValueError as error:
+        raise ExperimentError(f"data.root: {str(error).replace('storage.uri', 'it')}") from None
+    name = hashlib.sha256(f"{endpoint_url} {source.uri()}".encode()).hexdigest()[:16]
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given up when the file is closed, or the process dies
+            _bring_up_to_date(source, folder)
+    except OSError as error:
+        raise ExperimentError(
+            f"data.root: cannot keep {source.uri()} in {folder}: {error.strerror}; set XDG_CACHE_HOME"
+        ) from error
+    return data.model_copy(update={"root": str(folder)})
+
+
+def cache_folder() -> Path:
+    """Where data sets from S3 lie on this machine: `$XDG_CACHE_HOME/ekd/data`. It may be deleted."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "ekd" / "data"
+
+
+def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
+    from rich.console import Console
+
+    from orchestrator.meter import Meter
+
+    wanted = source.versions()
+    if not wanted:
+        raise ExperimentError(f"data.root: there is nothing below {source.uri()}")
+    index = folder / INDEX
+    kept: dict[str, str] = json.loads(index.read_text()) if index.exists() else {}
+    for gone in kept.keys() - wanted.keys():
+        (folder / gone).unlink(missing_ok=True)
+        del kept[gone]
+    new = [key for key, version in wanted.items() if kept.get(key) != version or not (folder / key).exists()]
+    meter = Meter(f"images from {source.uri()}", Console(stderr=True))
+    pool = ThreadPoolExecutor(max_workers=8)
+    futures = {pool.submit(source.read_file, key, folder / key): key for key in new}
+    try:
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            meter(done, len(new))
+    finally:
+        meter.close()
+        pool.shutdown(cancel_futures=True)  # those under way come to their end
+        whole = [f for f in futures if not f.cancelled() and f.exception() is None]
+        index.write_text(json.dumps(kept | {futures[f]: wanted[futures[f]] for f in whole}))
