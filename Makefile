@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAST_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo fashion-mnist test faults check format bench clean
@@ -24,7 +25,8 @@ fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package,
 	$(BIN)/python -m ekd_train.data.prepare fashion_mnist --root data
 
 test: $(STAMP)  ## set-up, and the whole suite
-	$(BIN)/python -m pytest
+	$(FAST_TESTS)
+	$(BIN)/python -m pytest -m slow
 
 faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, half an hour
 	EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
@@ -34,7 +36,7 @@ check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minut
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
+	$(FAST_TESTS)
 
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .
