@@ -25,8 +25,9 @@ from ekd_train.schedule import learning_rate_factor, linear_warmup
 from ekd_train.settings import Factors, TrainingRun
 from ekd_train.speed import lay_out
 from ekd_train.step import Batch, Step
-from ekd_train.teacher_cache import TeacherCache, cache_folder, open_cache
+from ekd_train.teacher_cache import TeacherCache, open_cache
 from ekd_train.trainee import Trainee, build_network, build_trainee
+from ekd_train.user_cache import cache_folder
 from ekd_train.workers import Workers
 
 PROGRESS_EVERY_S = 0.5
@@ -222,7 +223,7 @@ class Loop:
         ).to(device)
         if self.settings.speed.cache_teachers and self.teachers is not None:
             self.teacher_cache = open_cache(
-                cache_folder(), self.teachers, data.train.images, run.augmentation
+                cache_folder("teachers"), self.teachers, data.train.images, run.augmentation
             )
         for module in (network, self.teachers):
             if module is not None:

@@ -7,11 +7,8 @@ same data and teachers find it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from torch import Tensor
 from ekd_train.data.augment import AugmentationDraw, augment, variant, variant_indices
 from ekd_train.models.teachers import Teachers
 from ekd_train.settings import Augmentation
+from ekd_train.user_cache import locked
 
 BATCH = 500
 """Images evaluated at a time: always the same, because batch size decides rounding."""
@@ -48,17 +46,11 @@ def open_cache(folder: Path, teachers: Teachers, images: Tensor, augmentation: A
     """
     path = folder / f"{_key(teachers, images, augmentation)}.npy"
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         if not path.exists():
             _make(path, teachers, images, augmentation)
     # Copy on write: nothing is written, but torch has no read-only tensors.
     return TeacherCache(torch.from_numpy(np.load(path, mmap_mode="c")))
-
-
-def cache_folder() -> Path:
-    """Where a user's caches lie on this machine: `$XDG_CACHE_HOME/ekd/teachers`. It may be deleted."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "ekd" / "teachers"
 
 
 @torch.no_grad()
@@ -83,10 +75,3 @@ def _key(teachers: Teachers, images: Tensor, augmentation: Augmentation) -> str:
     for tensor in (images, *teachers.state_dict().values(), *teachers.buffers()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed, or the process dies
-        yield

@@ -6,16 +6,16 @@ every node.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ekd_train.settings import DataSettings
+from ekd_train.user_cache import cache_folder, locked
 from orchestrator.errors import ExperimentError
+from orchestrator.storage.atomic_files import replacing
 
 if TYPE_CHECKING:
     from orchestrator.storage.s3 import S3Storage
@@ -43,23 +43,16 @@ def local_data(data: DataSettings, endpoint_url: str | None) -> DataSettings:
     except ValueError as error:
         raise ExperimentError(f"data.root: {str(error).replace('storage.uri', 'it')}") from None
     name = hashlib.sha256(f"{endpoint_url} {source.uri()}".encode()).hexdigest()[:16]
-    folder = cache_folder() / name
+    folder = cache_folder("data") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given up when the file is closed, or the process dies
+        with locked(folder / ".lock"):
             _bring_up_to_date(source, folder)
     except OSError as error:
         raise ExperimentError(
             f"data.root: cannot keep {source.uri()} in {folder}: {error.strerror}; set XDG_CACHE_HOME"
         ) from error
     return data.model_copy(update={"root": str(folder)})
-
-
-def cache_folder() -> Path:
-    """Where data sets from S3 lie on this machine: `$XDG_CACHE_HOME/ekd/data`. It may be deleted."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "ekd" / "data"
 
 
 def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
@@ -70,8 +63,7 @@ def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
     wanted = source.versions()
     if not wanted:
         raise ExperimentError(f"data.root: there is nothing below {source.uri()}")
-    index = folder / INDEX
-    kept: dict[str, str] = json.loads(index.read_text()) if index.exists() else {}
+    kept = _read_index(folder / INDEX)
     for gone in kept.keys() - wanted.keys():
         (folder / gone).unlink(missing_ok=True)
         del kept[gone]
@@ -87,4 +79,14 @@ def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
         meter.close()
         pool.shutdown(cancel_futures=True)  # those under way come to their end
         whole = [f for f in futures if not f.cancelled() and f.exception() is None]
-        index.write_text(json.dumps(kept | {futures[f]: wanted[futures[f]] for f in whole}))
+        kept |= {futures[f]: wanted[futures[f]] for f in whole}
+        with replacing(folder / INDEX) as file:
+            file.write(json.dumps(kept).encode())
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):  # none yet, or damaged: all is fetched again
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -134,14 +134,14 @@ def cluster_capacity(where: str) -> Capacity:
     )
     config = state.get_cluster_config()
     groups = tuple(
-        NodeGroup(Node(g.resources.get("CPU", 0), g.resources.get("GPU", 0)), _count(g.max_count))
+        NodeGroup(Node(g.resources.get("CPU", 0), g.resources.get("GPU", 0)), _at_most(g.max_count))
         for g in (config.node_group_configs if config is not None else ())
         if g.max_count
     )
     return Capacity(nodes, where, groups)
 
 
-def _count(most: int) -> int:
+def _at_most(most: int) -> int:
     return most if most >= 0 else MANY_NODES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import Experiment, ExperimentError, build_experiment
@@ -38,8 +39,10 @@ class Manifest:
 
         Raises `ExperimentError` when the run id belongs to another experiment or other data.
         """
-        version = storage.read_versioned(MANIFEST)[1] if storage.exists(MANIFEST) else None
-        content = read_manifest(storage)
+        version: Version | None = None
+        with suppress(MissingKey):
+            _, version = storage.read_versioned(MANIFEST)
+        content = read_manifest(storage)  # after its version: a write in between is a conflict later
         if content is None:
             manifest = cls(
                 storage,

@@ -10,7 +10,8 @@ import pytest
 
 from ekd_train.data import load_dataset
 from ekd_train.settings import DataSettings
-from orchestrator.data_source import cache_folder, local_data
+from ekd_train.user_cache import cache_folder
+from orchestrator.data_source import INDEX, local_data
 from orchestrator.errors import ExperimentError
 from orchestrator.storage import StorageError
 from orchestrator.storage.s3 import S3Storage
@@ -64,6 +65,15 @@ def test_only_what_is_new_is_fetched_and_what_is_gone_goes(images: Path, s3: S3S
     assert second.exists()
 
 
+def test_an_index_that_is_damaged_costs_no_more_than_fetching_again(images: Path, s3: S3Storage) -> None:
+    folder = fetched(s3)
+    index = folder / INDEX
+    for damaged in (index.read_bytes()[:50], b"[]", b""):
+        index.write_bytes(damaged)
+        assert fetched(s3) == folder
+    assert load_dataset(settings(str(folder))).fingerprint == load_dataset(settings(str(images))).fingerprint
+
+
 def test_what_was_fetched_before_a_failure_is_kept(images: Path, s3: S3Storage, monkeypatch) -> None:
     read, seen = S3Storage.read_file, []
 
@@ -101,7 +111,7 @@ def test_a_store_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.data_source.PATIENCE_S", 0.1)
     with pytest.raises(StorageError):
         local_data(settings("s3://bucket/x"), "http://127.0.0.1:9")
-    assert not any(cache_folder().rglob("*.png"))
+    assert not any(cache_folder("data").rglob("*.png"))
 
 
 def test_a_folder_stays_what_it_is() -> None:
