@@ -28,10 +28,10 @@ test: $(STAMP)  ## set-up, and the whole suite
 	$(FAST_TESTS)
 	$(BIN)/python -m pytest -m slow
 
-faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, half an hour
+faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, three quarters of an hour
 	EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 
-check: $(STAMP)  ## format, lint, types, import rules, fast tests: about a minute
+check: $(STAMP)  ## format, lint, types, import rules, fast tests: a minute and a half
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

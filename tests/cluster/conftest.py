@@ -26,7 +26,7 @@ def pytest_terminal_summary(terminalreporter, config):
 def can_have_hosts():
     """Skips where hosts, or the servers that run on them, cannot be had, or nobody asked for them."""
     if not os.environ.get("EKD_FAULT_MATRIX"):
-        pytest.skip("`make faults` runs it, on hosts of its own: about half an hour")
+        pytest.skip("`make faults` runs it, on hosts of its own: about 45 minutes")
     if reason := hosts.why_impossible() or servers.why_impossible():
         pytest.skip(reason)
 
