@@ -1,7 +1,7 @@
 """The door to Ray: starting it, what it has, and the warm worker group that does the training.
 
-The only builder of `TorchTrainer`. One `TorchTrainer.fit` stays up for the whole `ekd run`; its
-workers form lanes that take one job after another from the dispatcher (docs/adr/0002).
+The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd run`; its workers
+form lanes that take one job after another from the dispatcher (docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -233,11 +233,11 @@ class WorkerGroup:
 
     def _trainer(self, lanes: int) -> Any:
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
         from ray.train.v2.api.config import FailureConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from ekd_train.worker import Post, work
-        from orchestrator.process_group import AddressedTorchConfig
+        from orchestrator.process_group import ProcessGroupConfig
 
         cluster = self.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
@@ -245,7 +245,7 @@ class WorkerGroup:
             resources["GPU"] = cluster.gpus_per_worker
         fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
         path, filesystem = ray_storage(self.store)
-        return TorchTrainer(
+        return DataParallelTrainer(
             work,
             train_loop_config={
                 "post": Post(
@@ -259,7 +259,7 @@ class WorkerGroup:
                     keep_checkpoints=self.keep_checkpoints,
                 )
             },
-            torch_config=AddressedTorchConfig(),
+            backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(
                 # Between one lane and all of them: a lost host costs its lanes, not the run.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
