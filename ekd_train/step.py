@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ekd_train.data.augment import AugmentationDraw, augment
+from ekd_train.diversity import diversity_in_training
 from ekd_train.models.stages import logits_and_features
 from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, Predictions
@@ -56,7 +57,11 @@ class Step:
     speed: Speed
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Update the weights once; the loss and its terms, on this share, detached."""
+        """Update the weights once; the loss and its terms, on this share, detached.
+
+        With them `{teachers,members}_diversity/*` on the images that the student learned from, where
+        there are several: what the perturbation makes of the teachers' disagreement, and who follows.
+        """
         clean = augment(batch.images, batch.augmentation)
         with computing(self.speed, clean.device):
             images = apply(
@@ -81,7 +86,11 @@ class Step:
         (losses["loss"] * batch.weight).backward()
         adjust_factor_gradients(self.optimiser)
         self.optimiser.step()
-        return {name: value.detach() for name, value in losses.items()}
+        reported = {name: value.detach() for name, value in losses.items()}
+        for who, logits in (("teachers", teacher_logits), ("members", student)):
+            found = diversity_in_training(logits)
+            reported |= {f"{who}_diversity/{name}": value.float() for name, value in found.items()}
+        return reported
 
     @torch.no_grad()
     def _teach(self, teachers: Teachers | None, images: Tensor) -> tuple[Tensor | None, list[Tensor] | None]:

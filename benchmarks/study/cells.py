@@ -78,11 +78,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @cache
 def data_of(regime: str) -> Data:
     """The regime's images, read once a process."""
     dataset = load_dataset(REGIMES[regime].build("same").data)
-    return place(dataset.arrays(), describe(dataset), torch.device("cpu"))
+    return place(dataset.arrays(), describe(dataset), _device())
 
 
 def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
@@ -93,7 +97,7 @@ def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
 def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
     """Train it unless that is done; its best validation record."""
     store = store_of(folder, teacher.regime, teacher.pool)
-    record = execute(teacher.run(), data_of(teacher.regime), store, Silent(), Workers(), 1)
+    record = execute(teacher.run(), data_of(teacher.regime), store, Silent(), Workers(device=_device()), 1)
     best: dict[str, Any] = record["best"]
     return best
 
@@ -102,7 +106,7 @@ def measure_teachers(regime: str, pool: str, folder: Path) -> dict[str, Any]:
     """The teachers alone and together, on the test images."""
     data, store = data_of(regime), store_of(folder, regime, pool)
     runs = REGIMES[regime].teachers(pool)
-    networks = [load_network(store, run, dict(data.description)) for run in runs]
+    networks = [_load(store, run, data) for run in runs]
     ensemble = _measure(Teachers(networks), data)
     return {"teachers": [_measure(network, data) for network in networks], "ensemble": ensemble}
 
@@ -132,13 +136,13 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
     result = {}
     match arm.made_by:
         case "uniform average":
-            networks = [load_network(store, other.run(), dict(data.description)) for other in others]
+            networks = [_load(store, other.run(), data) for other in others]
             network = uniform_average(networks, data.train.images)
         case "swa":
             network = swa(run, data, _teachers(run, store, data))
         case _:
-            result["best"] = execute(run, data, store, Silent(), Workers(), 1)["best"]
-            network = load_network(store, run, dict(data.description))
+            result["best"] = execute(run, data, store, Silent(), Workers(device=_device()), 1)["best"]
+            network = _load(store, run, data)
     if cell.final:
         result["averaged"] = _measure(averaged(network), data)
         if isinstance(network, Subnetworks):
@@ -150,7 +154,11 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
 
 
 def _teachers(run: TrainingRun, store: LocalStorage, data: Data) -> Teachers:
-    return Teachers([load_network(store, teacher, dict(data.description)) for teacher in run.teachers])
+    return Teachers([_load(store, teacher, data) for teacher in run.teachers])
+
+
+def _load(store: LocalStorage, run: TrainingRun, data: Data) -> nn.Module:
+    return load_network(store, run, dict(data.description)).to(data.train.images.device)
 
 
 def _measure(network: nn.Module, data: Data) -> dict[str, dict[str, float]]:

@@ -45,30 +45,59 @@ _DIGITS = (
     "{epochs: 200, batch_size: 64, learning_rate: 0.03, schedule: {kind: cosine, warmup_epochs: 5}, "
     "evaluate_every: 4, checkpoint_every: 100}"
 )
+_COMPACT = "with high-capacity teachers and a compact student: EKD's setting"
 
 
-def _fashion(fraction: float, epochs: int, stem_channels: int = 16) -> Regime:
+def _fashion(fraction: float, epochs: int, stem_channels: int = 16, *, compact: bool = False) -> Regime:
     training = (
         f"{{epochs: {epochs}, batch_size: 64, learning_rate: 0.05, "
         "schedule: {kind: cosine, warmup_epochs: 2}, evaluate_every: 2, checkpoint_every: 10}"
     )
-    wide = f"{{name: wide_resnet, depth: 10, width: 1, stem_channels: {stem_channels}}}"
-    resnet = f"{{name: resnet, depth: 8, stem_channels: {stem_channels}}}"
+    student = f"{{name: wide_resnet, depth: 10, width: 1, stem_channels: {stem_channels}}}"
+    wide, resnet = student, f"{{name: resnet, depth: 8, stem_channels: {stem_channels}}}"
+    if compact:
+        wide = f"{{name: wide_resnet, depth: 16, width: 2, stem_channels: {stem_channels}}}"
+        resnet = f"{{name: resnet, depth: 14, width: 2, stem_channels: {stem_channels}}}"
     return Regime(
         "fashion_mnist",
         (
             f"data.train_fraction={fraction}",
-            *(
-                f"{of}.{key}"
-                for of in ("teachers", "student")
-                for key in (f"architecture={wide}", f"training={training}")
-            ),
+            f"teachers.architecture={wide}",
+            f"student.architecture={student}",
+            f"teachers.training={training}",
+            f"student.training={training}",
         ),
         _two_families(wide, resnet, training),
         f"{100 * fraction:g} % of the training images, {epochs} epochs, {stem_channels} stem channels "
-        "(the packaged experiment has 16)",
+        f"(the packaged experiment has 16){f', {_COMPACT}' if compact else ''}",
     )
 
+
+def _cifar(experiment: str, width: int, fraction: float, *, compact: bool = False) -> Regime:
+    training = (
+        "{epochs: 200, batch_size: 128, learning_rate: 0.1, schedule: {kind: cosine, warmup_epochs: 5}, "
+        "evaluate_every: 2, checkpoint_every: 20}"
+    )
+    wide = f"{{name: wide_resnet, depth: 28, width: {width}}}"
+    student = f"{{name: wide_resnet, depth: 16, width: {width}}}" if compact else wide
+    return Regime(
+        experiment,
+        (
+            "seed=0",
+            f"data.train_fraction={fraction}",
+            f"teachers.architecture={wide}",
+            f"student.architecture={student}",
+            f"teachers.training={training}",
+            f"student.training={training}",
+        ),
+        _two_families(wide, f"{{name: resnet, depth: 56, width: {width}}}", training),
+        f"{100 * fraction:g} % of the training images, the recipe of the LatentBE paper"
+        f"{f', {_COMPACT}' if compact else ''}; for a GPU",
+    )
+
+
+_EPOCHS = {0.05: 40, 0.1: 30, 0.2: 25, 0.5: 15, 1.0: 10}
+"""Fraction of Fashion-MNIST's training images -> epochs: fewer passes over more images."""
 
 REGIMES: dict[str, Regime] = {
     "digits": Regime(
@@ -87,12 +116,15 @@ REGIMES: dict[str, Regime] = {
             f"student.training={_DIGITS}",
         ),
         _two_families(_WRN_16_2, _RESNET_14_2, _DIGITS),
-        "as digits, with high-capacity teachers (WRN-16-2) and the compact student (WRN-10-1): EKD's setting",
+        f"as digits, {_COMPACT} (teachers WRN-16-2, student WRN-10-1)",
     ),
-    "fashion_mnist-2": _fashion(0.02, 40, stem_channels=4),  # what two cores can train in all arms in hours
-    **{
-        f"fashion_mnist-{100 * fraction:g}": _fashion(fraction, epochs)
-        for fraction, epochs in ((0.05, 40), (0.1, 30), (0.2, 25), (0.5, 15), (1.0, 10))
-    },
 }
 """By name, as the command line takes them."""
+for _compact, _suffix in ((False, ""), (True, "-compact")):
+    # What two cores can train in all arms in hours.
+    REGIMES[f"fashion_mnist-2{_suffix}"] = _fashion(0.02, 40, stem_channels=4, compact=_compact)
+    for _fraction, _number in _EPOCHS.items():
+        _percent = f"{100 * _fraction:g}{_suffix}"
+        REGIMES[f"fashion_mnist-{_percent}"] = _fashion(_fraction, _number, compact=_compact)
+        REGIMES[f"cifar10-{_percent}"] = _cifar("cifar10", 1, _fraction, compact=_compact)
+        REGIMES[f"cifar100-{_percent}"] = _cifar("cifar100_latentbe", 4, _fraction, compact=_compact)

@@ -43,7 +43,8 @@ def swa(run: TrainingRun, data: Data, teachers: Teachers) -> nn.Module:
     changed = run.model_copy(update={"training": run.training.model_copy(update={"schedule": schedule})})
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(LocalStorage(Path(folder)), "checkpoints", "swa", keep=1)
-        loop = Loop(changed, training_data(data), checkpoints, Silent(), Workers(), teachers)
+        workers = Workers(device=data.train.images.device)
+        loop = Loop(changed, training_data(data), checkpoints, Silent(), workers, teachers)
         mean = AveragedModel(loop.step.trainee.network)
         while not loop.finished:
             loop.advance()

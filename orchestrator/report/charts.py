@@ -182,7 +182,7 @@ def learning_chart(evidence: Evidence) -> str:
 
 @styled
 def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
-    """How the members' diversity went in training, against the teachers' at the end; None without members."""
+    """How the diversity of members and teachers went in training; None without members."""
     history = evidence.histories["student"]
     if not all("members_diversity/pairwise_kl" in record for record in history):
         return None
@@ -195,6 +195,10 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
         strict=True,
     ):
         _curve(axes, history, f"members_diversity/{key}", **_line("members", "members, validation"))
+        for who, kind in (("teachers", "ensemble"), ("members", "members")):
+            if all(f"train/{who}_diversity/{key}" in record for record in history):
+                style = _line(kind, f"{who}, images trained on") | {"linestyle": ":"}
+                _curve(axes, history, f"train/{who}_diversity/{key}", **style)
         if "teachers" in findings.diversities:
             axes.axhline(
                 findings.diversities["teachers"][key],
@@ -206,12 +210,12 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
         axes.set_title(title)
         axes.set_xlabel("epoch")
     _log_scale(panels[0])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     last = history[-1]
     return to_svg(
         figure,
         "diversity",
-        "Diversity of the student's members in training",
+        "Diversity of teachers and members in training",
         f"At the end the members' pairwise KL is {last['members_diversity/pairwise_kl']:.4f} nats and they "
         f"agree on {100 * last['members_diversity/agreement']:.1f} % of the validation images.",
     )

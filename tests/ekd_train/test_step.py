@@ -14,6 +14,7 @@ from training_runs import (
 
 from ekd_train.data.augment import as_float
 from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.diversity import diversity
 from ekd_train.loop import Loop
 from ekd_train.models.batch_ensemble import factors
 from ekd_train.reporter import Silent
@@ -89,10 +90,36 @@ def test_a_step_leaves_the_teachers_alone(perturbation):
 def test_the_terms_of_the_loss_are_returned_without_a_graph():
     loop = loop_of(student_run("batch_ensemble", "conf_ods", alpha=0.9))
     losses = loop.step(first_batch(loop)[1])
-    assert set(losses) == {"loss", "label", "distillation"}
+    shown = {
+        f"{who}_diversity/{key}" for who in ("teachers", "members") for key in ("pairwise_kl", "agreement")
+    }
+    assert set(losses) == {"loss", "label", "distillation"} | shown
     assert not any(value.requires_grad for value in losses.values())
     mixed = 0.1 * losses["label"] + 0.9 * losses["distillation"]
     torch.testing.assert_close(losses["loss"], mixed)
+
+
+def test_a_step_tells_how_much_teachers_and_members_disagree_on_the_images_it_trained_on():
+    loop = loop_of(without_augmentation(student_run("latent_be")))
+    assert loop.teachers is not None
+    by_hand = copy.deepcopy(loop.step.trainee.network).train()
+    rows, batch = first_batch(loop)
+    images = as_float(loop.data.train.images[rows])
+    told = loop.step(batch)
+    for who, network in (("teachers", loop.teachers), ("members", by_hand)):
+        with torch.no_grad():
+            expected = diversity(network(images).softmax(-1))
+        assert {key: float(told[f"{who}_diversity/{key}"]) for key in expected} == pytest.approx(
+            expected, rel=1e-3
+        )
+    assert told["teachers_diversity/pairwise_kl"] > 0
+
+
+def test_without_several_networks_nothing_is_told_of_their_diversity():
+    loop = loop_of(label_run())
+    assert set(loop.step(first_batch(loop)[1])) == {"loss", "label"}
+    loop = loop_of(student_run("kd"))
+    assert not any(name.startswith("members") for name in loop.step(first_batch(loop)[1]))
 
 
 def test_every_parameter_learns():

@@ -90,7 +90,12 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
     student = plain
     if method != "kd":
         spread = {f"members_diversity/{k}": v for k, v in diversity(tensors["test/members"]).items()}
-        more = {"members/accuracy": 0.7, "members/nll": 0.6, "averaging_gap": 0.01, **spread}
+        trained_on = {
+            f"train/{who}_diversity/{key}": value
+            for who in ("teachers", "members")
+            for key, value in {"pairwise_kl": 0.02, "agreement": 0.95}.items()
+        }
+        more = {"members/accuracy": 0.7, "members/nll": 0.6, "averaging_gap": 0.01, **spread, **trained_on}
         student = [{**record, **more} for record in plain]
     return Evidence(
         manifest=manifest,
