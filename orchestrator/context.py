@@ -125,7 +125,12 @@ class Context:
 
     def _start_workers(self) -> launch.WorkerGroup:
         if self._workers is None:
+            # Ray's own processes take seconds to come up, in which this one would only wait.
+            ahead = _importing(
+                "orchestrator.process_group", "ray.train.v2.api.data_parallel_trainer", "ekd_train.worker"
+            )
             experiment, capacity = self.checked.experiment, self.ray()
+            ahead.join()
             self._workers = launch.WorkerGroup(
                 experiment.cluster,
                 self.checked.storage,
@@ -138,7 +143,7 @@ class Context:
                 f"Ray's session logs: {launch.ray_logs() or 'on the head node'}"
             )
             # The driver needs these later; now it only waits for worker processes to start.
-            threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
+            _importing("matplotlib.figure", "mlflow.pytorch", "mlflow.models")
         return self._workers
 
     def _handle(self, event: Event) -> None:
@@ -170,6 +175,10 @@ class Context:
             self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
 
 
-def _import_ahead() -> None:
-    for module in ("matplotlib.figure", "mlflow.pytorch", "mlflow.models"):
-        importlib.import_module(module)
+def _importing(*modules: str) -> threading.Thread:
+    """A thread that imports them, one after the other."""
+    thread = threading.Thread(
+        target=lambda: [importlib.import_module(module) for module in modules], name="imports", daemon=True
+    )
+    thread.start()
+    return thread

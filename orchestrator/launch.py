@@ -65,6 +65,10 @@ def start_ray(
     if environment:
         options["runtime_env"] = {"env_vars": dict(environment)}
     if address is None:
+        # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and
+        # without a dashboard nobody sees Ray Train's metrics.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         options |= {
             "address": "local",
             "include_dashboard": False,
