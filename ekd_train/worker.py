@@ -142,9 +142,13 @@ def _own_device() -> torch.device:
     return device
 
 
-def work(config: dict[str, Post]) -> None:
-    """Ray Train's `train_loop_per_worker`: do jobs until the desk has no more."""
-    post = config["post"]
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's `train_loop_per_worker`: do jobs until the desk has no more.
+
+    `config["post"]` is a `ray.ObjectRef` of a `Post`: Ray Train's controller reads the configuration too, and
+    would import torch for the `Post` itself.
+    """
+    post: Post = ray.get(config["post"])
     logging.getLogger("ekd_train").setLevel(logging.INFO)
     torch.set_num_threads(post.cpus_per_worker)
     context = ray.train.get_context()

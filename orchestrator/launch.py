@@ -188,12 +188,14 @@ class WorkerGroup:
         self.dispatcher = open_dispatcher()
         self.data = data
         self.failure: BaseException | None = None
+        self.one_host = False
         self.thread: threading.Thread | None = None
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Bring up the workers of as many lanes as there is room for, at most `runs`; how many lanes."""
         lanes = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
+        self.one_host = len(capacity.nodes) == 1 and not capacity.groups
         self.thread = threading.Thread(target=self._serve, args=(lanes,), name="workers", daemon=True)
         self.thread.start()
         return lanes
@@ -248,24 +250,24 @@ class WorkerGroup:
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
         fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
+        if self.one_host and not cluster.elastic:
+            fewest = most
         path, filesystem = ray_storage(self.store)
+        post = Post(
+            desk=LaneDesk(self.dispatcher),
+            store=self.store,
+            data=self.data,
+            workers_per_lane=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
+            cpus_per_worker=cluster.cpus_per_worker,
+            keep_checkpoints=self.keep_checkpoints,
+        )
         return DataParallelTrainer(
             work,
-            train_loop_config={
-                "post": Post(
-                    desk=LaneDesk(self.dispatcher),
-                    store=self.store,
-                    data=self.data,
-                    workers_per_lane=cluster.workers_per_run
-                    if isinstance(cluster.workers_per_run, int)
-                    else None,
-                    cpus_per_worker=cluster.cpus_per_worker,
-                    keep_checkpoints=self.keep_checkpoints,
-                )
-            },
+            train_loop_config={"post": share(post)},
             backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(
-                # Between one lane and all of them: a lost host costs its lanes, not the run.
+                # Between one lane and all of them: a lost host costs its lanes, not the run. Where there
+                # is one host, Ray need not watch how many there are.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,
