@@ -28,21 +28,21 @@ def work(config: dict[str, Any]) -> None:
 def main() -> None:
     """Start Ray and the worker group, as `orchestrator.launch` does."""
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from benchmarks.between_workers import WORKERS
     from orchestrator.dispatcher import LaneDesk, open_dispatcher
     from orchestrator.experiment import Cluster
     from orchestrator.launch import start_ray, stop_ray
-    from orchestrator.process_group import AddressedTorchConfig
+    from orchestrator.process_group import ProcessGroupConfig
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")
         gpus = any(node.gpus for node in capacity.nodes)
-        TorchTrainer(
+        DataParallelTrainer(
             work,
             train_loop_config={"driver": os.getpid(), "desk": LaneDesk(open_dispatcher())},
-            torch_config=AddressedTorchConfig(),
+            backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(num_workers=WORKERS, use_gpu=gpus, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="benchmark", storage_path=folder),
         ).fit()

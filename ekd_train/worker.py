@@ -14,7 +14,6 @@ from typing import Any, Protocol, cast
 
 import ray
 import ray.train
-import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
@@ -131,14 +130,30 @@ def _step(trials: TrialBench, step: TrialStep, desk: Desk) -> dict[str, Any]:
         return {"failure": f"{type(error).__name__}: {error}"}
 
 
-def work(config: dict[str, Post]) -> None:
-    """Ray Train's `train_loop_per_worker`: do jobs until the desk has no more."""
-    post = config["post"]
+def _own_device() -> torch.device:
+    """The GPU that Ray gave this worker, from here on this thread's; the CPU where it gave none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # late: it takes half a second to import
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's `train_loop_per_worker`: do jobs until the desk has no more.
+
+    `config["post"]` is a `ray.ObjectRef` of a `Post`: Ray Train's controller reads the configuration too, and
+    would import torch for the `Post` itself.
+    """
+    post: Post = ray.get(config["post"])
     logging.getLogger("ekd_train").setLevel(logging.INFO)
     torch.set_num_threads(post.cpus_per_worker)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    lane, workers = form_lanes(rank, size, post.workers_per_lane or size, ray.train.torch.get_device())
+    lane, workers = form_lanes(rank, size, post.workers_per_lane or size, _own_device())
     if rank == 0:
         post.desk.begin()
     if size > 1:

@@ -20,6 +20,9 @@ from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.view import View
 
+LEAVING_S = 60.0
+"""How long the end of the lanes and of Ray is waited for."""
+
 
 class RunFailed(RuntimeError):
     """The run cannot go on; one line says why. What is done is kept."""
@@ -42,6 +45,7 @@ class Context:
     _workers: launch.WorkerGroup | None = None
     _capacity: Capacity | None = None
     _submitted: set[str] = field(default_factory=set)
+    _leaving: threading.Thread | None = None
     _mlflow: dict[str, str] = field(default_factory=dict)
     _logged: set[tuple[str, int]] = field(default_factory=set)
 
@@ -110,22 +114,38 @@ class Context:
         self._workers = None
         return ended
 
+    def release(self) -> None:
+        """Begin to end the lanes and to leave Ray: nothing is trained any more, and machines cost money."""
+        if self._capacity is not None and self._leaving is None:
+            self._leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
+            self._leaving.start()
+
     def close(self, *, failed: bool = False) -> None:
         """End the lanes and leave Ray.
 
         After a failure Ray is left when the process exits: leaving it while a thread still waits for
         workers can end the process on the spot, before it has said what failed.
         """
-        if failed:
-            if self._workers is not None:
-                self._workers.abandon()
-        elif self.end_workers() and self._capacity is not None:
+        if self._leaving is not None:
+            self._leaving.join(LEAVING_S)
+        elif not failed:
+            self._leave()
+        elif self._workers is not None:
+            self._workers.abandon()
+
+    def _leave(self) -> None:
+        if self.end_workers() and self._capacity is not None:
             self._capacity = None
             launch.stop_ray()
 
     def _start_workers(self) -> launch.WorkerGroup:
         if self._workers is None:
+            # Ray's own processes take seconds to come up, in which this one would only wait.
+            ahead = _importing(
+                "orchestrator.process_group", "ray.train.v2.api.data_parallel_trainer", "ekd_train.worker"
+            )
             experiment, capacity = self.checked.experiment, self.ray()
+            ahead.join()
             self._workers = launch.WorkerGroup(
                 experiment.cluster,
                 self.checked.storage,
@@ -138,7 +158,7 @@ class Context:
                 f"Ray's session logs: {launch.ray_logs() or 'on the head node'}"
             )
             # The driver needs these later; now it only waits for worker processes to start.
-            threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
+            _importing("matplotlib.figure", "mlflow.pytorch", "mlflow.models")
         return self._workers
 
     def _handle(self, event: Event) -> None:
@@ -170,6 +190,10 @@ class Context:
             self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
 
 
-def _import_ahead() -> None:
-    for module in ("matplotlib.figure", "mlflow.pytorch", "mlflow.models"):
-        importlib.import_module(module)
+def _importing(*modules: str) -> threading.Thread:
+    """A thread that imports them, one after the other."""
+    thread = threading.Thread(
+        target=lambda: [importlib.import_module(module) for module in modules], name="imports", daemon=True
+    )
+    thread.start()
+    return thread

@@ -1,7 +1,7 @@
 """The door to Ray: starting it, what it has, and the warm worker group that does the training.
 
-The only builder of `TorchTrainer`. One `TorchTrainer.fit` stays up for the whole `ekd run`; its
-workers form lanes that take one job after another from the dispatcher (docs/adr/0002).
+The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd run`; its workers
+form lanes that take one job after another from the dispatcher (docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def start_ray(
     if environment:
         options["runtime_env"] = {"env_vars": dict(environment)}
     if address is None:
+        # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and
+        # without a dashboard nobody sees Ray Train's metrics.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         options |= {
             "address": "local",
             "include_dashboard": False,
@@ -184,12 +188,14 @@ class WorkerGroup:
         self.dispatcher = open_dispatcher()
         self.data = data
         self.failure: BaseException | None = None
+        self.one_host = False
         self.thread: threading.Thread | None = None
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Bring up the workers of as many lanes as there is room for, at most `runs`; how many lanes."""
         lanes = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
+        self.one_host = len(capacity.nodes) == 1 and not capacity.groups
         self.thread = threading.Thread(target=self._serve, args=(lanes,), name="workers", daemon=True)
         self.thread.start()
         return lanes
@@ -233,35 +239,35 @@ class WorkerGroup:
 
     def _trainer(self, lanes: int) -> Any:
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
         from ray.train.v2.api.config import FailureConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from ekd_train.worker import Post, work
-        from orchestrator.process_group import AddressedTorchConfig
+        from orchestrator.process_group import ProcessGroupConfig
 
         cluster = self.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
         fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
+        if self.one_host and not cluster.elastic:
+            fewest = most
         path, filesystem = ray_storage(self.store)
-        return TorchTrainer(
+        post = Post(
+            desk=LaneDesk(self.dispatcher),
+            store=self.store,
+            data=self.data,
+            workers_per_lane=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
+            cpus_per_worker=cluster.cpus_per_worker,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        return DataParallelTrainer(
             work,
-            train_loop_config={
-                "post": Post(
-                    desk=LaneDesk(self.dispatcher),
-                    store=self.store,
-                    data=self.data,
-                    workers_per_lane=cluster.workers_per_run
-                    if isinstance(cluster.workers_per_run, int)
-                    else None,
-                    cpus_per_worker=cluster.cpus_per_worker,
-                    keep_checkpoints=self.keep_checkpoints,
-                )
-            },
-            torch_config=AddressedTorchConfig(),
+            train_loop_config={"post": share(post)},
+            backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(
-                # Between one lane and all of them: a lost host costs its lanes, not the run.
+                # Between one lane and all of them: a lost host costs its lanes, not the run. Where there
+                # is one host, Ray need not watch how many there are.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,

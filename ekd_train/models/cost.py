@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -21,6 +20,8 @@ def count_macs(module: nn.Module, image_shape: Sequence[int]) -> int:
     `image_shape` is `(channel, height, width)`. Normalisation, activation and pooling are not
     counted, as usual. Runs one image in evaluation mode and puts the mode back.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # late: it imports Triton, where that is installed
+
     modes = {part: part.training for part in module.modules()}
     like = next(module.parameters())
     counter = FlopCounterMode(display=False)

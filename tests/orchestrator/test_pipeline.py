@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import pipeline
+from orchestrator import launch, pipeline
+from orchestrator.cluster_address import local_capacity
 from orchestrator.context import RunFailed
 from orchestrator.experiment import load_experiment
 from orchestrator.manifest import MANIFEST, Manifest
 from orchestrator.ownership import LEASE, OwnedByAnother, Ownership
+from orchestrator.stages.register import register
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -164,3 +166,22 @@ def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
     with Ownership(checked.storage).acquire(), pytest.raises(OwnedByAnother):
         pipeline.run(checked, {"one": failing(AssertionError())})
     assert not checked.storage.exists(MANIFEST)
+
+
+def test_the_cluster_is_left_before_a_tracking_server_that_is_away_is_waited_for(
+    checked, tracker, monkeypatch
+):
+    left = threading.Event()
+    monkeypatch.setattr(launch, "stop_ray", left.set)
+
+    def connect(context):
+        context._capacity = local_capacity()
+        return {}
+
+    def away(context):
+        assert left.wait(10)
+        return {"registered": True}
+
+    monkeypatch.setattr("orchestrator.stages.register._register", away)
+    done = pipeline.run(checked, {"connect": connect, "register": register})
+    assert done.outputs("register") == {"registered": True}
