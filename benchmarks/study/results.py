@@ -9,6 +9,7 @@ from typing import Any
 
 METRICS = {"accuracy": "acc. %", "nll": "NLL", "cnll": "cNLL", "ece": "ECE", "cece": "cECE"}
 LEVEL = 0.95
+_DIVERSITY = ("pairwise_kl", "agreement")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ def page(
         "|---|---:|---:|---:|---:|---:|---:|",
         *(row for arm in arms if (row := _member_row(arm))),
         "",
+        "## What teachers show, and members follow",
+        "",
+        "On the images that students were trained on, perturbed as the arm does, in the epoch whose weights "
+        "were kept: KL between two teachers and between two members at temperature 1, and the fraction of "
+        "images on which two of them agree.",
+        "",
+        "| arm | teachers' KL | teachers agree | members' KL | members agree |",
+        "|---|---:|---:|---:|---:|",
+        *(row for arm in arms if (row := _seen_row(arm))),
+        "",
     ]
     return "\n".join(lines)
 
@@ -141,6 +152,18 @@ def _member_row(arm: ArmResult) -> str:
         _spread(gap, 100),
         _spread(arm.values("nll", "members")),
         *(_spread([seed[name] for seed in diversity]) for name in ("agreement", "pairwise_kl")),
+    ]
+    return f"| {arm.name} | {' | '.join(cells)} |"
+
+
+def _seen_row(arm: ArmResult) -> str:
+    records = [seed.get("best", {}) for seed in arm.seeds]
+    if not all(f"train/teachers_diversity/{key}" in record for record in records for key in _DIVERSITY):
+        return ""
+    cells = [
+        _spread([record[name] for record in records]) if all(name in record for record in records) else "–"
+        for who in ("teachers", "members")
+        for name in (f"train/{who}_diversity/{key}" for key in _DIVERSITY)
     ]
     return f"| {arm.name} | {' | '.join(cells)} |"
 

@@ -11,7 +11,7 @@ from benchmarks.study.arms import ARMS
 from benchmarks.study.cells import Cell
 from benchmarks.study.choice import FIRST_SEED, choose
 from benchmarks.study.regimes import REGIMES
-from benchmarks.study.results import ArmResult, difference, page
+from benchmarks.study.results import METRICS, ArmResult, difference, page
 from benchmarks.study.weight_averages import uniform_average
 
 
@@ -84,6 +84,19 @@ def test_the_page_says_nothing_of_what_was_not_measured():
     assert "| kd-uniform-average | 4 | – | 10.00 |" in text
     assert "| kd-uniform-average | – | – | – | – |" in text  # one seed: no interval
     assert "nan" not in text
+
+
+def test_what_students_saw_is_shown_where_every_seed_has_told_it():
+    told = {"train/teachers_diversity/pairwise_kl": 0.25, "train/teachers_diversity/agreement": 0.5}
+    one, other = ({"averaged": {"test": dict.fromkeys(METRICS, value)}} for value in (0.5, 0.6))
+    pool = {"teachers": [one["averaged"]], "ensemble": one["averaged"]}
+    arms = [
+        ArmResult("kd", 4.0, None, [{**one, "best": told}, {**other, "best": told}]),
+        ArmResult("kd+tdiv", 4.0, 1.0, [{**one, "best": told}, other]),
+    ]
+    text = page("digits", "Because", {"same": pool}, arms, command="python -m x", untuned=False)
+    assert "| kd | 0.2500 ± 0.0000 | 0.5000 ± 0.0000 | – | – |" in text
+    assert "| kd+tdiv | 0.25" not in text
 
 
 def test_a_uniform_average_has_the_mean_weights_and_statistics_of_its_own():
