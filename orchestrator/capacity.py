@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from orchestrator.experiment import Cluster
 
+HERE = "this machine"
+"""Where a Ray is that the process itself starts."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -30,6 +33,11 @@ class Capacity:
     nodes: tuple[Node, ...]
     where: str
     groups: tuple[NodeGroup, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether it is all this process's: nobody else takes of it, and it stays as it is."""
+        return self.where == HERE
 
     def workers(self, cluster: Cluster) -> int:
         """How many workers of the experiment's kind fit at once, grown as far as the cluster will."""

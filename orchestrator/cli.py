@@ -31,16 +31,17 @@ EPILOG = """examples:
 def command() -> int:
     """`ekd` as a process: `main`, and an end that does not take apart all of torch and MLflow (2 s)."""
     ended: list[int] = []
-    atexit.register(_leave, ended)  # the first to be registered is the last to be called
+    atexit.register(_exit_at_once, ended)  # the first to be registered is the last to be called
     ended.append(main())
     return ended[0]
 
 
-def _leave(ended: list[int]) -> None:
+def _exit_at_once(ended: list[int]) -> None:
     if ended:  # else an exception, or argparse, has another status
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
-                stream.flush()
+                if stream is not None:  # a closed one
+                    stream.flush()
         os._exit(ended[0])
 
 

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.capacity import Capacity, Node
+from orchestrator.capacity import HERE, Capacity, Node
 from orchestrator.experiment import Cluster
 
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
@@ -24,7 +24,7 @@ def local_capacity() -> Capacity:
     """What a Ray started on this machine would have, without starting it."""
     gpus = Path("/proc/driver/nvidia/gpus")
     count = len(list(gpus.iterdir())) if gpus.is_dir() else 0
-    return Capacity((Node(len(os.sched_getaffinity(0)), count),), "this machine")
+    return Capacity((Node(len(os.sched_getaffinity(0)), count),), HERE)
 
 
 def wanted_address(cluster: Cluster) -> str | None:

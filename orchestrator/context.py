@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.view import View
 
-LEAVING_S = 60.0
-"""How long the end of the lanes and of Ray is waited for."""
+ENDING_S = 60.0
+"""How long the end of the lanes is waited for at most."""
 
 
 class RunFailed(RuntimeError):
@@ -45,7 +47,7 @@ class Context:
     _workers: launch.WorkerGroup | None = None
     _capacity: Capacity | None = None
     _submitted: set[str] = field(default_factory=set)
-    _leaving: threading.Thread | None = None
+    _ending: Future[bool] | None = None
     _mlflow: dict[str, str] = field(default_factory=dict)
     _logged: set[tuple[str, int]] = field(default_factory=set)
 
@@ -114,11 +116,20 @@ class Context:
         self._workers = None
         return ended
 
-    def release(self) -> None:
-        """Begin to end the lanes and to leave Ray: nothing is trained any more, and machines cost money."""
-        if self._capacity is not None and self._leaving is None:
-            self._leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
-            self._leaving.start()
+    def begin_to_end(self) -> None:
+        """End the lanes meanwhile: nothing is trained any more, and machines cost money."""
+        if self._workers is None:
+            return
+        ending, workers = Future[bool](), self._workers
+
+        def end() -> None:
+            try:
+                ending.set_result(workers.close())
+            except BaseException as error:
+                ending.set_exception(error)
+
+        self._ending, self._workers = ending, None
+        threading.Thread(target=end, name="ending", daemon=True).start()
 
     def close(self, *, failed: bool = False) -> None:
         """End the lanes and leave Ray.
@@ -126,20 +137,19 @@ class Context:
         After a failure Ray is left when the process exits: leaving it while a thread still waits for
         workers can end the process on the spot, before it has said what failed.
         """
-        if self._leaving is not None:
-            self._leaving.join(LEAVING_S)
-        elif not failed:
-            self._leave()
-        elif self._workers is not None:
-            self._workers.abandon()
-
-    def _leave(self) -> None:
-        if self.end_workers() and self._capacity is not None:
+        if failed:
+            if self._workers is not None:
+                self._workers.abandon()
+            return
+        ended = self._ending.result(ENDING_S) if self._ending is not None else self.end_workers()
+        if ended and self._capacity is not None:
             self._capacity = None
             launch.stop_ray()
 
     def _start_workers(self) -> launch.WorkerGroup:
         if self._workers is None:
+            import ray  # noqa: F401, before a thread imports what is below it
+
             # Ray's own processes take seconds to come up, in which this one would only wait.
             ahead = _importing(
                 "orchestrator.process_group", "ray.train.v2.api.data_parallel_trainer", "ekd_train.worker"
@@ -191,9 +201,13 @@ class Context:
 
 
 def _importing(*modules: str) -> threading.Thread:
-    """A thread that imports them, one after the other."""
-    thread = threading.Thread(
-        target=lambda: [importlib.import_module(module) for module in modules], name="imports", daemon=True
-    )
+    """A thread that imports them, one after the other; what fails there fails again where it is needed."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):
+            for module in modules:
+                importlib.import_module(module)
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
     thread.start()
     return thread

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once
+from orchestrator.capacity import HERE, Capacity, Node, NodeGroup, runs_at_once
 from orchestrator.cluster_address import local_capacity, wanted_address, why_unreachable
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
 from orchestrator.experiment import Cluster
@@ -93,7 +93,7 @@ def start_ray(
             hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
         why = " ".join(str(error).split())[:300]
         raise LaunchError(f"could not {where}: {why}; see {log_file}. {hint}") from error
-    capacity = cluster_capacity(address or "this machine")
+    capacity = cluster_capacity(address or HERE)
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
     return capacity
@@ -188,14 +188,14 @@ class WorkerGroup:
         self.dispatcher = open_dispatcher()
         self.data = data
         self.failure: BaseException | None = None
-        self.one_host = False
+        self._own_ray = False
         self.thread: threading.Thread | None = None
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Bring up the workers of as many lanes as there is room for, at most `runs`; how many lanes."""
         lanes = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
-        self.one_host = len(capacity.nodes) == 1 and not capacity.groups
+        self._own_ray = capacity.own
         self.thread = threading.Thread(target=self._serve, args=(lanes,), name="workers", daemon=True)
         self.thread.start()
         return lanes
@@ -250,7 +250,7 @@ class WorkerGroup:
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
         fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
-        if self.one_host and not cluster.elastic:
+        if self._own_ray and not cluster.elastic:
             fewest = most
         path, filesystem = ray_storage(self.store)
         post = Post(
@@ -266,8 +266,8 @@ class WorkerGroup:
             train_loop_config={"post": share(post)},
             backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(
-                # Between one lane and all of them: a lost host costs its lanes, not the run. Where there
-                # is one host, Ray need not watch how many there are.
+                # Between one lane and all of them: a lost host costs its lanes, not the run. In a Ray of
+                # our own nothing is lost or gained, and Ray need not watch.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,

@@ -5,7 +5,7 @@ hosts cannot reach; the failure is then a controller error that no retry covers.
 names the interface that has its node's Ray address before the process group is made.
 
 Ray's own `TorchConfig` is not used because importing it imports torch, and Ray Train's controller, whose
-start everything else waits for, has no other need of it: 2.4 s and 600 MB for each worker group.
+start everything else waits for, has no other need of it: 2.4 s and 500 MB for each worker group.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ray.train.backend import Backend, BackendConfig
 SIOCGIFADDR = 0x8915
 """The Linux request for an interface's IPv4 address (netdevice(7))."""
 
-TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT_S = 30 * 60
 """How long a worker waits for the others in a collective operation; `TorchConfig`'s default."""
 
-END_S = 30.0
+END_TIMEOUT_S = 30
 """How long the end of the process group is waited for: workers whose peer has died may never leave it."""
 
 
@@ -51,11 +51,13 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def name_interface() -> None:
-    """Tell Gloo and NCCL, in this process, to use the interface of the node's Ray address.
+def prepare() -> None:
+    """Import what the process group needs, and tell Gloo and NCCL to use the interface of Ray's address.
 
     What the user has set stays.
     """
+    import torch.distributed  # noqa: F401, seconds: before a port is chosen, not while it waits
+
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -63,10 +65,10 @@ def name_interface() -> None:
 
 
 def free_address() -> tuple[str, int]:
-    """This node's Ray address, and a port that is free there."""
+    """This node's Ray address, and a port that is free there and on every other address of the node."""
     address: str = ray.util.get_node_ip_address()
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
+        probe.bind(("", 0))
         return address, probe.getsockname()[1]
 
 
@@ -74,12 +76,12 @@ def join(backend: str, address: str, port: int, rank: int, size: int) -> None:
     """Make this process number `rank` of the `size` that meet at `address:port`."""
     import torch.distributed as dist
 
-    name_interface()
     url = f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
-    dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=TIMEOUT)
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=timeout)
 
 
-def leave() -> None:
+def destroy() -> None:
     """Leave the process group, so that NCCL frees what it holds."""
     import torch.distributed as dist
 
@@ -93,6 +95,7 @@ class _ProcessGroup(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """One process group of all workers: NCCL where they have GPUs, else Gloo."""
+        worker_group.execute(prepare)
         address, port = worker_group.execute_single(0, free_address)
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         size = len(worker_group)
@@ -107,7 +110,7 @@ class _ProcessGroup(Backend):
         """Leave it, where there is more than one worker to leave."""
         if len(worker_group) > 1:
             with contextlib.suppress(GetTimeoutError):
-                ray.get(worker_group.execute_async(leave), timeout=END_S)
+                ray.get(worker_group.execute_async(destroy), timeout=END_TIMEOUT_S)
 
 
 @dataclass

@@ -179,4 +179,6 @@ def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: Data) -> str:
         [other.name for other in others],
         data.description["fingerprint"],
     ]
+    if (device := data.train.images.device.type) != "cpu":
+        settings.append(device)  # networks of another device are others
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

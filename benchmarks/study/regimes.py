@@ -96,8 +96,21 @@ def _cifar(experiment: str, width: int, fraction: float, *, compact: bool = Fals
     )
 
 
-_EPOCHS = {0.05: 40, 0.1: 30, 0.2: 25, 0.5: 15, 1.0: 10}
-"""Fraction of Fashion-MNIST's training images -> epochs: fewer passes over more images."""
+FRACTIONS = {0.05: 40, 0.1: 30, 0.2: 25, 0.5: 15, 1.0: 10}
+"""Fractions of the training images, and how many epochs Fashion-MNIST's take: fewer of more images."""
+
+
+def _with_images(*, compact: bool) -> dict[str, Regime]:
+    suffix = "-compact" if compact else ""
+    # What two cores can train in all arms in hours.
+    found = {f"fashion_mnist-2{suffix}": _fashion(0.02, 40, stem_channels=4, compact=compact)}
+    for fraction, epochs in FRACTIONS.items():
+        percent = f"{100 * fraction:g}{suffix}"
+        found[f"fashion_mnist-{percent}"] = _fashion(fraction, epochs, compact=compact)
+        found[f"cifar10-{percent}"] = _cifar("cifar10", 1, fraction, compact=compact)
+        found[f"cifar100-{percent}"] = _cifar("cifar100_latentbe", 4, fraction, compact=compact)
+    return found
+
 
 REGIMES: dict[str, Regime] = {
     "digits": Regime(
@@ -118,13 +131,7 @@ REGIMES: dict[str, Regime] = {
         _two_families(_WRN_16_2, _RESNET_14_2, _DIGITS),
         f"as digits, {_COMPACT} (teachers WRN-16-2, student WRN-10-1)",
     ),
+    **_with_images(compact=False),
+    **_with_images(compact=True),
 }
 """By name, as the command line takes them."""
-for _compact, _suffix in ((False, ""), (True, "-compact")):
-    # What two cores can train in all arms in hours.
-    REGIMES[f"fashion_mnist-2{_suffix}"] = _fashion(0.02, 40, stem_channels=4, compact=_compact)
-    for _fraction, _number in _EPOCHS.items():
-        _percent = f"{100 * _fraction:g}{_suffix}"
-        REGIMES[f"fashion_mnist-{_percent}"] = _fashion(_fraction, _number, compact=_compact)
-        REGIMES[f"cifar10-{_percent}"] = _cifar("cifar10", 1, _fraction, compact=_compact)
-        REGIMES[f"cifar100-{_percent}"] = _cifar("cifar100_latentbe", 4, _fraction, compact=_compact)

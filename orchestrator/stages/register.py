@@ -22,11 +22,11 @@ TAGGED = ("accuracy", "nll")
 def register(context: Context) -> dict[str, Any]:
     """A pt2 version with lineage; `champion` moves only to a version that is better on validation.
 
-    The cluster is left at the beginning. Waits `tracking.patience_s` for a tracking server that is
+    The workers are let go at the beginning. Waits `tracking.patience_s` for a tracking server that is
     away. Raises `RunFailed` after that.
     """
     checked = context.checked
-    context.release()
+    context.begin_to_end()
     deadline = time.monotonic() + checked.experiment.tracking.patience_s
     while True:
         try:

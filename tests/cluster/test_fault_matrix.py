@@ -110,6 +110,38 @@ def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole,
     times.note("none, a search", 0, 0, time.monotonic() - began)
 
 
+def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(submit, unharmed, times):
+    began = time.monotonic()
+    settings = (
+        "cluster.workers_per_run=[1, 3]",
+        "student.training.epochs=400",
+        "student.training.checkpoint_every=5",
+    )
+    job = submit("elastic", *settings)
+    job.wait_for_checkpoint("student", 5)
+    assert len(job.training_hosts()) == 3
+    job.cluster.hosts["worker2"].pull_the_plug()
+    noticed, continued = says(job, "has been marked dead"), says(job, "student: continues after epoch")
+    assert len(job.training_hosts()) == 2
+    job.cluster.start_worker("worker2")
+    grown = wait_until(lambda: len(job.training_hosts()) == 3, "three workers again", 240)
+    goes_on(job, "student")
+    times.note("3 a host is lost and comes back (elastic): shrinks", noticed, noticed + continued, 0)
+    times.note("3 a host is lost and comes back (elastic): grows", 0, grown, time.monotonic() - began)
+    made = job.finish()
+    assert made["steps"]["student"] == list(range(2, 401, 2))
+    # Batch statistics are of a worker's share, so the bits are others; what they are worth is not.
+    alike = submit("elastic-unharmed", *settings).finish()
+    assert made["steps"] == alike["steps"]
+    for name, values in alike["predictors"].items():
+        found = made["predictors"][name]["test"]
+        assert abs(found["accuracy"] - values["test"]["accuracy"]) <= ACCURACY_TOLERANCE, (
+            name,
+            found,
+            values,
+        )
+
+
 def test_a_worker_process_killed_while_distilling(submit, unharmed, times):
     began = time.monotonic()
     job = submit("worker-killed")
@@ -337,35 +369,3 @@ def test_credentials_are_rotated_while_the_run_trains(submit, unharmed, times):
     for name in ("head", *WORKERS):
         cluster.write_keys(cluster.hosts[name].folder, KEY_ID, SECRET)
     times.note("12 credentials expire and are renewed", 0, continued, time.monotonic() - began)
-
-
-def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(submit, unharmed, times):
-    began = time.monotonic()
-    settings = (
-        "cluster.workers_per_run=[1, 3]",
-        "student.training.epochs=400",
-        "student.training.checkpoint_every=5",
-    )
-    job = submit("elastic", *settings)
-    job.wait_for_checkpoint("student", 5)
-    assert len(job.training_hosts()) == 3
-    job.cluster.hosts["worker2"].pull_the_plug()
-    noticed, continued = says(job, "has been marked dead"), says(job, "student: continues after epoch")
-    assert len(job.training_hosts()) == 2
-    job.cluster.start_worker("worker2")
-    grown = wait_until(lambda: len(job.training_hosts()) == 3, "three workers again", 240)
-    goes_on(job, "student")
-    times.note("3 a host is lost and comes back (elastic): shrinks", noticed, noticed + continued, 0)
-    times.note("3 a host is lost and comes back (elastic): grows", 0, grown, time.monotonic() - began)
-    made = job.finish()
-    assert made["steps"]["student"] == list(range(2, 401, 2))
-    # Batch statistics are of a worker's share, so the bits are others; what they are worth is not.
-    alike = submit("elastic-unharmed", *settings).finish()
-    assert made["steps"] == alike["steps"]
-    for name, values in alike["predictors"].items():
-        found = made["predictors"][name]["test"]
-        assert abs(found["accuracy"] - values["test"]["accuracy"]) <= ACCURACY_TOLERANCE, (
-            name,
-            found,
-            values,
-        )

@@ -477,6 +477,18 @@ def test_the_installed_command_says_with_its_status_how_it_went(arguments, statu
     assert bool(done.stderr) == (status != 0)
 
 
+def test_nothing_is_done_at_exit_after_the_exit_at_once():
+    """It is the first to be registered, so the last to be called, as long as importing registers nothing."""
+    code = "import atexit, orchestrator.cli; print(atexit._ncallbacks())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+
+
+def test_the_status_is_the_same_where_stderr_is_closed():
+    command = f"{sys.executable} -m orchestrator run no-such-experiment 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 2
+
+
 def test_a_reader_who_leaves_early_makes_nothing_fail(tmp_path):
     command = [sys.executable, "-m", "orchestrator", "status", "--storage", str(tmp_path)]
     unread, written = os.pipe()

@@ -168,20 +168,48 @@ def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
     assert not checked.storage.exists(MANIFEST)
 
 
-def test_the_cluster_is_left_before_a_tracking_server_that_is_away_is_waited_for(
-    checked, tracker, monkeypatch
-):
-    left = threading.Event()
-    monkeypatch.setattr(launch, "stop_ray", left.set)
+class FakeWorkers:
+    """A worker group that ends, or fails to."""
 
-    def connect(context):
-        context._capacity = local_capacity()
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.ended = error, threading.Event()
+
+    def close(self) -> bool:
+        self.ended.set()
+        if self.error is not None:
+            raise self.error
+        return True
+
+
+def registered_after(workers, monkeypatch, checked):
+    """A run whose MLflow answers only when its workers have been let go."""
+
+    def train(context):
+        context._workers, context._capacity = workers, local_capacity()
         return {}
 
     def away(context):
-        assert left.wait(10)
+        assert workers.ended.wait(10)
         return {"registered": True}
 
     monkeypatch.setattr("orchestrator.stages.register._register", away)
-    done = pipeline.run(checked, {"connect": connect, "register": register})
+    return pipeline.run(checked, {"train": train, "register": register})
+
+
+def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(
+    checked, tracker, monkeypatch
+):
+    left = []
+    monkeypatch.setattr(launch, "stop_ray", lambda: left.append(threading.current_thread()))
+    done = registered_after(FakeWorkers(), monkeypatch, checked)
     assert done.outputs("register") == {"registered": True}
+    assert left == [threading.main_thread()]  # Ray may end the process if another thread leaves it
+
+
+def test_workers_that_do_not_end_are_a_warning_and_the_student_is_registered(
+    checked, tracker, monkeypatch, capfd
+):
+    monkeypatch.setattr(launch, "stop_ray", lambda: pytest.fail("workers are still there"))
+    done = registered_after(FakeWorkers(RuntimeError("the head is gone")), monkeypatch, checked)
+    assert done.outputs("register") == {"registered": True}
+    assert "the head is gone" in capfd.readouterr().err

@@ -9,14 +9,15 @@ MEMBER = """
 import sys
 import torch
 import torch.distributed as dist
-from orchestrator.process_group import join, leave
+from orchestrator.process_group import destroy, join, prepare
 rank, port = map(int, sys.argv[1:])
+prepare()
 join("gloo", "127.0.0.1", port, rank, 2)
 total = torch.tensor(rank + 1)
 dist.all_reduce(total)
 print(int(total))
-leave()
-leave()
+destroy()
+destroy()
 assert not dist.is_initialized()
 """
 
