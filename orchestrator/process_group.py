@@ -20,8 +20,9 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 SIOCGIFADDR = 0x8915
 """The Linux request for an interface's IPv4 address (netdevice(7))."""
@@ -89,22 +90,36 @@ def destroy() -> None:
         dist.destroy_process_group()
 
 
+def _form(worker_group: Any) -> None:
+    worker_group.execute(prepare)
+    address, port = worker_group.execute_single(0, free_address)
+    backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
+    size = len(worker_group)
+    ray.get(
+        [
+            worker_group.execute_single_async(rank, join, backend, address, port, rank, size)
+            for rank in range(size)
+        ]
+    )
+
+
 class _ProcessGroup(Backend):
     share_cuda_visible_devices = True
     """NCCL's workers of one node must see each other's GPUs."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """One process group of all workers: NCCL where they have GPUs, else Gloo."""
-        worker_group.execute(prepare)
-        address, port = worker_group.execute_single(0, free_address)
-        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
-        size = len(worker_group)
-        ray.get(
-            [
-                worker_group.execute_single_async(rank, join, backend, address, port, rank, size)
-                for rank in range(size)
-            ]
-        )
+        """One process group of all workers: NCCL where they have GPUs, else Gloo.
+
+        Raises `WorkerGroupStartupFailedError`, after which Ray Train tries again.
+        """
+        try:
+            _form(worker_group)
+        except (RayActorError, RayTaskError) as error:
+            # Where one is lost the others fail too, and it is chance who is heard first; Ray Train tries
+            # again after an actor's death only. And what it has started it would leave behind here, with
+            # the CPUs that the next attempt needs.
+            worker_group.shutdown()
+            raise WorkerGroupStartupFailedError("the workers could not form a process group") from error
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Leave it, where there is more than one worker to leave."""

@@ -175,6 +175,11 @@ class Started:
         for pid in self._workers():
             os.kill(pid, signal.SIGSTOP)
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether there are processes that train, or are about to."""
+        return bool(self._workers())
+
     def kill_a_worker(self) -> None:
         """`kill -9` one of the processes that train, and nothing else."""
         os.kill(self._workers()[0], signal.SIGKILL)
