@@ -78,6 +78,8 @@ class _Study:
         from benchmarks.study.results import ArmResult
 
         def settings(arm: Arm) -> tuple[float, float]:
+            if not arm.distils:  # whatever was chosen for others, the control is the same run
+                return default
             source = arm.name if arm.made_by == "distillation" else "kd"
             return chosen.get(source, default)
 
