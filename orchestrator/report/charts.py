@@ -234,8 +234,14 @@ def _curve(axes: Axes, history: History, key: str, scale: float = 1, **style: An
 
 def _log_scale(axes: Axes) -> None:
     """With plain numbers: a screen reader would spell powers of ten digit by digit."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = axes.get_ylim()
+    if high < 30 * low:  # a decade or two would have one label, or none
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _useful_floor(evidence: Evidence) -> float:
