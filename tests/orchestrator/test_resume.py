@@ -121,7 +121,7 @@ def test_interrupts_and_a_killed_worker_cost_not_a_bit(uninterrupted, tmp_path):
     assert_recorded_once(run, uninterrupted)
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("delay_s", [0.0, 2.0])
 def test_a_worker_killed_while_the_workers_find_each_other_costs_not_a_bit(uninterrupted, tmp_path, delay_s):
     run = EkdRun(tmp_path)
     started = run.start()
