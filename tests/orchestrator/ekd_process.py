@@ -175,17 +175,22 @@ class Started:
         for pid in self._workers():
             os.kill(pid, signal.SIGSTOP)
 
-    @property
-    def has_workers(self) -> bool:
-        """Whether there are processes that train, or are about to."""
-        return bool(self._workers())
-
-    def kill_a_worker(self) -> None:
-        """`kill -9` one of the processes that train, and nothing else."""
-        os.kill(self._workers()[0], signal.SIGKILL)
+    def kill_a_worker(self, after_s: float = 0.0) -> None:
+        """`kill -9` one of the processes that train, and nothing else; `after_s` it was first seen."""
+        (pid, *_) = self._workers()
+        time.sleep(after_s)
+        os.kill(pid, signal.SIGKILL)
 
     def _workers(self) -> list[int]:
-        return [pid for pid, command in self.members().items() if "RayTrainWorker" in command]
+        """While one is called, its title is that of the call: so they are looked for until they are seen."""
+        found: list[int] = []
+
+        def seen() -> bool:
+            found[:] = [pid for pid, command in self.members().items() if "RayTrainWorker" in command]
+            return bool(found)
+
+        self.until(seen)
+        return found
 
     def interrupt(self, number: signal.Signals) -> int:
         """Its exit status after a signal to the driver alone."""

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -125,10 +124,8 @@ def test_interrupts_and_a_killed_worker_cost_not_a_bit(uninterrupted, tmp_path):
 def test_a_worker_killed_while_the_workers_find_each_other_costs_not_a_bit(uninterrupted, tmp_path, delay_s):
     run = EkdRun(tmp_path)
     started = run.start()
-    started.until(lambda: started.has_workers)
-    time.sleep(delay_s)
+    started.kill_a_worker(after_s=delay_s)
     assert not run.checkpoints("teacher-0")
-    started.kill_a_worker()
     assert started.wait() == 0, started.err
     assert_same_results(run, uninterrupted)
 
