@@ -188,15 +188,16 @@ class WorkerGroup:
         self.dispatcher = open_dispatcher()
         self.data = data
         self.failure: BaseException | None = None
-        self._own_ray = False
         self.thread: threading.Thread | None = None
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Bring up the workers of as many lanes as there is room for, at most `runs`; how many lanes."""
         lanes = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
-        self._own_ray = capacity.own
-        self.thread = threading.Thread(target=self._serve, args=(lanes,), name="workers", daemon=True)
+        fewest, most = self.cluster.fewest_workers, lanes * self.cluster.most_workers
+        if capacity.own and not self.cluster.elastic:
+            fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
+        self.thread = threading.Thread(target=self._serve, args=(fewest, most), name="workers", daemon=True)
         self.thread.start()
         return lanes
 
@@ -230,14 +231,14 @@ class WorkerGroup:
         self._closing = True
         self.dispatcher.abandon.remote()
 
-    def _serve(self, lanes: int) -> None:
+    def _serve(self, fewest: int, most: int) -> None:
         try:
-            self._trainer(lanes).fit()
+            self._trainer(fewest, most).fit()
         except BaseException as error:
             if not self._closing:
                 self.failure = error
 
-    def _trainer(self, lanes: int) -> Any:
+    def _trainer(self, fewest: int, most: int) -> Any:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.v2.api.config import FailureConfig
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -249,9 +250,6 @@ class WorkerGroup:
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
-        fewest, most = cluster.fewest_workers, lanes * cluster.most_workers
-        if self._own_ray and not cluster.elastic:
-            fewest = most
         path, filesystem = ray_storage(self.store)
         post = Post(
             desk=LaneDesk(self.dispatcher),
@@ -266,8 +264,7 @@ class WorkerGroup:
             train_loop_config={"post": share(post)},
             backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(
-                # Between one lane and all of them: a lost host costs its lanes, not the run. In a Ray of
-                # our own nothing is lost or gained, and Ray need not watch.
+                # Between one lane and all of them: a lost host costs its lanes, not the run.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,
