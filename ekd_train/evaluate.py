@@ -33,12 +33,17 @@ def predict(
     start, stop = workers.shard(len(images))
     batch_size = batch_size or _images_at_once(network, images.device)
     rows = [
-        member_logits(network, as_float(images[i : min(i + batch_size, stop)])).softmax(dim=-1)
+        _probs(member_logits(network, as_float(images[i : min(i + batch_size, stop)])))
         # At least one batch: where there are fewer images than workers, an empty one has the right shape.
         for i in range(start, max(stop, start + 1), batch_size)
     ]
     network.train(training)
     return workers.concatenate(torch.cat(rows, dim=1), len(images), dim=1)
+
+
+def _probs(logits: Tensor) -> Tensor:
+    """Softmax in float32 at least: in bfloat16 it would have two digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
 
 
 def _images_at_once(network: nn.Module, device: torch.device) -> int:

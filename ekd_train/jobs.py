@@ -23,6 +23,7 @@ from ekd_train.perturbation_effect import perturbation_effect
 from ekd_train.predictors import load_predictors
 from ekd_train.reporter import Reporter
 from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.speed import precision_on
 from ekd_train.workers import Workers
 
 PREDICTIONS = "evaluation/predictions"
@@ -105,6 +106,7 @@ def _train(
         "history": trained.history,
         "seconds": trained.seconds,
         "workers": workers.size,
+        "precision": precision_on(run.training.speed, workers.device),
     }
     if not workers.is_first:
         return record

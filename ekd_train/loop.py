@@ -23,7 +23,7 @@ from ekd_train.perturbations import draw
 from ekd_train.reporter import Reporter
 from ekd_train.schedule import learning_rate_factor, linear_warmup
 from ekd_train.settings import Factors, TrainingRun
-from ekd_train.speed import lay_out
+from ekd_train.speed import computing, lay_out
 from ekd_train.step import Batch, Step
 from ekd_train.teacher_cache import TeacherCache, open_cache
 from ekd_train.trainee import Trainee, build_network, build_trainee
@@ -347,7 +347,8 @@ class Loop:
         network = self.step.trainee.network
         split = self.data.validation
         try:
-            found = validate(network, split.images, split.labels, self.workers)
+            with computing(self.settings.speed, self.workers.device):
+                found = validate(network, split.images, split.labels, self.workers)
         except FloatingPointError as error:  # of weights that are finite, and so large that logits are not
             step = epoch * self.steps_per_epoch - 1
             raise self._diverged(str(error), step, self._set_learning_rate(step)) from None

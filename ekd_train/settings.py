@@ -107,13 +107,14 @@ class Schedule(Settings):
 
 
 class Speed(Settings):
-    """How a training step computes. The defaults change results by rounding at most (docs/log.md)."""
+    """How a training step computes: results change by rounding at most (docs/speed.md)."""
 
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     """Order of feature maps in memory; fast convolutions and normalisations want the channels last."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions and matrix products in training, where bfloat16 is about twice as fast on
-    processors and GPUs that have it. Weights, losses and evaluation are float32 in either case."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and matrix products in training and its validations; auto: bfloat16 where the
+    processor (x86 with AVX512-BF16 or AMX) or GPU computes in it, up to twice as fast, else float32.
+    Weights, losses and the evaluation at the end are float32 always. Where hosts differ, name one."""
     cache_teachers: bool = False
     """Evaluate the student's teachers once on every augmented variant of every training image, and
     keep their logits in a file below the user's cache folder. For unperturbed images only, and no
@@ -258,6 +259,17 @@ class TrainingRun(Settings):
         if variants > epochs:
             return f"augmentation makes {variants} variants of an image, more than the {epochs} epochs"
         return None
+
+    def sharing_predictions(self) -> TrainingRun:
+        """This run, taking its teachers' predictions from a machine's one copy, where it can.
+
+        Only of images that are neither perturbed nor augmented: there one pass over the images makes all
+        that the runs of a machine will ever ask for. The student is the same to rounding.
+        """
+        if not self.teachers or self.augmentation.variants > 1 or self.why_not_cached():
+            return self
+        speed = self.training.speed.model_copy(update={"cache_teachers": True})
+        return self.model_copy(update={"training": self.training.model_copy(update={"speed": speed})})
 
     def identity(self) -> dict[str, Any]:
         """The plain dictionary that a fingerprint of this run is taken of."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import nn
@@ -21,10 +23,28 @@ def lay_out(module: nn.Module, speed: Speed) -> None:
 
 
 def computing(speed: Speed, device: torch.device) -> AbstractContextManager[object]:
-    """Within it, convolutions and matrix products compute in the precision that `speed` names.
+    """Within it, convolutions and matrix products compute in `precision_on(speed, device)`.
 
     Weights, their gradients and the optimiser stay float32.
     """
-    if speed.precision == "float32":
+    if precision_on(speed, device) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def precision_on(speed: Speed, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What `speed.precision` is on `device`: auto depends on what it computes in."""
+    if speed.precision != "auto":
+        return speed.precision
+    return "bfloat16" if _has_bfloat16(device.type) else "float32"
+
+
+@cache
+def _has_bfloat16(device_type: str) -> bool:
+    """Whether it has instructions for it (x86, CUDA): emulated, it would be slower than float32."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -7,7 +7,8 @@ torchrun, nobody) is not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from inspect import signature
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ekd_train.data.sampler import shard_bounds
+
+_NAMES = signature(DistributedDataParallel).parameters
+_BUFFERS_STAY: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
+}
+"""Buffers are shared at the end of an epoch. To share them before every step too would make workers wait
+for each other twice a step, for statistics that only perturbations read: there each has its own."""
 
 
 class Notice(Protocol):
@@ -53,7 +61,7 @@ class Workers:
         if self.size == 1:
             return network
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, process_group=self.group)
+        return DistributedDataParallel(network, device_ids=ids, process_group=self.group, **_BUFFERS_STAY)
 
     def concatenate(self, rows: Tensor, total: int, dim: int = 0) -> Tensor:
         """All workers' shards of `total` rows, in rank order, on every worker."""

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ekd_train.models.initialisation import he_normal_
+from ekd_train.models.pooling import every_nth_pixel, global_average
 from ekd_train.models.small_image_shape import blocks_per_group, group_channels
 
 
@@ -23,8 +24,7 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, in, h, w)` to `(b, out, h / stride, w / stride)`, rounded up; the new channels are 0."""
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, self.new_channels))
+        return F.pad(every_nth_pixel(x, self.stride), (0, 0, 0, 0, 0, self.new_channels))
 
 
 class PostActivationBlock(nn.Module):
@@ -42,9 +42,9 @@ class PostActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps `(b, in, h, w)` to `(b, out, h / stride, w / stride)`, rounded up."""
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.norm2(self.conv2(y))
-        return F.relu(y + self.shortcut(x))
+        return F.relu(y + self.shortcut(x), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -81,9 +81,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `(b, in_channels, h, w)` to logits `(b, num_classes)`."""
-        x = F.relu(self.norm(self.stem(images)))
+        x = F.relu(self.norm(self.stem(images)), inplace=True)
         x = self.group3(self.group2(self.group1(x)))
-        return self.linear(x.mean(dim=(2, 3)))
+        return self.linear(global_average(x))
 
 
 def _group(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

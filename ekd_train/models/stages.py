@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ekd_train.models.classifier import Classifier
+from ekd_train.models.pooling import GlobalAverage
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import WideResNet
 
@@ -78,8 +79,8 @@ def _resnet(net: ResNet) -> Stages:
 
 
 def pooled(head: nn.Module) -> nn.Module:
-    """Global pooling, flattening and `head`."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    """Global pooling and `head`."""
+    return nn.Sequential(GlobalAverage(), head)
 
 
 _FAMILIES = cast(

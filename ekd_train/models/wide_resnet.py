@@ -6,11 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ekd_train.models.initialisation import he_normal_
+from ekd_train.models.pooling import global_average
 from ekd_train.models.small_image_shape import blocks_per_group, group_channels
 
 
 class PreActivationBlock(nn.Module):
     """BN, ReLU, 3x3 conv, twice, around a shortcut of the raw input.
+
+    The ReLUs overwrite what their batch norm made; a norm that hands its input on would let them overwrite
+    the shortcut's.
 
     The shortcut is the identity, or a strided 1x1 convolution of the raw input (before BN and
     ReLU) where the shape changes.
@@ -28,8 +32,8 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps `(b, in, h, w)` to `(b, out, h / stride, w / stride)`, rounded up."""
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        y = self.conv2(F.relu(self.norm2(y), inplace=True))
         return y + self.shortcut(x)
 
 
@@ -67,8 +71,8 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `(b, in_channels, h, w)` to logits `(b, num_classes)`."""
         x = self.group3(self.group2(self.group1(self.stem(images))))
-        x = F.relu(self.norm(x))
-        return self.linear(x.mean(dim=(2, 3)))
+        x = F.relu(self.norm(x), inplace=True)
+        return self.linear(global_average(x))
 
 
 def _group(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

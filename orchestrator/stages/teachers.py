@@ -32,6 +32,7 @@ def outcome(context: Context, names: list[str], records: list[dict[str, Any]]) -
             "validation_accuracy": record["best"]["averaged/accuracy"],
             "train_seconds": round(record["seconds"], 3),
             "workers": record["workers"],
+            "precision": record.get("precision"),  # None: of before it was recorded
         }
         for name, record in zip(names, records, strict=True)
     }

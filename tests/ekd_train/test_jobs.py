@@ -20,6 +20,7 @@ from ekd_train.jobs import PREDICTIONS, Data, execute, place
 from ekd_train.networks import load_network, save_network
 from ekd_train.reporter import Silent
 from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.speed import precision_on
 from ekd_train.trainee import averaged
 from ekd_train.workers import Workers
 
@@ -133,6 +134,7 @@ def test_the_record_tells_how_the_network_came_about(data):
     record, _ = do(TEACHER, data, store)
     assert record["workers"] == 1
     assert record["seconds"] > 0
+    assert record["precision"] == precision_on(TEACHER.training.speed, torch.device("cpu"))
     assert record["best"] in record["history"]
     stored = json.loads(store.objects["networks/teacher-0.json"])["record"]
     assert stored == record

@@ -20,6 +20,7 @@ from ekd_train.objectives import OBJECTIVES, objective_for
 from ekd_train.perturbations import PERTURBATIONS
 from ekd_train.reporter import Silent
 from ekd_train.settings import Architecture, Speed, TrainingRun
+from ekd_train.speed import computing
 from ekd_train.step import Step
 
 RUNS = {
@@ -148,14 +149,16 @@ def test_a_finished_run_is_not_trained_again():
     assert (len(store.states), reporter.records) == (written, [])
 
 
-def test_the_weights_of_the_best_validated_epoch_are_returned():
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_the_weights_of_the_best_epoch_are_returned_validated_in_the_precision_of_training(precision):
     data = made_up_data()
-    run = label_run(epochs=6, learning_rate=0.1)
+    run = label_run(epochs=6, learning_rate=0.1, speed={"precision": precision})
     found = train_in(MemoryStore(), run, data)
     ranks = [(r["averaged/accuracy"], -r["averaged/nll"]) for r in found.history]
     best = found.history[ranks.index(max(ranks))]
     assert found.best == best
-    measured = validate(found.network, data.validation.images, data.validation.labels)
+    with computing(run.training.speed, data.validation.images.device):
+        measured = validate(found.network, data.validation.images, data.validation.labels)
     assert measured == {name: best[name] for name in measured}
 
 

@@ -21,7 +21,10 @@ from ekd_train.reporter import Silent
 from ekd_train.settings import Augmentation, TrainingRun
 from ekd_train.workers import Workers
 
-PLAIN = {"momentum": 0.0, "nesterov": False, "schedule": {"kind": "constant"}, "learning_rate": 0.1}
+PLAIN = {
+    **{"momentum": 0.0, "nesterov": False, "schedule": {"kind": "constant"}, "learning_rate": 0.1},
+    "speed": {"precision": "float32"},  # as the same by hand
+}
 
 
 def loop_of(run: TrainingRun) -> Loop:

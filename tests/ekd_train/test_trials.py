@@ -21,7 +21,6 @@ from ekd_train.trials import TrialBench, checkpoint_prefix, network_arrays
 from ekd_train.workers import Workers
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.storage import Storage, open_storage
-from orchestrator.tuning.trial import sharing_predictions
 
 TINY = {
     "data.train_size": 40,
@@ -118,7 +117,7 @@ def test_trials_of_a_machine_read_one_copy_of_their_teachers_predictions(
             "distillation.temperature": temperature,
         }
         run = load_experiment("digits", [f"{key}={value}" for key, value in changes.items()]).student_run()
-        step = TrialStep(name=f"trial-000{number}", runs=(sharing_predictions(run),), after=0)
+        step = TrialStep(name=f"trial-000{number}", runs=(run.sharing_predictions(),), after=0)
         bench(world, store=store).step(step, Silent())
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
 

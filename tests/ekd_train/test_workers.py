@@ -9,7 +9,7 @@ from ekd_train.objectives import OBJECTIVES
 from ekd_train.perturbations import PERTURBATIONS
 from ekd_train.workers import Workers
 
-TOGETHER = {"epochs": 2, "batch_norm": "synchronised"}
+TOGETHER = {"epochs": 2, "batch_norm": "synchronised", "speed": {"precision": "float32"}}
 RUNS = {
     "label": label_run(**TOGETHER),
     "mean_kd": student_run("kd", "gaussian", **TOGETHER),

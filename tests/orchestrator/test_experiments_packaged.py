@@ -11,7 +11,7 @@ from pathlib import Path
 import data_files
 import pytest
 
-from ekd_train.settings import Architecture, Distillation, Schedule, Training
+from ekd_train.settings import Architecture, Distillation, Schedule, Speed, Training
 from orchestrator.experiment import build_experiment, load_experiment
 from orchestrator.packaged import PACKAGED, packaged_experiments
 from orchestrator.plan import passes, planned_runs
@@ -85,6 +85,7 @@ def test_cifar100_latentbe_is_the_published_recipe():
         batch_norm="per_worker",
         evaluate_every=1,
         checkpoint_every=1,
+        speed=Speed(precision="float32"),
     )
     assert experiment.data.name == "cifar100"
     assert (experiment.data.validation_size, experiment.data.test_size) == (5000, None)
@@ -112,6 +113,7 @@ def test_cifar100_conf_ods_is_the_published_recipe():
     (teachers,) = experiment.teachers
     student = experiment.student
     assert teachers.count == 4
+    assert {one.training.speed.precision for one in (teachers, student)} == {"float32"}
     assert teachers.architecture == Architecture(name="wide_resnet", depth=28, width=10)
     assert student.architecture == teachers.architecture
     assert (student.method, student.members, student.select_by) == ("batch_ensemble", 4, "members")
