@@ -67,6 +67,11 @@ class Runs:
         """A stand-in id for a child that cannot be created now; `resolve` creates it later."""
         return f"{_PENDING}{parent}:{name}"
 
+    def running_children(self, parent: str) -> list[str]:
+        """The MLflow ids of those under `parent` that nobody has ended."""
+        wanted = f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'"
+        return [run.info.run_id for run in self._client.search_runs([self.experiment_id], wanted)]
+
     def resolve(self, run: str) -> str:
         """The MLflow id behind `run`, which may be a stand-in."""
         if not run.startswith(_PENDING):

@@ -232,7 +232,7 @@ class Tracker:
         for run in sorted(self._unfinished - {self.run_id}):
             self.finish(run, status)
         self.finish(self.run_id, status)
-        if self._outbox.flush(force=True):
+        if self._outbox.flush(force=True) and self._end_forgotten(status):
             return None
         if not self._outbox.journalled:
             return (
@@ -243,6 +243,21 @@ class Tracker:
             f"{self._outbox.pending} writes did not reach the tracking store; they wait in "
             f"{self._outbox.journal} and are written when the same run is started again"
         )
+
+    def _end_forgotten(self, status: RunStatus) -> bool:
+        """End children that this process never heard of; whether that is written.
+
+        An earlier one that was killed left them, or an interrupt came while one was made.
+        """
+        if status != "FINISHED":
+            try:
+                forgotten = self._runs.running_children(self.run_id)
+            except Exception as error:
+                log.debug("whether children are left running is not known: %s", error)
+                forgotten = []
+            for run in forgotten:
+                self.finish(run, status)
+        return self.flush()
 
     def _new_file(self, path: str) -> Path:
         """A file to fill, named as the artifact will be, in a folder of its own."""
