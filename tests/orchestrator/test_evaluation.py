@@ -46,6 +46,7 @@ def make_run(storage, **data) -> None:
         "validation_accuracy": 0.1,
         "train_seconds": 1.0,
         "workers": 1,
+        "precision": "float32",
         "mlflow_run": "f",
     }
     trained = {}

@@ -51,6 +51,7 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         "validation_accuracy": 0.9,
         "train_seconds": 75.0,
         "workers": 1,
+        "precision": "float32",
     }
     outputs = {
         "prepare": {

@@ -146,6 +146,18 @@ def test_an_unregistered_run_can_be_reported(evidence):
 
 
 @pytest.mark.slow
+def test_a_run_from_before_precisions_were_recorded_can_be_reported():
+    old = make_evidence()
+    for stage in ("teachers", "control", "distil"):
+        for made in old.manifest["stages"][stage]["outputs"].values():
+            made.pop("precision", None)
+    rows = re.findall(
+        r'<tr><th scope="row" class="plain">(?:teacher-\d|control|student)<.*</tr>', render(old)
+    )
+    assert rows
+    assert all("<td>–</td>" in row for row in rows)
+
+
 def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_said():
     whole = {"name": "resnet", "depth": 8}
     made, plain = (
