@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster_commands import clean as clean
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """`ekd run`: the whole main job."""
-    return run_checked(_check(arguments))
+    return run_checked(_check(arguments, begins=True))
 
 
 def run_checked(checked: Checked) -> int:
     """Run it, and say what came of it; the exit status."""
-    from orchestrator.launch import LaunchError
     from orchestrator.ownership import OwnedByAnother
     from orchestrator.pipeline import RunFailed
     from orchestrator.pipeline import run as run_pipeline
     from orchestrator.preflight import one_line
+    from orchestrator.ray_session import LaunchError
     from orchestrator.storage import StorageError
     from orchestrator.summary import summarise, table, verdict
     from orchestrator.terminal import results_console
@@ -173,18 +174,25 @@ def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
     return request, checked
 
 
-def _check(arguments: argparse.Namespace) -> Checked:
+def _check(arguments: argparse.Namespace, *, begins: bool = False) -> Checked:
     """Load and check an experiment; whatever is wrong becomes an `ExperimentError`."""
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
-    return check_experiment(experiment, arguments.run_id, smoke=arguments.smoke)
+    return check_experiment(experiment, arguments.run_id, smoke=arguments.smoke, begins=begins)
 
 
-def check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool) -> Checked:
-    """The experiment, checked; whatever is wrong becomes an `ExperimentError`."""
+def check_experiment(
+    experiment: Experiment, run_id: str | None, *, smoke: bool, begins: bool = False
+) -> Checked:
+    """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
+
+    `begins`: it runs at once, so a Ray of its own may start beside the slow checks.
+    """
     from orchestrator.capacity import why_never
     from orchestrator.preflight import ask_capacity, check, one_line
+    from orchestrator.ray_session import start_ray_beside
     from orchestrator.smoke import one_small_worker
     from orchestrator.storage import StorageError
+    from orchestrator.storage.vendor_settings import environment
     from orchestrator.tracking import TrackingError
 
     capacity = ask_capacity(experiment.cluster)
@@ -192,8 +200,12 @@ def check_experiment(experiment: Experiment, run_id: str | None, *, smoke: bool)
     if reason:
         cluster = one_small_worker(experiment.cluster)
         experiment = experiment.model_copy(update={"cluster": cluster})
+    meanwhile = None
+    if begins and capacity.own:
+        addresses = environment(experiment.storage.endpoint_url)
+        meanwhile = partial(start_ray_beside, experiment.cluster, addresses)
     try:
-        checked = check(experiment, run_id, capacity=capacity)
+        checked = check(experiment, run_id, capacity=capacity, meanwhile=meanwhile)
     except ExperimentError:
         raise
     except (ValueError, OSError, StorageError, TrackingError) as error:

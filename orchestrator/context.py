@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.settings import Evaluation, TrainingRun
-from orchestrator import launch
+from orchestrator import launch, ray_session
 from orchestrator.capacity import Capacity
 from orchestrator.dispatcher import Event
 from orchestrator.manifest import Manifest
@@ -21,6 +19,18 @@ from orchestrator.preflight import Checked, check_capacity
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.view import View
+
+AT_THE_END = (
+    "mlflow.pytorch",
+    "mlflow.models",
+    "mlflow.pyfunc",
+    "torch.export._trace",
+    "networkx",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+)
+"""What registering and the report would import then, seconds of work."""
 
 ENDING_S = 60.0
 """How long the end of the lanes is waited for at most."""
@@ -46,6 +56,8 @@ class Context:
     tracker_: Tracker | None = None
     _workers: launch.WorkerGroup | None = None
     _capacity: Capacity | None = None
+    _lanes: int = 0
+    _looked_ahead: threading.Thread | None = None
     _submitted: set[str] = field(default_factory=set)
     _ending: Future[bool] | None = None
     _mlflow: dict[str, str] = field(default_factory=dict)
@@ -74,6 +86,10 @@ class Context:
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
             self.stop_if_taken_over()
+            if len(self._submitted - self.records.keys()) < max(2, self._lanes) and not self._looked_ahead:
+                # A lane has nothing to do, so its core can import what registering and the report need;
+                # where there is one lane only, the driver does it beside the last job.
+                self._looked_ahead = _importing(AT_THE_END)
             for event in self._start_workers().news():
                 self._handle(event)
             self.tracker.flush()
@@ -103,7 +119,7 @@ class Context:
         if self._capacity is None:
             experiment = self.checked.experiment
             addresses = environment(experiment.storage.endpoint_url)
-            self._capacity = launch.start_ray(experiment.cluster, self.log_file, addresses)
+            self._capacity = ray_session.start_ray(experiment.cluster, self.log_file, addresses)
             check_capacity(experiment, self._capacity)
         return self._capacity
 
@@ -144,16 +160,14 @@ class Context:
         ended = self._ending.result(ENDING_S) if self._ending is not None else self.end_workers()
         if ended and self._capacity is not None:
             self._capacity = None
-            launch.stop_ray()
+            ray_session.stop_ray()
 
     def _start_workers(self) -> launch.WorkerGroup:
         if self._workers is None:
             import ray  # noqa: F401, before a thread imports what is below it
 
             # Ray's own processes take seconds to come up, in which this one would only wait.
-            ahead = _importing(
-                "orchestrator.process_group", "ray.train.v2.api.data_parallel_trainer", "ekd_train.worker"
-            )
+            ahead = _importing(ray_session.NEEDED_NEXT)
             experiment, capacity = self.checked.experiment, self.ray()
             ahead.join()
             self._workers = launch.WorkerGroup(
@@ -162,13 +176,11 @@ class Context:
                 launch.share((self.checked.dataset.arrays(), self.checked.description)),
                 experiment.storage.keep_checkpoints,
             )
-            count = self._workers.start(capacity, experiment.teacher_count + 1)
+            self._lanes = self._workers.start(capacity, experiment.teacher_count + 1)
             self.view.say(
-                f"Ray: {capacity.describe()}; {count} training run{'s' if count > 1 else ''} at a time; "
-                f"Ray's session logs: {launch.ray_logs() or 'on the head node'}"
+                f"Ray: {capacity.describe()}; {self._lanes} training run{'s' * (self._lanes > 1)} at a time; "
+                f"Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
             )
-            # The driver needs these later; now it only waits for worker processes to start.
-            _importing("matplotlib.figure", "mlflow.pytorch", "mlflow.models")
         return self._workers
 
     def _handle(self, event: Event) -> None:
@@ -200,14 +212,8 @@ class Context:
             self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
 
 
-def _importing(*modules: str) -> threading.Thread:
-    """A thread that imports them, one after the other; what fails there fails again where it is needed."""
-
-    def load() -> None:
-        with contextlib.suppress(ImportError):
-            for module in modules:
-                importlib.import_module(module)
-
-    thread = threading.Thread(target=load, name="imports", daemon=True)
+def _importing(modules: Sequence[str]) -> threading.Thread:
+    """A thread that imports them."""
+    thread = threading.Thread(target=ray_session.import_all, args=(modules,), name="imports", daemon=True)
     thread.start()
     return thread

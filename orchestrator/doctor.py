@@ -84,8 +84,8 @@ def _data(experiment: Experiment) -> str:
 
 
 def _cluster(experiment: Experiment) -> str:
-    from orchestrator.launch import start_ray, stop_ray
     from orchestrator.preflight import check_capacity, log_of_ray
+    from orchestrator.ray_session import start_ray, stop_ray
 
     with log_of_ray() as log_file:
         try:

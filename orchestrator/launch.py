@@ -1,4 +1,4 @@
-"""The door to Ray: starting it, what it has, and the warm worker group that does the training.
+"""The warm worker group that does the training.
 
 The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd run`; its workers
 form lanes that take one job after another from the dispatcher (docs/adr/0002).
@@ -6,163 +6,17 @@ form lanes that take one job after another from the dispatcher (docs/adr/0002).
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import logging
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
-from orchestrator.capacity import HERE, Capacity, Node, NodeGroup, runs_at_once
-from orchestrator.cluster_address import local_capacity, wanted_address, why_unreachable
+from orchestrator.capacity import Capacity, runs_at_once
 from orchestrator.dispatcher import Event, LaneDesk, open_dispatcher
 from orchestrator.experiment import Cluster
 from orchestrator.failure import cause_of
-from orchestrator.messages import divert_logging, quiet_stderr, quieten
+from orchestrator.ray_session import LaunchError
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
-
-POLL_S = "0.5"
-"""How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
-
-
-GROWING_S = "1800"
-"""How long workers may take to come up where machines are started for them; Ray's default is a minute."""
-
-MANY_NODES = 1000
-"""What an autoscaler without a limit is taken for."""
-
-
-START_ATTEMPTS = 3
-"""Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
-
-
-log = logging.getLogger(__name__)
-
-
-class LaunchError(RuntimeError):
-    """Ray could not be reached or started, or a worker group could not go on."""
-
-
-def start_ray(
-    cluster: Cluster, log_file: Path, environment: Mapping[str, str] = MappingProxyType({})
-) -> Capacity:
-    """Connect to a cluster or start Ray here; what it has. Ray's own messages go to `log_file`.
-
-    `environment`: variables for every worker process, on whatever host; addresses, never
-    credentials, because Ray shows them to whoever may look at its jobs. Raises `LaunchError`.
-    """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    divert_logging(log_file)
-    address = wanted_address(cluster)
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if environment:
-        options["runtime_env"] = {"env_vars": dict(environment)}
-    if address is None:
-        # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and
-        # without a dashboard nobody sees Ray Train's metrics.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": int(local_capacity().nodes[0].cpus),
-        }
-    else:
-        options["address"] = address
-        if reason := why_unreachable(address):
-            raise LaunchError(
-                f"cluster.address {address}: {reason}; start that cluster, or set cluster.address or "
-                "RAY_ADDRESS to one that runs (cluster.address=local: this machine)"
-            )
-    try:
-        with quiet_stderr(log_file), _sigterm_kept():
-            _init(options, START_ATTEMPTS if address is None else 1)
-        atexit.register(quieten, log_file)  # before Ray's own, which leaves the cluster
-    except Exception as error:
-        where = f"connect to Ray at {address}" if address else "start Ray on this machine"
-        if isinstance(error, PermissionError):
-            hint = "Ray keeps a token in ~/.ray: set HOME to a folder that this user may write"
-        else:
-            hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
-        why = " ".join(str(error).split())[:300]
-        raise LaunchError(f"could not {where}: {why}; see {log_file}. {hint}") from error
-    capacity = cluster_capacity(address or HERE)
-    if capacity.groups:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
-    return capacity
-
-
-def _init(options: dict[str, Any], attempts: int) -> None:
-    import ray
-
-    for left in reversed(range(attempts)):
-        try:
-            ray.init(**options)
-            return
-        except Exception as error:
-            if not left:
-                raise
-            log.warning("Ray did not start, trying again: %s", error)
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` makes SIGTERM exit with status 15; the driver decides itself what it does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def cluster_capacity(where: str) -> Capacity:
-    """What the connected cluster has now, and what its autoscaler may add."""
-    import ray
-    from ray._private.state import state
-
-    nodes = tuple(
-        Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0))
-        for n in ray.nodes()
-        if n["Alive"]
-    )
-    config = state.get_cluster_config()
-    groups = tuple(
-        NodeGroup(Node(g.resources.get("CPU", 0), g.resources.get("GPU", 0)), _at_most(g.max_count))
-        for g in (config.node_group_configs if config is not None else ())
-        if g.max_count
-    )
-    return Capacity(nodes, where, groups)
-
-
-def _at_most(most: int) -> int:
-    return most if most >= 0 else MANY_NODES
-
-
-def ray_logs() -> str | None:
-    """The folder of Ray's session logs on the head node."""
-    import ray
-
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    node = ray._private.worker._global_node if context else None
-    return node.get_logs_dir_path() if node is not None else None
-
-
-def stop_ray() -> None:
-    """Leave the cluster, or stop the one that was started; everything of this run in it ends."""
-    import ray
-
-    ray.shutdown()
 
 
 def share(value: Any) -> Any:
@@ -239,8 +93,8 @@ class WorkerGroup:
                 self.failure = error
 
     def _trainer(self, fewest: int, most: int) -> Any:
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.v2.api.config import FailureConfig
+        from ray.train import RunConfig
+        from ray.train.v2.api.config import FailureConfig, ScalingConfig
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from ekd_train.worker import Post, work
@@ -268,6 +122,7 @@ class WorkerGroup:
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),
                 use_gpu=bool(cluster.gpus_per_worker),
                 resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=cluster.resize_every_s,
             ),
             run_config=RunConfig(
                 # Ray keeps nothing of use here: checkpoints are ours, and a name is used once.

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import launch
 from orchestrator.context import Context, RunFailed
 from orchestrator.experiment import ExperimentError
 from orchestrator.manifest import STATES, Manifest
@@ -20,6 +19,7 @@ from orchestrator.messages import divert_logging
 from orchestrator.ownership import Ownership
 from orchestrator.plan import doubts, training_work
 from orchestrator.preflight import Checked, one_line
+from orchestrator.ray_session import LaunchError
 from orchestrator.registry import code_version
 from orchestrator.stages.average import average
 from orchestrator.stages.control import control
@@ -36,7 +36,7 @@ from orchestrator.view import View
 
 log = logging.getLogger(__name__)
 
-EXPLAINED = (RunFailed, launch.LaunchError, StorageError, TrackingError, ExperimentError)
+EXPLAINED = (RunFailed, LaunchError, StorageError, TrackingError, ExperimentError)
 """Errors whose message says all that a user needs."""
 
 Stage = Callable[[Context], dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, Settings
+from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.explanation import quoted
 from orchestrator.tracking.address import redacted
@@ -36,6 +36,9 @@ class Cluster(Settings):
     """Training runs side by side; null: as many as the cluster has room for."""
     max_failures: NonNegative = 3
     """How often a worker group that lost a worker is started again before the run fails."""
+    resize_every_s: PositiveFloat = 60
+    """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
+    last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
 
     @field_validator("workers_per_run", mode="before")
     @classmethod

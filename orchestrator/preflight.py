@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from orchestrator.capacity import Capacity, why_never
 from orchestrator.cluster_address import local_capacity, wanted_address
 from orchestrator.data_source import local_data
 from orchestrator.experiment import RUN_ID, Cluster, Experiment, ExperimentError
-from orchestrator.launch import LaunchError, start_ray, stop_ray
-from orchestrator.manifest import check_continuable
+from orchestrator.manifest import MANIFEST, check_continuable
+from orchestrator.ray_session import LaunchError, start_ray, stop_ray
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check as check_storage
+from orchestrator.storage.preflight import check_room
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 
 PATIENCE_S = 10.0
@@ -43,8 +44,21 @@ class Checked:
     """Of the cluster that it will run on, as it was when asked."""
 
 
-def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capacity | None = None) -> Checked:
-    """Check everything and start nothing; `capacity`: what `ask_capacity` said, if it was asked before.
+def check(
+    experiment: Experiment,
+    run_id: str | None = None,
+    *,
+    capacity: Capacity | None = None,
+    meanwhile: Callable[[Callable[[], None]], None] | None = None,
+) -> Checked:
+    """Check everything.
+
+    Args:
+        experiment: what is to run.
+        run_id: None: the experiment's default one.
+        capacity: what `ask_capacity` said, if it was asked before.
+        meanwhile: for a run that is not there yet: calls the checks that take seconds, once
+            everything else is right, and may do something beside them.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
@@ -56,18 +70,26 @@ def check(experiment: Experiment, run_id: str | None = None, *, capacity: Capaci
     dataset = load_dataset(local_data(experiment.data, experiment.storage.endpoint_url))
     description = describe(dataset)
     check_images(experiment, description)
-    check_networks(experiment, description)
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
+
+    def check_networks_and_their_room() -> None:
+        check_networks(experiment, description)
+        check_room(impatient, bytes_needed(experiment, description))
+
     with nothing_left(root.local_folder):
         # A check should not wait as long for a store that is away as a run does.
         impatient = open_storage(
             experiment.storage.uri, experiment.storage.endpoint_url, patience_s=PATIENCE_S
         )
-        for step in check_storage(impatient, needs_bytes=bytes_needed(experiment, description)):
+        for step in check_storage(impatient):
             if step.error is not None:
                 raise step.error
         check_continuable(impatient.child(run_id), experiment, run_id, description["fingerprint"])
         check_tracking(tracking_uri)
+        if meanwhile is None or impatient.child(run_id).exists(MANIFEST):
+            check_networks_and_their_room()
+        else:
+            meanwhile(check_networks_and_their_room)
     return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity)
 
 

@@ -60,7 +60,7 @@ def check(storage: Storage, *, needs_bytes: int = 0) -> list[Step]:
 
 def _actions(probe: Storage, needs_bytes: int) -> Iterator[tuple[str, Callable[[], str]]]:
     if probe.local_folder is not None:
-        yield "free space", lambda: _free_space(probe, needs_bytes)
+        yield "free space", lambda: check_room(probe, needs_bytes)
     yield "write", lambda: _write(probe)
     yield "conditional write", lambda: _conditional_write(probe)
     yield "read", lambda: _read(probe)
@@ -88,13 +88,14 @@ def _timed(name: str, action: Callable[[], str]) -> Step:
     return Step(name, seconds(), note)
 
 
-def _free_space(probe: Storage, needs_bytes: int) -> str:
-    free = probe.free_bytes()
+def check_room(storage: Storage, needs_bytes: int) -> str:
+    """What is free, for a person. Raises `StorageError` where that is limited and less than `needs_bytes`."""
+    free = storage.free_bytes()
     if free is None:
         return "unlimited"
     if free < needs_bytes:
         raise StorageError(
-            probe.uri(),
+            storage.uri(),
             f"the disk is too full: {free / _GIB:.2f} GiB are free, {needs_bytes / _GIB:.2f} GiB are needed",
             "free some space, or set storage.uri to a larger disk",
         )

@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from orchestrator.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
 from orchestrator.tracking.preflight import TrackingError
+from orchestrator.tracking.uninterrupted import Uninterrupted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +48,8 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with explained(uri, "open"), _first_use(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if not uri.startswith(("http:", "https:")):  # the database is written by this process
+            client = cast("MlflowClient", Uninterrupted(client))
         client.search_experiments(max_results=1)
     return client
 
@@ -85,16 +89,8 @@ def patient(uri: str) -> Iterator[None]:
     Its model registry asks the *global* client for a logged model, whatever client called it.
     """
     wanted = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(UPLOAD_TIMEOUT_S)}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
+    with in_the_environment(wanted):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -43,10 +43,10 @@ def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[Se
 
 def tune(checked: Any, request: SearchRequest) -> int:
     """Search, train the best in full, register it; the last line on stdout is its URI."""
-    from orchestrator.launch import LaunchError
     from orchestrator.ownership import OwnedByAnother
     from orchestrator.pipeline import RunFailed
     from orchestrator.preflight import one_line
+    from orchestrator.ray_session import LaunchError
     from orchestrator.storage import StorageError
     from orchestrator.summary import summarise, table, verdict
     from orchestrator.terminal import results_console

@@ -101,7 +101,7 @@ class Trial(tune.Trainable):
         return TrialStep(name=self.name, runs=self.runs, after=self.epoch)
 
     def _runs(self, values: Mapping[str, Any]) -> tuple[TrainingRun, ...]:
-        run = sharing_predictions(trial_experiment(self.pool, values).student_run())
+        run = trial_experiment(self.pool, values).student_run().sharing_predictions()
         return tuple(run.model_copy(update={"seed": run.seed + seed}) for seed in range(self.post.seeds))
 
     def _adopt(self) -> None:
@@ -113,18 +113,6 @@ class Trial(tune.Trainable):
     def _report(self, record: dict[str, float], done: bool) -> dict[str, Any]:
         self.epoch = int(record["epoch"])
         return {TIME: self.epoch, SCORE: record["score"], "done": done, "record": record}
-
-
-def sharing_predictions(run: TrainingRun) -> TrainingRun:
-    """The run of a trial that takes its teachers' predictions from the node's one copy, where it can.
-
-    Only of images that are neither perturbed nor augmented: there one pass over the images makes all
-    that the trials of a node will ever ask for. The student is the same to rounding.
-    """
-    if not run.teachers or run.augmentation.variants > 1 or run.why_not_cached():
-        return run
-    speed = run.training.speed.model_copy(update={"cache_teachers": True})
-    return run.model_copy(update={"training": run.training.model_copy(update={"speed": speed})})
 
 
 def _reason(error: Exception) -> str:

@@ -122,7 +122,7 @@ class InWorkerGroup:
 
     def step(self, step: TrialStep) -> dict[str, float]:
         """See `Workshop`. Workers that are lost are started again by the group, as often as it may."""
-        from orchestrator.launch import LaunchError
+        from orchestrator.ray_session import LaunchError
 
         group = self._open()
         group.add([step])
@@ -164,7 +164,8 @@ class InWorkerGroup:
 
     def _open(self) -> Any:
         if self._group is None:
-            from orchestrator.launch import WorkerGroup, cluster_capacity
+            from orchestrator.launch import WorkerGroup
+            from orchestrator.ray_session import cluster_capacity
 
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
             self._group = WorkerGroup(cluster, self.post.store, self.post.data, keep)

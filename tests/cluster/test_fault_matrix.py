@@ -66,6 +66,12 @@ def goes_on(job, name, timeout_s=300):
     )
 
 
+def trains_on(job, hosts):
+    """Whether as many hosts train; fails if the run is over."""
+    assert job.process.poll() is None, f"the run was over before it had {hosts} hosts:\n{job.log}"
+    return len(job.training_hosts()) == hosts
+
+
 def says(job, text, timeout_s=180):
     """Seconds until the run's log holds `text`."""
 
@@ -114,6 +120,7 @@ def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(su
     began = time.monotonic()
     settings = (
         "cluster.workers_per_run=[1, 3]",
+        "cluster.resize_every_s=15",  # at a minute, and with Ray a look behind, the run may be over first
         "student.training.epochs=400",
         "student.training.checkpoint_every=5",
     )
@@ -124,7 +131,7 @@ def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(su
     noticed, continued = says(job, "has been marked dead"), says(job, "student: continues after epoch")
     assert len(job.training_hosts()) == 2
     job.cluster.start_worker("worker2")
-    grown = wait_until(lambda: len(job.training_hosts()) == 3, "three workers again", 240)
+    grown = wait_until(lambda: trains_on(job, 3), "three workers again", 240)
     goes_on(job, "student")
     times.note("3 a host is lost and comes back (elastic): shrinks", noticed, noticed + continued, 0)
     times.note("3 a host is lost and comes back (elastic): grows", 0, grown, time.monotonic() - began)

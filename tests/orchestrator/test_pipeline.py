@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launch, pipeline
+from orchestrator import pipeline, ray_session
 from orchestrator.cluster_address import local_capacity
 from orchestrator.context import RunFailed
 from orchestrator.experiment import load_experiment
@@ -200,7 +200,7 @@ def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(
     checked, tracker, monkeypatch
 ):
     left = []
-    monkeypatch.setattr(launch, "stop_ray", lambda: left.append(threading.current_thread()))
+    monkeypatch.setattr(ray_session, "stop_ray", lambda: left.append(threading.current_thread()))
     done = registered_after(FakeWorkers(), monkeypatch, checked)
     assert done.outputs("register") == {"registered": True}
     assert left == [threading.main_thread()]  # Ray may end the process if another thread leaves it
@@ -209,7 +209,7 @@ def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(
 def test_workers_that_do_not_end_are_a_warning_and_the_student_is_registered(
     checked, tracker, monkeypatch, capfd
 ):
-    monkeypatch.setattr(launch, "stop_ray", lambda: pytest.fail("workers are still there"))
+    monkeypatch.setattr(ray_session, "stop_ray", lambda: pytest.fail("workers are still there"))
     done = registered_after(FakeWorkers(RuntimeError("the head is gone")), monkeypatch, checked)
     assert done.outputs("register") == {"registered": True}
     assert "the head is gone" in capfd.readouterr().err

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import launch, messages
+from orchestrator import messages, ray_session
 from orchestrator.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.cluster_address import why_unreachable
 from orchestrator.experiment import Cluster, ExperimentError, load_experiment
-from orchestrator.launch import MANY_NODES, LaunchError, cluster_capacity
 from orchestrator.preflight import (
     bytes_needed,
     check_networks,
@@ -23,6 +22,7 @@ from orchestrator.preflight import (
     nothing_left,
     one_line,
 )
+from orchestrator.ray_session import MANY_NODES, LaunchError, cluster_capacity
 
 LAPTOP = Capacity((Node(2),), "this machine")
 TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
@@ -60,10 +60,10 @@ def test_a_home_that_cannot_be_written_is_what_the_message_names(monkeypatch, tm
     def no_home(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/nonexistent")
 
-    monkeypatch.setattr(launch, "divert_logging", lambda _: None)
-    monkeypatch.setattr(launch, "_init", no_home)
+    monkeypatch.setattr(ray_session, "divert_logging", lambda _: None)
+    monkeypatch.setattr(ray_session, "_init", no_home)
     with pytest.raises(LaunchError, match=r"'/nonexistent'; see .*set HOME to a folder that this user may"):
-        launch.start_ray(Cluster(address="local"), tmp_path / "ray.log")
+        ray_session.start_ray(Cluster(address="local"), tmp_path / "ray.log")
 
 
 @pytest.mark.parametrize(

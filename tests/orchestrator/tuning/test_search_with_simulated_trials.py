@@ -16,7 +16,7 @@ import pytest
 
 from ekd_train.loop import TrainingDiverged
 from ekd_train.settings import TrialStep
-from orchestrator import launch
+from orchestrator import ray_session
 from orchestrator.context import RunFailed
 from orchestrator.experiment import load_experiment
 from orchestrator.storage import open_storage
@@ -120,9 +120,9 @@ class Hopeless(Simulated):
 def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     folder = tmp_path_factory.mktemp("ray")
-    launch.start_ray(load_experiment("digits").cluster, folder / "ray.log")
+    ray_session.start_ray(load_experiment("digits").cluster, folder / "ray.log")
     yield
-    launch.stop_ray()
+    ray_session.stop_ray()
 
 
 def search(folder: Path, workshop: type[Simulated] = Simulated, at_once: int = 2, **options: Any) -> Ledger:

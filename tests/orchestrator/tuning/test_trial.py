@@ -12,7 +12,7 @@ from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint, Trainable
 
 from orchestrator.experiment import load_experiment
-from orchestrator.tuning.trial import POINTER, Trial, sharing_predictions
+from orchestrator.tuning.trial import POINTER, Trial
 
 
 class Planted:
@@ -57,5 +57,5 @@ def test_trials_share_their_teachers_predictions_where_images_stay_as_they_are(
     changes: tuple[str, ...], shared: bool
 ) -> None:
     run = load_experiment("digits", changes).student_run()
-    assert sharing_predictions(run).training.speed.cache_teachers is shared
-    assert sharing_predictions(load_experiment("digits", changes).control_run()).teachers == ()
+    assert run.sharing_predictions().training.speed.cache_teachers is shared
+    assert load_experiment("digits", changes).control_run().sharing_predictions().teachers == ()

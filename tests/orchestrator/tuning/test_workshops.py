@@ -11,7 +11,7 @@ import ray
 from ekd_train.settings import TrialStep
 from orchestrator.dispatcher import Event, LaneDesk
 from orchestrator.experiment import load_experiment
-from orchestrator.launch import LaunchError
+from orchestrator.ray_session import LaunchError
 from orchestrator.tuning.workshops import InWorkerGroup, NodeNotice, TrialFailed
 
 STEP = TrialStep(name="trial-0000", runs=(load_experiment("digits").student_run(),), after=0)
