@@ -20,6 +20,11 @@ class Arm:
     """`labels`: the control. The last two ask whether it is the averaging of weights alone."""
 
     @property
+    def terms(self) -> int:
+        """How many predictions' losses add up: EKD's four branches and their mean, else one (a mean)."""
+        return 5 if self.name.startswith("ekd") else 1
+
+    @property
     def distils(self) -> bool:
         """Whether it has a temperature."""
         return self.made_by != "labels"

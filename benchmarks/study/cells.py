@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,8 @@ from ekd_train.trainee import averaged
 from ekd_train.workers import Workers
 from orchestrator.storage.local import LocalStorage
 
+SPLITS = ("validation", "test")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,12 +42,16 @@ class Cell:
     seed: int
     temperature: float
     strength: float
+    rate: float = 1.0
+    """Share of the regime's learning rate."""
     final: bool = False
 
     @property
     def name(self) -> str:
         """Unique in its regime, whether final or not: the training is the same."""
-        return f"{self.arm.replace('+', '-')}-t{self.temperature:g}-s{self.strength:g}-seed{self.seed}"
+        rate = "" if self.rate == 1 else f"-r{self.rate:g}"
+        arm = self.arm.replace("+", "-")
+        return f"{arm}-t{self.temperature:g}-s{self.strength:g}{rate}-seed{self.seed}"
 
     def run(self) -> TrainingRun:
         """Its training run: the student's seed is the cell's, the teachers' are the regime's."""
@@ -52,7 +59,13 @@ class Cell:
         chosen = [f"distillation.temperature={self.temperature}", f"perturbation.strength={self.strength}"]
         experiment = REGIMES[self.regime].build(arm.pool, [*arm.overrides, *chosen])
         run = experiment.control_run() if arm.made_by == "labels" else experiment.student_run()
-        return run.model_copy(update={"name": self.name, "seed": self.seed})
+        rate = run.training.learning_rate * self.rate
+        changed = {
+            "name": self.name,
+            "seed": self.seed,
+            "training": run.training.model_copy(update={"learning_rate": rate}),
+        }
+        return run.model_copy(update=changed).sharing_predictions()
 
 
 @dataclass(frozen=True)
@@ -102,13 +115,13 @@ def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
     return best
 
 
-def measure_teachers(regime: str, pool: str, folder: Path) -> dict[str, Any]:
-    """The teachers alone and together, on the test images."""
+def measure_teachers(regime: str, pool: str, folder: Path, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+    """The teachers alone and together, on the images of `splits`."""
     data, store = data_of(regime), store_of(folder, regime, pool)
     runs = REGIMES[regime].teachers(pool)
     networks = [_load(store, run, data) for run in runs]
-    ensemble = _measure(Teachers(networks), data)
-    return {"teachers": [_measure(network, data) for network in networks], "ensemble": ensemble}
+    ensemble = _measure(Teachers(networks), data, splits)
+    return {"teachers": [_measure(network, data, splits) for network in networks], "ensemble": ensemble}
 
 
 def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[str, Any]:
@@ -161,16 +174,11 @@ def _load(store: LocalStorage, run: TrainingRun, data: Data) -> nn.Module:
     return load_network(store, run, dict(data.description)).to(data.train.images.device)
 
 
-def _measure(network: nn.Module, data: Data) -> dict[str, dict[str, float]]:
-    probs = {
-        split: predict(network, images.images).mean(0)
-        for split, images in (("validation", data.validation), ("test", data.test))
-    }
+def _measure(network: nn.Module, data: Data, splits: Sequence[str] = SPLITS) -> dict[str, dict[str, float]]:
+    images = {split: getattr(data, split) for split in splits}
+    probs = {split: predict(network, one.images).mean(0) for split, one in images.items()}
     temperature = fit_temperature(probs["validation"], data.validation.labels)
-    return {
-        "validation": all_metrics(probs["validation"], data.validation.labels, temperature),
-        "test": all_metrics(probs["test"], data.test.labels, temperature),
-    }
+    return {split: all_metrics(probs[split], one.labels, temperature) for split, one in images.items()}
 
 
 def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: Data) -> str:

@@ -43,21 +43,33 @@ _RESNET_8 = "{name: resnet, depth: 8, stem_channels: 8}"
 _RESNET_14_2 = "{name: resnet, depth: 14, width: 2, stem_channels: 8}"
 _DIGITS = (
     "{epochs: 200, batch_size: 64, learning_rate: 0.03, schedule: {kind: cosine, warmup_epochs: 5}, "
-    "evaluate_every: 4, checkpoint_every: 100}"
+    "evaluate_every: 4, checkpoint_every: 100, speed: {precision: float32}}"
 )
 _COMPACT = "with high-capacity teachers and a compact student: EKD's setting"
 
 
-def _fashion(fraction: float, epochs: int, stem_channels: int = 16, *, compact: bool = False) -> Regime:
+def fashion(
+    fraction: float,
+    epochs: int,
+    stem_channels: int = 16,
+    *,
+    compact: bool = False,
+    augmented: bool = False,
+    precision: str = "float32",
+) -> Regime:
+    """Fashion-MNIST: a fraction of its training images, networks of a width, with crops and flips or not."""
     training = (
         f"{{epochs: {epochs}, batch_size: 64, learning_rate: 0.05, "
-        "schedule: {kind: cosine, warmup_epochs: 2}, evaluate_every: 2, checkpoint_every: 10}"
+        "schedule: {kind: cosine, warmup_epochs: 2}, evaluate_every: 2, checkpoint_every: 10, "
+        f"speed: {{precision: {precision}}}}}"
     )
     student = f"{{name: wide_resnet, depth: 10, width: 1, stem_channels: {stem_channels}}}"
     wide, resnet = student, f"{{name: resnet, depth: 8, stem_channels: {stem_channels}}}"
     if compact:
         wide = f"{{name: wide_resnet, depth: 16, width: 2, stem_channels: {stem_channels}}}"
         resnet = f"{{name: resnet, depth: 14, width: 2, stem_channels: {stem_channels}}}"
+    remarks = (", crops and flips" if augmented else "") + (f", {_COMPACT}" if compact else "")
+    remarks += f", in {precision}" if precision != "float32" else ""
     return Regime(
         "fashion_mnist",
         (
@@ -66,17 +78,18 @@ def _fashion(fraction: float, epochs: int, stem_channels: int = 16, *, compact: 
             f"student.architecture={student}",
             f"teachers.training={training}",
             f"student.training={training}",
+            *(("data.augmentation={crop_padding: 2, flip: true}",) if augmented else ()),
         ),
         _two_families(wide, resnet, training),
         f"{100 * fraction:g} % of the training images, {epochs} epochs, {stem_channels} stem channels "
-        f"(the packaged experiment has 16){f', {_COMPACT}' if compact else ''}",
+        f"(the packaged experiment has 16){remarks}",
     )
 
 
 def _cifar(experiment: str, width: int, fraction: float, *, compact: bool = False) -> Regime:
     training = (
         "{epochs: 200, batch_size: 128, learning_rate: 0.1, schedule: {kind: cosine, warmup_epochs: 5}, "
-        "evaluate_every: 2, checkpoint_every: 20}"
+        "evaluate_every: 2, checkpoint_every: 20, speed: {precision: float32}}"
     )
     wide = f"{{name: wide_resnet, depth: 28, width: {width}}}"
     student = f"{{name: wide_resnet, depth: 16, width: {width}}}" if compact else wide
@@ -96,17 +109,17 @@ def _cifar(experiment: str, width: int, fraction: float, *, compact: bool = Fals
     )
 
 
-FRACTIONS = {0.05: 40, 0.1: 30, 0.2: 25, 0.5: 15, 1.0: 10}
+FRACTIONS = {0.05: 40, 0.1: 20, 0.2: 12, 0.5: 6, 1.0: 4}
 """Fractions of the training images, and how many epochs Fashion-MNIST's take: fewer of more images."""
 
 
 def _with_images(*, compact: bool) -> dict[str, Regime]:
     suffix = "-compact" if compact else ""
-    # What two cores can train in all arms in hours.
-    found = {f"fashion_mnist-2{suffix}": _fashion(0.02, 40, stem_channels=4, compact=compact)}
+    # Small enough for two cores: all arms of the first take hours, so do a few of each of the others.
+    found = {f"fashion_mnist-2{suffix}": fashion(0.02, 40, stem_channels=4, compact=compact)}
     for fraction, epochs in FRACTIONS.items():
         percent = f"{100 * fraction:g}{suffix}"
-        found[f"fashion_mnist-{percent}"] = _fashion(fraction, epochs, compact=compact)
+        found[f"fashion_mnist-{percent}"] = fashion(fraction, epochs, stem_channels=8, compact=compact)
         found[f"cifar10-{percent}"] = _cifar("cifar10", 1, fraction, compact=compact)
         found[f"cifar100-{percent}"] = _cifar("cifar100_latentbe", 4, fraction, compact=compact)
     return found
@@ -131,6 +144,7 @@ REGIMES: dict[str, Regime] = {
         _two_families(_WRN_16_2, _RESNET_14_2, _DIGITS),
         f"as digits, {_COMPACT} (teachers WRN-16-2, student WRN-10-1)",
     ),
+    "fashion_mnist-2-bfloat16": fashion(0.02, 40, stem_channels=4, precision="bfloat16"),
     **_with_images(compact=False),
     **_with_images(compact=True),
 }

@@ -19,6 +19,8 @@ class ArmResult:
     name: str
     temperature: float | None
     strength: float | None
+    rate: float
+    """Share of the regime's learning rate."""
     seeds: Sequence[Mapping[str, Any]]
 
     def values(self, metric: str, predictor: str = "averaged") -> list[float]:
@@ -33,9 +35,18 @@ def page(
     arms: Sequence[ArmResult],
     *,
     command: str,
-    untuned: bool,
+    chosen: str,
 ) -> str:
-    """The results of a regime in Markdown; `command` made them."""
+    """The results of a regime in Markdown.
+
+    Args:
+        regime: its name.
+        because: how it was found.
+        pools: teachers and their ensemble, by the pool's name.
+        arms: in the order of the tables.
+        command: what made them.
+        chosen: what temperature, strength and rate are, to follow "are".
+    """
     seeds = max(len(arm.seeds) for arm in arms)
     lines = [
         f"# Study: {regime}",
@@ -43,8 +54,8 @@ def page(
         f"{because}.",
         "",
         f"`{command}`: {seeds} seeds of every student, one set of teachers; mean ± standard deviation over "
-        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ and strength are "
-        f"{'those of the papers' if untuned else 'each arm’s best on validation images, with other seeds'}. "
+        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength and "
+        f"rate (the share of the regime's learning rate) are {chosen}. "
         "Test images were used once.",
         "",
         "## Teachers",
@@ -55,8 +66,8 @@ def page(
         "",
         "## Students: the averaged, single network",
         "",
-        f"| arm | τ | strength | {' | '.join(METRICS.values())} |",
-        f"|---|---:|---:|{'---:|' * len(METRICS)}",
+        f"| arm | τ | strength | rate | {' | '.join(METRICS.values())} | each seed, acc. % |",
+        f"|---|---:|---:|---:|{'---:|' * len(METRICS)}---|",
         *(_arm_row(arm) for arm in arms),
         "",
         "## Against the control and plain KD",
@@ -91,6 +102,12 @@ def page(
     return "\n".join(lines)
 
 
+def chosen_by(regime: str | None) -> str:
+    """How temperature, strength and rate were chosen, in the sentence of a page; `regime`: another one's."""
+    best = "each arm's best on validation images, with other seeds"
+    return f"{best}, in {regime}" if regime else best
+
+
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
     """Mean(ours) - mean(theirs) and Welch's interval; None for fewer than two seeds on a side."""
     from scipy.stats import ttest_ind
@@ -112,8 +129,10 @@ def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
 
 def _arm_row(arm: ArmResult) -> str:
     cells = [_spread(arm.values(metric), 100 if metric == "accuracy" else 1) for metric in METRICS]
-    chosen = ["–" if value is None else f"{value:g}" for value in (arm.temperature, arm.strength)]
-    return f"| {arm.name} | {' | '.join([*chosen, *cells])} |"
+    chosen = ["–" if value is None else f"{value:g}" for value in (arm.temperature, arm.strength, arm.rate)]
+    # A mean hides the one student of four that lost its way.
+    each = ", ".join(f"{100 * value:.1f}" for value in arm.values("accuracy"))
+    return f"| {arm.name} | {' | '.join([*chosen, *cells, each])} |"
 
 
 def _difference_rows(arms: Sequence[ArmResult]) -> list[str]:
