@@ -10,6 +10,7 @@ from benchmarks import between_steps, between_workers, formulation, growth, limi
 from benchmarks.peers import comparison
 from benchmarks.result import table
 from benchmarks.timing import conditions
+from benchmarks.turns import set_up_as_a_worker
 
 BENCHMARKS = {
     "Passes of a training step": passes.measure,
@@ -41,4 +42,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    set_up_as_a_worker()
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from benchmarks.result import Result, Skipped, table
@@ -14,35 +15,60 @@ from benchmarks.workload import Workload
 
 WORKERS = 2
 STEPS, WARM_UP = 10, 4
-CASE = Workload(architecture="WRN-16-1", image_size=32, method="teacher", images=128 * 500)
-"""Its epoch is longer than the benchmark, so that steps alone are timed."""
+CASES = {
+    "teacher": Workload(architecture="WRN-16-1", image_size=32, method="teacher", images=128 * 500),
+    "student": Workload(architecture="WRN-16-1", image_size=32, method="latent_be", images=128 * 500),
+}
+"""Their epochs are longer than the benchmark, so that steps alone are timed."""
 
 
 def measure(rounds: int = 7) -> list[Result | Skipped]:
     """Steps of one worker, of two in a plain process group, under Ray Train, and strangers, in turns."""
     if (os.cpu_count() or 1) < WORKERS:
         return [Skipped(5, "several workers", f"this machine has fewer than {WORKERS} cores")]
+    return [*(_two_over_one(case, rounds) for case in CASES), _ray_over_torchrun("teacher", rounds)]
+
+
+def _two_over_one(case: str, rounds: int) -> Result:
+    """No Ray is there: its daemons would take from two workers what one leaves free."""
+    seconds = _timed({name: _side(name, case) for name in ("one", "together", "in step", "apart")}, rounds)
+    limits = ", ".join(
+        f"{what} {_ratio(seconds['one'], seconds[name]):.2f}"
+        for name, what in (("in step", "that only wait for each other"), ("apart", "that exchange nothing"))
+    )
+    ratio = _ratio(seconds["one"], seconds["together"])
+    what = f"{WORKERS} workers over one, {CASES[case].name}"
+    return Result(5, what, ratio, 1.8, note=f"two, each half of the batch, {limits}; {_rates(seconds)}")
+
+
+def _ray_over_torchrun(case: str, rounds: int) -> Result:
+    ray = [sys.executable, "-m", "benchmarks.ray_side", case]
+    seconds = _timed({"torchrun": _side("together", case), "ray": ray}, rounds)
+    overhead = 100 * (_ratio(seconds["ray"], seconds["torchrun"]) - 1)
+    what = f"Ray Train over torchrun, {CASES[case].name}"
+    return Result(5, what, overhead, 1, "smaller", "%", _rates(seconds))
+
+
+def _side(name: str, case: str) -> list[str]:
     plain = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", os.devnull]
-    alone = [*plain, "--nproc-per-node", "1", "-m", "benchmarks.worker_side"]
-    torchrun = [*plain, "--nproc-per-node", str(WORKERS), "-m", "benchmarks.worker_side"]
-    ray = [sys.executable, "-m", "benchmarks.ray_side"]
+    count = 1 if name == "one" else WORKERS
+    return [*plain, "--nproc-per-node", str(count), "-m", "benchmarks.worker_side", case, name]
+
+
+def _timed(commands: Mapping[str, list[str]], rounds: int) -> dict[str, list[float]]:
     with ExitStack() as stack:
         # None is paused: torchrun's and Ray's processes are no children of a group that signals reach.
         sides = {
-            "one": stack.enter_context(Side(alone, pausable=False)),
-            "torchrun": stack.enter_context(Side(torchrun, pausable=False)),
-            "apart": stack.enter_context(Side([*torchrun, "apart"], pausable=False)),
-            "ray": stack.enter_context(Side(ray, pausable=False)),
+            name: stack.enter_context(Side(command, pausable=False, keeps_memory=True))
+            for name, command in commands.items()
         }
-        seconds = in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
-    overhead = 100 * (_ratio(seconds["ray"], seconds["torchrun"]) - 1)
-    rates = ", ".join(f"{k}: {CASE.batch_size / statistics.median(v):.0f}" for k, v in seconds.items())
-    strangers = _ratio(seconds["one"], seconds["apart"])
-    note = f"two that exchange nothing, each half of the batch: {strangers:.2f}"
-    return [
-        Result(5, f"Ray Train over torchrun, {CASE.name}", overhead, 1, "smaller", "%", f"images/s: {rates}"),
-        Result(5, f"{WORKERS} workers over one", _ratio(seconds["one"], seconds["torchrun"]), 1.8, note=note),
-    ]
+        return in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
+
+
+def _rates(seconds: Mapping[str, list[float]]) -> str:
+    # All cases have the same batch.
+    batch = CASES["teacher"].batch_size
+    return "images/s: " + ", ".join(f"{k} {batch / statistics.median(v):.0f}" for k, v in seconds.items())
 
 
 def _ratio(these: list[float], those: list[float]) -> float:

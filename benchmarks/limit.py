@@ -1,7 +1,11 @@
-"""Target 4: achieved FLOP/s of a training step over the best that convolutions or products reach here."""
+"""Target 4: achieved FLOP/s of a training step over the best that convolutions or products reach here.
+
+`python -m benchmarks.limit --profile` shows where the rest of a step's time goes.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +14,7 @@ import torch.nn.functional as F
 from benchmarks.passes import flops
 from benchmarks.result import Result, table
 from benchmarks.timing import compare, conditions
+from benchmarks.turns import set_up_as_a_worker
 from benchmarks.workload import Workload
 from ekd_train.settings import Speed
 
@@ -48,7 +53,52 @@ def measure(cases: Sequence[Workload] = CASES, rounds: int = 5) -> list[Result]:
     return results
 
 
+KINDS = {
+    "convolutions": {"mkldnn_convolution", "cudnn_convolution", "convolution_backward"},
+    "batch norm": {f"{of}batch_norm{way}" for of in ("native_", "cudnn_") for way in ("", "_backward")},
+    "ReLU": {"relu", "relu_", "clamp_min", "clamp_min_", "threshold_backward"},
+    "joining members": {"cat"},
+    "sums": {"add", "add_"},
+    "pooling": {"avg_pool2d", "avg_pool2d_backward", "constant_pad_nd"},
+    "copies": {"copy_", "fill_"},
+}
+"""ATen's operations."""
+
+
+def where_time_goes(case: Workload, steps: int = 3) -> dict[str, float]:
+    """Percent of a step's time that each kind of operation takes, and of the limit within convolutions.
+
+    The profiler's own time is in "the rest"; the head's few FLOPs count as the convolutions'.
+    """
+    step = case.step()
+    work = steps * flops(step)
+    with torch.profiler.profile() as profiler:
+        for _ in range(steps):
+            step()
+    seconds = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in profiler.key_averages():
+        fits = (kind for kind, names in KINDS.items() if event.key.removeprefix("aten::") in names)
+        seconds[next(fits, "the rest")] += event.self_cpu_time_total / 1e6
+    shares = {kind: 100 * value / sum(seconds.values()) for kind, value in seconds.items()}
+    limit = best_flops_per_s(DTYPES[case.speed.precision])
+    return shares | {"of the limit in convolutions": 100 * work / seconds["convolutions"] / limit}
+
+
+def profile_table(cases: Sequence[Workload] = CASES) -> str:
+    """Markdown: a row for each case and precision."""
+    rows = {
+        f"{case.name}, {name}": where_time_goes(case.changed(speed=Speed.model_validate({"precision": name})))
+        for case in cases
+        for name in DTYPES
+    }
+    columns = list(next(iter(rows.values())))
+    lines = [f"| % of the time | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(f'{row[c]:.1f}' for c in columns)} |" for name, row in rows.items()]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    set_up_as_a_worker()
     torch.set_num_threads(1)
-    print(table(measure()))
+    print(profile_table() if "--profile" in sys.argv[1:] else table(measure()))
     print(conditions())

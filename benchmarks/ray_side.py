@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ def work(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from benchmarks.between_workers import CASE
+    from benchmarks.between_workers import CASES
     from benchmarks.turns import GroupTurns
     from benchmarks.worker_side import train_in_turns
 
@@ -22,26 +23,32 @@ def work(config: dict[str, Any]) -> None:
     desk = config["desk"]
     desk.about("benchmark", first)
     with open(f"{driver}/0" if first else os.devnull) as source, open(f"{driver}/1", "w") as sink:
-        train_in_turns(CASE, desk, GroupTurns(source=source, sink=sink), ray.train.torch.get_device())
+        train_in_turns(
+            CASES[config["case"]], desk, GroupTurns(source=source, sink=sink), ray.train.torch.get_device()
+        )
 
 
 def main() -> None:
-    """Start Ray and the worker group, as `orchestrator.launch` does."""
+    """Start Ray and the worker group, as `orchestrator.ray_session` and `orchestrator.launch` do."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from benchmarks.between_workers import WORKERS
     from orchestrator.dispatcher import LaneDesk, open_dispatcher
     from orchestrator.experiment import Cluster
-    from orchestrator.launch import start_ray, stop_ray
     from orchestrator.process_group import ProcessGroupConfig
+    from orchestrator.ray_session import start_ray, stop_ray
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")
         gpus = any(node.gpus for node in capacity.nodes)
         DataParallelTrainer(
             work,
-            train_loop_config={"driver": os.getpid(), "desk": LaneDesk(open_dispatcher())},
+            train_loop_config={
+                "driver": os.getpid(),
+                "desk": LaneDesk(open_dispatcher()),
+                "case": sys.argv[1],
+            },
             backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(num_workers=WORKERS, use_gpu=gpus, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="benchmark", storage_path=folder),

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
+from ekd_train.allocator import KEEP_FREED_MEMORY
 from ekd_train.checkpoint import load_record
 from ekd_train.data import DataError, describe, load_dataset
 from ekd_train.jobs import execute, place, training_data
@@ -317,7 +318,12 @@ def measure(parts: list[str] | None = None) -> list[Result | Skipped]:
         divert_logging(folder / "ray.log")
         # Four, for four trials at a time; where timings are taken, at most two train.
         ray.init(
-            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False
+            runtime_env={"env_vars": dict(KEEP_FREED_MEMORY)},  # as `start_ray` does
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
         )
         try:
             for part in parts or PARTS:

@@ -3,7 +3,8 @@
 It says what the papers say, in the order in which they say it, and shares no code with the step that
 is measured: every teacher and every member is evaluated with gradients in the perturbation, teachers
 are a Python loop, BatchEnsemble layers scale activations, layout is contiguous, precision float32,
-and nothing is compiled. The results are equal to rounding; only the work differs.
+and nothing is compiled. Networks are those of this project. The results are equal to rounding; only
+the work differs.
 """
 
 from __future__ import annotations

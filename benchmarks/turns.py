@@ -20,9 +20,22 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.timing import Clock
+from ekd_train.allocator import KEEP_FREED_MEMORY
 
 ROOT = Path(__file__).parents[1]
 END_TIMEOUT_S = 20
+
+
+def allocator(keeps_memory: bool) -> dict[str, str]:
+    """The environment of a process with or without the allocator of this project's workers."""
+    plain = {name: value for name, value in os.environ.items() if name not in KEEP_FREED_MEMORY}
+    return plain | KEEP_FREED_MEMORY if keeps_memory else plain
+
+
+def set_up_as_a_worker() -> None:
+    """Start this program again, with the allocator of this project's workers, unless it has it."""
+    if any(os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()):
+        os.execve(sys.executable, sys.orig_argv, allocator(keeps_memory=True))
 
 
 class NoMoreTurns(Exception):
@@ -80,14 +93,20 @@ class GroupTurns(Turns):
 class Side:
     """Outside: one such process, with its children."""
 
-    def __init__(self, command: Sequence[str], *, pausable: bool = True) -> None:
-        """`pausable`: stop it when it is not its turn, so that its data loaders prepare nothing meanwhile."""
+    def __init__(self, command: Sequence[str], *, pausable: bool = True, keeps_memory: bool = False) -> None:
+        """Start it.
+
+        Args:
+            command: what it is.
+            pausable: stop it when it is not its turn, so that its data loaders prepare nothing meanwhile.
+            keeps_memory: with the allocator of this project's workers, instead of the C library's default.
+        """
         self._pausable = pausable
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by __exit__
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**allocator(keeps_memory), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

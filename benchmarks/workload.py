@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "ResNet-8": Architecture(name="resnet", depth=8),
 }
 
-STRAIGHTFORWARD = Speed(memory_format="contiguous")
+STRAIGHTFORWARD = Speed(memory_format="contiguous", precision="float32")
 """The settings that change nothing: float32, contiguous, eager."""
 
 

@@ -49,14 +49,23 @@ def distillation(python: str, rounds: int) -> list[Result | Skipped]:
             "bfloat16": [*ours, "bfloat16"],
             "torchdistill": [python, "-m", "benchmarks.peers.torchdistill_loop", core, root],
         }
-        started = {name: stack.enter_context(Side(command)) for name, command in sides.items()}
+        sides["torchdistill, our allocator"] = sides["torchdistill"]
+        started = {
+            name: stack.enter_context(Side(command, keeps_memory=name != "torchdistill"))
+            for name, command in sides.items()
+        }
         seconds = in_turns(started, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
     rates = {name: BATCH_SIZE / statistics.median(times) for name, times in seconds.items()}
     results: list[Result | Skipped] = []
     for precision in ("float32", "bfloat16"):
-        pairs = zip(seconds["torchdistill"], seconds[precision], strict=True)
-        note = f"images/s: {rates[precision]:.0f}, torchdistill {rates['torchdistill']:.0f}"
-        ratio = statistics.median(theirs / own for theirs, own in pairs)
+        ratio, same_allocator = (
+            statistics.median(t / o for t, o in zip(seconds[name], seconds[precision], strict=True))
+            for name in ("torchdistill", "torchdistill, our allocator")
+        )
+        note = (
+            f"images/s: {rates[precision]:.0f}, torchdistill {rates['torchdistill']:.0f}; "
+            f"{same_allocator:.2f} x with one allocator for both"
+        )
         results.append(Result(3, f"{KD}, {precision}", ratio, 1.5, note=note))
     return results
 
