@@ -16,49 +16,75 @@ from benchmarks.study.regimes import REGIMES
 from ekd_train.allocator import KEEP_FREED_MEMORY
 
 if TYPE_CHECKING:
-    from benchmarks.study.cells import Cell
     from benchmarks.study.choice import Choice
+    from orchestrator.meter import Meter
 
 T = TypeVar("T")
 
 
 def main() -> int:
-    """Teachers, choice of temperature and strength, final cells, page and figure; the exit status."""
+    """Choice of temperature and strength, teachers, final cells, page and figure; the exit status."""
     parser = _parser()
     arguments = parser.parse_args()
     names = arguments.arms.split(",") if arguments.arms else list(ARMS)
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"--arms: there is no {unknown[0]}; there are {', '.join(ARMS)}")
-    if min(arguments.seeds, arguments.tuning_seeds, arguments.processes) < 1 or arguments.rate_seeds < 0:
-        parser.error("--seeds, --tuning-seeds and --processes must be at least 1, --rate-seeds at least 0")
+    if min(arguments.seeds, arguments.tuning_seeds, arguments.processes) < 1:
+        parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
     if arguments.untuned and arguments.chosen_in:
         parser.error("--untuned and --chosen-in exclude each other")
     from benchmarks.study.cells import one_thread
+    from benchmarks.study.choice import ChoiceFailed
 
+    arms = [ARMS[name] for name in names]
+    try:
+        chosen = {} if arguments.untuned else _choose(arguments, arms)
+    except ChoiceFailed as error:
+        print(f"{error}\nwhat is done is kept; the same command continues from there", file=sys.stderr)
+        return 1
     os.environ.update(KEEP_FREED_MEMORY)  # for the processes of the pool
     spawn = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
-        study = _Study(pool, arguments.regime, arguments.folder, [ARMS[name] for name in names])
-        chosen = {}
-        if not arguments.untuned:
-            tried = dict.fromkeys(("temperature", "strength"), arguments.tuning_seeds)
-            tried["rate"] = arguments.rate_seeds
-            chosen = study.choose(arguments.chosen_in or arguments.regime, tried)
-        pools = study.train_teachers(arguments.regime)
+        study = _Study(pool, arguments.regime, arguments.folder, arms)
+        pools = study.train_teachers()
         results = study.final(arguments.seeds, chosen)
     _write(arguments, pools, results)
     return 0
+
+
+def _choose(arguments: argparse.Namespace, arms: Sequence[Arm]) -> dict[str, Choice]:
+    """What is chosen of every arm that has a temperature, as it is best in the regime of the choice."""
+    from benchmarks.study.choice import tune
+
+    regime, searched = arguments.chosen_in or arguments.regime, [arm for arm in arms if arm.distils]
+    searched = list(dict.fromkeys(ARMS["kd"] if arm.averages_kd else arm for arm in searched))
+    meter, found = _meter("searches"), {}
+    try:
+        for arm in searched:  # one after the other: each takes the whole machine
+            found[arm.name] = tune(regime, arm, arguments.tuning_seeds, arguments.folder)
+            meter(len(found), len(searched))
+    finally:
+        meter.close()
+    return found
+
+
+def _meter(what: str) -> Meter:
+    from rich.console import Console
+
+    from orchestrator.meter import Meter
+
+    return Meter(what, Console(stderr=True))
 
 
 class _Study:
     def __init__(self, pool: ProcessPoolExecutor, regime: str, folder: Path, arms: Sequence[Arm]) -> None:
         self.pool, self.regime, self.folder, self.arms = pool, regime, folder, arms
 
-    def train_teachers(self, regime: str) -> dict[str, dict[str, Any]]:
-        """All pools of `regime` that the arms want; what their teachers and ensembles reach."""
+    def train_teachers(self) -> dict[str, dict[str, Any]]:
+        """All pools that the arms want; what their teachers and ensembles reach."""
         from benchmarks.study.cells import Teacher, measure_teachers, train_teacher
 
-        pools = sorted({"same", *(arm.pool for arm in self.arms)}, reverse=True)
+        regime, pools = self.regime, sorted({"same", *(arm.pool for arm in self.arms)}, reverse=True)
         teachers = [
             Teacher(regime, pool, index)
             for pool in pools
@@ -69,31 +95,17 @@ class _Study:
             pool: self.pool.submit(measure_teachers, regime, pool, self.folder).result() for pool in pools
         }
 
-    def choose(self, regime: str, seeds: Mapping[str, int]) -> dict[str, Choice]:
-        """What is chosen of every arm that is trained, as it is best in `regime`."""
-        from benchmarks.study.cells import run_cell
-        from benchmarks.study.choice import choose
-
-        def run_all(cells: Sequence[Any]) -> dict[Any, dict[str, Any]]:
-            return self._all("choice", {cell: (run_cell, cell, self.folder) for cell in cells})
-
-        self.train_teachers(regime)
-        # An average of KD's weights has KD's settings, whether KD itself is asked for or not.
-        kd = [ARMS["kd"]] if any(arm.made_by in ("swa", "uniform average") for arm in self.arms) else []
-        return choose(regime, dict.fromkeys([*self.arms, *kd]), seeds, run_all)
-
     def final(self, seeds: int, chosen: Mapping[str, Choice]) -> list[Any]:
         """Every arm's final cells, one a seed; averages of others' networks come last."""
-        from benchmarks.study.cells import run_cell
-        from benchmarks.study.choice import Choice, cell
+        from benchmarks.study.cells import Cell, run_cell
+        from benchmarks.study.choice import Choice
         from benchmarks.study.results import ArmResult
 
         def settings(arm: Arm) -> Choice:
-            source = "kd" if arm.made_by in ("swa", "uniform average") else arm.name
-            return chosen.get(source, Choice())
+            return chosen.get("kd" if arm.averages_kd else arm.name, Choice())
 
         def cells(arm: Arm) -> list[Cell]:
-            return [cell(self.regime, arm.name, seed, settings(arm), final=True) for seed in range(seeds)]
+            return [Cell(self.regime, arm.name, seed, settings(arm)) for seed in range(seeds)]
 
         averages = [arm for arm in self.arms if arm.made_by == "uniform average"]
         trained = {arm.name: cells(arm) for arm in self.arms if arm not in averages}
@@ -106,23 +118,10 @@ class _Study:
             (first, *_), networks = cells(arm), tuple(trained["kd"])
             trained[arm.name] = [first]
             done |= self._all(arm.name, {first: (run_cell, first, self.folder, networks)})
-        return [
-            ArmResult(
-                arm.name,
-                settings(arm).temperature if arm.distils else None,
-                settings(arm).strength if arm.perturbs else None,
-                settings(arm).rate,
-                [done[one] for one in trained[arm.name]],
-            )
-            for arm in self.arms
-        ]
+        return [ArmResult(arm, settings(arm), [done[one] for one in trained[arm.name]]) for arm in self.arms]
 
     def _all(self, what: str, tasks: Mapping[T, tuple[Callable[..., Any], *tuple[Any, ...]]]) -> dict[T, Any]:
-        from rich.console import Console
-
-        from orchestrator.meter import Meter
-
-        meter = Meter(what, Console(stderr=True))
+        meter = _meter(what)
         futures = {self.pool.submit(*task): key for key, task in tasks.items()}
         results = {}
         try:
@@ -178,19 +177,13 @@ def _parser() -> argparse.ArgumentParser:
         "--tuning-seeds", type=int, default=1, help="students for every setting that is tried (default: 1)"
     )
     parser.add_argument(
-        "--rate-seeds",
-        type=int,
-        default=2,
-        help="students for every learning rate that is tried (default: 2; 0: the regime's for all)",
-    )
-    parser.add_argument(
         "--untuned", action="store_true", help="temperature 4 and strength 1 for all, as in the papers"
     )
     parser.add_argument(
         "--chosen-in",
         choices=list(REGIMES),
         metavar="REGIME",
-        help="learning rate, temperature and strength of each arm as chosen there (default: here)",
+        help="temperature and strength of each arm as `ekd tune` finds them there (default: here)",
     )
     parser.add_argument("--arms", default="", metavar="A,B,...", help="only these (default: all)")
     parser.add_argument(

@@ -20,9 +20,14 @@ class Arm:
     """`labels`: the control. The last two ask whether it is the averaging of weights alone."""
 
     @property
-    def terms(self) -> int:
-        """How many predictions' losses add up: EKD's four branches and their mean, else one (a mean)."""
-        return 5 if self.name.startswith("ekd") else 1
+    def adds_losses(self) -> bool:
+        """Whether losses of several predictions add up: EKD's branches and their mean."""
+        return self.name.startswith("ekd")
+
+    @property
+    def averages_kd(self) -> bool:
+        """Whether it is an average along, or of, KD's own runs, and so has KD's settings."""
+        return self.made_by in ("swa", "uniform average")
 
     @property
     def distils(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.study.arms import ARMS
+from benchmarks.study.choice import Choice
 from benchmarks.study.regimes import REGIMES
 from benchmarks.study.weight_averages import swa, uniform_average
 from ekd_train.data import describe, load_dataset
@@ -40,32 +41,32 @@ class Cell:
     regime: str
     arm: str
     seed: int
-    temperature: float
-    strength: float
-    rate: float = 1.0
-    """Share of the regime's learning rate."""
-    final: bool = False
+    choice: Choice
+    final: bool = True
 
     @property
     def name(self) -> str:
         """Unique in its regime, whether final or not: the training is the same."""
-        rate = "" if self.rate == 1 else f"-r{self.rate:g}"
+        chosen = self.choice
+        rate = "" if chosen.rate == 1 else f"-r{chosen.rate:g}"
+        warmup = "" if chosen.warmup is None else f"-w{chosen.warmup:g}"
         arm = self.arm.replace("+", "-")
-        return f"{arm}-t{self.temperature:g}-s{self.strength:g}{rate}-seed{self.seed}"
+        return f"{arm}-t{chosen.temperature:g}-s{chosen.strength:g}{rate}{warmup}-seed{self.seed}"
 
     def run(self) -> TrainingRun:
         """Its training run: the student's seed is the cell's, the teachers' are the regime's."""
-        arm = ARMS[self.arm]
-        chosen = [f"distillation.temperature={self.temperature}", f"perturbation.strength={self.strength}"]
-        experiment = REGIMES[self.regime].build(arm.pool, [*arm.overrides, *chosen])
+        arm, chosen, regime = ARMS[self.arm], self.choice, REGIMES[self.regime]
+        rate = regime.build("same").student.training.learning_rate * chosen.rate
+        settings = [
+            f"distillation.temperature={chosen.temperature}",
+            f"perturbation.strength={chosen.strength}",
+            f"student.training.learning_rate={rate}",
+        ]
+        if chosen.warmup is not None:
+            settings.append(f"student.training.schedule.warmup_epochs={chosen.warmup}")
+        experiment = regime.build(arm.pool, [*arm.overrides, *settings])
         run = experiment.control_run() if arm.made_by == "labels" else experiment.student_run()
-        rate = run.training.learning_rate * self.rate
-        changed = {
-            "name": self.name,
-            "seed": self.seed,
-            "training": run.training.model_copy(update={"learning_rate": rate}),
-        }
-        return run.model_copy(update=changed).sharing_predictions()
+        return run.model_copy(update={"name": self.name, "seed": self.seed}).sharing_predictions()
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
     """
     arm, data = ARMS[cell.arm], data_of(cell.regime)
     store = store_of(folder, cell.regime, arm.pool)
-    key = f"results/{'final' if cell.final else 'tuning'}/{cell.name}.json"
+    key = f"results/{'final' if cell.final else 'validation'}/{cell.name}.json"
     run = cell.run()
     wanted = _fingerprint(run, others, data)
     if key in store.list("results"):

@@ -1,14 +1,32 @@
-"""Each arm's learning rate, temperature and strength, chosen on validation images with other seeds."""
+"""Each arm's temperature, strength and, where losses add up, learning rate: found by `ekd tune`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Arm
-from benchmarks.study.cells import Cell
+from benchmarks.study.regimes import REGIMES
+
+FIRST_SEED = 1000
+"""Of the seeds for choosing: no final cell has one of them."""
+
+TRIALS = 16
+"""Of a search at most: the whole grid of temperatures and strengths; of larger ones, this many at random."""
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+RATES = (0.2, 0.5, 1.0)
+"""Shares of the regime's learning rate; 0.2: the loss of five predictions is as large as that of one."""
+WARMUPS = (2.0, 10.0)
+"""Epochs."""
 
 
 @dataclass(frozen=True)
@@ -18,78 +36,74 @@ class Choice:
     temperature: float = 4.0
     strength: float = 1.0
     rate: float = 1.0
-    """Share of the regime's learning rate: losses that add up over branches, and weights that members
-    share, bear less than one network does."""
+    """Share of the regime's learning rate."""
+    warmup: float | None = None
+    """Epochs of warm-up; None: the regime's."""
 
 
-OPTIONS: Mapping[str, tuple[float, ...]] = {
-    "rate": (0.4, 1.0),
-    "temperature": (1.0, 2.0, 4.0, 8.0),
-    "strength": (0.5, 1.0, 2.0, 4.0),
-}
-"""What is tried, in this order: each with what was chosen before it, and the defaults of the rest.
-
-Where losses of several predictions add up, the rates are divided by their number.
-"""
-FIRST_SEED = 1000
-"""Of the seeds for choosing: no final cell has one of them."""
-
-RunAll = Callable[[Sequence[Cell]], dict[Cell, dict[str, Any]]]
+class ChoiceFailed(RuntimeError):
+    """`ekd tune` has ended with an error; the message is its own."""
 
 
-def choose(regime: str, arms: Iterable[Arm], seeds: Mapping[str, int], run_all: RunAll) -> dict[str, Choice]:
-    """The best choice of each arm that is trained: learning rate, then temperature, then strength.
+def domains(arm: Arm, rate: float) -> dict[str, dict[str, Any]]:
+    """What is searched for an arm, as a space of `ekd tune`; `rate` is the regime's learning rate."""
+    found: dict[str, tuple[float, ...]] = {"distillation.temperature": TEMPERATURES}
+    if arm.perturbs:
+        found["perturbation.strength"] = STRENGTHS
+    if arm.adds_losses:
+        found["student.training.learning_rate"] = tuple(share * rate for share in RATES)
+        found["student.training.schedule.warmup_epochs"] = WARMUPS
+    return {
+        key: {"choice": list(values), "reason": "The study's, the same for all its arms."}
+        for key, values in found.items()
+    }
 
-    Best is the highest mean over seeds of the validation accuracy of the averaged network; of
-    equals the lowest NLL. Arms that are averages of another arm's training take that arm's.
+
+def tune(regime: str, arm: Arm, seeds: int, folder: Path) -> Choice:
+    """The best choice of an arm on validation images: `ekd tune` as a user calls it, or its kept result.
 
     Args:
         regime: its name.
-        arms: those to choose for.
-        seeds: students for every option, by the name of what is chosen; 0: it stays as it is.
-        run_all: trains cells.
+        arm: one with a temperature.
+        seeds: students of every setting, compared by their mean.
+        folder: where the study is kept.
+
+    Raises:
+        ChoiceFailed: the search could not be ended; what is done is kept.
     """
-    trained = [arm for arm in arms if arm.made_by in ("distillation", "labels")]
-    chosen = {arm.name: Choice() for arm in trained}
-    for name in OPTIONS:
-        cells = {
-            (arm.name, option): [
-                cell(regime, arm.name, FIRST_SEED + seed, replace(chosen[arm.name], **{name: option}))
-                for seed in range(seeds[name])
-            ]
-            for arm in trained
-            if _has(arm, name)
-            for option in _options(arm, name)
-            if seeds[name]
-        }
-        results = run_all([one for group in cells.values() for one in group])
-        for arm in trained:
-            scores = {
-                option: _score([results[one]["best"] for one in cells[arm.name, option]])
-                for option in _options(arm, name)
-                if (arm.name, option) in cells
-            }
-            if scores:
-                best = max(scores, key=scores.__getitem__)
-                chosen[arm.name] = replace(chosen[arm.name], **{name: best})
-    return chosen
+    rate = REGIMES[regime].build("same").student.training.learning_rate
+    space = {"description": "of the study", "domains": domains(arm, rate)}
+    points = math.prod(len(domain["choice"]) for domain in space["domains"].values())
+    options = (
+        ["--searcher", "grid"] if points <= TRIALS else ["--searcher", "random", "--trials", str(TRIALS)]
+    )
+    settings = [f"seed={FIRST_SEED}", *REGIMES[regime].settings(arm.pool, arm.overrides)]
+    identity = json.dumps([settings, space, options, seeds])
+    run = f"{arm.name.replace('+', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    place = (folder / "tune" / regime).absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    (file := place / f"{run}.space.yaml").write_text(json.dumps(space))
+    command = [sys.executable, "-m", "orchestrator", "tune", REGIMES[regime].experiment, "--run-id", run]
+    command += ["--space", str(file), "--seeds", str(seeds), *options]
+    for setting in (*settings, f"name=study-{regime}", f"storage.uri={place}", "cluster.address=local"):
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ChoiceFailed(f"{arm.name}: ekd tune ended with {done.returncode}: {done.stderr[-2000:]}")
+    manifest = json.loads((place / run / "manifest.json").read_text())
+    return chosen(manifest["stages"]["search"]["outputs"]["best"]["values"], rate)
 
 
-def cell(regime: str, arm: str, seed: int, choice: Choice, *, final: bool = False) -> Cell:
-    """The cell that trains `arm` as chosen."""
-    return Cell(regime, arm, seed, choice.temperature, choice.strength, choice.rate, final)
+def chosen(values: Mapping[str, float], rate: float) -> Choice:
+    """The choice that a search's best trial is; `rate` is the regime's learning rate.
 
-
-def _options(arm: Arm, name: str) -> tuple[float, ...]:
-    return tuple(option / arm.terms if name == "rate" else option for option in OPTIONS[name])
-
-
-def _has(arm: Arm, name: str) -> bool:
-    return {"rate": True, "temperature": arm.distils, "strength": arm.perturbs}[name]
-
-
-def _score(records: Sequence[dict[str, float]]) -> tuple[float, float]:
-    return (
-        mean(record["averaged/accuracy"] for record in records),
-        -mean(record["averaged/nll"] for record in records),
+    >>> chosen({"distillation.temperature": 2.0, "student.training.learning_rate": 0.025}, 0.05)
+    Choice(temperature=2.0, strength=1.0, rate=0.5, warmup=None)
+    """
+    usual = Choice()
+    return Choice(
+        values["distillation.temperature"],
+        values.get("perturbation.strength", usual.strength),
+        values.get("student.training.learning_rate", rate) / rate,
+        values.get("student.training.schedule.warmup_epochs"),
     )

@@ -45,8 +45,8 @@ def main() -> None:
 
 
 def _probe(name: str, folder: Path) -> None:
-    from benchmarks.study.cells import Teacher, measure_teachers, one_thread, run_cell, train_teacher
-    from benchmarks.study.choice import FIRST_SEED, Choice, cell
+    from benchmarks.study.cells import Cell, Teacher, measure_teachers, one_thread, run_cell, train_teacher
+    from benchmarks.study.choice import FIRST_SEED, Choice
 
     one_thread()
     began = time.process_time()
@@ -62,7 +62,7 @@ def _probe(name: str, folder: Path) -> None:
     print(f"{name}: teachers {time.process_time() - began:.0f} s", flush=True)
     for arm in ARMS:
         began = time.process_time()
-        best = run_cell(cell(name, arm, FIRST_SEED, Choice()), folder)["best"]
+        best = run_cell(Cell(name, arm, FIRST_SEED, Choice(), final=False), folder)["best"]
         rows.append((arm, best["averaged/accuracy"], best["averaged/nll"]))
         kl, agreement = (best.get(f"train/teachers_diversity/{key}") for key in ("pairwise_kl", "agreement"))
         if kl is not None:

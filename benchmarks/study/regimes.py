@@ -20,10 +20,14 @@ class Regime:
     because: str = ""
     """How it was found, for the page of results."""
 
-    def build(self, pool: str, overrides: Sequence[str] = ()) -> Experiment:
-        """The experiment with the teachers of `pool` ("same" or "mixed") and an arm's overrides."""
+    def settings(self, pool: str, overrides: Sequence[str] = ()) -> list[str]:
+        """Changes of the packaged experiment: for teachers of `pool` ("same" or "mixed"), and an arm's."""
         teachers = [f"teachers={self.mixed_teachers}"] if pool == "mixed" else []
-        return load_experiment(self.experiment, [*self.overrides, *teachers, *overrides])
+        return [*self.overrides, *teachers, *overrides]
+
+    def build(self, pool: str, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment with these `settings`."""
+        return load_experiment(self.experiment, self.settings(pool, overrides))
 
     def teachers(self, pool: str) -> tuple[TrainingRun, ...]:
         """The training runs of a pool."""

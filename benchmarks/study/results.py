@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.study.arms import Arm
+from benchmarks.study.choice import Choice
+
 METRICS = {"accuracy": "acc. %", "nll": "NLL", "cnll": "cNLL", "ece": "ECE", "cece": "cECE"}
 LEVEL = 0.95
 _DIVERSITY = ("pairwise_kl", "agreement")
@@ -16,12 +19,14 @@ _DIVERSITY = ("pairwise_kl", "agreement")
 class ArmResult:
     """An arm's final cells: one dictionary a seed, as `run_cell` returns them."""
 
-    name: str
-    temperature: float | None
-    strength: float | None
-    rate: float
-    """Share of the regime's learning rate."""
+    arm: Arm
+    choice: Choice
     seeds: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The arm's."""
+        return self.arm.name
 
     def values(self, metric: str, predictor: str = "averaged") -> list[float]:
         """The metric on test images, one value a seed; empty where there is no such predictor."""
@@ -45,7 +50,7 @@ def page(
         pools: teachers and their ensemble, by the pool's name.
         arms: in the order of the tables.
         command: what made them.
-        chosen: what temperature, strength and rate are, to follow "are".
+        chosen: how temperature, strength, rate and warm-up were found, to follow "are".
     """
     seeds = max(len(arm.seeds) for arm in arms)
     lines = [
@@ -54,8 +59,8 @@ def page(
         f"{because}.",
         "",
         f"`{command}`: {seeds} seeds of every student, one set of teachers; mean ± standard deviation over "
-        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength and "
-        f"rate (the share of the regime's learning rate) are {chosen}. "
+        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength, rate "
+        f"(the share of the regime's) and epochs of warm-up (–: the regime's) are {chosen}. "
         "Test images were used once.",
         "",
         "## Teachers",
@@ -66,8 +71,8 @@ def page(
         "",
         "## Students: the averaged, single network",
         "",
-        f"| arm | τ | strength | rate | {' | '.join(METRICS.values())} | each seed, acc. % |",
-        f"|---|---:|---:|---:|{'---:|' * len(METRICS)}---|",
+        f"| arm | τ | strength | rate | warm-up | {' | '.join(METRICS.values())} | each seed, acc. % |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(METRICS)}---|",
         *(_arm_row(arm) for arm in arms),
         "",
         "## Against the control and plain KD",
@@ -103,9 +108,9 @@ def page(
 
 
 def chosen_by(regime: str | None) -> str:
-    """How temperature, strength and rate were chosen, in the sentence of a page; `regime`: another one's."""
-    best = "each arm's best on validation images, with other seeds"
-    return f"{best}, in {regime}" if regime else best
+    """How an arm's choice was made, in the sentence of a page; `regime`: another one's."""
+    where = f" in {regime}" if regime else ""
+    return f"what `ekd tune` found best{where} on validation images, with teachers and seeds of its own"
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
@@ -129,7 +134,11 @@ def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
 
 def _arm_row(arm: ArmResult) -> str:
     cells = [_spread(arm.values(metric), 100 if metric == "accuracy" else 1) for metric in METRICS]
-    chosen = ["–" if value is None else f"{value:g}" for value in (arm.temperature, arm.strength, arm.rate)]
+    choice = arm.choice
+    temperature = choice.temperature if arm.arm.distils else None
+    strength = choice.strength if arm.arm.perturbs else None
+    values = (temperature, strength, choice.rate, choice.warmup)
+    chosen = ["–" if value is None else f"{value:g}" for value in values]
     # A mean hides the one student of four that lost its way.
     each = ", ".join(f"{100 * value:.1f}" for value in arm.values("accuracy"))
     return f"| {arm.name} | {' | '.join([*chosen, *cells, each])} |"

@@ -1,5 +1,6 @@
 """The study's bookkeeping; what its cells train is the product's own code, tested elsewhere."""
 
+import json
 import math
 from statistics import mean, variance
 
@@ -9,8 +10,8 @@ from torch import nn
 
 from benchmarks.study.arms import ARMS
 from benchmarks.study.cells import Cell
-from benchmarks.study.choice import FIRST_SEED, Choice, choose
-from benchmarks.study.regimes import REGIMES
+from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
+from benchmarks.study.regimes import REGIMES, Regime
 from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, page
 from benchmarks.study.weight_averages import uniform_average
 
@@ -18,7 +19,7 @@ from benchmarks.study.weight_averages import uniform_average
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_a_valid_experiment_in_every_regime(arm):
     for regime in REGIMES:
-        run = Cell(regime, arm, seed=3, temperature=2, strength=0.5).run()
+        run = Cell(regime, arm, 3, Choice(temperature=2, strength=0.5)).run()
         assert run.seed == 3
         teachers = {teacher.architecture.name for teacher in run.teachers}
         assert len(teachers) == (0 if arm == "control" else 2 if ARMS[arm].pool == "mixed" else 1)
@@ -26,71 +27,63 @@ def test_every_arm_is_a_valid_experiment_in_every_regime(arm):
 
 
 def test_students_of_all_seeds_learn_from_the_same_teachers():
-    first, second = (Cell("digits", "latent_be+tdiv_sdiv", seed, 4, 1).run() for seed in (0, 1))
+    first, second = (Cell("digits", "latent_be+tdiv_sdiv", seed, Choice()).run() for seed in (0, 1))
     assert first.teachers == second.teachers
     assert first.name != second.name
 
 
-def test_the_rate_is_chosen_first_then_temperature_and_strength_on_seeds_of_their_own():
-    asked = []
-    seeds = {"rate": 3, "temperature": 2, "strength": 1}
-
-    def run_all(cells):
-        asked.append({(cell.arm, cell.temperature, cell.strength, cell.rate) for cell in cells})
-        assert all(cell.seed >= FIRST_SEED and not cell.final for cell in cells)
-        return {
-            cell: {
-                "best": {
-                    "averaged/accuracy": (cell.temperature == 2) + 0.1 * (cell.rate < 1) * (cell.arm != "kd"),
-                    "averaged/nll": abs(cell.strength - 0.5) + (cell.rate < 1),
-                }
-            }
-            for cell in cells
-        }
-
-    arms = [ARMS[name] for name in ("control", "kd", "kd-swa", "latent_be+tdiv_sdiv")]
-    chosen = choose("digits", arms, seeds, run_all)
-    assert chosen == {
-        "control": Choice(rate=0.4),
-        "kd": Choice(temperature=2),
-        "latent_be+tdiv_sdiv": Choice(temperature=2, strength=0.5, rate=0.4),
-    }
-    rates, temperatures, strengths = asked
-    assert rates == {(name, 4, 1, rate) for name in chosen for rate in (0.4, 1)}
-    assert temperatures == {
-        (name, temperature, 1, rate)
-        for name, rate in (("kd", 1), ("latent_be+tdiv_sdiv", 0.4))
-        for temperature in (1, 2, 4, 8)
-    }
-    assert strengths == {("latent_be+tdiv_sdiv", 2, strength, 0.4) for strength in (0.5, 1, 2, 4)}
-
-
-def test_where_losses_of_branches_add_up_lower_rates_are_tried():
-    tried = set()
-
-    def run_all(cells):
-        tried.update((cell.arm, cell.rate) for cell in cells)
-        return {cell: {"best": {"averaged/accuracy": 0.5, "averaged/nll": 1.0}} for cell in cells}
-
-    seeds = {"rate": 1, "temperature": 0, "strength": 0}
-    choose("digits", [ARMS["ekd-mixed"], ARMS["latent_be"]], seeds, run_all)
-    assert tried == {("ekd-mixed", 0.08), ("ekd-mixed", 0.2), ("latent_be", 0.4), ("latent_be", 1.0)}
-
-
-def test_what_has_no_seeds_to_be_chosen_with_stays_as_it_is():
-    def run_all(cells):
-        assert cells == []
-        return {}
-
-    seeds = {"rate": 0, "temperature": 0, "strength": 0}
-    assert choose("digits", [ARMS["latent_be+tdiv"]], seeds, run_all) == {"latent_be+tdiv": Choice()}
+@pytest.mark.parametrize("arm", [arm for arm in ARMS.values() if arm.distils and not arm.averages_kd])
+def test_every_arm_has_a_space_of_what_it_has(arm):
+    keys = [key.rpartition(".")[2] for key in domains(arm, rate=0.05)]
+    perturbed = ["strength"] if "+" in arm.name else []
+    several = ["learning_rate", "warmup_epochs"] if arm.name.startswith("ekd") else []
+    assert keys == ["temperature", *perturbed, *several]
 
 
 def test_a_rate_is_a_share_of_the_regimes_and_of_nothing_else():
-    whole, half = (Cell("digits", "latent_be", 0, 4, 1, rate).run() for rate in (1, 0.5))
+    whole, half = (Cell("digits", "latent_be", 0, Choice(rate=rate)).run() for rate in (1, 0.5))
     assert half.training.learning_rate == whole.training.learning_rate / 2
     assert half.teachers == whole.teachers
     assert half.name != whole.name
+
+
+def test_a_longer_warm_up_is_the_students_alone():
+    usual, longer = (Cell("digits", "ekd", 0, Choice(warmup=warmup)).run() for warmup in (None, 10))
+    assert usual.training.schedule.warmup_epochs == 5
+    assert longer.training.schedule.warmup_epochs == 10
+    assert longer.teachers == usual.teachers
+    assert longer.name != usual.name
+
+
+TINY = Regime(
+    "digits",
+    tuple(
+        f"{who}.training={{epochs: 2, batch_size: 64, learning_rate: 0.03, speed: {{precision: float32}}}}"
+        for who in ("teachers", "student")
+    ),
+)
+
+
+@pytest.mark.slow
+def test_what_ekd_tune_finds_best_is_chosen_and_not_searched_for_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(REGIMES, "tiny", TINY)
+    found = tune("tiny", ARMS["kd"], 1, tmp_path)
+    (ledger,) = (tmp_path / "tune" / "tiny").glob("kd-*/trials")
+    trials = [json.loads(file.read_text()) for file in ledger.glob("*/trial.json")]
+    assert {trial["values"]["distillation.temperature"] for trial in trials} == {1, 2, 4, 8}
+    last = {trial["values"]["distillation.temperature"]: trial["history"][-1]["score"] for trial in trials}
+    assert last[found.temperature] == max(last.values())
+    assert (found.rate, found.warmup) == (1, None)
+    for file in ledger.glob("*/trial.json"):
+        file.unlink()
+    assert tune("tiny", ARMS["kd"], 1, tmp_path) == found
+
+
+@pytest.mark.slow
+def test_a_search_that_fails_says_why(tmp_path, monkeypatch):
+    monkeypatch.setitem(REGIMES, "broken", Regime("digits", ("data.root=/nowhere", "data.name=cifar10")))
+    with pytest.raises(ChoiceFailed, match=r"kd: ekd tune ended with 2: .*does not exist"):
+        tune("broken", ARMS["kd"], 1, tmp_path)
 
 
 def test_a_difference_has_welchs_interval():
@@ -112,16 +105,16 @@ def test_the_page_says_nothing_of_what_was_not_measured():
         return {"averaged": {"test": test, "validation": test}, **more}
 
     arms = [
-        ArmResult("control", None, None, 0.4, [seed(0.90), seed(0.92)]),
-        ArmResult("kd-uniform-average", 4.0, None, 1.0, [seed(0.10)]),
+        ArmResult(ARMS["control"], Choice(rate=0.4), [seed(0.90), seed(0.92)]),
+        ArmResult(ARMS["kd-uniform-average"], Choice(warmup=10), [seed(0.10)]),
     ]
     pool = {"teachers": [seed(0.9)["averaged"]], "ensemble": seed(0.95)["averaged"]}
     text = page(
         "digits", "Because", {"same": pool}, arms, command="python -m x", chosen="those of the papers"
     )
-    assert "| control | – | – | 0.4 | 91.00 ± 1.41 |" in text
+    assert "| control | – | – | 0.4 | – | 91.00 ± 1.41 |" in text
     assert "| 90.0, 92.0 |" in text
-    assert "| kd-uniform-average | 4 | – | 1 | 10.00 |" in text
+    assert "| kd-uniform-average | 4 | – | 1 | 10 | 10.00 |" in text
     assert "| kd-uniform-average | – | – | – | – |" in text  # one seed: no interval
     assert "nan" not in text
 
@@ -131,8 +124,8 @@ def test_what_students_saw_is_shown_where_every_seed_has_told_it():
     one, other = ({"averaged": {"test": dict.fromkeys(METRICS, value)}} for value in (0.5, 0.6))
     pool = {"teachers": [one["averaged"]], "ensemble": one["averaged"]}
     arms = [
-        ArmResult("kd", 4.0, None, 1.0, [{**one, "best": told}, {**other, "best": told}]),
-        ArmResult("kd+tdiv", 4.0, 1.0, 1.0, [{**one, "best": told}, other]),
+        ArmResult(ARMS["kd"], Choice(), [{**one, "best": told}, {**other, "best": told}]),
+        ArmResult(ARMS["kd+tdiv"], Choice(), [{**one, "best": told}, other]),
     ]
     text = page("digits", "Because", {"same": pool}, arms, command="python -m x", chosen=chosen_by(None))
     assert "| kd | 0.2500 ± 0.0000 | 0.5000 ± 0.0000 | – | – |" in text
