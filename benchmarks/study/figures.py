@@ -24,6 +24,7 @@ def draw_arms(
     """Every arm's averaged network and members, beside the ensemble and the mean teacher."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": regime, "font.size": 9}):
         figure = Figure(figsize=(11, 1.2 + 0.24 * len(arms)), layout="constrained")
@@ -55,9 +56,10 @@ def draw_arms(
             }
             _leave_out_what_failed(axes, centres)
             axes.set_xlabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(6))
             axes.grid(axis="x", color="0.9")
         panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
-        panels[0].invert_yaxis()
+        panels[0].set_ylim(len(arms) - 0.5, -0.5)
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
         )

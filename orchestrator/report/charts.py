@@ -45,6 +45,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def over_epochs(axes: Axes) -> None:
+    """Name the horizontal axis, and divide it into whole epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 @styled
 def cost_chart(findings: Findings) -> str:
     """Accuracy against multiply-accumulates and, if it was measured, against latency."""
@@ -168,7 +176,7 @@ def learning_chart(evidence: Evidence) -> str:
     if not gap.get_lines()[1:]:
         gap.text(0.5, 0.5, "the student has no members", ha="center", transform=gap.transAxes)
     for axes in (nll, gap):
-        axes.set_xlabel("epoch")
+        over_epochs(axes)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper left", ncols=5)
     last = evidence.histories["student"][-1]
     return to_svg(
@@ -208,7 +216,7 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
                 label="teachers, test, at the end",
             )
         axes.set_title(title)
-        axes.set_xlabel("epoch")
+        over_epochs(axes)
     _log_scale(panels[0])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     last = history[-1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.report.charts import new_figure, styled
+from orchestrator.report.charts import new_figure, over_epochs, styled
 from orchestrator.report.svg import COLOURS, to_svg
 from orchestrator.tuning.ledger import Ledger, TrialRecord
 from orchestrator.tuning.pictures import draw_trials, importance
@@ -157,7 +157,7 @@ def curves_chart(search: Search) -> str:
             **_style(search, record),
         )
     axes.set_title("Validation accuracy of the averaged student, %")
-    axes.set_xlabel("epoch")
+    over_epochs(axes)
     stopped = sum(record.status == "pruned" for record in search.trials)
     spoken = f"Stopped before their end: {stopped} of {len(search.trials)}."
     return to_svg(figure, "search-curves", "Trials over their epochs", spoken)

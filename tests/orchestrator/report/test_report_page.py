@@ -104,6 +104,14 @@ def test_figures_take_their_colours_from_the_page(text):
     assert not re.search(r"#0[1-9]0[1-9]0[1-9]", text)
 
 
+def test_epochs_are_whole(text):
+    for figure in ("learning", "diversity"):
+        (drawn,) = re.findall(rf'<svg[^>]*aria-labelledby="[^"]*{figure}.*?</svg>', text, re.DOTALL)
+        labels = set(re.findall(r">([\d.]+)</text>", drawn))
+        assert labels >= {"1", "2", "3"}
+        assert not labels & {"1.25", "1.50", "1.75"}
+
+
 def test_seeds_resamples_threads_and_batches_are_stated(text):
     assert "2000 resamples, seed 0" in text
     assert "on CPU with 1 thread, torch 2" in text
