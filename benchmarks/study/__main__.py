@@ -138,19 +138,22 @@ class _Study:
 
 
 def _write(arguments: argparse.Namespace, pools: Mapping[str, Any], results: Sequence[Any]) -> None:
-    from benchmarks.study.figures import draw_arms
+    from benchmarks.study.figures import draw_arms, draw_members
     from benchmarks.study.results import chosen_by, page
 
-    regime = arguments.regime
+    regime, name = arguments.regime, arguments.page or arguments.regime
     command = f"python -m benchmarks.study {' '.join(_without_folders(sys.argv[1:]))}"
     chosen = "those of the papers" if arguments.untuned else chosen_by(arguments.chosen_in)
     text = page(regime, REGIMES[regime].because, pools, results, command=command, chosen=chosen)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    figure = arguments.output / f"{regime}.svg"
-    draw_arms(figure, regime, pools, results)
+    draw_arms(arguments.output / f"{name}.svg", regime, pools, results)
+    pictures = [f"![Test accuracy, NLL and ECE of every arm beside teachers and ensemble]({name}.svg)"]
+    if any(one.values("accuracy", "members") for one in results):
+        draw_members(arguments.output / f"{name}-members.svg", regime, results)
+        pictures.append(f"![What averaging loses, and how far members differ]({name}-members.svg)")
     title, _, rest = text.partition("\n")
-    alternative = "Test accuracy, NLL and calibrated NLL of every arm beside teachers and ensemble"
-    (arguments.output / f"{regime}.md").write_text(f"{title}\n\n![{alternative}]({figure.name})\n{rest}")
+    shown = "\n\n".join(pictures)
+    (arguments.output / f"{name}.md").write_text(f"{title}\n\n{shown}\n{rest}")
     print(text)
 
 
@@ -192,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, default=Path("ekd-runs/study"), help="networks and measurements"
     )
+    parser.add_argument("--page", metavar="NAME", help="name of page and figures (default: the regime's)")
     parser.add_argument(
         "--output", type=Path, default=Path("docs/results"), help="page and figure (default: docs/results)"
     )

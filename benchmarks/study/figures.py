@@ -11,10 +11,16 @@ from benchmarks.study.results import ArmResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-PANELS = (("accuracy", "test accuracy, %", 100), ("nll", "test NLL", 1), ("cnll", "test NLL, calibrated", 1))
+PANELS = (
+    ("accuracy", "test accuracy, %", 100),
+    ("nll", "test NLL", 1),
+    ("cnll", "test NLL, calibrated", 1),
+    ("ece", "test ECE", 1),
+)
 SERIES = (("averaged", "o", "averaged"), ("members", "^", "members"))
-FAR = 30
+FAR = 8
 """Times the median distance from the middle arm, beyond which an arm has failed: it would hide the others."""
 
 
@@ -22,47 +28,80 @@ def draw_arms(
     path: Path, regime: str, pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]
 ) -> None:
     """Every arm's averaged network and members, beside the ensemble and the mean teacher."""
-    import matplotlib
+    figure, panels = _rows_of_arms(arms, len(PANELS))
+    same = pools["same"]
+    for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
+        for predictor, marker, name in SERIES:
+            values = {i: arm.values(metric, predictor) for i, arm in enumerate(arms)}
+            _draw(axes, values, scale, marker, name)
+        teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
+        axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
+        ensemble = scale * same["ensemble"]["test"][metric]
+        axes.axvline(ensemble, color="0.3", linestyle="--", label="ensemble")
+        centres = {i: scale * mean(arm.values(metric)) for i, arm in enumerate(arms)}
+        _leave_out_what_failed(axes, centres)
+        axes.set_xlabel(label)
+    _save(figure, panels, path, regime)
+
+
+def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
+    """What averaging loses, and how far members differ, of every arm that has some."""
+    arms = [arm for arm in arms if arm.values("accuracy", "members")]
+    figure, panels = _rows_of_arms(arms, 3)
+    gaps = {
+        i: [m - a for m, a in zip(arm.values("accuracy", "members"), arm.values("accuracy"), strict=True)]
+        for i, arm in enumerate(arms)
+    }
+    _draw(panels[0], gaps, 100, "o", "members")
+    panels[0].axvline(0, color="0.3", linestyle="--")
+    panels[0].set_xlabel("members − averaged, points")
+    for axes, key, label, scale in (
+        (panels[1], "agreement", "two members agree, % of test images", 100),
+        (panels[2], "pairwise_kl", "KL between two members, nats", 1),
+    ):
+        found = {i: [seed["diversity"][key] for seed in arm.seeds] for i, arm in enumerate(arms)}
+        _draw(axes, found, scale, "o", "members")
+        axes.set_xlabel(label)
+    _save(figure, panels, path, regime)
+
+
+def _rows_of_arms(arms: Sequence[ArmResult], panels: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": regime, "font.size": 9}):
-        figure = Figure(figsize=(11, 1.2 + 0.24 * len(arms)), layout="constrained")
-        panels = figure.subplots(1, len(PANELS), sharey=True)
-        for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
-            for predictor, marker, name in SERIES:
-                rows = [
-                    (i, values) for i, arm in enumerate(arms) if (values := arm.values(metric, predictor))
-                ]
-                axes.errorbar(
-                    [scale * mean(values) for _, values in rows],
-                    [i for i, _ in rows],
-                    xerr=[scale * stdev(values) if len(values) > 1 else 0 for _, values in rows],
-                    fmt=marker,
-                    capsize=2,
-                    markersize=5,
-                    label=f"{name} (± sd over seeds)",
-                )
-            same = pools["same"]
-            teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
-            axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
-            axes.axvline(
-                scale * same["ensemble"]["test"][metric], color="0.3", linestyle="--", label="ensemble"
-            )
-            centres = {
-                i: scale * mean(values)
-                for i, arm in enumerate(arms)
-                if (values := arm.values(metric, "averaged"))
-            }
-            _leave_out_what_failed(axes, centres)
-            axes.set_xlabel(label)
-            axes.xaxis.set_major_locator(MaxNLocator(6))
-            axes.grid(axis="x", color="0.9")
-        panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
-        panels[0].set_ylim(len(arms) - 0.5, -0.5)
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
-        )
+    figure = Figure(figsize=(11, 1.2 + 0.24 * len(arms)), layout="constrained")
+    found: Sequence[Axes] = figure.subplots(1, panels, sharey=True)
+    for axes in found:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x", color="0.9")
+    found[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
+    found[0].set_ylim(len(arms) - 0.5, -0.5)
+    return figure, found
+
+
+def _draw(axes: Axes, values: Mapping[int, Sequence[float]], scale: float, marker: str, name: str) -> None:
+    """Each row's mean and spread; a row without values stays empty."""
+    rows = {i: [scale * one for one in some] for i, some in values.items() if some}
+    several = any(len(some) > 1 for some in rows.values())
+    spreads = [stdev(some) if len(some) > 1 else 0 for some in rows.values()]
+    axes.errorbar(
+        [mean(some) for some in rows.values()],
+        list(rows),
+        xerr=spreads if several else None,
+        fmt=marker,
+        capsize=2,
+        markersize=5,
+        label=f"{name} (± sd over seeds)" if several else f"{name} (one seed)",
+    )
+
+
+def _save(figure: Figure, panels: Sequence[Axes], path: Path, regime: str) -> None:
+    import matplotlib
+
+    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": regime}):
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 

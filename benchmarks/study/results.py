@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -53,15 +53,16 @@ def page(
         chosen: how temperature, strength, rate and warm-up were found, to follow "are".
     """
     seeds = max(len(arm.seeds) for arm in arms)
+    spread = f"{seeds} seeds of every student" if seeds > 1 else "one seed of every student, so no spread"
     lines = [
         f"# Study: {regime}",
         "",
         f"{because}.",
         "",
-        f"`{command}`: {seeds} seeds of every student, one set of teachers; mean ± standard deviation over "
+        f"`{command}`: {spread}, one set of teachers; mean ± standard deviation over "
         "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength, rate "
         f"(the share of the regime's) and epochs of warm-up (–: the regime's) are {chosen}. "
-        "Test images were used once.",
+        "Test images had no part in that.",
         "",
         "## Teachers",
         "",
@@ -75,15 +76,13 @@ def page(
         f"|---|---:|---:|---:|---:|{'---:|' * len(METRICS)}---|",
         *(_arm_row(arm) for arm in arms),
         "",
-        "## Against the control and plain KD",
+        "## Against control, plain KD and the ensemble",
         "",
-        "Difference in accuracy (points) and NLL of the means over seeds, with Welch's "
-        f"{100 * LEVEL:g} % interval. Bold: the interval leaves out 0.",
+        "Differences of the means over seeds, accuracy in points, with Welch's "
+        f"{100 * LEVEL:g} % interval; against the ensemble, which is one, Student's. Bold: the interval "
+        "leaves out 0. Of so many intervals some do by chance.",
         "",
-        "| arm | acc. − control | acc. − kd | NLL − control | NLL − kd |",
-        "|---|---:|---:|---:|---:|",
-        *_difference_rows(arms),
-        "",
+        *_difference_tables(pools, arms),
         "## What averaging loses, and whether a member is just one network",
         "",
         "Members: the mean of the subnetworks' probabilities, at their number times the cost. Gap: members' "
@@ -123,6 +122,16 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
     return mean(ours) - mean(theirs), float(interval.low), float(interval.high)
 
 
+def distance(ours: Sequence[float], reference: float) -> tuple[float, float, float] | None:
+    """Mean(ours) - reference and Student's interval; None for fewer than two seeds."""
+    from scipy.stats import ttest_1samp
+
+    if len(ours) < 2:
+        return None
+    interval = ttest_1samp(ours, reference).confidence_interval(LEVEL)
+    return mean(ours) - reference, float(interval.low) - reference, float(interval.high) - reference
+
+
 def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
     each = [100 * teacher["test"]["accuracy"] for teacher in pool["teachers"]]
     together = pool["ensemble"]["test"]
@@ -144,19 +153,25 @@ def _arm_row(arm: ArmResult) -> str:
     return f"| {arm.name} | {' | '.join([*chosen, *cells, each])} |"
 
 
-def _difference_rows(arms: Sequence[ArmResult]) -> list[str]:
+def _difference_tables(pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]) -> Iterator[str]:
     named = {arm.name: arm for arm in arms}
-    rows = []
-    for arm in arms:
-        cells = []
-        for metric, scale, digits in (("accuracy", 100, 2), ("nll", 1, 4)):
-            for other in ("control", "kd"):
-                found = None
-                if other in named and other != arm.name:
-                    found = difference(arm.values(metric), named[other].values(metric))
-                cells.append(_interval(found, scale, digits))
-        rows.append(f"| {arm.name} | {' | '.join(cells)} |")
-    return rows
+    for metric, title in METRICS.items():
+        if metric == "cece":
+            continue
+        scale, digits = (100, 2) if metric == "accuracy" else (1, 4)
+        yield from (f"| {title} of | − control | − kd | − ensemble |", "|---|---:|---:|---:|")
+        for arm in arms:
+            values = arm.values(metric)
+            found = [
+                difference(values, named[other].values(metric))
+                if other in named and other != arm.name
+                else None
+                for other in ("control", "kd")
+            ]
+            ensemble = pools[arm.arm.pool]["ensemble"]["test"][metric]
+            cells = [_interval(one, scale, digits) for one in (*found, distance(values, ensemble))]
+            yield f"| {arm.name} | {' | '.join(cells)} |"
+        yield ""
 
 
 def _interval(found: tuple[float, float, float] | None, scale: float, digits: int) -> str:

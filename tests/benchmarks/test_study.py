@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from benchmarks.study.arms import ARMS
-from benchmarks.study.cells import Cell
+from benchmarks.study.cells import Cell, Teacher, run_cell, train_teacher
 from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
+from benchmarks.study.figures import draw_arms, draw_members
 from benchmarks.study.regimes import REGIMES, Regime
-from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, page
+from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, distance, page
 from benchmarks.study.weight_averages import uniform_average
 
 
@@ -99,23 +100,76 @@ def test_a_difference_has_welchs_interval():
     assert difference(ours, theirs[:1]) is None
 
 
-def test_the_page_says_nothing_of_what_was_not_measured():
-    def seed(accuracy, **more):
-        test = {"accuracy": accuracy, "nll": 0.2, "cnll": 0.2, "ece": 0.01, "cece": 0.01}
-        return {"averaged": {"test": test, "validation": test}, **more}
+def one_seed(accuracy, **more):
+    test = {"accuracy": accuracy, "nll": 1 - accuracy, "cnll": 0.2, "ece": 0.01, "cece": 0.01}
+    return {"averaged": {"test": test, "validation": test}, **more}
 
+
+def test_the_distance_from_one_value_has_students_interval():
+    from scipy.stats import t
+
+    ours = [0.97, 0.95, 0.96]
+    half = t.ppf(0.975, 2) * math.sqrt(variance(ours) / 3)
+    middle, low, high = distance(ours, 0.9)
+    assert middle == pytest.approx(0.06)
+    assert (low, high) == pytest.approx((0.06 - half, 0.06 + half))
+    assert distance(ours[:1], 0.9) is None
+
+
+def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
+    members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
     arms = [
-        ArmResult(ARMS["control"], Choice(rate=0.4), [seed(0.90), seed(0.92)]),
-        ArmResult(ARMS["kd-uniform-average"], Choice(warmup=10), [seed(0.10)]),
+        ArmResult(ARMS["control"], Choice(), [one_seed(0.90), one_seed(0.91)]),
+        ArmResult(ARMS["kd"], Choice(), [one_seed(0.92), one_seed(0.92)]),
+        ArmResult(ARMS["kd+tdiv"], Choice(), [one_seed(0.93), one_seed(0.92)]),
+        ArmResult(ARMS["kd-uniform-average"], Choice(), [one_seed(0.10)]),
+        ArmResult(ARMS["latent_be"], Choice(), [one_seed(0.92, **members), one_seed(0.93, **members)]),
     ]
-    pool = {"teachers": [seed(0.9)["averaged"]], "ensemble": seed(0.95)["averaged"]}
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
+    draw_arms(tmp_path / "arms.svg", "digits", {"same": pool}, arms)
+    text = (tmp_path / "arms.svg").read_text()
+    assert all(f">{arm.name}<" in text for arm in arms)
+    assert ">← 10<" in text
+    draw_members(tmp_path / "members.svg", "digits", arms)
+    text = (tmp_path / "members.svg").read_text()
+    assert ">latent_be<" in text
+    assert ">control<" not in text
+
+
+def test_a_cell_is_trained_once_and_again_after_its_settings_changed(tmp_path, monkeypatch):
+    monkeypatch.setitem(REGIMES, "tiny", TINY)
+    for index in range(4):
+        train_teacher(Teacher("tiny", "same", index), tmp_path)
+    cell = Cell("tiny", "latent_be", 0, Choice())
+    first = run_cell(cell, tmp_path)
+    assert first["members"].keys() == first["averaged"].keys() == {"validation", "test"}
+    assert first["diversity"].keys() >= {"agreement", "pairwise_kl"}
+    (kept,) = (tmp_path / "tiny" / "same" / "results" / "final").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert run_cell(cell, tmp_path) == first
+    assert kept.stat().st_mtime_ns == written
+    changed = Regime("digits", (*TINY.overrides, "student.training.epochs=3"))
+    monkeypatch.setitem(REGIMES, "tiny", changed)
+    run_cell(cell, tmp_path)
+    assert kept.stat().st_mtime_ns > written
+    unseen = run_cell(Cell("tiny", "kd", 0, Choice(), final=False), tmp_path)
+    assert unseen.keys() == {"best"}  # and nothing of the test images
+
+
+def test_the_page_says_nothing_of_what_was_not_measured():
+    arms = [
+        ArmResult(ARMS["control"], Choice(rate=0.4), [one_seed(0.90), one_seed(0.92)]),
+        ArmResult(ARMS["kd-uniform-average"], Choice(warmup=10), [one_seed(0.10)]),
+    ]
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
     text = page(
         "digits", "Because", {"same": pool}, arms, command="python -m x", chosen="those of the papers"
     )
     assert "| control | – | – | 0.4 | – | 91.00 ± 1.41 |" in text
     assert "| 90.0, 92.0 |" in text
     assert "| kd-uniform-average | 4 | – | 1 | 10 | 10.00 |" in text
-    assert "| kd-uniform-average | – | – | – | – |" in text  # one seed: no interval
+    assert "| kd-uniform-average | – | – | – |" in text  # one seed: no interval
+    assert "| control | – | – | -4.00 [-16.71, +8.71] |" in text  # t(0.975, 1) = 12.706 times 1 point
     assert "nan" not in text
 
 
