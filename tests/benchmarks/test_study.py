@@ -136,6 +136,16 @@ def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
     assert ">control<" not in text
 
 
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_cell_is_trained_once_and_again_after_its_settings_changed(tmp_path, monkeypatch):
     monkeypatch.setitem(REGIMES, "tiny", TINY)
     for index in range(4):
