@@ -43,7 +43,7 @@ def add_registry_commands(commands: Any) -> None:
         "rollback",
         help="make the previous champion the champion again",
         description="Moves the alias `champion` back to the version that had it before, and records why. "
-        "Again: one further back.",
+        "Again: one further back, to the first.",
     )
     rollback.add_argument("name", metavar="NAME", help="of the registered model")
     rollback.add_argument("--reason", required=True, help="what the next person should know")

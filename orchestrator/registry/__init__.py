@@ -1,6 +1,6 @@
 """The model registry: an averaged student becomes a version that loads without this project."""
 
-from orchestrator.registry.champion import Move, NoSuchVersion, history, move_champion, roll_back
+from orchestrator.registry.champion import Move, NoSuchVersion, champions, history, move_champion, roll_back
 from orchestrator.registry.exported_model import ExportError
 from orchestrator.registry.listing import ListedVersion, list_versions
 from orchestrator.registry.promotion import Promotion, Validation, decide_promotion
@@ -19,6 +19,7 @@ __all__ = [
     "Promotion",
     "RegisteredVersion",
     "Validation",
+    "champions",
     "check_model_name",
     "code_version",
     "decide_promotion",

@@ -9,7 +9,7 @@ and is passed over.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,6 +93,31 @@ def history(client: MlflowClient, name: str) -> list[Move]:
     ]
 
 
+def champions(moves: Sequence[Move], present: str) -> list[str]:
+    """The champions that a rollback can go back through, the first one first; the last is `present`.
+
+    A promotion lays a version on a stack, a rollback takes the uppermost off. Notes of moves that were
+    never made lead to no champion that a later note, or the alias, starts from: they are passed over.
+
+    >>> champions([Move(None, "1", "registered", ""), Move("1", "2", "promoted", "")], "2")
+    ['1', '2']
+    """
+    made: list[Move] = []
+    held: str | None = present
+    for move in reversed(moves):
+        if move.after == held:
+            made.insert(0, move)
+            held = move.before
+    stack = [held] if held is not None else []
+    for move in made:
+        if move.kind == "rollback" and move.after in stack:
+            while stack[-1] != move.after:
+                stack.pop()
+        else:
+            stack.append(move.after)
+    return stack
+
+
 def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move:
     """Make `version` the champion: note it, move the alias, and say why on both versions.
 
@@ -109,7 +134,7 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
     version_of(client, name, version)
     move = Move(before, version, kind, reason)
     if before != version:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
         client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
         client.set_registered_model_alias(name, CHAMPION, version)
         if before is not None:
@@ -130,7 +155,9 @@ def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move:
     present = champion_of(client, name)
     if present is None:
         raise NoSuchVersion(f"{name} has no champion")
-    arrivals = [m for m in history(client, name) if m.after == present and m.kind != "rollback"]
-    if not arrivals or arrivals[-1].before is None:
-        raise NoSuchVersion(f"{name} had no champion before version {present}")
-    return move_champion(client, name, arrivals[-1].before, kind="rollback", reason=reason)
+    before = champions(history(client, name), present)[:-1]
+    if not before:
+        raise NoSuchVersion(
+            f"{name} had no champion before version {present}; `ekd promote` makes any version the champion"
+        )
+    return move_champion(client, name, before[-1], kind="rollback", reason=reason)

@@ -1,9 +1,19 @@
 """The champion moves by one call, with a history, by hand and back."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.cli import main
-from orchestrator.registry import NoSuchVersion, history, list_versions, move_champion, roll_back
+from orchestrator.registry import (
+    Move,
+    NoSuchVersion,
+    champions,
+    history,
+    list_versions,
+    move_champion,
+    roll_back,
+)
 from orchestrator.registry.champion import champion_of
 from orchestrator.tracking.connection import connect
 
@@ -68,6 +78,39 @@ def test_a_move_that_was_noted_but_never_made_is_passed_over(client, model, monk
             move_champion(client, model, "3", kind="promoted", reason="better still")
     assert champion_of(client, model) == "2"
     assert roll_back(client, model, reason="back").after == "1"
+
+
+def test_rolling_back_goes_further_back_where_a_version_was_champion_twice(client, model):
+    for version in ("2", "1", "3"):
+        move_champion(client, model, version, kind="promoted", reason="asked for")
+    assert [roll_back(client, model, reason="back").after for _ in range(3)] == ["1", "2", "1"]
+    with pytest.raises(NoSuchVersion, match="no champion before version 1; `ekd promote` makes any"):
+        roll_back(client, model, reason="and this")
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["promote", "roll back", "noted, never moved"]), st.integers(1, 4)),
+        max_size=30,
+    )
+)
+def test_the_history_replays_as_a_stack(steps):
+    stack, moves = ["1"], [Move(None, "1", "registered", "first")]
+    for step, number in steps:
+        version = str(number)
+        if step == "roll back" and len(stack) > 1:
+            moves.append(Move(stack.pop(), stack[-1], "rollback", "worse"))
+        elif step != "roll back" and version != stack[-1]:
+            moves.append(Move(stack[-1], version, "promoted", "better"))
+            if step == "promote":
+                stack.append(version)
+        assert champions(moves, stack[-1]) == stack
+
+
+@pytest.mark.parametrize("kind", ["promoted", "rollback"])
+def test_a_history_whose_beginning_is_not_known_goes_back_as_far_as_it_is(kind):
+    assert champions([Move("1", "2", kind, "better")], "2") == ["1", "2"]
+    assert champions([Move("1", "2", kind, "better")], "7") == ["7"]
 
 
 def test_promoting_the_champion_again_adds_nothing_to_the_history(client, model):
