@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from orchestrator.export import Source
+    from orchestrator.registry import Move
 
 
 def add_registry_commands(commands: Any) -> None:
@@ -118,12 +119,10 @@ def promote(arguments: argparse.Namespace) -> int:
     match = MODEL_URI.fullmatch(arguments.model)
     if match is None or match["version"] is None:
         raise ExperimentError(f"{arguments.model}: write it as models:/NAME/VERSION; `ekd models` lists them")
+    name, version = match["name"], match["version"]
     with _registry(arguments) as client:
-        move = move_champion(
-            client, match["name"], match["version"], kind="promoted", reason=arguments.reason
-        )
-    print(f"champion of {match['name']}: {move}")
-    return 0
+        move = move_champion(client, name, version, kind="promoted", reason=arguments.reason)
+        return _say_moved(client, name, move, f"version {version} is it already; nothing was changed")
 
 
 def rollback(arguments: argparse.Namespace) -> int:
@@ -134,8 +133,19 @@ def rollback(arguments: argparse.Namespace) -> int:
         raise ExperimentError(f"{arguments.name!r} is not the name of a registered student; see `ekd models`")
     with _registry(arguments) as client:
         move = roll_back(client, arguments.name, reason=arguments.reason)
-    print(f"champion of {arguments.name}: {move}")
-    return 0
+        return _say_moved(client, arguments.name, move, "somebody else rolled back at the same moment")
+
+
+def _say_moved(client: MlflowClient, name: str, move: Move | None, otherwise: str) -> int:
+    """Say what came of a move; 1 where somebody else moved the alias at the same moment."""
+    from orchestrator.registry import champion_of
+
+    print(f"champion of {name}: {move or otherwise}")
+    champion = champion_of(client, name)
+    if move is None or champion == move.after:
+        return 0
+    print(f"ekd: somebody else has since made version {champion} the champion of {name}", file=sys.stderr)
+    return 1
 
 
 def export(arguments: argparse.Namespace) -> int:

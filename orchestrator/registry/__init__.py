@@ -1,6 +1,14 @@
 """The model registry: an averaged student becomes a version that loads without this project."""
 
-from orchestrator.registry.champion import Move, NoSuchVersion, champions, history, move_champion, roll_back
+from orchestrator.registry.champion import (
+    Move,
+    NoSuchVersion,
+    champion_of,
+    champions,
+    history,
+    move_champion,
+    roll_back,
+)
 from orchestrator.registry.exported_model import ExportError
 from orchestrator.registry.listing import ListedVersion, list_versions
 from orchestrator.registry.promotion import Promotion, Validation, decide_promotion
@@ -19,6 +27,7 @@ __all__ = [
     "Promotion",
     "RegisteredVersion",
     "Validation",
+    "champion_of",
     "champions",
     "check_model_name",
     "code_version",

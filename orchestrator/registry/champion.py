@@ -1,9 +1,11 @@
 """Who is champion, why, and who was before: the alias and its history.
 
-The alias is moved by one call, which the registry carries out whole or not at all. Each move is
-first noted as a tag of its own on the registered model, so that two people who promote at once
-lose neither note; a note whose move never happened names a champion that is not the present one,
-and is passed over.
+The alias is moved by one call, which the registry carries out whole or not at all: there is never
+a moment without a champion, nor with two. Nothing else is atomic. Each move is first noted as a tag
+of its own on the registered model, so that two people who promote at once lose neither note; a note
+whose move never happened leads nowhere, and is passed over. Of two moves at once the later call
+wins, also over a better version; what the versions' tags say is brought into line with the alias
+after each move, by whoever is last, and by the next move after one that was interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.registry.promotion import CHAMPION
+from orchestrator.registry.promotion import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -118,10 +120,11 @@ def champions(moves: Sequence[Move], present: str) -> list[str]:
     return stack
 
 
-def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move:
-    """Make `version` the champion: note it, move the alias, and say why on both versions.
+def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move | None:
+    """Make `version` the champion: note it, move the alias, and say why on the versions.
 
-    Called again for the present champion it only says why anew.
+    Called for the present champion it moves and notes nothing, and returns None; what an earlier call
+    that was interrupted did not write is written.
 
     Raises:
         NoSuchVersion: there is no such model or version.
@@ -132,21 +135,51 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
         raise ValueError("a reason is needed: it is what the next person reads")
     before = champion_of(client, name)
     version_of(client, name, version)
-    move = Move(before, version, kind, reason)
+    move = None
     if before != version:
+        move = Move(before, version, kind, reason)
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
         client.set_registered_model_alias(name, CHAMPION, version)
-        if before is not None:
-            client.set_model_version_tag(
-                name, before, PROMOTION_TAG, f"replaced by version {version}: {reason}"
-            )
-    client.set_model_version_tag(name, version, PROMOTION_TAG, f"{CHAMPION}: {reason}")
+    _settle(client, name)
     return move
 
 
-def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move:
+def _settle(client: MlflowClient, name: str) -> None:
+    """Let the versions say what the alias says; again where somebody moved it meanwhile."""
+    settled = None
+    while (holder := champion_of(client, name)) != settled:
+        if holder is not None:
+            _tell(client, name, holder)
+        settled = holder
+
+
+def _tell(client: MlflowClient, name: str, holder: str) -> None:
+    """The tags of the champion and of those that it replaced; a champion is no challenger."""
+    arrival = next((m for m in reversed(history(client, name)) if m.after == holder), None)
+    told = {
+        str(v.version): v.tags.get(PROMOTION_TAG, "")
+        for v in client.search_model_versions(f"name = '{name}'")
+    }
+    wanted = {
+        version: f"replaced by version {holder}" + (f": {arrival.reason}" if arrival else "")
+        for version, text in told.items()
+        if version != holder
+        and (text.startswith(f"{CHAMPION}:") or (arrival is not None and version == arrival.before))
+    }
+    if arrival is not None:
+        wanted[holder] = f"{CHAMPION}: {arrival.reason}"
+    for version, text in wanted.items():
+        if told.get(version) != text:
+            client.set_model_version_tag(name, version, PROMOTION_TAG, text)
+    if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == holder:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move | None:
     """Make the champion before the present one champion again; once more goes one further back.
+
+    None where somebody else did that at the same moment.
 
     Raises:
         NoSuchVersion: there is no such model, no champion, or none before it.

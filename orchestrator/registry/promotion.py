@@ -45,6 +45,9 @@ class Promotion:
     alias: Alias
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.alias}: {self.reason}"
+
 
 def decide_promotion(candidate: Validation | None, champion: Validation | None, *, vacant: bool) -> Promotion:
     """`champion` moves only to a version that is strictly better on validation.

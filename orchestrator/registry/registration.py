@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.model_uri import MODEL_NAME
-from orchestrator.registry.champion import PROMOTION_TAG, move_champion
+from orchestrator.registry.champion import PROMOTION_TAG, champion_of, move_champion, version_of
 from orchestrator.registry.exported_model import save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
@@ -208,22 +208,24 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     """
     if decided := version.tags.get(PROMOTION_TAG):
         return decided
-    client = tracker.client
-    aliases = client.get_registered_model(version.name).aliases
-    holder = aliases.get(CHAMPION)
-    if holder is not None and str(holder) == str(version.version):
-        promotion = Promotion(CHAMPION, "promoted before it was interrupted")
+    client, name, number = tracker.client, version.name, str(version.version)
+    holder = champion_of(client, name)
+    if holder == number:
+        promotion = Promotion(CHAMPION, "its alias was set by other means than `ekd`")
     else:
-        champion = _validation_of(client.get_model_version(version.name, holder)) if holder else None
+        champion = _validation_of(version_of(client, name, holder)) if holder else None
         promotion = decide_promotion(_validation_of(version), champion, vacant=holder is None)
-        if promotion.alias == CHAMPION:
-            number = str(version.version)
-            move_champion(client, version.name, number, kind="registered", reason=promotion.reason)
-        else:
-            client.set_registered_model_alias(version.name, promotion.alias, version.version)
-    reason = f"{promotion.alias}: {promotion.reason}"
-    client.set_model_version_tag(version.name, version.version, PROMOTION_TAG, reason)
-    return reason
+    if (
+        promotion.alias == CHAMPION
+    ):  # noted already where an earlier call was interrupted: then that reason stays
+        move_champion(client, name, number, kind="registered", reason=promotion.reason)
+    else:
+        client.set_registered_model_alias(name, promotion.alias, number)
+    told = version_of(client, name, number).tags.get(PROMOTION_TAG)
+    if told is None:
+        told = str(promotion)
+        client.set_model_version_tag(name, number, PROMOTION_TAG, told)
+    return told
 
 
 def _validation_of(version: ModelVersion) -> Validation | None:

@@ -1,20 +1,23 @@
 """The champion moves by one call, with a history, by hand and back."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import registry_commands
 from orchestrator.cli import main
 from orchestrator.registry import (
     Move,
     NoSuchVersion,
+    champion_of,
     champions,
     history,
     list_versions,
     move_champion,
     roll_back,
 )
-from orchestrator.registry.champion import champion_of
 from orchestrator.tracking.connection import connect
 
 
@@ -113,10 +116,79 @@ def test_a_history_whose_beginning_is_not_known_goes_back_as_far_as_it_is(kind):
     assert champions([Move("1", "2", kind, "better")], "7") == ["7"]
 
 
-def test_promoting_the_champion_again_adds_nothing_to_the_history(client, model):
-    before = history(client, model)
-    move_champion(client, model, "1", kind="promoted", reason="still")
-    assert history(client, model) == before
+def test_promoting_the_champion_again_changes_nothing_and_says_so(client, model, store_uri, capsys):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    before = history(client, model), list_versions(client, model)
+    assert main(["promote", f"models:/{model}/2", "--reason", "still", "--tracking", store_uri]) == 0
+    assert capsys.readouterr().out == f"champion of {model}: version 2 is it already; nothing was changed\n"
+    assert (history(client, model), list_versions(client, model)) == before
+
+
+@pytest.mark.parametrize("left", range(3))
+def test_what_an_interrupted_move_did_not_say_is_said_by_the_same_command(client, model, monkeypatch, left):
+    """With `left` calls to come after the alias."""
+    done = client.set_model_version_tag
+
+    def dies(*arguments):
+        nonlocal left
+        if not left:
+            raise ConnectionError
+        left -= 1
+        done(*arguments)
+
+    with monkeypatch.context() as patch, contextlib.suppress(ConnectionError):
+        patch.setattr(client, "set_model_version_tag", dies)
+        move_champion(client, model, "2", kind="promoted", reason="the real one")
+    move_champion(client, model, "2", kind="promoted", reason="again")
+    why = {v.version: v.why for v in list_versions(client, model)}
+    assert why == {"1": "replaced by version 2: the real one", "2": "champion: the real one", "3": ""}
+
+
+@pytest.mark.parametrize(
+    "moment", ["set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag"]
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_of_two_promotions_at_once_one_version_says_that_it_is_champion(
+    client, model, monkeypatch, moment, after
+):
+    done = getattr(client, moment)
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(client, moment, done)
+        if not after:
+            move_champion(client, model, "3", kind="promoted", reason="theirs")
+        done(*arguments)
+        if after:
+            move_champion(client, model, "3", kind="promoted", reason="theirs")
+
+    monkeypatch.setattr(client, moment, meanwhile)
+    move_champion(client, model, "2", kind="promoted", reason="ours")
+    champion = champion_of(client, model)
+    why = {v.version: v.why for v in list_versions(client, model)}
+    assert [version for version, text in why.items() if text.startswith("champion: ")] == [champion]
+    assert why[champion] == {"2": "champion: ours", "3": "champion: theirs"}[champion]
+
+
+def test_a_promotion_that_another_one_overtook_is_said_to_be(client, model, store_uri, capsys, monkeypatch):
+    done = registry_commands._say_moved
+
+    def overtaken(client, name, *rest):
+        client.set_registered_model_alias(name, "champion", "3")
+        return done(client, name, *rest)
+
+    monkeypatch.setattr(registry_commands, "_say_moved", overtaken)
+    assert main(["promote", f"models:/{model}/2", "--reason", "ours", "--tracking", store_uri]) == 1
+    assert "somebody else has since made version 3 the champion" in capsys.readouterr().err
+
+
+def test_a_challenger_that_becomes_champion_is_no_challenger(client, model):
+    client.set_registered_model_alias(model, "challenger", "2")
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    assert {v.version: v.aliases for v in list_versions(client, model)} == {
+        "1": (),
+        "2": ("champion",),
+        "3": (),
+    }
 
 
 @pytest.mark.parametrize(("name", "version"), [("nobody", "1"), (None, "99")])

@@ -204,6 +204,7 @@ def test_an_interrupted_registration_is_completed_not_repeated(tracker, register
     registered = register(tracker, name=name)
     assert versions(tracker, name) == [1]
     assert registered.aliases == ("champion",)
+    assert registered.promotion == "champion: the first champion: validation accuracy 0.9000, NLL 0.3000"
     found = tracker.client.search_logged_models(
         [tracker.experiment_id], f"source_run_id = '{tracker.run_id}'"
     )
