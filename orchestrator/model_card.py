@@ -1,48 +1,75 @@
 """The model card of a registered averaged student: Markdown from plain dictionaries.
 
-It is the description of the registered version and an artifact of its run, so it must answer
-on its own what the model is, how good it is and compared to what, and how to use it.
+It is the description of the registered version and, whole, the artifact `model_card.md` of its run, so
+it must answer on its own what the model is, how good it is and compared to what, and how to use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.rebuilding import rebuilding
+from orchestrator.report import REPORT
 from orchestrator.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
+
+if TYPE_CHECKING:
+    from ekd_train.bootstrap import Interval
+
+CARD = "model_card.md"
+"""Among the artifacts of the parent run."""
+_CUT = f"\n\n… cut to what the registry keeps: the whole card is the artifact `{CARD}` of the parent run.\n"
 
 
 def model_card(
     summary: Mapping[str, Any],
     experiment: Mapping[str, Any],
     lineage: Mapping[str, str],
+    data: Mapping[str, Any],
+    *,
     runs: Mapping[str, str] | None = None,
-    data: Mapping[str, Any] | None = None,
+    to_control: Interval | None = None,
 ) -> str:
     """The card; its first line, which lists of versions show, is the verdict.
+
+    What grows with the number of teachers comes last, where `fitted` cuts.
 
     Args:
         summary: `summary.json`, as it is before the registration: `predictors` with `params`,
             `macs`, `test`, `validation`.
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
+        data: `ekd_train.data.describe`'s.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
-        data: `ekd_train.data.describe`'s; with it, the card of a pruned student says how to build one.
+        to_control: test accuracy minus the control's, with its 95 % interval.
 
     Raises:
         KeyError: the summary has no averaged student.
     """
+    predictors = summary["predictors"]
+    teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
+    others = {name: values for name, values in predictors.items() if name not in teachers}
     sections = [
-        verdict(summary["predictors"]),
+        verdict(predictors, to_control),
         _what_it_is(summary, experiment),
-        _results(summary["predictors"]),
-        _how_to_use(experiment),
-        *_how_to_build(experiment["student"]["architecture"], data),
-        _how_it_was_made(summary, experiment, lineage, runs or {}),
+        _results(others, data, to_control),
         _limitations(experiment),
+        _how_to_use(experiment),
+        _how_it_was_made(summary, experiment, lineage, data, runs or {}),
+        *_how_to_build(experiment["student"]["architecture"], data),
+        *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def fitted(card: str, limit: int) -> str:
+    """`card` in at most `limit` characters: cut after a whole line, and said where the rest is."""
+    if len(card) <= limit:
+        return card
+    kept = card[: card.rindex("\n", 0, limit - len(_CUT))]
+    if kept.count("```") % 2:  # the note would become part of an example
+        kept = kept[: kept.rindex("```")]
+    return kept.rstrip() + _CUT
 
 
 def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
@@ -58,14 +85,21 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     return f"{what}. It runs at the cost of one network.{about}"
 
 
-def _results(predictors: Mapping[str, Any]) -> str:
+def _results(predictors: Mapping[str, Any], data: Mapping[str, Any], to_control: Interval | None) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
+    interval = (
+        f"""
+- in brackets above: the 95 % interval of the difference, a paired bootstrap over the {data["test"]:,} test
+  images; other training seeds are not in it"""
+        if to_control is not None
+        else ""
+    )
     return f"""## Results on the test images
 
 {markdown(predictors)}
 {legend}
-- cNLL, cECE: after one temperature that was fitted on the validation images"""
+- cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
 
 
 def _how_to_use(experiment: Mapping[str, Any]) -> str:
@@ -87,8 +121,8 @@ mlflow models serve --env-manager local -m "models:/{name}@champion"
 ```"""
 
 
-def _how_to_build(architecture: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
-    if not architecture.get("pruned") or data is None:
+def _how_to_build(architecture: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    if not architecture.get("pruned"):
         return []
     return [
         f"""## Its weights alone
@@ -106,15 +140,22 @@ def _how_it_was_made(
     summary: Mapping[str, Any],
     experiment: Mapping[str, Any],
     lineage: Mapping[str, str],
+    data: Mapping[str, Any],
     runs: Mapping[str, str],
 ) -> str:
-    student, data = experiment["student"], experiment["data"]
+    student, settings = experiment["student"], experiment["data"]
+    cuts = " and ".join(
+        f"`{key}` {settings[key]}"
+        for key, whole in (("train_size", None), ("train_fraction", 1.0))
+        if settings[key] != whole
+    )
     distillation, perturbation = experiment["distillation"], experiment["perturbation"]
     teachers = ", ".join(f"{g['count']} x {_architecture(g['architecture'])}" for g in experiment["teachers"])
     facts = {
         "run": f"`{summary['run_id']}` of experiment `{summary['experiment']}`, seed {experiment['seed']}",
-        "data": f"`{data['name']}`, {data['train_fraction']:.0%} of the training split; "
-        "selection and temperature on validation, test measured once",
+        "data": f"`{settings['name']}`: {data['train']:,} images for training"
+        f"{f' (by {cuts})' if cuts else ''}, {data['validation']:,} for selection and temperature, "
+        f"{data['test']:,} for the test, which was measured once",
         "teachers": teachers,
         "training": f"{student['training']['epochs']} epochs, batch {student['training']['batch_size']}, "
         f"learning rate {student['training']['learning_rate']}",
@@ -122,10 +163,12 @@ def _how_it_was_made(
         "perturbation": f"`{perturbation['kind']}`, strength {perturbation['strength']} grey levels"
         if perturbation["kind"] != "none"
         else "none",
-        **({"runs": ", ".join(f"[{name}]({link})" for name, link in runs.items())} if runs else {}),
         **{
             f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items()) if not (runs and "run_id" in key)
         },
+        "artifacts of the parent run": f"the report, `{REPORT}`, with every interval and figure; "
+        f"this card, `{CARD}`",
+        **({"runs": ", ".join(f"[{name}]({link})" for name, link in runs.items())} if runs else {}),
     }
     return "\n".join(["## How it was made", "", *(f"- {key}: {text}" for key, text in facts.items())])
 

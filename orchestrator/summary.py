@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ekd_train.bootstrap import Interval
+
 
 def summarise(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `summary.json` (docs: contract) from a manifest's, as far as the run has come."""
@@ -99,8 +101,10 @@ def markdown(predictors: Mapping[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def verdict(predictors: Mapping[str, Any]) -> str:
+def verdict(predictors: Mapping[str, Any], to_control: Interval | None = None) -> str:
     """One sentence: the averaged student against whichever of control and ensemble were measured.
+
+    `to_control`: test accuracy minus the control's; its interval is put in brackets.
 
     >>> test = {"accuracy": 0.96, "nll": 0.15}
     >>> verdict({"averaged": {"test": test, "macs": 10}, "control": {"test": {"accuracy": 0.94, "nll": 0.2}}})
@@ -113,8 +117,13 @@ def verdict(predictors: Mapping[str, Any]) -> str:
     for name in ("control", "ensemble"):
         if other := predictors.get(name, {}).get("test"):
             points = 100 * (test["accuracy"] - other["accuracy"])
+            interval = (
+                f" [{100 * to_control.low:+.2f}, {100 * to_control.high:+.2f}]"
+                if name == "control" and to_control is not None
+                else ""
+            )
             others.append(
-                f"{points:+.2f} points and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
+                f"{points:+.2f} points{interval} and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
             )
     if macs := predictors.get("ensemble", {}).get("macs"):
         others.append(f"at {100 * averaged['macs'] / macs:.0f} % of the ensemble's cost")

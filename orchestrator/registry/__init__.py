@@ -14,12 +14,14 @@ from orchestrator.registry.listing import ListedVersion, list_versions
 from orchestrator.registry.promotion import Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import code_version, lineage_tags, weights_sha256
 from orchestrator.registry.registration import (
+    MAX_DESCRIPTION_CHARACTERS,
     RegisteredVersion,
     check_model_name,
     register_averaged_student,
 )
 
 __all__ = [
+    "MAX_DESCRIPTION_CHARACTERS",
     "ExportError",
     "ListedVersion",
     "Move",

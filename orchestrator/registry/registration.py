@@ -36,7 +36,7 @@ PARENT_RUN_TAG = "ekd.parent_run_id"
 WEIGHTS_TAG = "ekd.weights_sha256"
 VALIDATION_TAG = "ekd.validation."
 _LOGGED_MODEL_NAME = "averaged-student"
-_MAX_DESCRIPTION_CHARACTERS = 5000
+MAX_DESCRIPTION_CHARACTERS = 5000
 _ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
 
 `champion` moves by itself only to a version that is better on validation (accuracy, then NLL), or by
@@ -196,7 +196,7 @@ def _create_version(
         run_id=run,
         model_id=logged.model_id,
         tags=tags,
-        description=shortened(description, _MAX_DESCRIPTION_CHARACTERS),
+        description=shortened(description, MAX_DESCRIPTION_CHARACTERS),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.context import Context, RunFailed
 from orchestrator.preflight import Checked
@@ -12,6 +12,9 @@ from orchestrator.rebuilding import PRUNED_TAG
 from orchestrator.stages.average import averaged_student
 from orchestrator.summary import summarise
 from orchestrator.tracking import TrackingError
+
+if TYPE_CHECKING:
+    from ekd_train.bootstrap import Interval
 
 PAUSE_S = 5.0
 
@@ -50,8 +53,12 @@ def _later(checked: Checked) -> str:
 
 
 def _register(context: Context) -> dict[str, Any]:
-    from orchestrator.model_card import model_card
-    from orchestrator.registry import lineage_tags, register_averaged_student
+    from orchestrator.model_card import CARD, fitted, model_card
+    from orchestrator.registry import (
+        MAX_DESCRIPTION_CHARACTERS,
+        lineage_tags,
+        register_averaged_student,
+    )
 
     checked, manifest = context.checked, context.manifest
     experiment = checked.experiment
@@ -67,6 +74,14 @@ def _register(context: Context) -> dict[str, Any]:
     place = f"#/experiments/{context.tracker.experiment_id}/runs"
     links = {name: f"{place}/{run}" for name, run in {"parent": context.tracker.run_id, **runs}.items()}
     averaged = summary["predictors"]["averaged"]
+    card = model_card(
+        summary,
+        experiment.resolved(),
+        lineage,
+        checked.description,
+        runs=links,
+        to_control=_to_control(context),
+    )
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
@@ -79,9 +94,10 @@ def _register(context: Context) -> dict[str, Any]:
             **lineage,
             "ekd.run_id": checked.run_id,
         },
-        description=model_card(summary, experiment.resolved(), lineage, links, checked.description),
+        description=fitted(card, MAX_DESCRIPTION_CHARACTERS),
         validation_metrics={metric: averaged["validation"][metric] for metric in TAGGED},
     )
+    context.tracker.log_artifact_text(context.tracker.run_id, CARD, card)
     return {
         "name": version.name,
         "version": version.version,
@@ -89,6 +105,22 @@ def _register(context: Context) -> dict[str, Any]:
         "promotion": version.promotion,
         "uri": version.uri,
     }
+
+
+def _to_control(context: Context) -> Interval:
+    """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
+    from ekd_train.bootstrap import Bootstrap
+    from ekd_train.checkpoint import load_record
+    from ekd_train.jobs import PREDICTIONS
+    from ekd_train.networks import load_predictions
+    from orchestrator.report.findings import RESAMPLES, SEED
+
+    storage = context.checked.storage
+    record = load_record(storage, f"{PREDICTIONS}.json")
+    tensors = load_predictions(storage, PREDICTIONS, record["sha256"])
+    probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
+    bootstrap = Bootstrap(probs, tensors["test/labels"], resamples=RESAMPLES, seed=SEED)
+    return bootstrap.difference("averaged", "control", "accuracy")
 
 
 def _tags(split: str, metrics: dict[str, float]) -> dict[str, str]:
