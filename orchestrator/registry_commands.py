@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ExperimentError
 from orchestrator.model_uri import MODEL_NAME, MODEL_URI
+from orchestrator.summary import compact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +26,8 @@ def add_registry_commands(commands: Any) -> None:
     models = commands.add_parser(
         "models",
         help="registered students, their metrics and aliases",
-        description="Every registered version, the newest first, with its metrics, and why one has an alias.",
+        description="Every registered version, the newest first, with its metrics and cost, its run, "
+        "and why it has, or no longer has, its alias.",
     )
     models.add_argument("name", nargs="?", metavar="NAME", help="of a registered model; default: all")
     _add_registry(models)
@@ -84,31 +87,35 @@ def models(arguments: argparse.Namespace) -> int:
             if arguments.name
             else "no student is registered here yet; `ekd run EXPERIMENT` registers one"
         )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (("model", "left"), ("alias", "left"), *((h, "right") for h in _HEADINGS)):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("run", no_wrap=True)
-    for listed in versions:
-        shown = [
-            f"{scale * listed.metrics[key]:.{digits}f}" if key in listed.metrics else ""
-            for key, scale, digits in _HEADINGS.values()
-        ]
-        uri = f"models:/{listed.name}/{listed.version}"
-        style = "bold" if "champion" in listed.aliases else None
-        table.add_row(uri, ", ".join(listed.aliases), *shown, listed.run_id, style=style)
-    widest = max(len(listed.name) + len(listed.run_id) for listed in versions)
-    console = results_console(at_least=widest + 80)  # names are never cut
-    console.print(table)
-    for listed in versions:
-        if listed.aliases and listed.why:
-            console.print(f"{listed.name}/{listed.version} is {listed.why}", soft_wrap=True)
+    console = results_console(at_least=80)
+    for name, group in groupby(versions, key=lambda listed: listed.name):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("\nversion", justify="right", no_wrap=True)
+        table.add_column("\nalias", overflow="fold")
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        listed = list(group)
+        for each in listed:
+            shown = [
+                show(each.metrics[key]) if key in each.metrics else "" for key, show in _HEADINGS.values()
+            ]
+            style = "bold" if "champion" in each.aliases else None
+            table.add_row(each.version, ", ".join(each.aliases), *shown, style=style)
+        console.print(f"models:/{name}", soft_wrap=True)
+        console.print(table)
+        for each in listed:
+            console.print(str(each), soft_wrap=True)
+        console.print()
     return 0
 
 
-_HEADINGS = {
-    "val. acc. %": ("validation.accuracy", 100, 2),
-    "val. NLL": ("validation.nll", 1, 4),
-    "test acc. %": ("test.accuracy", 100, 2),
+_HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val.\nacc. %": ("validation.accuracy", lambda value: f"{100 * value:.2f}"),
+    "val.\nNLL": ("validation.nll", "{:.4f}".format),
+    "test\nacc. %": ("test.accuracy", lambda value: f"{100 * value:.2f}"),
+    "test\nNLL": ("test.nll", "{:.4f}".format),
+    "test\nECE": ("test.ece", "{:.4f}".format),
+    "\nMACs": ("macs", compact),
 }
 
 

@@ -10,7 +10,7 @@ from orchestrator.registry.champion import PROMOTION_TAG
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MEASURED = ("validation.accuracy", "validation.nll", "test.accuracy", "test.nll")
+MEASURED = ("validation.accuracy", "validation.nll", "test.accuracy", "test.nll", "test.ece", "macs")
 """Tags below `ekd.` that a listing shows."""
 
 
@@ -26,8 +26,15 @@ class ListedVersion:
     run_id: str
     """The `ekd run`."""
     why: str
-    """Why it has, or does not have, the alias that it has."""
+    """Why it has, or no longer has, the alias that it got."""
     created_ms: int
+
+    def __str__(self) -> str:
+        """Where it is from and what became of it, in a line."""
+        told = f"models:/{self.name}/{self.version} (run {self.run_id})"
+        if not self.why:
+            return told
+        return f"{told} {'is' if self.why.partition(':')[0] in self.aliases else 'was'} {self.why}"
 
 
 def list_versions(client: MlflowClient, name: str | None = None) -> list[ListedVersion]:

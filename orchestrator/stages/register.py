@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 PAUSE_S = 5.0
 
-TAGGED = ("accuracy", "nll")
-"""Metrics that a version has as tags; the card and the run have all."""
+COMPARED = ("accuracy", "nll")
+"""Validation metrics that decide who is champion."""
+LISTED = (*COMPARED, "ece")
+"""Test metrics that a version has as tags, for lists of versions; card and run have all."""
 
 
 def register(context: Context) -> dict[str, Any]:
@@ -89,13 +91,14 @@ def _register(context: Context) -> dict[str, Any]:
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
         tags={
-            **_tags("test", averaged["test"]),
+            **{f"ekd.test.{metric}": repr(float(averaged["test"][metric])) for metric in LISTED},
+            "ekd.macs": repr(averaged["macs"]),
             **({PRUNED_TAG: repr(pruned)} if (pruned := experiment.student.architecture.pruned) else {}),
             **lineage,
             "ekd.run_id": checked.run_id,
         },
         description=fitted(card, MAX_DESCRIPTION_CHARACTERS),
-        validation_metrics={metric: averaged["validation"][metric] for metric in TAGGED},
+        validation_metrics={metric: averaged["validation"][metric] for metric in COMPARED},
     )
     context.tracker.log_artifact_text(context.tracker.run_id, CARD, card)
     return {
@@ -121,8 +124,3 @@ def _to_control(context: Context) -> Interval:
     probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
     bootstrap = Bootstrap(probs, tensors["test/labels"], resamples=RESAMPLES, seed=SEED)
     return bootstrap.difference("averaged", "control", "accuracy")
-
-
-def _tags(split: str, metrics: dict[str, float]) -> dict[str, str]:
-    """For reading where versions are listed; nothing is decided by them."""
-    return {f"ekd.{split}.{metric}": repr(float(metrics[metric])) for metric in TAGGED}

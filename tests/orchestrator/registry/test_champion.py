@@ -37,6 +37,9 @@ def model(client, request, tmp_path):
             "ekd.validation.accuracy": f"0.9{number}",
             "ekd.validation.nll": "0.2",
             "ekd.test.accuracy": "0.875",
+            "ekd.test.nll": "0.4321",
+            "ekd.test.ece": "0.0123",
+            "ekd.macs": "5243000",
         }
         client.create_model_version(name, source=tmp_path.as_uri(), tags=tags)
     move_champion(client, name, "1", kind="registered", reason="the first champion")
@@ -213,6 +216,21 @@ def test_a_listing_shows_metrics_aliases_and_reasons_newest_first(client, model)
     assert listed[2].why == "champion: the first champion"
 
 
+def test_a_listing_fits_a_terminal_and_cuts_nothing(client, store_uri, tmp_path, capsys):
+    name = "a-model-whose-name-" + "is-long-" * 10
+    client.create_registered_model(name)
+    client.create_model_version(name, source=tmp_path.as_uri(), tags={"ekd.run_id": "r" * 90})
+    for alias in ("a-long-alias-for-the-shop", "another-one-for-the-field"):
+        client.set_registered_model_alias(name, alias, "1")
+    assert main(["models", name, "--tracking", store_uri]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"models:/{name}"
+    assert f"models:/{name}/1 (run {'r' * 90})" in shown
+    table = shown[1 : shown.index(f"models:/{name}/1 (run {'r' * 90})")]
+    assert max(map(len, table)) <= 100
+    assert "a-long-alias-for-the-shop,another-one-for-the-field" in "".join("".join(table).split())
+
+
 def test_versions_of_others_are_not_listed(client, request):
     client.create_registered_model("somebody-elses")
     client.create_model_version("somebody-elses", source="file:///nowhere")
@@ -224,10 +242,18 @@ def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsy
     assert capsys.readouterr().out == f"champion of {model}: version 1 -> version 2 (promoted): by hand\n"
     assert main(["models", model, "--tracking", store_uri]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown[1:4]] == [f"models:/{model}/{n}" for n in (3, 2, 1)]
-    assert "92.00" in shown[2]
-    assert "87.50" in shown[2]
-    assert f"{model}/2 is champion: by hand" in shown
+    assert shown[0] == f"models:/{model}"
+    assert [line.split() for line in shown[3:6]] == [
+        ["3", "93.00", "0.2000", "87.50", "0.4321", "0.0123", "5.24", "M"],
+        ["2", "champion", "92.00", "0.2000", "87.50", "0.4321", "0.0123", "5.24", "M"],
+        ["1", "91.00", "0.2000", "87.50", "0.4321", "0.0123", "5.24", "M"],
+    ]
+    assert shown[6:] == [
+        f"models:/{model}/3 (run run-3)",
+        f"models:/{model}/2 (run run-2) is champion: by hand",
+        f"models:/{model}/1 (run run-1) was replaced by version 2: by hand",
+        "",
+    ]
     assert main(["rollback", model, "--reason", "no", "--tracking", store_uri]) == 0
     assert champion_of(client, model) == "1"
 
