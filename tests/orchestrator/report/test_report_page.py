@@ -188,3 +188,11 @@ def test_drawing_without_a_home_folder_says_nothing():
         [sys.executable, "-c", draw], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+def test_ids_of_mlflow_runs_are_whole_so_that_they_can_be_pasted(evidence):
+    page = render(evidence)
+    assert (
+        page.count(f"<code>{'f' * 32}</code>") == len(evidence.manifest["stages"]["teachers"]["outputs"]) + 2
+    )
+    assert "whole in <code>manifest.json</code>" in page
