@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from orchestrator.cli_options import add_overrides, add_storage
 from orchestrator.evaluate_command import add_evaluate_command
 from orchestrator.registry_commands import add_registry_commands
+from orchestrator.report_command import add_report_command
 
 EPILOG = """examples:
   ekd run digits                                  the whole job on data that needs no download
@@ -144,15 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs")
     add_storage(status)
 
-    report = commands.add_parser(
-        "report",
-        help="the results of a run, here and as a page",
-        description="Prints the table of results and writes the HTML report anew beside the run; "
-        "the last line on stdout is where it is.",
-    )
-    report.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
-    add_storage(report)
-
+    add_report_command(commands)
     add_evaluate_command(commands)
     add_registry_commands(commands)
 

@@ -19,6 +19,7 @@ from orchestrator.registry_commands import export as export
 from orchestrator.registry_commands import models as models
 from orchestrator.registry_commands import promote as promote
 from orchestrator.registry_commands import rollback as rollback
+from orchestrator.report_command import report as report
 from orchestrator.tuning.options import check_no_search
 
 if TYPE_CHECKING:
@@ -114,27 +115,6 @@ def status(arguments: argparse.Namespace) -> int:
         else:
             text = standing.one_run(run_storage(storage, arguments.run_id), arguments.run_id)
             results_console().print(text, soft_wrap=True)
-    return 0
-
-
-def report(arguments: argparse.Namespace) -> int:
-    """`ekd report`: the results of a run, as a table here and as a page."""
-    with storage_errors():
-        storage = run_storage(named_storage(arguments.storage, arguments.endpoint_url), arguments.run_id)
-    from orchestrator.report import REPORT, load_evidence, render
-    from orchestrator.summary import table, verdict
-    from orchestrator.terminal import results_console
-
-    with storage_errors():
-        evidence = load_evidence(storage)
-        storage.write(REPORT, render(evidence).encode())
-    console = results_console()
-    console.print(table(evidence.predictors))
-    console.print()
-    console.print(verdict(evidence.predictors), soft_wrap=True)
-    if model := evidence.summary.get("registered_model"):
-        console.print(f"Registered: models:/{model['name']}/{model['version']}", soft_wrap=True)
-    console.print(storage.uri(REPORT), soft_wrap=True)
     return 0
 
 

@@ -1,6 +1,7 @@
 """`ekd evaluate` on a run of small untrained networks, from its storage to its last line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -339,4 +340,39 @@ def test_without_a_tracking_store_it_warns_and_measures(runs, capsys):
     command = ["evaluate", "small-1", "--storage", str(runs), "--set", "outside=none"]
     assert main([*command, *(f"--set={text}" for text in QUICK)]) == 0
     assert "not recorded in MLflow" in capsys.readouterr().err
+    assert not (runs / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_the_report_is_written_anew_beside_the_run_and_in_mlflow(
+    runs, capsys, monkeypatch, store_uri, open_tracker, tmp_path
+):
+    tracker = open_tracker(ekd_run_id="small-1", instance="1.0")
+    tracker.log_artifact_text(tracker.run_id, "report.html", "an old one")
+    tracker.close("FINISHED")
+    file = runs / "small-1" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"mlflow": {"parent": tracker.run_id}}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    assert main(["report", "small-1", "--storage", str(runs)]) == 0
+    shown = capsys.readouterr()
+    written = runs / "small-1" / "report.html"
+    assert (shown.out.splitlines()[-1], shown.err) == (str(written), "")
+    kept = tracker.client.download_artifacts(tracker.run_id, "report.html", str(tmp_path))
+    assert Path(kept).read_text() == written.read_text()
+    assert tracker.client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///nowhere/mlflow.db", "nonsense://x", None])
+def test_a_report_without_a_tracking_store_is_written_with_one_line_of_warning(
+    runs, capsys, monkeypatch, uri
+):
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        file = runs / "small-1" / "manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"mlflow": {"parent": "0" * 32}}))
+    assert main(["report", "small-1", "--storage", str(runs)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == str(runs / "small-1" / "report.html")
+    assert shown.err.startswith("WARNING: the report in MLflow is as it was: ")
+    assert shown.err.count("\n") == 1
     assert not (runs / "mlflow.db").exists()
