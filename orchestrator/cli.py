@@ -21,11 +21,18 @@ from orchestrator.registry_commands import add_registry_commands
 from orchestrator.report_command import add_report_command
 
 EPILOG = """examples:
-  ekd run digits                                  the whole job on data that needs no download
-  ekd plan fashion_mnist                          what would run, and what it would cost
-  ekd run fashion_mnist --set perturbation.kind=none --set student.training.epochs=5
-  ekd run my_experiment.yaml --smoke              the real thing made small
-  ekd tune digits --space student --trials 12     search, then train the best in full
+  ekd run digits                               the whole job, no download
+  ekd plan fashion_mnist                       what would run, and its cost
+  ekd run fashion_mnist --set student.training.epochs=5
+  ekd run my_experiment.yaml --smoke           the real thing made small
+  ekd tune digits --space student --trials 12  search, then train the best
+
+after a run, which `ekd status` lists:
+  ekd report RUN_ID                            what came of it, and its page
+  ekd models                                   all that is registered, and why
+  ekd promote models:/ekd-digits/2 --reason "smaller images"
+  ekd rollback ekd-digits --reason "wrong on sevens"
+  ekd export models:/ekd-digits@champion --output student.pt2
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ekd_train.data import load_dataset
-from orchestrator.cli import build_parser
+from orchestrator.cli import EPILOG, build_parser
 from orchestrator.experiment import load_experiment
 from orchestrator.tuning.command import requested
 
@@ -19,14 +19,19 @@ PAGES = [
 
 
 def commands() -> list[str]:
-    """Every `ekd ...` line of a shell block."""
+    """Every `ekd ...` line of a shell block, and the examples of `ekd --help`."""
     blocks = [b for page in PAGES for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
     lines = {line for block in blocks for line in block.splitlines() if line.startswith("ekd ")}
-    return sorted(line.partition(" > ")[0] for line in lines)
+    examples = {line.strip().partition("  ")[0] for line in EPILOG.splitlines() if "  ekd " in line}
+    return sorted({line.partition(" > ")[0] for line in lines} | examples)
 
 
 def test_there_are_such_commands():
     assert len(commands()) >= 10
+
+
+def test_the_examples_of_the_help_fit_a_terminal():
+    assert max(map(len, EPILOG.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", commands())
