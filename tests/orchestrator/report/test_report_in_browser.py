@@ -144,4 +144,17 @@ def test_printed_it_is_a_few_light_pages_without_the_navigation(open_page):
     assert not page.locator("nav").is_visible()
     paper = page.pdf(prefer_css_page_size=True)
     assert paper.startswith(b"%PDF")
-    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 9
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 12
+
+
+def test_printed_nothing_stays_folded(open_page):
+    page = open_page()
+    closed = (
+        "all => all.filter(e => !e.checkVisibility({contentVisibilityAuto: true})).map(e => e.textContent)"
+    )
+    folded = page.eval_on_selector_all("details td, details li", closed)
+    assert any("mean of the teachers" in text for text in folded)
+    page.emulate_media(media="print")
+    assert page.eval_on_selector_all("td, th, li:not(nav li), p", closed) == []
+    sizes = page.eval_on_selector_all("details td", "all => all.map(e => e.getBoundingClientRect().height)")
+    assert min(sizes) > 0
