@@ -1,4 +1,4 @@
-"""A finished run's evidence without a run: random predictions of the right shapes."""
+"""A finished run's evidence without a run: random predictions of the right shapes, a made-up search."""
 
 from dataclasses import replace
 
@@ -9,10 +9,14 @@ from ekd_train import beyond
 from ekd_train.diversity import diversity
 from orchestrator.experiment import build_experiment
 from orchestrator.report import Evidence
+from orchestrator.report.search import Search
 from orchestrator.stages.evaluate import measure
 from orchestrator.summary import summarise
+from orchestrator.tuning.ledger import TrialRecord
+from orchestrator.tuning.space import load_space
 
 TEACHERS, MEMBERS, IMAGES = 2, 2, 120
+SCORES = (0.91, 0.95, 0.93, 0.90, 0.92)
 
 
 def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **settings) -> Evidence:
@@ -136,3 +140,38 @@ def evaluated(evidence: Evidence) -> Evidence:
 @pytest.fixture(scope="session")
 def evidence() -> Evidence:
     return make_evidence(perturbation={"kind": "tdiv_sdiv", "strength": 1.0})
+
+
+def made_trial(number, score, status="completed", epochs=3, error=None):
+    history = [
+        {"epoch": e, "averaged/accuracy": score - 0.1 / e, "score": score - 0.1 / e, "score_nll": 1 / e}
+        for e in range(1, epochs + 1)
+    ]
+    values = {
+        "distillation.temperature": 1.0 + number,
+        "student.members": 2 + number % 3,
+        "perturbation.strength": 0.5 * number,
+    }
+    return TrialRecord(number, values, status=status, history=history, error=error)
+
+
+@pytest.fixture(scope="session")
+def search() -> Search:
+    trials = [made_trial(i, score, "pruned" if i == 3 else "completed") for i, score in enumerate(SCORES)]
+    trials.append(made_trial(5, 0, "failed", epochs=0, error="the loss is nan <at step 3>"))
+    ranked = sorted(trials, key=lambda record: record.quality, reverse=True)
+    best = ranked[0]
+    item = {"trial": best.name, "values": best.values, "score": best.quality[0], "cost": 120.0}
+    outputs = {
+        "best": item,
+        "pareto": [item],
+        "trials": {"completed": 4, "failed": 1, "pruned": 1},
+        "seconds": 75.0,
+    }
+    request = {
+        "space": load_space("student").model_dump(mode="json"),
+        "searcher": "random",
+        "scheduler": "asha",
+        "seeds": 1,
+    }
+    return Search(request, ranked, outputs)

@@ -1,6 +1,9 @@
 """The page as a person meets it: in a real browser, with a keyboard, on paper, on a phone."""
 
 import re
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,12 +13,35 @@ from .conftest import evaluated
 
 pytestmark = pytest.mark.slow
 
+PAPER = 687
+"""CSS pixels: A4 without its margins, 182 of 210 mm."""
+
 
 @pytest.fixture(scope="module")
-def address(evidence, tmp_path_factory):
+def made_up(evidence, search, tmp_path_factory):
+    """The address of a page with every section: searched with cost, evaluated, registered."""
+    searched = replace(search, request={**search.request, "searcher": "pareto"})
     file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(render(evaluated(evidence)))
+    file.write_text(render(replace(evaluated(evidence), search=searched)))
     return file.as_uri()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The address of the page that a real run leaves."""
+    folder = tmp_path_factory.mktemp("real")
+    command = [sys.executable, "-m", "orchestrator", "run", "digits", "--smoke", "--run-id", "real"]
+    chosen = ["cluster.address=local", "storage.uri=runs", "tracking.uri=sqlite:///mlflow.db"]
+    subprocess.run([*command, *(f"--set={setting}" for setting in chosen)], cwd=folder, check=True)
+    return (folder / "runs/real/report.html").as_uri()
+
+
+@pytest.fixture
+def address(request):
+    return request.getfixturevalue(getattr(request, "param", "made_up"))
+
+
+on_both_pages = pytest.mark.parametrize("address", ["made_up", "real"], indirect=True)
 
 
 @pytest.fixture
@@ -53,6 +79,7 @@ def computed(page, selector, name):
     return page.eval_on_selector(selector, f"e => getComputedStyle(e)['{name}']")
 
 
+@on_both_pages
 def test_it_asks_the_network_for_nothing_and_complains_of_nothing(open_page, address):
     page = open_page()
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
@@ -96,7 +123,7 @@ def test_the_keyboard_reaches_everything(open_page):
         if reached[-1] == "SUMMARY":
             page.keyboard.press("Enter")
     assert reached.count("DIV") == page.locator(".scroll:visible").count()
-    assert page.locator("details[open]").count() == 3
+    assert page.locator("details[open]").count() == 4
 
 
 def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):
@@ -105,7 +132,11 @@ def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):
         'img "Accuracy against inference cost"',
         'img "Reliability before and after temperature scaling"',
         'img "Accuracy and calibration error under corruption"',
+        'img "Risk against coverage"',
+        'img "Trials of the search"',
+        'img "Trials over their epochs"',
         'heading "Beyond the test set"',
+        'heading "The search"',
         'navigation "Sections"',
         "main",
         'rowheader "averaged"',
@@ -116,12 +147,19 @@ def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):
         assert name in heard, name
 
 
+def unfold(page):
+    page.eval_on_selector_all("details", "all => all.forEach(e => e.open = true)")
+
+
+@on_both_pages
 @pytest.mark.parametrize("width", [360, 800, 1280])
 def test_the_page_itself_never_scrolls_sideways(open_page, width):
     page = open_page(width=width)
+    unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@on_both_pages
 def test_labels_of_figures_do_not_cover_each_other(open_page):
     """Texts of one figure, as boxes: none lies over another by more than a third."""
     page = open_page()
@@ -137,6 +175,16 @@ def test_labels_of_figures_do_not_cover_each_other(open_page):
                     assert wide * high < smaller / 3
 
 
+@on_both_pages
+def test_nothing_is_wider_than_the_paper(open_page):
+    page = open_page(width=PAPER)
+    page.emulate_media(media="print")
+    unfold(page)
+    right = "all => all.map(e => [e.getBoundingClientRect().right, e.textContent.trim().slice(0, 60)])"
+    for end, text in page.eval_on_selector_all("table, svg, pre, dl, ul", right):
+        assert end <= PAPER, text
+
+
 def test_printed_it_is_a_few_light_pages_without_the_navigation(open_page):
     page = open_page(scheme="dark")
     page.emulate_media(media="print")
@@ -144,9 +192,10 @@ def test_printed_it_is_a_few_light_pages_without_the_navigation(open_page):
     assert not page.locator("nav").is_visible()
     paper = page.pdf(prefer_css_page_size=True)
     assert paper.startswith(b"%PDF")
-    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 12
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 16
 
 
+@on_both_pages
 def test_printed_nothing_stays_folded(open_page):
     page = open_page()
     closed = (

@@ -6,46 +6,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.report import render
-from orchestrator.report.search import Search, search_section
-from orchestrator.tuning.ledger import TrialRecord
-from orchestrator.tuning.space import load_space
-
-SCORES = (0.91, 0.95, 0.93, 0.90, 0.92)
-
-
-def made_trial(number, score, status="completed", epochs=3, error=None):
-    history = [
-        {"epoch": e, "averaged/accuracy": score - 0.1 / e, "score": score - 0.1 / e, "score_nll": 1 / e}
-        for e in range(1, epochs + 1)
-    ]
-    values = {
-        "distillation.temperature": 1.0 + number,
-        "student.members": 2 + number % 3,
-        "perturbation.strength": 0.5 * number,
-    }
-    return TrialRecord(number, values, status=status, history=history, error=error)
-
-
-@pytest.fixture(scope="module")
-def search():
-    trials = [made_trial(i, score, "pruned" if i == 3 else "completed") for i, score in enumerate(SCORES)]
-    trials.append(made_trial(5, 0, "failed", epochs=0, error="the loss is nan <at step 3>"))
-    ranked = sorted(trials, key=lambda record: record.quality, reverse=True)
-    best = ranked[0]
-    item = {"trial": best.name, "values": best.values, "score": best.quality[0], "cost": 120.0}
-    outputs = {
-        "best": item,
-        "pareto": [item],
-        "trials": {"completed": 4, "failed": 1, "pruned": 1},
-        "seconds": 75.0,
-    }
-    request = {
-        "space": load_space("student").model_dump(mode="json"),
-        "searcher": "random",
-        "scheduler": "asha",
-        "seeds": 1,
-    }
-    return Search(request, ranked, outputs)
+from orchestrator.report.search import search_section
 
 
 @pytest.mark.slow
