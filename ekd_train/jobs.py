@@ -128,8 +128,8 @@ def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> di
     record: dict[str, Any] = {"cost": cost}
     if workers.is_first:
         few = as_float(data.test.images[: max(LATENCY_BATCHES)])
-        for name, predictor in predictors.items():
-            cost[name]["latency_ms"] = measure_latency(predictor, few)
+        for name, measured in measure_latency(predictors, few).items():
+            cost[name] |= measured
         record["latency"] = latency_setting(workers.device)
         effect = perturbation_effect(
             job.student, loaded.teachers, loaded.student, data.train.images, data.train.labels

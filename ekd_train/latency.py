@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 LATENCY_BATCHES = (1, 64)
+ROUNDS, FEWEST_ROUNDS = 10, 3
+"""How often every network has its turn; slow ones may have fewer."""
 
 
 @torch.no_grad()
 def measure_latency(
-    network: nn.Module, images: Tensor, batches: Sequence[int] = LATENCY_BATCHES, seconds: float = 0.2
-) -> dict[str, float]:
-    """Milliseconds of one forward for each batch size: the median of repeats, after a warm-up.
+    networks: Mapping[str, nn.Module],
+    images: Tensor,
+    batches: Sequence[int] = LATENCY_BATCHES,
+    seconds: float = 0.2,
+) -> dict[str, dict[str, Any]]:
+    """Milliseconds of one forward of each network at each batch size, after a warm-up.
 
-    It measures this machine as it is at this moment, with torch's present number of threads.
+    It measures this machine as it is at this moment, with torch's present number of threads. The networks
+    take turns, so that a machine which is busier for a second is so for all of them.
 
     Args:
-        network: in evaluation mode, on the device of `images`.
+        networks: in evaluation mode, on the device of `images`.
         images: float `(b, channel, height, width)`, at least one; repeated or cut to the batch size.
         batches: batch sizes.
-        seconds: about how long to measure each; at least 3 forwards are timed.
+        seconds: about how long to time each network at each size.
 
     Returns:
-        Milliseconds by batch size; JSON has text keys, so these are texts too.
+        By network `latency_ms`, the median by batch size, and `latency_quartiles_ms`, the first and the third
+        quartile; JSON has text keys, so sizes are texts too.
     """
-    return {str(size): _median_ms(network, _batch(images, size), seconds) for size in batches}
+    found: dict[str, dict[str, Any]] = {
+        name: {"latency_ms": {}, "latency_quartiles_ms": {}} for name in networks
+    }
+    for size in batches:
+        for name, times in _in_turns(networks, _batch(images, size), seconds).items():
+            low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+            found[name]["latency_ms"][str(size)] = 1000 * median
+            found[name]["latency_quartiles_ms"][str(size)] = [1000 * low, 1000 * high]
+    return found
 
 
 def latency_setting(device: torch.device) -> dict[str, str | int]:
@@ -42,13 +58,29 @@ def _batch(images: Tensor, size: int) -> Tensor:
     return images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous()
 
 
-def _median_ms(network: nn.Module, batch: Tensor, seconds: float) -> float:
-    if _forward(network, batch) < seconds:
-        _forward(network, batch)  # a second warm-up, where it costs nothing
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < seconds and len(times) < 200):
+def _in_turns(networks: Mapping[str, nn.Module], batch: Tensor, seconds: float) -> dict[str, list[float]]:
+    """Seconds of single forwards, by network."""
+    for network in networks.values():
+        _forward(network, batch)
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for done in range(ROUNDS):
+        if done >= FEWEST_ROUNDS and sum(map(sum, times.values())) >= seconds * len(networks):
+            break
+        for name, network in networks.items():
+            times[name] += _turn(network, batch, seconds / ROUNDS)
+    return times
+
+
+def _turn(network: nn.Module, batch: Tensor, seconds: float) -> list[float]:
+    """Forwards for about that long; the first, which finds another network in the caches, counts if slow."""
+    first = _forward(network, batch)
+    if first >= seconds:
+        return [first]
+    times = [_forward(network, batch)]
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
         times.append(_forward(network, batch))
-    return 1000 * statistics.median(times)
+    return times
 
 
 def _forward(network: nn.Module, batch: Tensor) -> float:

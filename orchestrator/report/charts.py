@@ -55,31 +55,30 @@ def over_epochs(axes: Axes) -> None:
 
 @styled
 def cost_chart(findings: Findings) -> str:
-    """Accuracy against multiply-accumulates and, if it was measured, against latency."""
+    """Accuracy against parameters, multiply-accumulates and, if it was measured, latency."""
     rows = findings.rows
     timed = [row for row in rows if "latency_ms" in row.values]
-    panels: list[tuple[str, Callable[[Row], float], list[Row]]] = [
-        ("multiply-accumulates an image", lambda row: row.values["macs"], rows)
+    panels: list[tuple[str, Callable[[Row], list[float]], list[Row]]] = [
+        ("parameters", lambda row: [row.values["params"]], rows),
+        ("multiply-accumulates an image", lambda row: [row.values["macs"]], rows),
     ]
     if timed:
         size = max(timed[0].values["latency_ms"], key=int)
-        panels.append(
-            (
-                f"measured ms an image, batches of {size}",
-                lambda row: row.values["latency_ms"][size] / int(size),
-                timed,
-            )
-        )
+        panels.append((f"ms an image, batches of {size}", lambda row: _ms_an_image(row, size), timed))
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(9.6, 3.7)
-    axes_row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes_row = figure.subplots(1, len(panels), sharey=True)
     for axes, (label, price, shown) in zip(axes_row, panels, strict=True):
         for row in shown:
             kind = kind_of(row.name)
             interval = row.intervals["accuracy"]
             value = 100 * interval.value
+            costs, *quartiles = price(row)
             axes.errorbar(
-                price(row),
+                costs,
                 value,
+                xerr=[[costs - quartiles[0]], [quartiles[1] - costs]] if quartiles else None,
                 yerr=[[value - 100 * interval.low], [100 * interval.high - value]],
                 fmt=MARKERS[kind],
                 color=COLOURS[kind],
@@ -88,16 +87,24 @@ def cost_chart(findings: Findings) -> str:
                 label=kind if row.name in (kind, "teacher/0") else None,
                 zorder=3 if kind == "averaged" else 2,
             )
-        axes.set_xlim(0, 1.1 * max(price(row) for row in shown))
+        axes.set_xlim(0, 1.1 * max(max(price(row)) for row in shown))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(lambda x, _: compact(x))
         axes.set_xlabel(label)
     axes_row[0].set_ylabel("test accuracy, %")
     figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
     spoken = "; ".join(
-        f"{row.name}: {100 * row.values['test']['accuracy']:.1f} % at {compact(row.values['macs'])} MACs"
+        f"{row.name}: {100 * row.values['test']['accuracy']:.1f} % at "
+        f"{compact(row.values['params'])} parameters and {compact(row.values['macs'])} MACs"
         for row in rows
     )
     return to_svg(figure, "cost", "Accuracy against inference cost", f"With 95 % intervals. {spoken}.")
+
+
+def _ms_an_image(row: Row, size: str) -> list[float]:
+    """The median, and the quartiles where they were recorded: runs of before recorded the median alone."""
+    quartiles = row.values.get("latency_quartiles_ms", {}).get(size, [])
+    return [ms / int(size) for ms in (row.values["latency_ms"][size], *quartiles)]
 
 
 @styled

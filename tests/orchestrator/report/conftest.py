@@ -39,7 +39,12 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         for what in ("clean", "perturbed"):
             tensors[f"perturbation/teachers/{what}"] = tensors["test/ensemble"]
     cost = {
-        name: {"params": 1000, "macs": 5000 * count, "latency_ms": {"1": 0.5 * count, "64": 3.0 * count}}
+        name: {
+            "params": 1000 * count,
+            "macs": 5000 * count,
+            "latency_ms": {"1": 0.5 * count, "64": 3.0 * count},
+            "latency_quartiles_ms": {"1": [0.4 * count, 0.7 * count], "64": [2.9 * count, 3.2 * count]},
+        }
         for name, count in counts.items()
     }
     tree = {

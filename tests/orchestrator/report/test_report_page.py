@@ -118,6 +118,25 @@ def test_seeds_resamples_threads_and_batches_are_stated(text):
     assert "ms, batch of 64" in text
 
 
+def test_costs_are_parameters_macs_and_latency_with_its_quartiles(text):
+    (drawn,) = re.findall(r'<svg[^>]*aria-labelledby="cost-title".*?</svg>', text, re.DOTALL)
+    for axis in ("parameters", "multiply-accumulates an image", "ms an image, batches of 64"):
+        assert f">{axis}</text>" in drawn
+    assert "<td>6.00<small>5.80 to 6.40</small></td>" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forgotten", [["latency_quartiles_ms"], ["latency_quartiles_ms", "latency_ms"]])
+def test_a_run_that_recorded_less_of_the_latency_can_be_reported(forgotten):
+    old = make_evidence()
+    for values in old.summary["predictors"].values():
+        for key in forgotten:
+            del values[key]
+    page = render(old)
+    assert "quartiles" not in page
+    assert ("<td>6.00</td>" in page) == ("latency_ms" not in forgotten)
+
+
 @pytest.mark.slow
 def test_the_same_run_gives_the_same_page(evidence, text):
     assert render(evidence) == text
