@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd_train.metrics import ECE_BINS, PROB_FLOOR
+from ekd_train.metrics import ECE_BINS, PROB_FLOOR, apply_temperature
 
 METRICS = ("accuracy", "nll", "ece", "brier")
+CALIBRATED = ("cnll", "cece")
+"""Those after the temperature."""
 _IMAGES_AT_ONCE = 4_000_000
 """Counts held at a time: resamples x images."""
 
@@ -34,11 +36,13 @@ class Bootstrap:
 
     Every resample draws as many images as there are, with replacement, and is the same for all
     predictors, so that differences are paired. The definitions are those of `ekd_train.metrics`, in
-    float64. Training is not repeated: the intervals say nothing about other seeds.
+    float64. Training is not repeated: the intervals say nothing about other seeds. Nor are the temperatures
+    fitted again: they come from other images, and are the same in every resample.
 
     Args:
         probs: for each predictor its probabilities `(b, c)` of the same images.
         labels: `(b,)`.
+        temperatures: for each predictor, fitted on validation images; without them no `CALIBRATED` metrics.
         resamples: how many.
         seed: of the draws; the same seed gives the same intervals.
         level: fraction of the resamples inside an interval.
@@ -48,6 +52,7 @@ class Bootstrap:
         self,
         probs: Mapping[str, Tensor],
         labels: Tensor,
+        temperatures: Mapping[str, float] | None = None,
         *,
         resamples: int = 2000,
         seed: int = 0,
@@ -56,7 +61,7 @@ class Bootstrap:
         self.resamples, self.seed, self.level = resamples, seed, level
         self._values: dict[str, Tensor] = {}
         """For each predictor `(metric, 1 + resamples)`: first the images themselves."""
-        parts = {name: _per_image(p, labels) for name, p in probs.items()}
+        parts = {name: _per_image(p, labels, (temperatures or {}).get(name)) for name, p in probs.items()}
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
         for index, name in enumerate(parts):
@@ -65,12 +70,14 @@ class Bootstrap:
 
     def of(self, predictor: str, metric: str) -> Interval:
         """The interval of one predictor's metric."""
-        return self._interval(self._values[predictor][METRICS.index(metric)])
+        return self._interval(self._of(predictor, metric))
 
     def difference(self, predictor: str, reference: str, metric: str) -> Interval:
         """The interval of `predictor`'s metric minus `reference`'s."""
-        row = METRICS.index(metric)
-        return self._interval(self._values[predictor][row] - self._values[reference][row])
+        return self._interval(self._of(predictor, metric) - self._of(reference, metric))
+
+    def _of(self, predictor: str, metric: str) -> Tensor:
+        return self._values[predictor][(*METRICS, *CALIBRATED).index(metric)]
 
     def _interval(self, values: Tensor) -> Interval:
         tail = (1 - self.level) / 2
@@ -78,19 +85,30 @@ class Bootstrap:
         return Interval(values[0].item(), ends[0].item(), ends[1].item())
 
 
-def _per_image(probs: Tensor, labels: Tensor) -> Tensor:
-    """What each image adds: correct, -log p, squared error, and its surplus confidence in its ECE bin."""
-    probs = probs.double()
-    confidence, predicted = probs.max(dim=-1)
-    correct = (predicted == labels).double()
-    loss = -(probs.gather(1, labels.long().unsqueeze(1)).squeeze(1) + PROB_FLOOR).log()
-    one_hot = torch.nn.functional.one_hot(labels.long(), probs.shape[-1])
+def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tensor:
+    """What each image adds: correct, squared error, -log p, its surplus confidence in its ECE bin.
+
+    The last two again after the temperature, if there is one.
+    """
+    probs, labels = probs.double(), labels.long()
+    correct = (probs.argmax(dim=-1) == labels).double()
+    one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1])
     squared = (probs - one_hot).square().sum(dim=-1)
+    columns = [correct[:, None], squared[:, None], *_calibration(probs, labels)]
+    if temperature is not None:
+        columns += _calibration(apply_temperature(probs, temperature), labels)
+    return torch.cat(columns, dim=1)
+
+
+def _calibration(probs: Tensor, labels: Tensor) -> list[Tensor]:
+    """-log p `(b, 1)`, and `(b, bins)` the surplus confidence in the image's bin."""
+    loss = -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log()
+    confidence, predicted = probs.max(dim=-1)
     edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
     bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
     surplus = torch.zeros(len(labels), ECE_BINS, dtype=torch.float64)
-    surplus[torch.arange(len(labels)), bins] = confidence - correct
-    return torch.cat([correct[:, None], loss[:, None], squared[:, None], surplus], dim=1)
+    surplus[torch.arange(len(labels)), bins] = confidence - (predicted == labels).double()
+    return [loss, surplus]
 
 
 def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:
@@ -110,7 +128,12 @@ def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:
 
 
 def _metrics(sums: Tensor, images: int) -> Tensor:
-    """`(metric, r)` in the order of `METRICS` from sums `(r, 3 + bins)`."""
-    correct, loss, squared = sums[:, 0], sums[:, 1], sums[:, 2]
-    calibration = sums[:, 3:].abs().sum(dim=1)
-    return torch.stack([correct, loss, calibration, squared]) / images
+    """`(metric, r)` in the order of `METRICS`, then `CALIBRATED`, from the sums `(r, f)` of `_per_image`."""
+    correct, squared = sums[:, 0], sums[:, 1]
+    scores = [
+        (block[:, 0], block[:, 1:].abs().sum(dim=1)) for block in sums[:, 2:].split(1 + ECE_BINS, dim=1)
+    ]
+    (nll, ece), *calibrated = scores
+    return (
+        torch.stack([correct, nll, ece, squared, *(score for pair in calibrated for score in pair)]) / images
+    )

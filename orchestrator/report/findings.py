@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ekd_train.bootstrap import Bootstrap, Interval
+from ekd_train.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
 from orchestrator.report.evidence import Evidence
 from orchestrator.summary import order
 
@@ -53,6 +53,7 @@ class Findings:
         self.bootstrap = Bootstrap(
             {name: evidence.probs(name) for name in names},
             evidence.labels(),
+            {name: evidence.predictors[name]["temperature"] for name in names},
             resamples=RESAMPLES,
             seed=SEED,
         )
@@ -60,7 +61,7 @@ class Findings:
     @cached_property
     def rows(self) -> list[Row]:
         """Control, teachers, ensemble, members, averaged."""
-        metrics = ("accuracy", "nll", "ece", "brier")
+        metrics = (*METRICS, *CALIBRATED)
         boot = self.bootstrap
 
         def against(name: str, reference: str) -> dict[str, Interval]:

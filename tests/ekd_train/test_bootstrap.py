@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from ekd_train import metrics
-from ekd_train.bootstrap import METRICS, Bootstrap
+from ekd_train.bootstrap import CALIBRATED, METRICS, Bootstrap
+
+TEMPERATURES = {"sharp": 0.7, "blunt": 1.6}
 
 
 @pytest.fixture
@@ -36,6 +38,22 @@ def test_a_resample_is_measured_as_the_metrics_measure_the_drawn_images(predicti
         low, high = torch.quantile(differences, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
         interval = boot.difference("sharp", "blunt", name)
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_calibrated_metrics_are_those_at_the_given_temperature_in_every_resample(predictions):
+    """The oracle scales the probabilities first, and then draws."""
+    probs, labels = predictions
+    boot = Bootstrap(probs, labels, TEMPERATURES, resamples=50, seed=3)
+    scaled = {name: metrics.apply_temperature(p, TEMPERATURES[name]) for name, p in probs.items()}
+    plain = Bootstrap(scaled, labels, resamples=50, seed=3)
+    for name, after in zip(CALIBRATED, ("nll", "ece"), strict=True):
+        assert boot.of("blunt", name) == plain.of("blunt", after)
+        assert boot.difference("sharp", "blunt", name) == plain.difference("sharp", "blunt", after)
+        known = metrics.all_metrics(probs["sharp"], labels, TEMPERATURES["sharp"])[name]
+        assert boot.of("sharp", name).value == pytest.approx(known)
+    for name in METRICS:
+        untouched = Bootstrap(probs, labels, resamples=50, seed=3)
+        assert boot.of("blunt", name).low == pytest.approx(untouched.of("blunt", name).low)
 
 
 def test_the_interval_of_an_accuracy_is_about_the_binomial_one(predictions):

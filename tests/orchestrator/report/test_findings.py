@@ -43,7 +43,13 @@ def test_the_worst_confusions_come_first_and_hits_never():
 def test_the_control_has_no_difference_to_itself(findings):
     assert findings.row("control").to_control == {}
     assert findings.row("ensemble").to_ensemble == {}
-    assert set(findings.row("averaged").to_control) == {"accuracy", "nll", "ece", "brier"}
+    assert set(findings.row("averaged").to_control) == {"accuracy", "nll", "ece", "brier", "cnll", "cece"}
+
+
+def test_every_interval_is_about_the_value_that_the_summary_has(findings, evidence):
+    for row in findings.rows:
+        test = evidence.predictors[row.name]["test"]
+        assert {metric: interval.value for metric, interval in row.intervals.items()} == pytest.approx(test)
 
 
 @pytest.mark.parametrize(

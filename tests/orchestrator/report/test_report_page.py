@@ -118,6 +118,16 @@ def test_seeds_resamples_threads_and_batches_are_stated(text):
     assert "ms, batch of 64" in text
 
 
+def test_calibration_has_differences_with_intervals_before_and_after_the_temperature(text, page):
+    section = text.partition('<section id="calibration"')[2].partition("</section>")[0]
+    interval = r"<td[^>]*>[+−±][\d.]+<small>[+−±][\d.]+ to [+−±][\d.]+</small></td>"
+    for metrics, table in zip(("ECE Brier", "ECE NLL"), section.split("<table>")[1:], strict=True):
+        assert [title in table for title in metrics.split()] == [True, True]
+        (averaged,) = re.findall(r'<tr class="averaged">.*?</tr>', table, re.DOTALL)
+        assert len(re.findall(interval, averaged)) == 4
+    assert "stays as it is in every resample" in section
+
+
 def test_costs_are_parameters_macs_and_latency_with_its_quartiles(text):
     (drawn,) = re.findall(r'<svg[^>]*aria-labelledby="cost-title".*?</svg>', text, re.DOTALL)
     for axis in ("parameters", "multiply-accumulates an image", "ms an image, batches of 64"):
