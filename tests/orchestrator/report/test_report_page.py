@@ -92,6 +92,21 @@ def test_every_table_has_a_caption_and_its_headers_a_scope(page):
     assert all(attributes.get("scope") in ("row", "col", "colgroup") for attributes in page.all("th"))
 
 
+def test_every_figure_and_table_that_may_scroll_has_a_name_of_its_own(page):
+    groups = [a for a in page.all("div") if a.get("role") == "group"]
+    names = [a.get("aria-labelledby") or a["aria-label"] for a in groups]
+    assert len(names) == len(page.all("table")) + 4
+    assert len(set(names)) == len(names)
+
+
+def test_that_an_interval_holds_zero_is_told_by_a_sign_and_not_by_colour_alone(text):
+    grey = re.findall(r'<td class="unclear">([^–]*?)</td>', text)
+    assert grey
+    assert all("<sup>†</sup>" in cell for cell in grey)
+    assert text.count("<sup>†</sup>") == len(grey)
+    assert "Grey with †: the interval holds 0" in text
+
+
 def test_headings_descend_one_level_at_a_time(page):
     levels = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
     assert levels[0] == 1
@@ -120,7 +135,7 @@ def test_seeds_resamples_threads_and_batches_are_stated(text):
 
 def test_calibration_has_differences_with_intervals_before_and_after_the_temperature(text, page):
     section = text.partition('<section id="calibration"')[2].partition("</section>")[0]
-    interval = r"<td[^>]*>[+−±][\d.]+<small>[+−±][\d.]+ to [+−±][\d.]+</small></td>"
+    interval = r"<td[^>]*>[+−±][\d.]+(?:<sup>†</sup>)?<small>[+−±][\d.]+ to [+−±][\d.]+</small></td>"
     for metrics, table in zip(("ECE Brier", "ECE NLL"), section.split("<table>")[1:], strict=True):
         assert [title in table for title in metrics.split()] == [True, True]
         (averaged,) = re.findall(r'<tr class="averaged">.*?</tr>', table, re.DOTALL)
