@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
 """Predictors differ in shape as well as in colour."""
+LEAST_SPAN = 1.1
+"""Of a logarithmic axis: the ratio of values below which it is widened."""
 
 
 def styled(chart: Callable[P, R]) -> Callable[P, R]:
@@ -251,8 +253,13 @@ def _log_scale(axes: Axes) -> None:
     """With plain numbers: a screen reader would spell powers of ten digit by digit."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    least, most = axes.dataLim.minposy, axes.dataLim.y1
+    if most <= 0:
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if most < LEAST_SPAN * least:  # for equal values matplotlib would show empty decades
+        axes.set_ylim(least / LEAST_SPAN, most * LEAST_SPAN)
     low, high = axes.get_ylim()
     if high < 30 * low:  # a decade or two would have one label, or none
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

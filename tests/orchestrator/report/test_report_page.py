@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from orchestrator.report import render
+from orchestrator.report.charts import learning_chart
 
 from .conftest import make_evidence
 
@@ -125,6 +126,18 @@ def test_epochs_are_whole(text):
         labels = set(re.findall(r">([\d.]+)</text>", drawn))
         assert labels >= {"1", "2", "3"}
         assert not labels & {"1.25", "1.50", "1.75"}
+
+
+@pytest.mark.parametrize("loss", [[2.3], [2.3, 2.3], [2.3, 2.29999], [0.0, 2.3], [0.0]])
+def test_losses_that_hardly_differ_span_no_empty_decades(evidence, loss):
+    """With a single training run of an epoch or two."""
+    record = {"averaged/accuracy": 0.5, "averaged/nll": 1.0}
+    history = [{"epoch": 1.0 + epoch, "train/loss": value, **record} for epoch, value in enumerate(loss)]
+    drawn = learning_chart(replace(evidence, histories={"student": history}))
+    labels = [float(label) for label in re.findall(r">([\d.]+)</text>", drawn.partition("Training loss")[0])]
+    shown = [label for label in labels if label not in (1, 2)]  # those are epochs
+    assert shown
+    assert all(2 < label < 2.6 for label in shown) == (max(loss) > 0)
 
 
 def test_seeds_resamples_threads_and_batches_are_stated(text):
