@@ -215,9 +215,8 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     else:
         champion = _validation_of(version_of(client, name, holder)) if holder else None
         promotion = decide_promotion(_validation_of(version), champion, vacant=holder is None)
-    if (
-        promotion.alias == CHAMPION
-    ):  # noted already where an earlier call was interrupted: then that reason stays
+    if promotion.alias == CHAMPION:
+        # Where an earlier call was interrupted it is noted already, and that reason stays.
         move_champion(client, name, number, kind="registered", reason=promotion.reason)
     else:
         client.set_registered_model_alias(name, promotion.alias, number)
