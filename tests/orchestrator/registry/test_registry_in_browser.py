@@ -1,5 +1,6 @@
-"""What a person finds in MLflow's own pages, on a real server: champion, why, card, lineage, comparison."""
+"""What a person finds in MLflow's own pages, on a real server, of two real runs: champion, card, lineage."""
 
+import json
 import os
 import re
 import signal
@@ -9,19 +10,16 @@ import sys
 import time
 import urllib.request
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from orchestrator.experiment import build_experiment
-from orchestrator.model_card import model_card
-from orchestrator.registry import lineage_tags, move_champion, register_averaged_student
-from orchestrator.tracking import Tracker
+from orchestrator.cli import main
+from orchestrator.registry import list_versions
+from orchestrator.tracking.connection import connect
 
 pytestmark = pytest.mark.slow
 
-NAME = "ekd-digits"
+NAME = "ekd-digits-smoke"
+REASON = "the field team asked for it"
 
 
 @pytest.fixture(scope="module")
@@ -52,53 +50,36 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def registered(server, tmp_path_factory):
-    """Two finished runs with teachers and data; the second is better, then the first is put back by hand."""
-    experiment = build_experiment({"name": "digits", "description": "Small and quick."}).resolved()
-    tracker = None
-    for number, accuracy in ((1, 0.91), (2, 0.93)):
-        tracker = Tracker.open(
-            server,
+    """Two runs of the product, by version: manifest and summary; the one that lost is promoted by hand."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = ["cluster.address=local", f"tracking.uri={server}", "teachers.count=2", "student.members=2"]
+    found = {}
+    for number in (1, 2):
+        command = [
+            sys.executable,
+            "-m",
+            "orchestrator",
+            "run",
             "digits",
-            f"digits-{number}",
-            ekd_run_id=f"digits-{number}",
-            instance=str(number),
-            spool=tmp_path_factory.mktemp(f"spool-{number}"),
+            "--smoke",
+            "--run-id",
+            f"run-{number}",
+        ]
+        for setting in (*settings, f"seed={number}"):
+            command += ["--set", setting]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900
         )
-        teacher = tracker.child("teacher-0")
-        tracker.log_metrics(teacher, {"averaged/accuracy": 0.9}, 1)
-        tracker.log_dataset(tracker.run_id, "digits", "digits", "f00d" * 16, context="train")
-        tracker.log_params(tracker.run_id, experiment)
-        tracker.log_metrics(tracker.run_id, {"test/averaged/accuracy": accuracy}, 0)
-        metrics = {"accuracy": accuracy, "nll": 0.3}
-        measured = {"params": 650, "macs": 640, "test": metrics, "validation": metrics}
-        summary = {
-            "run_id": f"digits-{number}",
-            "experiment": "digits",
-            "predictors": {"averaged": measured, "ensemble": measured, "control": measured},
-        }
-        runs = {
-            name: f"#/experiments/{tracker.experiment_id}/runs/{tracker.resolve(run)}"
-            for name, run in {"parent": tracker.run_id, "teacher-0": teacher}.items()
-        }
-        lineage = lineage_tags(
-            teacher_run_ids=[tracker.resolve(teacher)],
-            data_fingerprint="f00d" * 16,
-            experiment_hash="beef" * 16,
-            code="abc",
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"models:/{NAME}/{number}"
+        stored = folder / "ekd-runs" / f"run-{number}"
+        found[number] = tuple(
+            json.loads((stored / file).read_text()) for file in ("manifest.json", "summary.json")
         )
-        torch.manual_seed(number)
-        register_averaged_student(
-            tracker,
-            tracker.run_id,
-            nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
-            np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32),
-            name=NAME,
-            tags={"ekd.test.accuracy": str(accuracy), **lineage},
-            description=model_card(summary, experiment, lineage, runs),
-            validation_metrics=metrics,
-        )
-        assert tracker.close("FINISHED") is None
-    move_champion(tracker.client, NAME, "1", kind="promoted", reason="the field team asked for it")
+    (loser,) = [int(v.version) for v in list_versions(connect(server), NAME) if "champion" not in v.aliases]
+    assert main(["promote", f"models:/{NAME}/{loser}", "--reason", REASON, "--tracking", server]) == 0
+    return found | {"champion": loser, "replaced": 3 - loser}
 
 
 @pytest.fixture
@@ -121,47 +102,91 @@ def version_row(page, number):
     return page.get_by_role("row").filter(has=link)
 
 
-def test_the_list_of_versions_shows_the_champion_and_each_verdict(page, server):
-    open_model(page, server)
-    assert "champion" in version_row(page, 1).inner_text()
-    assert "champion" not in version_row(page, 2).inner_text()
-    assert "replaced by version 1: the field team asked for it" in version_row(page, 2).inner_text()
-    assert "Test accuracy 93" in version_row(page, 2).inner_text()
-
-
-def test_the_model_page_tells_why_the_champion_changed(page, server):
-    told = open_model(page, server).locator("body").inner_text()
-    assert "version none -> version 1 (registered): the first champion" in told
-    assert "version 1 -> version 2 (registered): better: validation accuracy 0.9300" in told
-    assert "version 2 -> version 1 (promoted): the field team asked for it" in told
-
-
-def test_the_version_page_holds_card_reason_and_lineage(page, server):
-    open_model(page, server).get_by_role("link", name="Version 1", exact=True).click()
+def open_version(page, server, number):
+    open_model(page, server).get_by_role("link", name=f"Version {number}", exact=True).click()
     page.get_by_text("Results on the test images").wait_for()
-    shown = page.locator("body").inner_text()
-    for text in ("Test accuracy 91.00 %", "How to use it", "Limitations", "f00d" * 16, "field team"):
+    return page
+
+
+def follow(page, link):
+    """The page that a link of the card opens, of one MLflow run."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name=link, exact=True).click()
+    return opened.value
+
+
+def verdict(summary):
+    return f"Test accuracy {100 * summary['predictors']['averaged']['test']['accuracy']:.2f} %"
+
+
+def test_the_list_of_versions_shows_the_champion_and_each_verdict(page, server, registered):
+    open_model(page, server)
+    champion, replaced = (version_row(page, registered[who]) for who in ("champion", "replaced"))
+    assert f"champion: {REASON}" in champion.inner_text()
+    assert "@\N{NO-BREAK SPACE}champion" in champion.inner_text()
+    assert "@\N{NO-BREAK SPACE}champion" not in replaced.inner_text()
+    assert f"replaced by version {registered['champion']}: {REASON}" in replaced.inner_text()
+    for number in (1, 2):
+        assert verdict(registered[number][1]) in version_row(page, number).inner_text()
+
+
+def test_the_model_page_tells_why_the_champion_changed(page, server, registered):
+    told = open_model(page, server).locator("body").inner_text()
+    assert "version none -> version 1 (registered): the first champion: validation accuracy" in told
+    assert (
+        f"version {registered['replaced']} -> version {registered['champion']} (promoted): {REASON}" in told
+    )
+
+
+def test_the_version_page_holds_card_reason_and_lineage(page, server, registered):
+    number = registered["champion"]
+    manifest, summary = registered[number]
+    shown = open_version(page, server, number).locator("body").inner_text()
+    for text in (
+        verdict(summary),
+        "How to use it",
+        "Limitations",
+        "32 images for training",
+        "report.html",
+        manifest["data_fingerprint"],
+        manifest["result_hash"],
+        f"champion: {REASON}",
+    ):
         assert text in shown, text
-    assert page.get_by_role("table").get_by_text("averaged").count() >= 1
+    accuracy = f"{100 * summary['predictors']['control']['test']['accuracy']:.2f}"
+    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="control", exact=True))
+    assert accuracy in row.first.inner_text()
 
 
-def test_from_the_version_a_click_leads_to_the_teachers_run_and_its_data(page, server):
-    open_model(page, server).get_by_role("link", name="Version 2", exact=True).click()
-    with page.context.expect_page() as opened:
-        page.get_by_role("link", name="teacher-0").click()
-    opened.value.get_by_role("heading", name="teacher-0").wait_for(timeout=60_000)
-    with page.context.expect_page() as opened:
-        page.get_by_role("link", name="parent").click()
-    opened.value.get_by_role("heading", name="digits-2").wait_for(timeout=60_000)
-    opened.value.get_by_text("digits").first.wait_for()
+def test_from_the_card_a_click_leads_to_the_run_its_data_set_and_its_artifacts(page, server, registered):
+    manifest, _ = registered[1]
+    run = follow(open_version(page, server, 1), "parent")
+    run.get_by_role("heading", name="run-1").wait_for(timeout=60_000)
+    assert manifest["mlflow"]["parent"] in run.url
+    run.get_by_text(f"digits ({manifest['data_fingerprint'][:36]})").first.wait_for()
+    run.goto(f"{run.url.partition('?')[0].rstrip('/')}/artifacts")
+    for file in ("model_card.md", "report.html"):
+        run.get_by_text(file).first.wait_for()
 
 
-def test_versions_are_compared_side_by_side(page, server):
+@pytest.mark.parametrize("name", ["teacher-0", "teacher-1", "control", "student"])
+def test_from_the_card_a_click_leads_to_every_training_run(page, server, registered, name):
+    outputs = {}
+    for stage in ("teachers", "control", "distil"):
+        outputs |= registered[2][0]["stages"][stage]["outputs"]
+    run = follow(open_version(page, server, 2), name)
+    run.get_by_role("heading", name=name).wait_for(timeout=60_000)
+    assert outputs[name]["mlflow_run"] in run.url
+
+
+def test_versions_are_compared_side_by_side(page, server, registered):
     open_model(page, server)
     for number in (1, 2):
         version_row(page, number).get_by_role("checkbox").check(force=True)
     page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text(re.compile("Comparing 2 Versions")).first.wait_for()
-    page.get_by_text("test/averaged/accuracy").first.wait_for()
-    for accuracy in ("0.91", "0.93"):
-        page.get_by_text(re.compile(rf"^{re.escape(accuracy)}")).first.wait_for()
+    page.get_by_text("test/averaged/nll").first.wait_for()
+    compared = page.get_by_role("row").filter(has_text="test/averaged/nll").first.inner_text()
+    for number in (1, 2):
+        nll = registered[number][1]["predictors"]["averaged"]["test"]["nll"]
+        assert str(nll)[:4] in compared
