@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,12 +29,19 @@ class Source:
 
     network: nn.Module
     """In evaluation mode; one that was exported before has no other."""
-    image_shape: tuple[int, int, int]
     weights_sha256: str
     """Of the network's state dict, equal to what the registry or the manifest has."""
     where: str
-    rebuild: str = ""
-    """How to build the network that its state dict loads into, where no stock class does; for a person."""
+    architecture: Mapping[str, Any] | None
+    """The student's, resolved; None: not recorded."""
+    data: Mapping[str, Any]
+    """Its `num_classes`, `image_shape`, `mean` and `std`."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = (int(length) for length in self.data["image_shape"])
+        return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Exported:
     path: Path
     worst: float
     """Largest difference between its logits and the network's, over batches of 1, 2 and 7."""
+    lines: str = ""
+    """`state-dict`: the Python that builds the network and loads the file; it was run for the check."""
 
 
 def export_network(source: Source, form: Format, output: Path) -> Exported:
@@ -50,7 +60,8 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
 
     `pt2`: `torch.export`, needs torch alone. `onnx`: images (batch, c, h, w) -> logits, any batch
     size. `state-dict`: the stock class's own keys, in safetensors form where the name ends with
-    `.safetensors`, else `torch.save` of plain tensors. A pruned student has the keys, not the shapes.
+    `.safetensors`, else `torch.save` of plain tensors. The normalisation is no part of it; the lines that
+    load it have it, and so has the metadata of a safetensors file.
 
     Raises:
         ExportError: it cannot be written in this form, what was written is another function, or the disk
@@ -58,10 +69,10 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         ExperimentError: a library of the extra `export` is missing, or no file can be written there.
     """
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
-    network = source.network.cpu().requires_grad_(False)
+    source.network.cpu().requires_grad_(False)
     try:
-        answer = _FORMS[form](network, source.image_shape, partial)
-        worst = _worst_difference(network, answer, source.image_shape)
+        answer = _FORMS[form](source, partial)
+        worst = _worst_difference(source, answer)
         if not worst <= TOLERANCE:
             raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
         os.replace(partial, output)
@@ -71,7 +82,8 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(output, worst)
+    lines = _loading_lines(source, output) if form == "state-dict" else ""
+    return Exported(output, worst, lines)
 
 
 def _writable(output: Path, suffix: str) -> Path:
@@ -89,29 +101,28 @@ def _writable(output: Path, suffix: str) -> Path:
     return partial
 
 
-def _worst_difference(
-    network: nn.Module, answer: Callable[[Tensor], Tensor], image_shape: tuple[int, int, int]
-) -> float:
+def _worst_difference(source: Source, answer: Callable[[Tensor], Tensor]) -> float:
     import torch
 
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in CHECKED_BATCHES:
-        images = torch.rand(batch, *image_shape, generator=generator)
+        images = torch.rand(batch, *source.image_shape, generator=generator)
         with torch.no_grad():
-            expected = network(images)
+            expected = source.network(images)
         difference = (answer(images) - expected).abs() / expected.abs().clamp(min=1)
         worst = max(worst, difference.max().item())
     return worst
 
 
-def _pt2(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callable[[Tensor], Tensor]:
+def _pt2(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
     import torch
 
     batch = torch.export.Dim("batch", min=1)
     content = io.BytesIO()  # torch ends the process where a file cannot take all it writes
     try:
-        program = torch.export.export(network, (torch.rand(2, *shape),), dynamic_shapes=({0: batch},))
+        images = torch.rand(2, *source.image_shape)
+        program = torch.export.export(source.network, (images,), dynamic_shapes=({0: batch},))
         torch.export.save(program, content)
     except Exception as error:
         raise ExportError(f"torch.export cannot save it: {' '.join(str(error).split())[:300]}") from error
@@ -120,7 +131,7 @@ def _pt2(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callabl
     return lambda images: loaded(images).detach()
 
 
-def _onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callable[[Tensor], Tensor]:
+def _onnx(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
     import torch
 
     try:
@@ -131,8 +142,8 @@ def _onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callab
     batch = torch.export.Dim("batch", min=1)
     try:
         torch.onnx.export(
-            network,
-            (torch.rand(2, *shape),),
+            source.network,
+            (torch.rand(2, *source.image_shape),),
             str(path),
             input_names=["images"],
             output_names=["logits"],
@@ -149,36 +160,50 @@ def _onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callab
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def _state_dict(network: nn.Module, shape: tuple[int, int, int], path: Path) -> Callable[[Tensor], Tensor]:
-    """The inner network's state dict: the classifier's normalisation is no part of the stock class."""
-    import copy
-
+def _state_dict(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
+    """The inner network's state dict, loaded by the very lines that a person is told to use."""
     import safetensors.torch
     import torch
 
-    state = {
-        name.removeprefix(_INNER): tensor.detach().clone() for name, tensor in network.state_dict().items()
-    }
-    if not all(name.startswith(_INNER) for name in network.state_dict()):
+    stored = source.network.state_dict()
+    if not all(name.startswith(_INNER) for name in stored):
         raise ExportError("its parameters are not those of a classifier of this project")
-    read: dict[str, Tensor]
+    lines = _loading_lines(source, path)
+    state = {name.removeprefix(_INNER): tensor.detach().clone() for name, tensor in stored.items()}
     if path.suffix == ".safetensors":
-        path.write_bytes(safetensors.torch.save(state))
-        read = safetensors.torch.load_file(path)
+        known = {"architecture": source.architecture, **source.data, "weights_sha256": source.weights_sha256}
+        metadata = {key: json.dumps(value) for key, value in known.items()}
+        path.write_bytes(safetensors.torch.save(state, metadata))
     else:
         content = io.BytesIO()
         torch.save(state, content)
         path.write_bytes(content.getbuffer())
-        read = torch.load(path, weights_only=True)
-    again = copy.deepcopy(network)
-    with torch.no_grad():
-        for parameter in again.parameters():
-            parameter.fill_(float("nan"))  # so that what the file lacks is seen
-    again.load_state_dict({_INNER + name: tensor for name, tensor in read.items()})
-    return lambda images: again(images).detach()
+    made: dict[str, Any] = {}
+    try:
+        exec(lines, made)
+    except Exception as error:
+        raise ExportError(
+            f"the lines that should load it do not: {' '.join(str(error).split())[:300]}"
+        ) from error
+    loaded: nn.Module = made["network"]
+    return lambda images: loaded(images).detach()
 
 
-_FORMS: dict[Format, Callable[[nn.Module, tuple[int, int, int], Path], Callable[[Tensor], Tensor]]] = {
+def _loading_lines(source: Source, file: Path) -> str:
+    from orchestrator.rebuilding import ARCHITECTURE_TAG, rebuilding
+
+    if source.architecture is None:
+        raise ExperimentError(
+            f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which class its "
+            "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
+        )
+    try:
+        return rebuilding(source.architecture, source.data, str(file))
+    except ValueError as error:
+        raise ExperimentError(f"--format state-dict: {error}") from None
+
+
+_FORMS: dict[Format, Callable[[Source, Path], Callable[[Tensor], Tensor]]] = {
     "pt2": _pt2,
     "onnx": _onnx,
     "state-dict": _state_dict,

@@ -8,7 +8,7 @@ from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.export import Source
 from orchestrator.manifest import read_run
 from orchestrator.model_uri import MODEL_URI
-from orchestrator.rebuilding import PRUNED_TAG, rebuilding
+from orchestrator.rebuilding import ARCHITECTURE_TAG
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
 
@@ -35,15 +35,14 @@ def from_run(storage: Storage) -> Source:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
     manifest, experiment = found
     description = manifest["stages"]["prepare"]["outputs"]["data"]
-    keys = ("num_classes", "image_shape", "mean", "std")
+    data = {key: description[key] for key in ("num_classes", "image_shape", "mean", "std")}
     architecture = build_experiment(experiment).student.architecture
-    network = build_plain(architecture, **{key: description[key] for key in keys})
+    network = build_plain(architecture, **data)
     load_weights(storage, "averaged", network)
     sha256 = weights_sha256(network)
     _check_hash(sha256, manifest["stages"]["average"]["outputs"]["weights_sha256"], storage.uri())
-    shape, where = _shape(description["image_shape"]), storage.uri("networks/averaged")
-    rebuild = rebuilding(architecture.model_dump(), description) if architecture.pruned else ""
-    return Source(network, shape, sha256, where, rebuild)
+    where = storage.uri("networks/averaged")
+    return Source(network, sha256, where, architecture.model_dump(exclude_none=True), data)
 
 
 def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
@@ -57,6 +56,7 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
     import mlflow
     import mlflow.pytorch
 
+    from ekd_train.settings import Architecture
     from orchestrator.registry.provenance import weights_sha256
     from orchestrator.registry.registration import WEIGHTS_TAG
     from orchestrator.tracking.connection import patient
@@ -67,11 +67,34 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
         mlflow.set_tracking_uri(tracking_uri)
         network: nn.Module = mlflow.pytorch.load_model(f"models:/{name}/{version}", map_location="cpu")
         signature: Any = mlflow.models.get_model_info(f"models:/{name}/{version}").signature
+    for module in network.modules():
+        module.training = False  # what was exported in evaluation mode says otherwise once it is loaded
     sha256 = weights_sha256(network)
     _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), f"models:/{name}/{version}")
-    shape = signature.inputs.to_dict()[0]["tensor-spec"]["shape"][1:]
-    rebuild = "# see the model card: the version's description" if PRUNED_TAG in found.tags else ""
-    return Source(network, _shape(shape), sha256, f"models:/{name}/{version}", rebuild)
+    architecture = None
+    if tag := found.tags.get(ARCHITECTURE_TAG):
+        architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
+    data = {
+        "num_classes": _shape_of(signature.outputs)[1],
+        "image_shape": _shape_of(signature.inputs)[1:],
+        **_normalisation(network),
+    }
+    where = f"models:/{name}/{version}"
+    return Source(network, sha256, where, architecture, data)
+
+
+def _normalisation(network: nn.Module) -> dict[str, list[float]]:
+    """Mean and std per channel of an exported `Classifier`, as the decimals that float32 was made from."""
+    buffers = dict(network.named_buffers())
+    return {
+        key: [float(str(value)) for value in buffers[f"normalise.{key}"].numpy().ravel()]
+        for key in ("mean", "std")
+        if f"normalise.{key}" in buffers
+    }
+
+
+def _shape_of(schema: Any) -> list[int]:
+    return [int(length) for length in schema.inputs[0].shape]
 
 
 def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:
@@ -88,8 +111,3 @@ def _check_hash(found: str, expected: str, where: str) -> None:
             f"{where}: the weights' SHA-256 is {found[:16]}..., recorded was {expected[:16] or 'none'}...; "
             "the files were changed since, and are not exported"
         )
-
-
-def _shape(shape: Any) -> tuple[int, int, int]:
-    channels, height, width = (int(length) for length in shape)
-    return channels, height, width

@@ -171,8 +171,8 @@ def export(arguments: argparse.Namespace) -> int:
         return 1
     print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
     print(f"logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}")
-    if arguments.format == "state-dict" and source.rebuild:
-        print(f"its channels are pruned, so no stock class has its shapes; to load it:\n{source.rebuild}")
+    if exported.lines:
+        print(f"to load it, as was done for that comparison:\n\n{exported.lines}")
     print(exported.path)
     return 0
 

@@ -50,34 +50,61 @@ def torchvision_classifier(
     Raises:
         ValueError: the family has no such stem, or the network cannot take images of that size.
     """
+    own = _own_arguments(name, num_classes, image_size)
+    try:
+        network = models.get_model(name, **own)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{name} cannot take {image_size}x{image_size} images: {error}") from error
+    for place, layer in _stem_changes(name, network, in_channels, small_images).items():
+        network.set_submodule(place, layer)
+    check_takes(name, network, (in_channels, image_size, image_size))
+    return network
+
+
+def torchvision_construction(
+    name: str, num_classes: int, *, in_channels: int, image_size: int, small_images: bool
+) -> tuple[dict[str, object], dict[str, nn.Module]]:
+    """How `torchvision_classifier` makes its network, whose arguments these are.
+
+    Returns the arguments of `torchvision.models.get_model`, and the layers that then replace its own,
+    by their place in it.
+    """
+    own = _own_arguments(name, num_classes, image_size)
+    if in_channels == 3 and not small_images:
+        return own, {}
+    return own, _stem_changes(name, models.get_model(name, **own), in_channels, small_images)
+
+
+def _own_arguments(name: str, num_classes: int, image_size: int) -> dict[str, object]:
     own: dict[str, object] = {"weights": None, "num_classes": num_classes}
     if name.startswith("vit_"):
         own["image_size"] = image_size  # length of the position embedding
     if name in ("googlenet", "inception_v3"):
         own |= {"aux_logits": False, "init_weights": True}  # one output in training too
-    try:
-        network = models.get_model(name, **own)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(f"{name} cannot take {image_size}x{image_size} images: {error}") from error
-    if small_images:
-        _remove_stem_pool(name, network)
+    return own
+
+
+def _stem_changes(
+    name: str, network: nn.Module, in_channels: int, small_images: bool
+) -> dict[str, nn.Module]:
+    changes: dict[str, nn.Module] = {}
+    if small_images and (pool := _stem_pool(name, network)):
+        changes[pool] = nn.Identity()
     if small_images or in_channels != 3:
-        _replace_first_convolution(network, in_channels, small_images)
-    check_takes(name, network, (in_channels, image_size, image_size))
-    return network
+        place, old = next((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
+        changes[place] = _first_convolution(old, in_channels, small_images)
+    return changes
 
 
-def _remove_stem_pool(name: str, network: nn.Module) -> None:
+def _stem_pool(name: str, network: nn.Module) -> str:
     pool = _STEM_POOLS.get(type(network))
     if pool is None:
         families = ", ".join(family.__name__ for family in _STEM_POOLS)
         raise ValueError(f"{name} has no stem that small_images could adapt; families that have: {families}")
-    if pool:
-        network.set_submodule(pool, nn.Identity())
+    return pool
 
 
-def _replace_first_convolution(network: nn.Module, in_channels: int, small_images: bool) -> None:
-    name, old = next((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
+def _first_convolution(old: nn.Conv2d, in_channels: int, small_images: bool) -> nn.Conv2d:
     shape: dict[str, object] = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
     if small_images:
         shape = {"kernel_size": 3, "stride": 1, "padding": 1}
@@ -85,4 +112,4 @@ def _replace_first_convolution(network: nn.Module, in_channels: int, small_image
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as these families start
     if new.bias is not None:
         nn.init.zeros_(new.bias)
-    network.set_submodule(name, new)
+    return new

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
+from ekd_train.settings import Architecture
 from orchestrator.context import Context, RunFailed
 from orchestrator.preflight import Checked
-from orchestrator.rebuilding import PRUNED_TAG
+from orchestrator.rebuilding import ARCHITECTURE_TAG, PRUNED_TAG
 from orchestrator.stages.average import averaged_student
 from orchestrator.summary import summarise
 from orchestrator.tracking import TrackingError
@@ -93,7 +95,7 @@ def _register(context: Context) -> dict[str, Any]:
         tags={
             **{f"ekd.test.{metric}": repr(float(averaged["test"][metric])) for metric in LISTED},
             "ekd.macs": repr(averaged["macs"]),
-            **({PRUNED_TAG: repr(pruned)} if (pruned := experiment.student.architecture.pruned) else {}),
+            **_architecture_tags(experiment.student.architecture),
             **lineage,
             "ekd.run_id": checked.run_id,
         },
@@ -124,3 +126,9 @@ def _to_control(context: Context) -> Interval:
     probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
     bootstrap = Bootstrap(probs, tensors["test/labels"], resamples=RESAMPLES, seed=SEED)
     return bootstrap.difference("averaged", "control", "accuracy")
+
+
+def _architecture_tags(architecture: Architecture) -> dict[str, str]:
+    """What `ekd export` builds the network of; and the share that was pruned, to search for."""
+    tags = {ARCHITECTURE_TAG: json.dumps(architecture.model_dump(exclude_none=True))}
+    return tags | ({PRUNED_TAG: repr(architecture.pruned)} if architecture.pruned else {})
