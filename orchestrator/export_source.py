@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import ExperimentError, build_experiment
@@ -49,7 +51,7 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
     """A registered version, loaded in its pt2 form and checked against the registry's hash.
 
     Raises:
-        ExportError: the weights are not those that were registered.
+        ExportError: the weights are not those that were registered, or their files cannot be read.
         NoSuchVersion: the registry has no such model, version or alias.
         TrackingError: the registry cannot be reached.
     """
@@ -63,14 +65,22 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
 
     name, version = _resolve(client, uri)
     found = version_of(client, name, version)
-    with patient(tracking_uri):
+    where = f"models:/{name}/{version}"
+    with patient(tracking_uri), tempfile.TemporaryDirectory() as temporary:
         mlflow.set_tracking_uri(tracking_uri)
-        network: nn.Module = mlflow.pytorch.load_model(f"models:/{name}/{version}", map_location="cpu")
-        signature: Any = mlflow.models.get_model_info(f"models:/{name}/{version}").signature
+        folder = mlflow.artifacts.download_artifacts(where, dst_path=temporary)
+        # It logs a traceback of what it cannot read, which we report in one line.
+        logging.getLogger("torch.export").setLevel(logging.CRITICAL)
+        try:
+            network: nn.Module = mlflow.pytorch.load_model(folder, map_location="cpu")
+            signature: Any = mlflow.models.get_model_info(folder).signature
+        except Exception as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ExportError(f"{where}: the registered files cannot be read: {why}") from error
     for module in network.modules():
         module.training = False  # what was exported in evaluation mode says otherwise once it is loaded
     sha256 = weights_sha256(network)
-    _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), f"models:/{name}/{version}")
+    _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), where)
     architecture = None
     if tag := found.tags.get(ARCHITECTURE_TAG):
         architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
@@ -79,7 +89,6 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
         "image_shape": _shape_of(signature.inputs)[1:],
         **_normalisation(network),
     }
-    where = f"models:/{name}/{version}"
     return Source(network, sha256, where, architecture, data)
 
 

@@ -196,8 +196,11 @@ def _export_source(arguments: argparse.Namespace) -> Source:
 
 @contextmanager
 def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
-    """A client of the registry; whatever is wrong becomes an `ExperimentError`."""
-    from orchestrator.registry import NoSuchVersion
+    """A client of the registry; whatever is wrong with it becomes an `ExperimentError`.
+
+    An `ExportError` stays one: the registry answered, but what it has is not what was registered.
+    """
+    from orchestrator.registry import ExportError, NoSuchVersion
     from orchestrator.tracking import TrackingError, check_tracking, resolve_tracking_uri
     from orchestrator.tracking.address import sqlite_file
     from orchestrator.tracking.connection import connect, explained
@@ -217,12 +220,12 @@ def _registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
             try:
                 yield client
                 return
-            except (NoSuchVersion, ValueError) as error:
+            except (ExportError, NoSuchVersion, ValueError) as error:
                 wrong = error
     except TrackingError as error:
         print(f"ekd: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    raise ExperimentError(str(wrong))
+    raise wrong if isinstance(wrong, ExportError) else ExperimentError(str(wrong))
 
 
 def _add_registry(parser: argparse.ArgumentParser) -> None:
