@@ -1,4 +1,4 @@
-"""`mlflow models serve` answers over HTTP from an interpreter that cannot import this project."""
+"""`mlflow models serve` answers over HTTP from an environment with the model's own requirements alone."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
@@ -18,22 +20,51 @@ import torch
 from ekd_train.models import build_model
 from orchestrator.registry import register_averaged_student
 
-pytestmark = pytest.mark.slow
+# A torch for GPUs is several GB, which pip may have to fetch.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-BLOCK = """
-import sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] in ("ekd_train", "orchestrator", "tune_spaces"):
-            raise ImportError(name + " is not installed here")
-sys.meta_path.insert(0, Blocked())
-"""
-"""As `sitecustomize`, which every Python process of the server runs when it starts."""
+CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
+INSTALLING_S = 720
 
 
 @pytest.fixture
-def served(tracker, store_uri, tmp_path):
-    """A registered student with its scoring address, served by processes without this project."""
+def environment_of():
+    """Makes an environment of a requirements file; it is removed afterwards, for it is large."""
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def make(requirements: Path) -> Path:
+            folder = Path(temporary) / "venv"
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+            python = folder / "bin" / "python"
+            install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+            install += ["--constraint", CONSTRAINTS, "--requirement", requirements]
+            try:
+                done = subprocess.run(
+                    install,
+                    env=elsewhere(),
+                    capture_output=True,
+                    text=True,
+                    timeout=INSTALLING_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"pip did not install {requirements.read_text().split()} in {INSTALLING_S} s")
+            if done.returncode:
+                wrong = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+                pytest.skip(f"pip cannot install {requirements.read_text().split()}: {wrong or done.stderr}")
+            return python
+
+        yield make
+
+
+def elsewhere() -> dict[str, str]:
+    """This process's variables, without those that let another interpreter find our code."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+@pytest.fixture
+def served(tracker, store_uri, tmp_path, environment_of):
+    """A registered student with its scoring address, served from an environment made for it."""
     torch.manual_seed(0)
     student = build_model("wide_resnet", depth=10, num_classes=10, in_channels=1, stem_channels=4).eval()
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
@@ -47,22 +78,25 @@ def served(tracker, store_uri, tmp_path):
         description="",
         validation_metrics={"accuracy": 0.9, "nll": 0.3},
     )
-    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    client = tracker.client
+    place = unquote(urlparse(client.get_model_version_download_uri(version.name, version.version)).path)
+    python = environment_of(Path(place) / "requirements.txt")
+    # mlflow finds uvicorn on the PATH.
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = elsewhere() | {"MLFLOW_TRACKING_URI": store_uri, "PATH": path}
+    for package in ("ekd_train", "orchestrator", "torchvision", "ray"):
+        tried = subprocess.run(
+            [python, "-c", f"import {package}"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert b"ModuleNotFoundError" in tried.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # mlflow finds uvicorn on the PATH, which need not name this interpreter's environment.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store_uri, "PYTHONPATH": str(tmp_path), "PATH": path}
-    check = subprocess.run(
-        [sys.executable, "-c", "import ekd_train"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "is not installed here" in check.stderr
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command = [python, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", version.uri, "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "serve.log"
     with log.open("w") as file:
