@@ -63,6 +63,7 @@ def test_card_tag_and_report_name_the_pruning(run):
     version = run.client().get_model_version("ekd-small", "1")
     assert "with 37.5 % of its channels pruned" in version.description
     assert version.tags["ekd.pruned"] == "0.375"
+    assert json.loads(version.tags["ekd.architecture"])["pruned"] == 0.375
     assert "37.5 % of its channels pruned" in run.read("report.html").decode()
 
 
