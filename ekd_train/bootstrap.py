@@ -120,9 +120,8 @@ def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
         drawn = torch.randint(images, (count, images), generator=generator)
-        rows = torch.arange(count).unsqueeze(1).expand_as(drawn)
         counts = torch.zeros(count, images, dtype=torch.float64)
-        counts.index_put_((rows, drawn), torch.ones((), dtype=torch.float64), accumulate=True)
+        counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn))
         sums.append(counts @ columns)
     return torch.cat(sums)
 
