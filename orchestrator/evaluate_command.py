@@ -64,7 +64,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             print(f"ekd: {error}", file=sys.stderr)
             return 1
     from ekd_train.checkpoint import DamagedCheckpoint
-    from orchestrator.report import REPORT, load_evidence, render
+    from orchestrator.manifest import REPORT
+    from orchestrator.report import load_evidence, render
 
     meter = Meter("corrupted images", errors)
     try:
@@ -97,8 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def record(run: FinishedRun, found: Mapping[str, Any], page: str, storage_uri: str, say: Any) -> None:
     """Metrics and artifacts of the run's MLflow parent run; a warning where the store cannot be reached."""
-    from orchestrator.manifest import EVALUATION, STATES
-    from orchestrator.report import REPORT
+    from orchestrator.manifest import EVALUATION, REPORT, STATES
     from orchestrator.tracking import Tracker, TrackingError, redacted, resolve_tracking_uri
     from orchestrator.tracking.address import sqlite_file
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, EXPERIMENT, SUMMARY = "manifest.json", "experiment.json", "summary.json"
+REPORT = "report.html"
+"""Among a run's objects, and among the artifacts of its MLflow run."""
 EVALUATION = "evaluation.json"
 """What `ekd evaluate` found, if somebody asked."""
 STATES: dict[RunStatus, str] = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.manifest import REPORT
 from orchestrator.rebuilding import rebuilding
-from orchestrator.report import REPORT
 from orchestrator.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
 
 if TYPE_CHECKING:

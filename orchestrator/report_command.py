@@ -32,7 +32,8 @@ def report(arguments: argparse.Namespace) -> int:
         storage = commands.run_storage(
             commands.named_storage(arguments.storage, arguments.endpoint_url), arguments.run_id
         )
-    from orchestrator.report import REPORT, load_evidence, render
+    from orchestrator.manifest import REPORT
+    from orchestrator.report import load_evidence, render
     from orchestrator.summary import table, verdict
     from orchestrator.terminal import results_console
 
@@ -54,7 +55,7 @@ def report(arguments: argparse.Namespace) -> int:
 def _refresh(evidence: Evidence, page: str, storage_uri: str, endpoint_url: str | None) -> None:
     """The same page among the artifacts of the run's MLflow parent run; a warning where that cannot be."""
     from orchestrator.environment import in_the_environment
-    from orchestrator.report import REPORT
+    from orchestrator.manifest import REPORT
     from orchestrator.storage.vendor_settings import environment
     from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
     from orchestrator.tracking.address import sqlite_file

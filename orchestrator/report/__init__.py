@@ -8,6 +8,6 @@ page       all of it poured into `page.html.j2`
 """
 
 from orchestrator.report.evidence import Evidence, load_evidence
-from orchestrator.report.page import REPORT, render
+from orchestrator.report.page import render
 
-__all__ = ["REPORT", "Evidence", "load_evidence", "render"]
+__all__ = ["Evidence", "load_evidence", "render"]

@@ -19,8 +19,6 @@ from orchestrator.view import duration
 if TYPE_CHECKING:
     from jinja2 import Template
 
-REPORT = "report.html"
-"""Its key in a run's storage, and its path among the MLflow run's artifacts."""
 _HERE = Path(__file__).parent
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ekd_train.checkpoint import load_record
 from orchestrator.context import Context
-from orchestrator.manifest import SUMMARY
-from orchestrator.report import REPORT, load_evidence, render
+from orchestrator.manifest import REPORT, SUMMARY
+from orchestrator.report import load_evidence, render
 from orchestrator.stages.prepare import describe
 from orchestrator.summary import summarise
 
