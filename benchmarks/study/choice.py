@@ -74,9 +74,9 @@ def tune(regime: str, arm: Arm, seeds: int, folder: Path) -> Choice:
     rate = REGIMES[regime].build("same").student.training.learning_rate
     space = {"description": "of the study", "domains": domains(arm, rate)}
     points = math.prod(len(domain["choice"]) for domain in space["domains"].values())
-    options = (
-        ["--searcher", "grid"] if points <= TRIALS else ["--searcher", "random", "--trials", str(TRIALS)]
-    )
+    # Of so few trials early stopping would judge by the noise of the first epochs.
+    options = ["--scheduler", "none", "--searcher"]
+    options += ["grid"] if points <= TRIALS else ["random", "--trials", str(TRIALS)]
     settings = [f"seed={FIRST_SEED}", *REGIMES[regime].settings(arm.pool, arm.overrides)]
     identity = json.dumps([settings, space, options, seeds])
     run = f"{arm.name.replace('+', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -22,6 +22,8 @@ PANELS = (
 SERIES = (("averaged", "o", "averaged"), ("members", "^", "members"))
 FAR = 8
 """Times the median distance from the middle arm, beyond which an arm has failed: it would hide the others."""
+FEW = 5
+"""Arms, fewer than which have no usual distance."""
 
 
 def draw_arms(
@@ -110,7 +112,7 @@ def _leave_out_what_failed(axes: Axes, centres: Mapping[int, float]) -> None:
     middle = median(centres.values())
     usual = median(abs(value - middle) for value in centres.values())
     failed = {i: value for i, value in centres.items() if abs(value - middle) > FAR * usual > 0}
-    if not failed:
+    if not failed or len(centres) < FEW:
         return
     kept = [value for i, value in centres.items() if i not in failed]
     room = 0.6 * (max(kept) - min(kept))

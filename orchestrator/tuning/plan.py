@@ -14,7 +14,7 @@ from orchestrator.tuning.cohorts import Bracket, brackets
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import trial_experiment
-from orchestrator.tuning.request import SearchRequest, grid_size, longest_training
+from orchestrator.tuning.request import SearchRequest, grid_size, longest_training, longest_warmup
 from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
 
 SAMPLE = 200
@@ -27,7 +27,7 @@ def search_lines(
     """The search in lines for a person: trials, rungs, training passes, what runs at once."""
     space, training = request.space, pool.student.training
     longest = longest_training(pool, space)
-    grace = grace_epochs(training, longest, request.reduction_factor)
+    grace = grace_epochs(training, longest, longest_warmup(pool, space), request.reduction_factor)
     stops = rungs(request.scheduler, grace, longest, request.reduction_factor)
     generator = np.random.default_rng(0)
     points = [{k: d.draw(generator) for k, d in space.domains.items()} for _ in range(SAMPLE)]

@@ -75,6 +75,14 @@ def longest_training(experiment: Experiment, space: Space) -> int:
     return max(int(value) for value in domain.values)
 
 
+def longest_warmup(experiment: Experiment, space: Space) -> float:
+    """Epochs of the longest warm-up of a trial, before which learning rates are not what they are to be."""
+    domain = space.domains.get("student.training.schedule.warmup_epochs")
+    if domain is None:
+        return experiment.student.training.schedule.warmup_epochs
+    return max(float(value) for value in domain.values)
+
+
 def check_request(request: SearchRequest, experiment: Experiment) -> None:
     """Raise `ExperimentError` if scheduler, searcher, space and cluster cannot work together."""
     space = request.space

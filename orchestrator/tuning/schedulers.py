@@ -21,14 +21,15 @@ TIME, SCORE = "epoch", "score"
 """Names, in what a trial reports, of its epochs and of what is compared."""
 
 
-def grace_epochs(training: Training, longest: int, factor: int) -> int:
-    """Epochs before any trial may be stopped: three reductions below the end, and past the warm-up.
+def grace_epochs(training: Training, longest: int, warmup: float, factor: int) -> int:
+    """Epochs before any trial may be stopped: three reductions below the end, and past any trial's warm-up.
 
-    >>> grace_epochs(Training(epochs=100), 100, 3)
+    >>> grace_epochs(Training(epochs=100), 100, 0, 3)
     4
+    >>> grace_epochs(Training(epochs=100), 100, 10, 3)
+    11
     """
-    warmup = math.ceil(training.schedule.warmup_epochs)
-    return min(longest, max(math.ceil(longest / factor**3), warmup + 1, training.evaluate_every))
+    return min(longest, max(math.ceil(longest / factor**3), math.ceil(warmup) + 1, training.evaluate_every))
 
 
 def rungs(scheduler: SchedulerName, grace: int, longest: int, factor: int) -> list[int]:

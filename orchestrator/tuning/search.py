@@ -20,7 +20,7 @@ from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.ledger import Ledger
 from orchestrator.tuning.population import Population
 from orchestrator.tuning.proposals import Proposer
-from orchestrator.tuning.request import SearchRequest, longest_training
+from orchestrator.tuning.request import SearchRequest, longest_training, longest_warmup
 from orchestrator.tuning.schedulers import build_scheduler, exploit_epochs, grace_epochs, rungs
 from orchestrator.tuning.trial import Trial
 from orchestrator.tuning.workshops import TrialPost
@@ -56,7 +56,8 @@ class Search:
     @property
     def grace(self) -> int:
         """Epochs before any trial may be stopped."""
-        return grace_epochs(self.pool.student.training, self.longest, self.request.reduction_factor)
+        warmup = longest_warmup(self.pool, self.request.space)
+        return grace_epochs(self.pool.student.training, self.longest, warmup, self.request.reduction_factor)
 
 
 def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float | None) -> None:

@@ -15,7 +15,13 @@ from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.domains import Choice, LogUniform
 from orchestrator.tuning.plan import search_lines
 from orchestrator.tuning.pool import pool_experiment
-from orchestrator.tuning.request import SearchRequest, check_request, default_trials, grid_size
+from orchestrator.tuning.request import (
+    SearchRequest,
+    check_request,
+    default_trials,
+    grid_size,
+    longest_warmup,
+)
 from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
 from orchestrator.tuning.search import trial_resources
 from orchestrator.tuning.space import Space, load_space
@@ -102,7 +108,19 @@ def test_the_run_id_depends_on_what_is_searched_and_not_on_budgets() -> None:
     ],
 )
 def test_no_trial_is_stopped_before_its_warm_up_is_over(training: Training, grace: int) -> None:
-    assert grace_epochs(training, training.epochs, 3) == grace
+    assert grace_epochs(training, training.epochs, training.schedule.warmup_epochs, 3) == grace
+
+
+def test_no_trial_is_stopped_in_the_warm_up_of_another(tmp_path):
+    (space := tmp_path / "warmups.yaml").write_text(
+        "description: warm-ups\n"
+        "domains:\n"
+        "  student.training.schedule.warmup_epochs: {choice: [2, 10], reason: which is enough}\n"
+    )
+    experiment = load_experiment("digits", ["student.training.epochs=100"])
+    assert longest_warmup(experiment, load_space(str(space))) == 10
+    student = load_space("student")  # which has no warm-up
+    assert longest_warmup(experiment, student) == experiment.student.training.schedule.warmup_epochs
 
 
 def test_asha_has_the_rungs_that_ray_has() -> None:
