@@ -41,13 +41,13 @@ def report(arguments: argparse.Namespace) -> int:
         evidence = load_evidence(storage)
         page = render(evidence)
         storage.write(REPORT, page.encode())
-    _refresh(evidence, page, arguments.storage, arguments.endpoint_url)
     console = results_console()
     console.print(table(evidence.predictors))
     console.print()
     console.print(verdict(evidence.predictors), soft_wrap=True)
     if model := evidence.summary.get("registered_model"):
         console.print(f"Registered: models:/{model['name']}/{model['version']}", soft_wrap=True)
+    _refresh(evidence, page, arguments.storage, arguments.endpoint_url)  # imports MLflow: seconds
     console.print(storage.uri(REPORT), soft_wrap=True)
     return 0
 
