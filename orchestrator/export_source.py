@@ -67,7 +67,6 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
     found = version_of(client, name, version)
     where = f"models:/{name}/{version}"
     with patient(tracking_uri), tempfile.TemporaryDirectory() as temporary:
-        mlflow.set_tracking_uri(tracking_uri)
         folder = mlflow.artifacts.download_artifacts(where, dst_path=temporary)
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)

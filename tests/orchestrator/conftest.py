@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def no_mlflow_environment(monkeypatch):
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
+    if (mlflow := sys.modules.get("mlflow")) is not None:
+        assert not mlflow.is_tracking_uri_set(), "MLflow's global store is left set, for every later test"
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ class Server:
         command += ["--artifacts-destination", f"{self.folder}/artifacts"]
         with open(self.folder / "server.log", "a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        for _ in range(600):
+        for _ in range(1800):  # a busy machine takes a minute to import MLflow
             assert self.process.poll() is None, (self.folder / "server.log").read_text()
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
