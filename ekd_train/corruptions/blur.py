@@ -8,50 +8,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ekd_train.corruptions.corruption import pixel
+from ekd_train.corruptions.corruption import pixel, tap
 from ekd_train.corruptions.optics import drag, smooth, uniform, zoom
 
-FINE = 20
-"""Points a pixel and axis that stand for the points of a disk."""
+ZOOMS = (7, 12, 17, 21, 26)
+"""How many steps of 1 % the published ranges have at each severity: rounding gives three of them one more."""
 
 
 def defocus_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     """Every point becomes a disk: radius of 0.3 to 1.5 pixels, whose edge is softened a little."""
     radius, soft = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
-    return smooth(_disk(images, radius * pixel(images)), soft * pixel(images))
+    return smooth(_disk(images, radius * pixel(images)), soft * pixel(images), tap(images))
 
 
 def glass_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     """Swaps every pixel with a neighbour, once or twice, between two Gaussian blurs of 0.05 to 0.4 pixels."""
     sigma, reach, times = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[severity - 1]
     one = pixel(images)
-    blurred = smooth(images, sigma * one)
+    blurred = smooth(images, sigma * one, tap(images))
     batch, channels, height, width = images.shape
     order = _swapped(batch, height, width, max(1, round(reach * one)), times, generator).to(images.device)
     pixels = blurred.flatten(2).gather(2, order[:, None].expand(-1, channels, -1))
-    return smooth(pixels.view_as(images), sigma * one)
+    return smooth(pixels.view_as(images), sigma * one, tap(images))
 
 
 def motion_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     """Moves at up to 45 degrees from the horizontal, a Gaussian of 1 to 2.5 pixels."""
     radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
     degrees = uniform(-45, 45, (len(images),), images, generator)
-    return drag(images, radius * pixel(images), sigma * pixel(images), degrees)
+    return drag(images, radius * pixel(images), sigma * pixel(images), degrees, tap(images))
 
 
 def zoom_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """The mean over zooms of 1, 1.01, ... up to 1.05 (severity 1) to 1.25, and the image itself."""
-    steps = 1 + 5 * severity
+    """The mean over zooms of 1, 1.01, ... up to 1.06 (severity 1) to 1.25, and the image itself."""
+    steps = ZOOMS[severity - 1]
     total = images + sum(zoom(images, 1 + step / 100) for step in range(steps))
     return total / (steps + 1)
 
 
 def _disk(images: Tensor, radius: float) -> Tensor:
-    """The mean of the image shifted to every point of a disk, bilinear between pixels."""
-    half = math.ceil(radius)
-    fine = torch.arange(-half * FINE, half * FINE + 1) / FINE
-    inside = (fine[:, None] ** 2 + fine**2 <= radius**2).float()
-    shares = (1 - (fine[:, None] - torch.arange(-half, half + 1)).abs()).clamp(min=0)
+    """The mean of the image shifted to every point of a disk, `tap` apart, bilinear between pixels."""
+    apart = tap(images)
+    reach = math.floor(radius / apart)
+    points = torch.arange(-reach, reach + 1) * apart
+    half = math.ceil(reach * apart)
+    inside = (points[:, None] ** 2 + points**2 <= radius**2).float()
+    shares = (1 - (points[:, None] - torch.arange(-half, half + 1)).abs()).clamp(min=0)
     kernel = (shares.T @ inside @ shares).to(images)
     channels = images.shape[1]
     padded = F.pad(images, [half] * 4, mode="reflect")

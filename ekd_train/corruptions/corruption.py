@@ -29,3 +29,12 @@ def pixel(images: Tensor) -> float:
     side. Not less than a half: below that a blur would be narrower than a pixel and change nothing.
     """
     return max(min(images.shape[-2:]) / TABLE_SIDE, 0.5)
+
+
+def tap(images: Tensor) -> float:
+    """Pixels between the points of a blur: the published ones are a pixel of 32 apart.
+
+    In smaller images they move closer together with the image (between pixels it is bilinear), so that 32
+    pixels get the published weights and fewer get the same blur; in larger ones they stay a pixel apart.
+    """
+    return min(1.0, pixel(images))

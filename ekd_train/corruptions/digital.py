@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ekd_train.corruptions.corruption import tap
 from ekd_train.corruptions.optics import move, smooth, uniform
 
 
@@ -33,15 +34,15 @@ def elastic(images: Tensor, severity: int, generator: torch.Generator) -> Tensor
     side = min(height, width)
     affine = _affine(corners * side, images, generator)
     noise = uniform(-1, 1, (2, batch, height, width), images, generator)
-    across, down = affine + strength * side * smooth(noise, sigma * side)
+    across, down = affine + strength * side * smooth(noise, sigma * side, tap(images))
     return move(images, across, down)
 
 
 def pixelate(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Down to 95, 90, 85, 75 or 65 % of the side (rounded down) by averaging, and up again in blocks."""
+    """Down to 95, 90, 85, 75 or 65 % of the side (rounded down), and up again in blocks, as Pillow does."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
     height, width = images.shape[-2:]
-    small = F.interpolate(images, (max(1, int(height * share)), max(1, int(width * share))), mode="area")
+    small = _box(height, share, images) @ images @ _box(width, share, images).T
     return F.interpolate(small, (height, width), mode="nearest-exact")
 
 
@@ -58,6 +59,15 @@ def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file)).reshape(pixels.shape)
+
+
+def _box(size: int, share: float, like: Tensor) -> Tensor:
+    """`(int(size * share), size)`: Pillow's BOX filter, a mean of the pixels centred in a block."""
+    fewer = max(1, int(size * share))
+    centres = (torch.arange(fewer)[:, None] + 0.5) * size / fewer
+    distance = (torch.arange(size) + 0.5 - centres) * fewer / size
+    inside = ((distance > -0.5) & (distance <= 0.5)).to(like)
+    return inside / inside.sum(1, keepdim=True)
 
 
 def _affine(reach: float, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def smooth(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of standard deviation `sigma` pixels; `(..., h, w)`, mirrored at the edges."""
+def smooth(images: Tensor, sigma: float, tap: float = 1.0) -> Tensor:
+    """Gaussian blur of standard deviation `sigma` pixels; `(..., h, w)`, mirrored at the edges.
+
+    Its weights are the density at points `tap` <= 1 pixels apart.
+    """
     height, width = images.shape[-2:]
-    return _smoothing(height, sigma, images) @ images @ _smoothing(width, sigma, images).T
+    return _smoothing(height, sigma, tap, images) @ images @ _smoothing(width, sigma, tap, images).T
 
 
 def move(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
@@ -40,17 +43,17 @@ def zoom(images: Tensor, factor: float) -> Tensor:
     return move(images, (inward * columns)[None, None], (inward * rows)[None, :, None])
 
 
-def drag(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
+def drag(images: Tensor, radius: float, sigma: float, degrees: Tensor, tap: float = 1.0) -> Tensor:
     """Motion blur of `(b, c, h, w)`: a one-sided Gaussian along a line at `degrees` `(b,)`.
 
-    Over `2 * radius` pixels in steps weighted `exp(-t² / 2 sigma²)`, as ImageMagick does in steps of a
-    pixel; a narrow blur has finer ones, and steps that weigh nothing (beyond 4 sigma) are left out.
+    Over `2 * radius` pixels in steps of `tap` weighted `exp(-t² / 2 sigma²)`, as ImageMagick does in steps
+    of a pixel; steps that weigh nothing (beyond 4 sigma) are left out.
     """
-    reach, apart = min(2 * radius, 4 * sigma), min(1.0, sigma / 4)
+    reach = min(2 * radius, 4 * sigma)
     angle = torch.deg2rad(degrees)[:, None, None]
     total, weights = torch.zeros_like(images), 0.0
-    for step in range(math.floor(reach / apart) + 1):
-        distance = step * apart
+    for step in range(math.floor(reach / tap) + 1):
+        distance = step * tap
         weight = math.exp(-(distance**2) / (2 * sigma**2))
         total += weight * move(images, distance * angle.cos(), distance * angle.sin())
         weights += weight
@@ -69,19 +72,18 @@ def uniform(low: float, high: float, shape: tuple[int, ...], like: Tensor, draw:
     return (low + (high - low) * torch.rand(shape, generator=draw)).to(like.device)
 
 
-def _smoothing(size: int, sigma: float, like: Tensor) -> Tensor:
-    """`(size, size)`: what each pixel (column) adds to each blurred pixel (row).
-
-    The Gaussian is integrated over every pixel, so that one narrower than a pixel still has an effect.
-    """
+def _smoothing(size: int, sigma: float, tap: float, like: Tensor) -> Tensor:
+    """`(size, size)`: what each pixel (column) adds to each blurred pixel (row), bilinear between pixels."""
     if sigma == 0:
         return torch.eye(size, dtype=like.dtype, device=like.device)
-    reach = math.ceil(4 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    edges = torch.stack([offsets - 0.5, offsets + 0.5]) / (sigma * math.sqrt(2))
-    weights = torch.erf(edges[1]) - torch.erf(edges[0])
-    places = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)
-    mirrored = torch.where(places < size, places, 2 * size - 1 - places)
+    reach = math.ceil(4 * sigma / tap)
+    points = tap * torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-((points / sigma) ** 2) / 2)
+    weights /= weights.sum()
+    below = points.floor()
     matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, mirrored, (weights / weights.sum()).expand(size, -1).contiguous())
+    for offsets, share in ((below, 1 - (points - below)), (below + 1, points - below)):
+        places = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)
+        mirrored = torch.where(places < size, places, 2 * size - 1 - places)
+        matrix.scatter_add_(1, mirrored, (weights * share).expand(size, -1).contiguous())
     return matrix.to(like.device, like.dtype)

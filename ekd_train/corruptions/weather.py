@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ekd_train.corruptions.corruption import pixel
+from ekd_train.corruptions.corruption import pixel, tap
 from ekd_train.corruptions.optics import drag, luminance, uniform, zoom
 
 
@@ -26,7 +26,7 @@ def snow(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     layer = zoom(layer, size)
     flakes = layer.masked_fill(layer < threshold, 0).clamp(0, 1)
     degrees = uniform(-135, -45, (batch,), images, generator)
-    flakes = drag(flakes, radius * pixel(images), sigma * pixel(images), degrees)
+    flakes = drag(flakes, radius * pixel(images), sigma * pixel(images), degrees, tap(images))
     whiter = torch.maximum(images, luminance(images) * 1.5 + 0.5)
     return kept * images + (1 - kept) * whiter + flakes + flakes.flip(2, 3)
 

@@ -3,8 +3,10 @@
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from ekd_train.beyond_settings import FAMILIES, CorruptionName
@@ -12,7 +14,7 @@ from ekd_train.corruptions import CORRUPTIONS, corrupt
 from ekd_train.corruptions.optics import drag, move, smooth, zoom
 
 NOT_RANDOM = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg"}
-GENTLER = {"glass_blur", "elastic", "pixelate"}
+GENTLER = {"glass_blur", "elastic"}
 """Whose published severities change fewer grey levels at 5 than at 1, at some sizes."""
 
 
@@ -137,6 +139,41 @@ def test_pixelate_leaves_as_many_blocks_as_it_says():
     assert len(corrupt(images, "pixelate", 5)[0, 0].unique(dim=0)) == 20  # int(32 * 0.65)
 
 
+@pytest.mark.parametrize("side", [8, 28, 32, 64])
+@pytest.mark.parametrize(("severity", "share"), [(1, 0.95), (3, 0.85), (5, 0.65)])
+def test_pixelate_is_pillows_box_filter_and_nearest_neighbour(side, severity, share):
+    images = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+    picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
+    small = picture.resize((int(side * share),) * 2, Image.Resampling.BOX)
+    expected = np.asarray(small.resize((side, side), Image.Resampling.NEAREST)).transpose(2, 0, 1)
+    # Pillow rounds to grey levels between its two passes.
+    assert np.abs(corrupt(images, "pixelate", severity)[0].numpy().astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("severity", "radius", "soft"), [(1, 0.3, 0.4), (2, 0.4, 0.5), (4, 1, 0.2), (5, 1.5, 0.1)]
+)
+def test_defocus_blur_of_32_pixels_is_the_published_kernel(severity, radius, soft):
+    """A disk of whole pixels, softened by a Gaussian of 3 x 3 taps."""
+    down, across = np.mgrid[-8:9, -8:9]
+    disk = (down**2 + across**2 <= radius**2).astype(float)
+    taps = np.exp(-(np.arange(-1, 2) ** 2) / (2 * soft**2))
+    kernel = ndimage.convolve(disk / disk.sum(), np.outer(taps, taps) / taps.sum() ** 2)
+    images = scenes(2)
+    expected = ndimage.convolve(images.double().numpy(), kernel[None, None], mode="mirror")
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    difference = corrupt(images, "defocus_blur", severity).double().numpy() - expected
+    assert np.abs(difference[inner]).max() <= 1
+
+
+def test_a_drag_has_imagemagicks_weights_a_pixel_apart():
+    point = torch.zeros(1, 1, 1, 32)
+    point[..., 16] = 1
+    dragged = drag(point, radius=6, sigma=1, degrees=torch.zeros(1))[0, 0, 0]
+    weights = np.exp(-(np.arange(5.0) ** 2) / 2)
+    assert dragged[12:17].flip(0).numpy() == pytest.approx(weights / weights.sum(), abs=1e-5)
+
+
 def test_jpeg_is_what_libjpeg_makes_of_it_in_torchvision():
     io = pytest.importorskip("torchvision.io")
     images = scenes(1)
@@ -170,8 +207,9 @@ def test_motion_blur_goes_rather_across_than_down():
 
 def test_smooth_is_scipys_gaussian_filter():
     image = torch.rand(20, 24, dtype=torch.float64)
-    expected = ndimage.gaussian_filter(image.numpy(), 3.0, mode="reflect")
-    assert torch.allclose(smooth(image, 3.0), torch.from_numpy(expected), atol=2e-3)
+    for sigma in (0.4, 3.0):
+        expected = ndimage.gaussian_filter(image.numpy(), sigma, mode="reflect")
+        assert torch.allclose(smooth(image, sigma), torch.from_numpy(expected), atol=1e-3)
 
 
 def test_move_by_whole_pixels_is_a_shift():
