@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ekd_train.beyond_settings import BeyondSettings
+from ekd_train.bootstrap import BootstrapOfMeans
 from ekd_train.corruption_error import corruption_errors, mean_corruption_error
 from ekd_train.corruptions import corrupt
 from ekd_train.evaluate import predict
-from ekd_train.metrics import all_metrics
+from ekd_train.metrics import all_metrics, per_image
 from ekd_train.out_of_distribution import auroc, fpr_at_95, unsureness
 from ekd_train.risk_coverage import aurc, excess_aurc, risk_coverage
 
@@ -22,6 +24,10 @@ IMAGES_AT_ONCE = 2000
 """Corrupted images in memory at a time; a multiple of `corruptions.IMAGES_AT_ONCE`."""
 CURVE_POINTS = 100
 """Points that a stored risk-coverage curve has at most."""
+
+UNCERTAIN = ("accuracy", "nll")
+"""What has intervals under corruption: means over the images."""
+RESAMPLES = 2000
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are predicted."""
@@ -60,11 +66,14 @@ def under_corruption(
 
     Returns:
         For each predictor `kinds` (kind -> severity -> metrics), `severities` (severity -> their means
-        over the kinds), `mean` (over all), `ce` (kind -> corruption error) and `mce`; see
-        `corruption_error` for when these are absent.
+        over the kinds), `mean` (over all), `ce` (kind -> corruption error) and `mce`, see
+        `corruption_error` for when these are absent; and of the mean accuracy and NLL the 95 % `intervals`
+        (metric -> [low, high]) and, but for the control, `minus_control` (metric -> value, low and high).
+        Images are resampled, each with all its corruptions.
     """
     cases = [(kind, severity) for kind in settings.corruptions for severity in settings.severities]
     kinds: dict[str, dict[str, dict[str, dict[str, float]]]] = {name: {} for name in predictors}
+    each_image: dict[str, list[Tensor]] = {name: [] for name in predictors}
     for number, (kind, severity) in enumerate(cases):
         parts: dict[str, list[Tensor]] = {name: [] for name in predictors}
         for start in range(0, len(images), IMAGES_AT_ONCE):
@@ -74,9 +83,28 @@ def under_corruption(
                 parts[name].append(probs.mean(0))
             progress(number * len(images) + start + len(clean), len(cases) * len(images))
         for name, pooled in parts.items():
-            metrics = all_metrics(torch.cat(pooled), labels, temperatures[name])
+            probs = torch.cat(pooled)
+            metrics = all_metrics(probs, labels, temperatures[name])
             kinds[name].setdefault(kind, {})[str(severity)] = metrics
-    return {name: summarised(by_kind, kinds[BASELINE]) for name, by_kind in kinds.items()}
+            scores = per_image(probs, labels)
+            each_image[name].append(torch.stack([scores[metric] for metric in UNCERTAIN]).cpu())
+    uncertain = uncertainty({name: torch.stack(each).mean(0) for name, each in each_image.items()})
+    return {name: summarised(of, kinds[BASELINE]) | uncertain[name] for name, of in kinds.items()}
+
+
+def uncertainty(means: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Intervals of means over the images, from each predictor's accuracy and NLL `(2, n)` of every image."""
+    boot = BootstrapOfMeans(
+        {name: dict(zip(UNCERTAIN, both, strict=True)) for name, both in means.items()}, resamples=RESAMPLES
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for name in means:
+        each = {metric: boot.of(name, metric) for metric in UNCERTAIN}
+        found[name] = {"intervals": {metric: [one.low, one.high] for metric, one in each.items()}}
+        if name != BASELINE:
+            differences = {metric: asdict(boot.difference(name, BASELINE, metric)) for metric in UNCERTAIN}
+            found[name]["minus_control"] = differences
+    return found
 
 
 def out_of_distribution(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,31 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-class Bootstrap:
+class _Paired:
+    """Intervals of values on the same resamples for all predictors."""
+
+    def __init__(self, metrics: Sequence[str], values: Mapping[str, Tensor], level: float) -> None:
+        """`values`: for each predictor `(metric, 1 + resamples)`: first the images themselves."""
+        self._metrics, self._values, self.level = metrics, values, level
+
+    def of(self, predictor: str, metric: str) -> Interval:
+        """The interval of one predictor's metric."""
+        return self._interval(self._of(predictor, metric))
+
+    def difference(self, predictor: str, reference: str, metric: str) -> Interval:
+        """The interval of `predictor`'s metric minus `reference`'s."""
+        return self._interval(self._of(predictor, metric) - self._of(reference, metric))
+
+    def _of(self, predictor: str, metric: str) -> Tensor:
+        return self._values[predictor][self._metrics.index(metric)]
+
+    def _interval(self, values: Tensor) -> Interval:
+        tail = (1 - self.level) / 2
+        ends = torch.quantile(values[1:], torch.tensor([tail, 1 - tail], dtype=values.dtype))
+        return Interval(values[0].item(), ends[0].item(), ends[1].item())
+
+
+class Bootstrap(_Paired):
     """Metrics of several predictors on resampled images (Efron and Tibshirani 1993, chapter 13).
 
     Every resample draws as many images as there are, with replacement, and is the same for all
@@ -58,31 +82,41 @@ class Bootstrap:
         seed: int = 0,
         level: float = 0.95,
     ) -> None:
-        self.resamples, self.seed, self.level = resamples, seed, level
-        self._values: dict[str, Tensor] = {}
-        """For each predictor `(metric, 1 + resamples)`: first the images themselves."""
+        self.resamples, self.seed = resamples, seed
         parts = {name: _per_image(p, labels, (temperatures or {}).get(name)) for name, p in probs.items()}
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
-        for index, name in enumerate(parts):
-            width = columns.shape[1] // len(parts)
-            self._values[name] = _metrics(sums[:, index * width : (index + 1) * width], len(labels))
+        width = columns.shape[1] // len(parts)
+        values = {
+            name: _metrics(block, len(labels))
+            for name, block in zip(parts, sums.split(width, dim=1), strict=True)
+        }
+        super().__init__((*METRICS, *CALIBRATED), values, level)
 
-    def of(self, predictor: str, metric: str) -> Interval:
-        """The interval of one predictor's metric."""
-        return self._interval(self._of(predictor, metric))
 
-    def difference(self, predictor: str, reference: str, metric: str) -> Interval:
-        """The interval of `predictor`'s metric minus `reference`'s."""
-        return self._interval(self._of(predictor, metric) - self._of(reference, metric))
+class BootstrapOfMeans(_Paired):
+    """The same of metrics that are means over the images, of whatever each image's value is.
 
-    def _of(self, predictor: str, metric: str) -> Tensor:
-        return self._values[predictor][(*METRICS, *CALIBRATED).index(metric)]
+    Args:
+        per_image: for each predictor, by metric, each image's value `(b,)`; the same metrics for all.
+        resamples: how many.
+        seed: of the draws; the same seed gives the same intervals.
+        level: fraction of the resamples inside an interval.
+    """
 
-    def _interval(self, values: Tensor) -> Interval:
-        tail = (1 - self.level) / 2
-        ends = torch.quantile(values[1:], torch.tensor([tail, 1 - tail], dtype=values.dtype))
-        return Interval(values[0].item(), ends[0].item(), ends[1].item())
+    def __init__(
+        self,
+        per_image: Mapping[str, Mapping[str, Tensor]],
+        *,
+        resamples: int = 2000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> None:
+        metrics = list(next(iter(per_image.values())))
+        columns = [of[metric].double() for of in per_image.values() for metric in metrics]
+        means = _resampled_sums(torch.stack(columns, dim=1), resamples, seed) / len(columns[0])
+        parts = means.T.split(len(metrics))
+        super().__init__(metrics, dict(zip(per_image, parts, strict=True)), level)
 
 
 def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tensor:

@@ -32,8 +32,7 @@ def accuracy(probs: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: no images, shapes or labels that do not fit, or rows that are not probabilities.
     """
-    probs, labels = _checked(probs, labels)
-    return (probs.argmax(dim=-1) == labels).double().mean().item()
+    return per_image(probs, labels)["accuracy"].mean().item()
 
 
 def nll(probs: Tensor, labels: Tensor) -> float:
@@ -49,6 +48,18 @@ def nll(probs: Tensor, labels: Tensor) -> float:
     """
     probs, labels = _checked(probs, labels)
     return _nll(probs, labels)
+
+
+def per_image(probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What each image adds to the metrics that are means over the images: `accuracy` and `nll`, each `(b,)`.
+
+    Arguments and errors as `accuracy`.
+
+    >>> per_image(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))["accuracy"].tolist()
+    [1.0, 0.0]
+    """
+    probs, labels = _checked(probs, labels)
+    return {"accuracy": (probs.argmax(dim=-1) == labels).double(), "nll": _losses(probs, labels)}
 
 
 def ece(probs: Tensor, labels: Tensor) -> float:
@@ -134,7 +145,11 @@ def all_metrics(probs: Tensor, labels: Tensor, temperature: float | None = None)
 
 
 def _nll(probs: Tensor, labels: Tensor) -> float:
-    return -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log().mean().item()
+    return _losses(probs, labels).mean().item()
+
+
+def _losses(probs: Tensor, labels: Tensor) -> Tensor:
+    return -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log().squeeze(1)
 
 
 def _checked(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ekd_train.beyond_settings import FAMILIES, CorruptionName
+from ekd_train.bootstrap import Interval
 from orchestrator.report.charts import MARKERS, new_figure, styled
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.svg import COLOURS, to_svg
@@ -38,6 +39,9 @@ class Beyond:
     headline: str
     families: dict[str, list[CorruptionName]]
     """Of the corruptions that were made."""
+    intervals: dict[str, dict[str, Interval]]
+    """Of the means under corruption, by predictor and metric; evaluations used to have none."""
+    minus_control: dict[str, dict[str, Interval]]
     corruption_chart: str
     coverage_chart: str
 
@@ -55,7 +59,8 @@ def beyond_section(evidence: Evidence) -> Beyond | None:
         return None
     names = order(found["corruption"]["predictors"])
     compared = [name for name in COMPARED if name in names]
-    kinds = found["corruption"]["predictors"]["averaged"]["kinds"]
+    corruption = found["corruption"]["predictors"]
+    kinds = corruption["averaged"]["kinds"]
     families = {family: [kind for kind in members if kind in kinds] for family, members in FAMILIES.items()}
     return Beyond(
         found=found,
@@ -63,6 +68,14 @@ def beyond_section(evidence: Evidence) -> Beyond | None:
         compared=compared,
         headline=_headline(found),
         families={family: members for family, members in families.items() if members},
+        intervals={
+            name: {m: Interval(of["mean"][m], *ends) for m, ends in of.get("intervals", {}).items()}
+            for name, of in corruption.items()
+        },
+        minus_control={
+            name: {m: Interval(**one) for m, one in of.get("minus_control", {}).items()}
+            for name, of in corruption.items()
+        },
         corruption_chart=corruption_chart(evidence, found, compared),
         coverage_chart=coverage_chart(found, compared),
     )

@@ -80,6 +80,30 @@ def test_the_baseline_has_a_mean_corruption_error_of_one(measured):
     assert measured["control"]["ce"] == pytest.approx({"contrast": 1, "shot_noise": 1})
 
 
+def test_an_interval_under_corruption_resamples_images_with_all_their_corruptions(
+    measured, predictors, images
+):
+    """The oracle draws images and measures each draw under every corruption."""
+    correct = {
+        name: torch.stack(
+            [
+                (predict(predictors[name], corrupt(images, kind, s, seed=7)).mean(0).argmax(-1) == LABELS)
+                for kind in ("contrast", "shot_noise")
+                for s in (1, 4)
+            ]
+        ).double()
+        for name in ("control", "averaged")
+    }
+    drawn = torch.randint(40, (2000, 40), generator=torch.Generator().manual_seed(0))
+    gains = torch.stack([(correct["averaged"][:, d] - correct["control"][:, d]).mean() for d in drawn])
+    low, high = torch.quantile(gains, torch.tensor([0.025, 0.975], dtype=gains.dtype)).tolist()
+    found = measured["averaged"]["minus_control"]["accuracy"]
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    expected = measured["averaged"]["mean"]["accuracy"] - measured["control"]["mean"]["accuracy"]
+    assert found["value"] == pytest.approx(expected)
+    assert "minus_control" not in measured["control"]
+
+
 def test_progress_ends_at_all_images(predictors, images):
     told = []
     under_corruption(

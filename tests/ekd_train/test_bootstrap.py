@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ekd_train import metrics
-from ekd_train.bootstrap import CALIBRATED, METRICS, Bootstrap
+from ekd_train.bootstrap import CALIBRATED, METRICS, Bootstrap, BootstrapOfMeans
 
 TEMPERATURES = {"sharp": 0.7, "blunt": 1.6}
 
@@ -84,3 +84,17 @@ def test_memory_bounds_do_not_change_the_result(predictions, monkeypatch):
     whole = Bootstrap(probs, labels, resamples=100).of("blunt", "ece")
     monkeypatch.setattr("ekd_train.bootstrap._IMAGES_AT_ONCE", 7 * 300)
     assert Bootstrap(probs, labels, resamples=100).of("blunt", "ece").low == pytest.approx(whole.low)
+
+
+def test_means_over_the_images_have_the_intervals_of_the_metrics_that_are_such_means(predictions):
+    probs, labels = predictions
+    means = BootstrapOfMeans(
+        {n: metrics.per_image(p, labels) for n, p in probs.items()}, resamples=50, seed=3
+    )
+    boot = Bootstrap(probs, labels, resamples=50, seed=3)
+    for metric in ("accuracy", "nll"):
+        for found, known in (
+            (means.of("blunt", metric), boot.of("blunt", metric)),
+            (means.difference("sharp", "blunt", metric), boot.difference("sharp", "blunt", metric)),
+        ):
+            assert (found.value, found.low, found.high) == pytest.approx((known.value, known.low, known.high))

@@ -7,6 +7,7 @@ import torch
 
 from ekd_train import beyond
 from ekd_train.diversity import diversity
+from ekd_train.metrics import per_image
 from orchestrator.experiment import build_experiment
 from orchestrator.report import Evidence
 from orchestrator.report.search import Search
@@ -123,6 +124,12 @@ def evaluated(evidence: Evidence) -> Evidence:
     at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["validation"]) for name in names}
     kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
     test = {name: evidence.tensors[f"test/{name}"] for name in names}
+    uncertain = beyond.uncertainty(
+        {
+            name: torch.stack(list(per_image(p.mean(0), evidence.labels()).values()))
+            for name, p in test.items()
+        }
+    )
     foreign = {name: evidence.tensors[f"validation/{name}"] for name in names}
     found = {
         "number": 1,
@@ -130,7 +137,9 @@ def evaluated(evidence: Evidence) -> Evidence:
         "corruption": {
             "baseline": "control",
             "images": IMAGES,
-            "predictors": {name: beyond.summarised(kinds[name], kinds["control"]) for name in names},
+            "predictors": {
+                name: beyond.summarised(kinds[name], kinds["control"]) | uncertain[name] for name in names
+            },
         },
         "out_of_distribution": {
             "outside": "fashion_mnist",

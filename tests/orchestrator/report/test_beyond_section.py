@@ -64,3 +64,23 @@ def test_what_could_not_be_computed_is_a_dash_and_not_a_zero(evidence):
 def test_a_student_without_members_has_a_section_too():
     page = render(evaluated(make_evidence(method="kd")))
     assert 'id="beyond"' in page
+
+
+def test_accuracy_and_nll_under_corruption_have_intervals_and_differences_to_the_control(section, text):
+    low, high = section.corruption["averaged"]["intervals"]["accuracy"]
+    assert f"<small>{100 * low:.2f} to {100 * high:.2f}</small>" in text
+    difference = section.minus_control["averaged"]["nll"]
+    assert difference.low <= difference.value <= difference.high
+    assert "minus_control" not in section.corruption["control"]
+
+
+def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_them(evidence):
+    run = evaluated(evidence)
+    by_predictor = {
+        name: {key: value for key, value in of.items() if key not in ("intervals", "minus_control")}
+        for name, of in run.evaluation["corruption"]["predictors"].items()
+    }
+    corruption = {**run.evaluation["corruption"], "predictors": by_predictor}
+    old = replace(run, evaluation={**run.evaluation, "corruption": corruption})
+    assert beyond_section(old).intervals["averaged"] == {}
+    assert 'id="beyond"' in render(old)
