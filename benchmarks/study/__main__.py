@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study REGIME`: train what is missing, then write the page of results."""
+"""`python -m benchmarks.study [REGIME ...]`: train what is missing, then write the pages of results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def main() -> int:
-    """Choice of temperature and strength, teachers, final cells, page and figure; the exit status."""
+    """For each regime choice of temperature and strength, teachers, final cells, page; the exit status."""
     parser = _parser()
     arguments = parser.parse_args()
     names = arguments.arms.split(",") if arguments.arms else list(ARMS)
@@ -33,30 +33,38 @@ def main() -> int:
         parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
     if arguments.untuned and arguments.chosen_in:
         parser.error("--untuned and --chosen-in exclude each other")
-    from benchmarks.study.cells import one_thread
+    if arguments.page and len(arguments.regimes) > 1:
+        parser.error("--page names one page; give one REGIME")
     from benchmarks.study.choice import ChoiceFailed
 
-    arms = [ARMS[name] for name in names]
-    try:
-        chosen = {} if arguments.untuned else _choose(arguments, arms)
-    except ChoiceFailed as error:
-        print(f"{error}\nwhat is done is kept; the same command continues from there", file=sys.stderr)
-        return 1
     os.environ.update(KEEP_FREED_MEMORY)  # for the processes of the pool
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
-        study = _Study(pool, arguments.regime, arguments.folder, arms)
-        pools = study.train_teachers()
-        results = study.final(arguments.seeds, chosen)
-    _write(arguments, pools, results)
+    for regime in arguments.regimes:
+        try:
+            _compare(regime, [ARMS[name] for name in names], arguments)
+        except ChoiceFailed as error:
+            print(f"{error}\nwhat is done is kept; the same command continues from there", file=sys.stderr)
+            return 1
     return 0
 
 
-def _choose(arguments: argparse.Namespace, arms: Sequence[Arm]) -> dict[str, Choice]:
-    """What is chosen of every arm that has a temperature, as it is best in the regime of the choice."""
+def _compare(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
+    """One regime, from the choice to the page."""
+    from benchmarks.study.cells import one_thread
+
+    chosen = {} if arguments.untuned else _choose(arguments.chosen_in or regime, arms, arguments)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
+        study = _Study(pool, regime, arguments.folder, arms)
+        pools = study.train_teachers()
+        results = study.final(arguments.seeds, chosen)
+    _write(regime, arguments, pools, results)
+
+
+def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> dict[str, Choice]:
+    """What is chosen of every arm that has a temperature, as it is best in `regime`."""
     from benchmarks.study.choice import tune
 
-    regime, searched = arguments.chosen_in or arguments.regime, [arm for arm in arms if arm.distils]
+    searched = [arm for arm in arms if arm.distils]
     searched = list(dict.fromkeys(ARMS["kd"] if arm.averages_kd else arm for arm in searched))
     meter, found = _meter("searches"), {}
     try:
@@ -137,11 +145,13 @@ class _Study:
         return results
 
 
-def _write(arguments: argparse.Namespace, pools: Mapping[str, Any], results: Sequence[Any]) -> None:
+def _write(
+    regime: str, arguments: argparse.Namespace, pools: Mapping[str, Any], results: Sequence[Any]
+) -> None:
     from benchmarks.study.figures import draw_arms, draw_members
     from benchmarks.study.results import chosen_by, page
 
-    regime, name = arguments.regime, arguments.page or arguments.regime
+    name = arguments.page or regime
     command = f"python -m benchmarks.study {' '.join(_without_folders(sys.argv[1:]))}"
     chosen = "those of the papers" if arguments.untuned else chosen_by(arguments.chosen_in)
     text = page(regime, REGIMES[regime].because, pools, results, command=command, chosen=chosen)
@@ -169,12 +179,25 @@ def _without_folders(words: Iterable[str]) -> list[str]:
     return kept
 
 
+def _regime(name: str) -> str:
+    if name not in REGIMES:
+        raise argparse.ArgumentTypeError(f"there is no {name}; there are {', '.join(REGIMES)}")
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study",
-        description="Compare ways to distil an ensemble in one regime; the same command again continues.",
+        description="Compare ways to distil an ensemble, regime by regime; the same command again continues.",
     )
-    parser.add_argument("regime", choices=list(REGIMES), metavar="REGIME", help=", ".join(REGIMES))
+    parser.add_argument(
+        "regimes",
+        nargs="*",
+        type=_regime,
+        default=[name for name in REGIMES if not name.startswith("cifar")],
+        metavar="REGIME",
+        help=f"{', '.join(REGIMES)} (default: all but CIFAR's)",
+    )
     parser.add_argument("--seeds", type=int, default=4, help="final students of every arm (default: 4)")
     parser.add_argument(
         "--tuning-seeds", type=int, default=1, help="students for every setting that is tried (default: 1)"
