@@ -113,7 +113,6 @@ ray.shutdown()
 
 @pytest.mark.slow
 def test_wrong_requests_among_right_ones_spoil_no_batch(tracker, store_uri, tmp_path):
-    pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'ray[serve]'", exc_type=ImportError)
     torch.manual_seed(0)
     student = build_model("wide_resnet", depth=10, num_classes=10, in_channels=1, stem_channels=4).eval()
     examples = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
