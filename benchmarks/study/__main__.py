@@ -17,6 +17,7 @@ from ekd_train.allocator import KEEP_FREED_MEMORY
 
 if TYPE_CHECKING:
     from benchmarks.study.choice import Choice
+    from benchmarks.study.together import Compared
     from orchestrator.meter import Meter
 
 T = TypeVar("T")
@@ -33,31 +34,33 @@ def main() -> int:
         parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
     if arguments.untuned and arguments.chosen_in:
         parser.error("--untuned and --chosen-in exclude each other")
-    if arguments.page and len(arguments.regimes) > 1:
-        parser.error("--page names one page; give one REGIME")
     from benchmarks.study.choice import ChoiceFailed
 
     os.environ.update(KEEP_FREED_MEMORY)  # for the processes of the pool
+    compared = []
     for regime in arguments.regimes:
         try:
-            _compare(regime, [ARMS[name] for name in names], arguments)
+            compared.append(_compare(regime, [ARMS[name] for name in names], arguments))
         except ChoiceFailed as error:
             print(f"{error}\nwhat is done is kept; the same command continues from there", file=sys.stderr)
             return 1
+        _write(compared[-1], arguments)
+    if len(compared) > 1 and "control" in names:
+        _write_together(compared, arguments)
     return 0
 
 
-def _compare(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
-    """One regime, from the choice to the page."""
+def _compare(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> Compared:
+    """One regime, from the choice to the last student."""
     from benchmarks.study.cells import one_thread
+    from benchmarks.study.together import Compared
 
     chosen = {} if arguments.untuned else _choose(arguments.chosen_in or regime, arms, arguments)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
         study = _Study(pool, regime, arguments.folder, arms)
         pools = study.train_teachers()
-        results = study.final(arguments.seeds, chosen)
-    _write(regime, arguments, pools, results)
+        return Compared(regime, pools, study.final(arguments.seeds, chosen))
 
 
 def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> dict[str, Choice]:
@@ -145,16 +148,14 @@ class _Study:
         return results
 
 
-def _write(
-    regime: str, arguments: argparse.Namespace, pools: Mapping[str, Any], results: Sequence[Any]
-) -> None:
+def _write(compared: Compared, arguments: argparse.Namespace) -> None:
     from benchmarks.study.figures import draw_arms, draw_members
     from benchmarks.study.results import chosen_by, page
 
-    name = arguments.page or regime
-    command = f"python -m benchmarks.study {' '.join(_without_folders(sys.argv[1:]))}"
+    regime, pools, results = compared.regime, compared.pools, compared.arms
+    name = arguments.page if arguments.page and len(arguments.regimes) == 1 else regime
     chosen = "those of the papers" if arguments.untuned else chosen_by(arguments.chosen_in)
-    text = page(regime, REGIMES[regime].because, pools, results, command=command, chosen=chosen)
+    text = page(regime, REGIMES[regime].because, pools, results, command=_command(), chosen=chosen)
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw_arms(arguments.output / f"{name}.svg", regime, pools, results)
     pictures = [f"![Test accuracy, NLL and ECE of every arm beside teachers and ensemble]({name}.svg)"]
@@ -165,6 +166,20 @@ def _write(
     shown = "\n\n".join(pictures)
     (arguments.output / f"{name}.md").write_text(f"{title}\n\n{shown}\n{rest}")
     print(text)
+
+
+def _write_together(compared: Sequence[Compared], arguments: argparse.Namespace) -> None:
+    from benchmarks.study.together import draw_regimes, overview
+
+    name = arguments.page or "together"
+    draw_regimes(arguments.output / f"{name}.svg", compared)
+    text = overview(compared, command=_command(), picture=f"{name}.svg")
+    (arguments.output / f"{name}.md").write_text(text)
+    print(text)
+
+
+def _command() -> str:
+    return f"python -m benchmarks.study {' '.join(_without_folders(sys.argv[1:]))}"
 
 
 def _without_folders(words: Iterable[str]) -> list[str]:
@@ -218,7 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, default=Path("ekd-runs/study"), help="networks and measurements"
     )
-    parser.add_argument("--page", metavar="NAME", help="name of page and figures (default: the regime's)")
+    parser.add_argument(
+        "--page",
+        metavar="NAME",
+        help="name of page and figures; of several regimes, of those that compare them "
+        "(default: the regime's; together)",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("docs/results"), help="page and figure (default: docs/results)"
     )

@@ -43,7 +43,7 @@ def draw_arms(
         centres = {i: scale * mean(arm.values(metric)) for i, arm in enumerate(arms)}
         _leave_out_what_failed(axes, centres)
         axes.set_xlabel(label)
-    _save(figure, panels, path, regime)
+    save(figure, panels, path, regime)
 
 
 def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
@@ -64,7 +64,7 @@ def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
         found = {i: [seed["diversity"][key] for seed in arm.seeds] for i, arm in enumerate(arms)}
         _draw(axes, found, scale, "o", "members")
         axes.set_xlabel(label)
-    _save(figure, panels, path, regime)
+    save(figure, panels, path, regime)
 
 
 def _rows_of_arms(arms: Sequence[ArmResult], panels: int) -> tuple[Figure, Sequence[Axes]]:
@@ -97,7 +97,8 @@ def _draw(axes: Axes, values: Mapping[int, Sequence[float]], scale: float, marke
     )
 
 
-def _save(figure: Figure, panels: Sequence[Axes], path: Path, regime: str) -> None:
+def save(figure: Figure, panels: Sequence[Axes], path: Path, regime: str) -> None:
+    """Write the SVG, the same for the same numbers, with the first panel's legend above all."""
     import matplotlib
 
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))

@@ -142,7 +142,7 @@ def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
 
 
 def _arm_row(arm: ArmResult) -> str:
-    cells = [_spread(arm.values(metric), 100 if metric == "accuracy" else 1) for metric in METRICS]
+    cells = [spread(arm.values(metric), 100 if metric == "accuracy" else 1) for metric in METRICS]
     choice = arm.choice
     temperature = choice.temperature if arm.arm.distils else None
     strength = choice.strength if arm.arm.perturbs else None
@@ -169,12 +169,13 @@ def _difference_tables(pools: Mapping[str, Mapping[str, Any]], arms: Sequence[Ar
                 for other in ("control", "kd")
             ]
             ensemble = pools[arm.arm.pool]["ensemble"]["test"][metric]
-            cells = [_interval(one, scale, digits) for one in (*found, distance(values, ensemble))]
+            cells = [interval(one, scale, digits) for one in (*found, distance(values, ensemble))]
             yield f"| {arm.name} | {' | '.join(cells)} |"
         yield ""
 
 
-def _interval(found: tuple[float, float, float] | None, scale: float, digits: int) -> str:
+def interval(found: tuple[float, float, float] | None, scale: float, digits: int) -> str:
+    """A difference with its interval, in bold if that leaves out 0."""
     if found is None:
         return "–"
     middle, low, high = (scale * value for value in found)
@@ -190,11 +191,11 @@ def _member_row(arm: ArmResult) -> str:
     gap = [m - a for m, a in zip(members, averaged, strict=True)]
     diversity = [seed["diversity"] for seed in arm.seeds]
     cells = [
-        _spread(members, 100),
-        _spread(averaged, 100),
-        _spread(gap, 100),
-        _spread(arm.values("nll", "members")),
-        *(_spread([seed[name] for seed in diversity]) for name in ("agreement", "pairwise_kl")),
+        spread(members, 100),
+        spread(averaged, 100),
+        spread(gap, 100),
+        spread(arm.values("nll", "members")),
+        *(spread([seed[name] for seed in diversity]) for name in ("agreement", "pairwise_kl")),
     ]
     return f"| {arm.name} | {' | '.join(cells)} |"
 
@@ -204,14 +205,15 @@ def _seen_row(arm: ArmResult) -> str:
     if not all(f"train/teachers_diversity/{key}" in record for record in records for key in _DIVERSITY):
         return ""
     cells = [
-        _spread([record[name] for record in records]) if all(name in record for record in records) else "–"
+        spread([record[name] for record in records]) if all(name in record for record in records) else "–"
         for who in ("teachers", "members")
         for name in (f"train/{who}_diversity/{key}" for key in _DIVERSITY)
     ]
     return f"| {arm.name} | {' | '.join(cells)} |"
 
 
-def _spread(values: Sequence[float], scale: float = 1) -> str:
+def spread(values: Sequence[float], scale: float = 1) -> str:
+    """Mean ± standard deviation; of one value itself."""
     digits = 2 if scale == 100 else 4
     scaled = [scale * value for value in values]
     spread = f" ± {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""

@@ -14,6 +14,7 @@ from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
 from benchmarks.study.figures import draw_arms, draw_members
 from benchmarks.study.regimes import REGIMES, Regime
 from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, distance, page
+from benchmarks.study.together import Compared, draw_regimes, overview
 from benchmarks.study.weight_averages import uniform_average
 
 
@@ -134,6 +135,32 @@ def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
     text = (tmp_path / "members.svg").read_text()
     assert ">latent_be<" in text
     assert ">control<" not in text
+
+
+def test_regimes_are_compared_by_what_each_arm_gains_over_the_control(tmp_path):
+    def compared(regime, *accuracies):
+        pool = {
+            "teachers": [one_seed(a)["averaged"] for a in (0.88, 0.90)],
+            "ensemble": one_seed(0.95)["averaged"],
+        }
+        arms = [
+            ArmResult(ARMS[name], Choice(), [one_seed(a) for a in seeds])
+            for name, seeds in zip(("control", "kd"), accuracies, strict=True)
+        ]
+        return Compared(regime, {"same": pool}, arms)
+
+    regimes = [
+        compared("fashion_mnist-5", (0.90, 0.91, 0.90), (0.94, 0.95, 0.94)),
+        compared("fashion_mnist-100", (0.90,), (0.94,)),
+    ]
+    text = overview(regimes, command="python -m benchmarks.study", picture="t.svg")
+    assert "| fashion_mnist-5 | +6.00 | 90.33 ± 0.58 | 94.33 ± 0.58 | 95.00 |" in text
+    assert "| fashion_mnist-5 | **+4.00 [+2.69, +5.31]** |" in text
+    assert "| fashion_mnist-100 | – |" in text  # one seed: no interval, nothing to believe
+    draw_regimes(tmp_path / "t.svg", regimes)
+    drawn = (tmp_path / "t.svg").read_text()
+    assert all(f">{name}<" in drawn for name in ("fashion_mnist-5", "fashion_mnist-100", "kd", "ensemble"))
+    assert ">control<" not in drawn
 
 
 @pytest.fixture

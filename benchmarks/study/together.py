@@ -1,0 +1,118 @@
+"""Several regimes beside each other: what every arm gains over the control in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.study.figures import save
+from benchmarks.study.results import ArmResult, difference, interval, spread
+
+PANELS = (("accuracy", "test accuracy − control, points", 100), ("cnll", "calibrated test NLL − control", 1))
+APART = 0.08
+"""Between two arms of a regime, in the figure."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One regime's results."""
+
+    regime: str
+    pools: Mapping[str, Mapping[str, Any]]
+    arms: Sequence[ArmResult]
+
+    def arm(self, name: str) -> ArmResult:
+        """The arm of that name, which every regime has."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def ensemble(self, metric: str) -> float:
+        """The teachers' ensemble on test images."""
+        value: float = self.pools["same"]["ensemble"]["test"][metric]
+        return value
+
+    def gain_of_the_ensemble(self) -> float:
+        """Its accuracy above its teachers' mean: what bounds distillation."""
+        teachers = [teacher["test"]["accuracy"] for teacher in self.pools["same"]["teachers"]]
+        return self.ensemble("accuracy") - mean(teachers)
+
+
+def overview(regimes: Sequence[Compared], *, command: str, picture: str) -> str:
+    """A page in Markdown: accuracies, and differences to the control, of every arm in every regime."""
+    names = [arm.name for arm in regimes[0].arms]
+    seeds = max(len(arm.seeds) for one in regimes for arm in one.arms)
+    lines = [
+        "# Study: " + ", ".join(one.regime for one in regimes),
+        "",
+        f"![What every arm gains over the control in each regime]({picture})",
+        "",
+        f"`{command}`: seeds of every student: {seeds}; one set of teachers a regime; mean ± standard "
+        "deviation over the seeds, differences of the means with Welch's 95 % interval. Bold: the interval "
+        "leaves out 0. Each regime has a page of its own.",
+        "",
+        "Test accuracy, %:",
+        "",
+        f"| regime | ensemble − teachers | {' | '.join(names)} | ensemble |",
+        f"|---|---:|{'---:|' * len(names)}---:|",
+    ]
+    for one in regimes:
+        cells = [spread(one.arm(name).values("accuracy"), 100) for name in names]
+        gain, ensemble = 100 * one.gain_of_the_ensemble(), 100 * one.ensemble("accuracy")
+        lines.append(f"| {one.regime} | {gain:+.2f} | {' | '.join(cells)} | {ensemble:.2f} |")
+    return "\n".join([*lines, "", *_differences(regimes, names)])
+
+
+def _differences(regimes: Sequence[Compared], names: Sequence[str]) -> Iterator[str]:
+    others = [name for name in names if name != "control"]
+    for metric, title, scale in PANELS:
+        yield from (f"{title[:1].upper()}{title[1:]}:", "", f"| regime | {' | '.join(others)} |")
+        yield f"|---|{'---:|' * len(others)}"
+        for one in regimes:
+            control = one.arm("control").values(metric)
+            cells = [
+                interval(difference(one.arm(name).values(metric), control), scale, 2 if scale == 100 else 4)
+                for name in others
+            ]
+            yield f"| {one.regime} | {' | '.join(cells)} |"
+        yield ""
+
+
+def draw_regimes(path: Path, regimes: Sequence[Compared]) -> None:
+    """Every arm's difference to the control, with its interval where there are seeds for one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(PANELS))
+    names = [arm.name for arm in regimes[0].arms if arm.name != "control"]
+    for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
+        for index, name in enumerate(names):
+            shift = APART * (index - (len(names) - 1) / 2)
+            middles, lows, highs = zip(*_points(regimes, name, metric, scale), strict=True)
+            reach = [
+                [middle - low for middle, low in zip(middles, lows, strict=True)],
+                [high - middle for middle, high in zip(middles, highs, strict=True)],
+            ]
+            places = [place + shift for place in range(len(regimes))]
+            axes.errorbar(places, middles, yerr=reach, fmt="o", capsize=2, label=name)
+        ensemble = [
+            scale * (one.ensemble(metric) - mean(one.arm("control").values(metric))) for one in regimes
+        ]
+        axes.plot(range(len(regimes)), ensemble, "_", color="0.3", markersize=18, label="ensemble")
+        axes.axhline(0, color="0.6", linestyle=":")
+        axes.set_xticks(range(len(regimes)), [one.regime for one in regimes], rotation=15, ha="right")
+        axes.set_ylabel(label)
+        axes.grid(axis="y", color="0.9")
+    save(figure, panels, path, "together")
+
+
+def _points(
+    regimes: Sequence[Compared], name: str, metric: str, scale: float
+) -> Iterator[tuple[float, float, float]]:
+    """An arm's difference to the control and the ends of its interval, which are the same without one."""
+    for one in regimes:
+        ours, control = one.arm(name).values(metric), one.arm("control").values(metric)
+        middle = mean(ours) - mean(control)
+        found = difference(ours, control) or (middle, middle, middle)
+        yield scale * found[0], scale * found[1], scale * found[2]
