@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -33,8 +32,8 @@ AT_THE_END = (
 )
 """What registering and the report would import then, seconds of work."""
 
-ENDING_S, FAILED_ENDING_S = 60.0, 10.0
-"""How long the end of the lanes is waited for at most, and after a failure."""
+ENDING_S = 60.0
+"""How long the end of the lanes is waited for at most."""
 
 
 class RunFailed(RuntimeError):
@@ -134,17 +133,14 @@ class Context:
         return ended
 
     def begin_to_end(self) -> None:
-        """End the lanes and leave Ray meanwhile: nothing is trained any more, and machines cost money."""
+        """End the lanes meanwhile: nothing is trained any more, and machines cost money."""
         if self._workers is None:
             return
         ending, workers = Future[bool](), self._workers
 
         def end() -> None:
             try:
-                if ended := workers.close():
-                    self._capacity = None
-                    ray_session.stop_ray()
-                ending.set_result(ended)
+                ending.set_result(workers.close())
             except BaseException as error:
                 ending.set_exception(error)
 
@@ -155,15 +151,11 @@ class Context:
         """End the lanes and leave Ray.
 
         After a failure Ray is left when the process exits: leaving it while a thread still waits for
-        workers can end the process on the spot, before it has said what failed. If it is being left already,
-        that is waited for a little, for the same reason.
+        workers can end the process on the spot, before it has said what failed.
         """
         if failed:
             if self._workers is not None:
                 self._workers.abandon()
-            if self._ending is not None:
-                with contextlib.suppress(TimeoutError):
-                    self._ending.exception(FAILED_ENDING_S)
             return
         ended = self._ending.result(ENDING_S) if self._ending is not None else self.end_workers()
         if ended and self._capacity is not None:
