@@ -27,7 +27,6 @@ CURVE_POINTS = 100
 
 UNCERTAIN = ("accuracy", "nll")
 """What has intervals under corruption: means over the images."""
-RESAMPLES = 2000
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are predicted."""
@@ -73,7 +72,7 @@ def under_corruption(
     """
     cases = [(kind, severity) for kind in settings.corruptions for severity in settings.severities]
     kinds: dict[str, dict[str, dict[str, dict[str, float]]]] = {name: {} for name in predictors}
-    each_image: dict[str, list[Tensor]] = {name: [] for name in predictors}
+    each_image = {name: torch.zeros(len(UNCERTAIN), len(labels), dtype=torch.float64) for name in predictors}
     for number, (kind, severity) in enumerate(cases):
         parts: dict[str, list[Tensor]] = {name: [] for name in predictors}
         for start in range(0, len(images), IMAGES_AT_ONCE):
@@ -87,16 +86,14 @@ def under_corruption(
             metrics = all_metrics(probs, labels, temperatures[name])
             kinds[name].setdefault(kind, {})[str(severity)] = metrics
             scores = per_image(probs, labels)
-            each_image[name].append(torch.stack([scores[metric] for metric in UNCERTAIN]).cpu())
-    uncertain = uncertainty({name: torch.stack(each).mean(0) for name, each in each_image.items()})
+            each_image[name] += torch.stack([scores[metric] for metric in UNCERTAIN]).cpu() / len(cases)
+    uncertain = uncertainty(each_image)
     return {name: summarised(of, kinds[BASELINE]) | uncertain[name] for name, of in kinds.items()}
 
 
 def uncertainty(means: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Intervals of means over the images, from each predictor's accuracy and NLL `(2, n)` of every image."""
-    boot = BootstrapOfMeans(
-        {name: dict(zip(UNCERTAIN, both, strict=True)) for name, both in means.items()}, resamples=RESAMPLES
-    )
+    boot = BootstrapOfMeans({name: dict(zip(UNCERTAIN, both, strict=True)) for name, both in means.items()})
     found: dict[str, dict[str, Any]] = {}
     for name in means:
         each = {metric: boot.of(name, metric) for metric in UNCERTAIN}

@@ -32,7 +32,8 @@ def accuracy(probs: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: no images, shapes or labels that do not fit, or rows that are not probabilities.
     """
-    return per_image(probs, labels)["accuracy"].mean().item()
+    probs, labels = _checked(probs, labels)
+    return _hits(probs, labels).mean().item()
 
 
 def nll(probs: Tensor, labels: Tensor) -> float:
@@ -59,7 +60,7 @@ def per_image(probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     [1.0, 0.0]
     """
     probs, labels = _checked(probs, labels)
-    return {"accuracy": (probs.argmax(dim=-1) == labels).double(), "nll": _losses(probs, labels)}
+    return {"accuracy": _hits(probs, labels), "nll": _losses(probs, labels)}
 
 
 def ece(probs: Tensor, labels: Tensor) -> float:
@@ -146,6 +147,10 @@ def all_metrics(probs: Tensor, labels: Tensor, temperature: float | None = None)
 
 def _nll(probs: Tensor, labels: Tensor) -> float:
     return _losses(probs, labels).mean().item()
+
+
+def _hits(probs: Tensor, labels: Tensor) -> Tensor:
+    return (probs.argmax(dim=-1) == labels).double()
 
 
 def _losses(probs: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study [REGIME ...]`: train what is missing, then write the pages of results."""
+"""`python -m benchmarks.study REGIME ...`: train what is missing, then write the pages of results."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def main() -> int:
         parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
     if arguments.untuned and arguments.chosen_in:
         parser.error("--untuned and --chosen-in exclude each other")
+    if len(arguments.regimes) > 1 and not arguments.page:
+        parser.error("several regimes need --page NAME: their own pages are NAME-REGIME")
     from benchmarks.study.choice import ChoiceFailed
 
     os.environ.update(KEEP_FREED_MEMORY)  # for the processes of the pool
@@ -150,12 +152,14 @@ class _Study:
 
 def _write(compared: Compared, arguments: argparse.Namespace) -> None:
     from benchmarks.study.figures import draw_arms, draw_members
-    from benchmarks.study.results import chosen_by, page
+    from benchmarks.study.results import page
 
     regime, pools, results = compared.regime, compared.pools, compared.arms
-    name = arguments.page if arguments.page and len(arguments.regimes) == 1 else regime
-    chosen = "those of the papers" if arguments.untuned else chosen_by(arguments.chosen_in)
-    text = page(regime, REGIMES[regime].because, pools, results, command=_command(), chosen=chosen)
+    name = arguments.page or regime
+    if len(arguments.regimes) > 1:
+        name = f"{name}-{regime}"
+    because, chosen = REGIMES[regime].because, _chosen(arguments)
+    text = page(regime, because, pools, results, command=_command(), chosen=chosen)
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw_arms(arguments.output / f"{name}.svg", regime, pools, results)
     pictures = [f"![Test accuracy, NLL and ECE of every arm beside teachers and ensemble]({name}.svg)"]
@@ -171,11 +175,17 @@ def _write(compared: Compared, arguments: argparse.Namespace) -> None:
 def _write_together(compared: Sequence[Compared], arguments: argparse.Namespace) -> None:
     from benchmarks.study.together import draw_regimes, overview
 
-    name = arguments.page or "together"
+    name = arguments.page
     draw_regimes(arguments.output / f"{name}.svg", compared)
-    text = overview(compared, command=_command(), picture=f"{name}.svg")
+    text = overview(compared, command=_command(), chosen=_chosen(arguments), picture=f"{name}.svg")
     (arguments.output / f"{name}.md").write_text(text)
     print(text)
+
+
+def _chosen(arguments: argparse.Namespace) -> str:
+    from benchmarks.study.results import chosen_by
+
+    return "those of the papers" if arguments.untuned else chosen_by(arguments.chosen_in)
 
 
 def _command() -> str:
@@ -207,11 +217,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "regimes",
-        nargs="*",
+        nargs="+",
         type=_regime,
-        default=[name for name in REGIMES if not name.startswith("cifar")],
         metavar="REGIME",
-        help=f"{', '.join(REGIMES)} (default: all but CIFAR's)",
+        help=f"one or several of {', '.join(REGIMES)}; CIFAR's want a GPU",
     )
     parser.add_argument("--seeds", type=int, default=4, help="final students of every arm (default: 4)")
     parser.add_argument(
@@ -236,8 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--page",
         metavar="NAME",
-        help="name of page and figures; of several regimes, of those that compare them "
-        "(default: the regime's; together)",
+        help="name of page and figures (default: the regime's); of several regimes, of their comparison",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("docs/results"), help="page and figure (default: docs/results)"

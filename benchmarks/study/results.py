@@ -53,13 +53,13 @@ def page(
         chosen: how temperature, strength, rate and warm-up were found, to follow "are".
     """
     seeds = max(len(arm.seeds) for arm in arms)
-    spread = f"{seeds} seeds of every student" if seeds > 1 else "one seed of every student, so no spread"
+    of_seeds = f"{seeds} seeds of every student" if seeds > 1 else "one seed of every student, so no spread"
     lines = [
         f"# Study: {regime}",
         "",
         f"{because}.",
         "",
-        f"`{command}`: {spread}, one set of teachers; mean ± standard deviation over "
+        f"`{command}`: {of_seeds}, one set of teachers; mean ± standard deviation over "
         "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength, rate "
         f"(the share of the regime's) and epochs of warm-up (–: the regime's) are {chosen}. "
         "Test images had no part in that.",
@@ -216,5 +216,5 @@ def spread(values: Sequence[float], scale: float = 1) -> str:
     """Mean ± standard deviation; of one value itself."""
     digits = 2 if scale == 100 else 4
     scaled = [scale * value for value in values]
-    spread = f" ± {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
-    return f"{mean(scaled):.{digits}f}{spread}"
+    deviation = f" ± {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{mean(scaled):.{digits}f}{deviation}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.study.figures import save
-from benchmarks.study.results import ArmResult, difference, interval, spread
+from benchmarks.study.results import LEVEL, ArmResult, difference, interval, spread
 
 PANELS = (("accuracy", "test accuracy − control, points", 100), ("cnll", "calibrated test NLL − control", 1))
-APART = 0.08
-"""Between two arms of a regime, in the figure."""
+APART, TOGETHER = 0.08, 0.8
+"""Between two arms of a regime, in the figure, and all of them at most; regimes are 1 apart."""
+MARKERS = "osD^v<>PX*"
+"""With ten colours: told apart are 90 arms."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,15 @@ class Compared:
         return self.ensemble("accuracy") - mean(teachers)
 
 
-def overview(regimes: Sequence[Compared], *, command: str, picture: str) -> str:
-    """A page in Markdown: accuracies, and differences to the control, of every arm in every regime."""
+def overview(regimes: Sequence[Compared], *, command: str, chosen: str, picture: str) -> str:
+    """A page in Markdown: accuracies, and differences to the control, of every arm in every regime.
+
+    Args:
+        regimes: in the order of the tables, with the same arms.
+        command: what made them.
+        chosen: how temperature, strength, rate and warm-up were found, to follow "are".
+        picture: the figure's file, beside the page.
+    """
     names = [arm.name for arm in regimes[0].arms]
     seeds = max(len(arm.seeds) for one in regimes for arm in one.arms)
     lines = [
@@ -48,9 +58,10 @@ def overview(regimes: Sequence[Compared], *, command: str, picture: str) -> str:
         "",
         f"![What every arm gains over the control in each regime]({picture})",
         "",
-        f"`{command}`: seeds of every student: {seeds}; one set of teachers a regime; mean ± standard "
-        "deviation over the seeds, differences of the means with Welch's 95 % interval. Bold: the interval "
-        "leaves out 0. Each regime has a page of its own.",
+        f"`{command}`: at most {seeds} seeds of a student, one set of teachers a regime; mean ± standard "
+        f"deviation over the seeds. Temperature, strength, rate and warm-up are {chosen}. Differences of the "
+        f"means have Welch's {100 * LEVEL:g} % interval, in bold where it leaves out 0. Of so many intervals "
+        "some do by chance. Each regime has a page of its own.",
         "",
         "Test accuracy, %:",
         "",
@@ -83,19 +94,21 @@ def draw_regimes(path: Path, regimes: Sequence[Compared]) -> None:
     """Every arm's difference to the control, with its interval where there are seeds for one."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(PANELS))
     names = [arm.name for arm in regimes[0].arms if arm.name != "control"]
+    figure = Figure(figsize=(11, 3.6 + 0.05 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(PANELS))
+    apart = min(APART, TOGETHER / len(names))
     for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
         for index, name in enumerate(names):
-            shift = APART * (index - (len(names) - 1) / 2)
+            shift = apart * (index - (len(names) - 1) / 2)
             middles, lows, highs = zip(*_points(regimes, name, metric, scale), strict=True)
             reach = [
                 [middle - low for middle, low in zip(middles, lows, strict=True)],
                 [high - middle for middle, high in zip(middles, highs, strict=True)],
             ]
             places = [place + shift for place in range(len(regimes))]
-            axes.errorbar(places, middles, yerr=reach, fmt="o", capsize=2, label=name)
+            marker = MARKERS[index // 10 % len(MARKERS)]
+            axes.errorbar(places, middles, yerr=reach, fmt=marker, markersize=5, capsize=2, label=name)
         ensemble = [
             scale * (one.ensemble(metric) - mean(one.arm("control").values(metric))) for one in regimes
         ]
@@ -110,9 +123,8 @@ def draw_regimes(path: Path, regimes: Sequence[Compared]) -> None:
 def _points(
     regimes: Sequence[Compared], name: str, metric: str, scale: float
 ) -> Iterator[tuple[float, float, float]]:
-    """An arm's difference to the control and the ends of its interval, which are the same without one."""
+    """An arm's difference to the control and the ends of its interval, NaN where there is none."""
     for one in regimes:
         ours, control = one.arm(name).values(metric), one.arm("control").values(metric)
-        middle = mean(ours) - mean(control)
-        found = difference(ours, control) or (middle, middle, middle)
+        found = difference(ours, control) or (mean(ours) - mean(control), math.nan, math.nan)
         yield scale * found[0], scale * found[1], scale * found[2]

@@ -11,14 +11,17 @@ from torch.nn import functional as F
 from ekd_train.corruptions.corruption import pixel, tap
 from ekd_train.corruptions.optics import drag, smooth, uniform, zoom
 
-ZOOMS = (7, 12, 17, 21, 26)
-"""How many steps of 1 % the published ranges have at each severity: rounding gives three of them one more."""
+ZOOMS = (7, 12, 16, 21, 26)
+"""How many steps of 1 % the published ranges have at each severity: rounding gives the first two one more."""
 
 
 def defocus_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Every point becomes a disk: radius of 0.3 to 1.5 pixels, whose edge is softened a little."""
+    """Every point becomes a disk: radius of 0.3 to 1.5 pixels, softened by its two neighbours a side.
+
+    Of 32 pixels the disks of severities 1 to 3 are a point, and the softening is all the blur there is.
+    """
     radius, soft = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
-    return smooth(_disk(images, radius * pixel(images)), soft * pixel(images), tap(images))
+    return smooth(_disk(images, radius * pixel(images)), soft * pixel(images), tap(images), reach=1)
 
 
 def glass_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:

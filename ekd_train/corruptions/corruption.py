@@ -34,7 +34,8 @@ def pixel(images: Tensor) -> float:
 def tap(images: Tensor) -> float:
     """Pixels between the points of a blur: the published ones are a pixel of 32 apart.
 
-    In smaller images they move closer together with the image (between pixels it is bilinear), so that 32
-    pixels get the published weights and fewer get the same blur; in larger ones they stay a pixel apart.
+    32 pixels get the published weights. In smaller images they move closer together with the image, and in
+    larger ones they stay a pixel apart. Between pixels it is bilinear, which blurs a little more: see
+    `docs/evaluation.md`.
     """
     return min(1.0, pixel(images))

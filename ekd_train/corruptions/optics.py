@@ -9,13 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def smooth(images: Tensor, sigma: float, tap: float = 1.0) -> Tensor:
+def smooth(images: Tensor, sigma: float, tap: float = 1.0, reach: int | None = None) -> Tensor:
     """Gaussian blur of standard deviation `sigma` pixels; `(..., h, w)`, mirrored at the edges.
 
-    Its weights are the density at points `tap` <= 1 pixels apart.
+    Its weights are the density at points `tap` <= 1 pixels apart, `reach` of them to each side (default: 4
+    sigma).
     """
+    if sigma == 0:
+        return images
     height, width = images.shape[-2:]
-    return _smoothing(height, sigma, tap, images) @ images @ _smoothing(width, sigma, tap, images).T
+    reach = reach or math.ceil(4 * sigma / tap)
+    points = tap * torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-((points / sigma) ** 2) / 2)
+    down, across = (_smoothing(size, points, weights / weights.sum(), images) for size in (height, width))
+    return down @ images @ across.T
 
 
 def move(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
@@ -72,14 +79,8 @@ def uniform(low: float, high: float, shape: tuple[int, ...], like: Tensor, draw:
     return (low + (high - low) * torch.rand(shape, generator=draw)).to(like.device)
 
 
-def _smoothing(size: int, sigma: float, tap: float, like: Tensor) -> Tensor:
+def _smoothing(size: int, points: Tensor, weights: Tensor, like: Tensor) -> Tensor:
     """`(size, size)`: what each pixel (column) adds to each blurred pixel (row), bilinear between pixels."""
-    if sigma == 0:
-        return torch.eye(size, dtype=like.dtype, device=like.device)
-    reach = math.ceil(4 * sigma / tap)
-    points = tap * torch.arange(-reach, reach + 1, dtype=torch.float64)
-    weights = torch.exp(-((points / sigma) ** 2) / 2)
-    weights /= weights.sum()
     below = points.floor()
     matrix = torch.zeros(size, size, dtype=torch.float64)
     for offsets, share in ((below, 1 - (points - below)), (below + 1, points - below)):

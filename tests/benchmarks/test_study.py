@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.arms import ARMS
 from benchmarks.study.cells import Cell, Teacher, run_cell, train_teacher
 from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
@@ -153,7 +154,7 @@ def test_regimes_are_compared_by_what_each_arm_gains_over_the_control(tmp_path):
         compared("fashion_mnist-5", (0.90, 0.91, 0.90), (0.94, 0.95, 0.94)),
         compared("fashion_mnist-100", (0.90,), (0.94,)),
     ]
-    text = overview(regimes, command="python -m benchmarks.study", picture="t.svg")
+    text = overview(regimes, command="python -m benchmarks.study", chosen="of the papers", picture="t.svg")
     assert "| fashion_mnist-5 | +6.00 | 90.33 ± 0.58 | 94.33 ± 0.58 | 95.00 |" in text
     assert "| fashion_mnist-5 | **+4.00 [+2.69, +5.31]** |" in text
     assert "| fashion_mnist-100 | – |" in text  # one seed: no interval, nothing to believe
@@ -161,6 +162,37 @@ def test_regimes_are_compared_by_what_each_arm_gains_over_the_control(tmp_path):
     drawn = (tmp_path / "t.svg").read_text()
     assert all(f">{name}<" in drawn for name in ("fashion_mnist-5", "fashion_mnist-100", "kd", "ensemble"))
     assert ">control<" not in drawn
+
+
+def test_however_many_arms_a_regime_keeps_to_its_place_in_the_figure(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, **options: drawn.append((x, options)))
+    arms = [ArmResult(arm, Choice(), [one_seed(0.9), one_seed(0.91)]) for arm in ARMS.values()]
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
+    draw_regimes(
+        tmp_path / "t.svg", [Compared(name, {"same": pool}, arms) for name in ("digits", "fashion_mnist-5")]
+    )
+    assert max(x[0] for x, _ in drawn) < 0.5 < min(x[1] for x, _ in drawn)
+    looks = [(index % 10, options["fmt"]) for index, (_, options) in enumerate(drawn[: len(arms) - 1])]
+    assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["digits", "fashion_mnist-5"], "several regimes need --page"),
+        (["nonsense"], "there is no nonsense"),
+        ([], "REGIME"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_anything_is_trained(words, says, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["study", *words])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -21,8 +21,11 @@ def no_mlflow_environment(monkeypatch):
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
-    if (mlflow := sys.modules.get("mlflow")) is not None:
-        assert not mlflow.is_tracking_uri_set(), "MLflow's global store is left set, for every later test"
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and mlflow.is_tracking_uri_set():
+        left = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(None)
+        pytest.fail(f"MLflow's global store was left set to {left}, for every later test")
 
 
 @pytest.fixture(scope="session")

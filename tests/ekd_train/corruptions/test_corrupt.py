@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ekd_train.beyond_settings import FAMILIES, CorruptionName
 from ekd_train.corruptions import CORRUPTIONS, corrupt
+from ekd_train.corruptions.blur import ZOOMS
 from ekd_train.corruptions.optics import drag, move, smooth, zoom
 
 NOT_RANDOM = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg"}
@@ -151,7 +152,7 @@ def test_pixelate_is_pillows_box_filter_and_nearest_neighbour(side, severity, sh
 
 
 @pytest.mark.parametrize(
-    ("severity", "radius", "soft"), [(1, 0.3, 0.4), (2, 0.4, 0.5), (4, 1, 0.2), (5, 1.5, 0.1)]
+    ("severity", "radius", "soft"), [(1, 0.3, 0.4), (2, 0.4, 0.5), (3, 0.5, 0.6), (4, 1, 0.2), (5, 1.5, 0.1)]
 )
 def test_defocus_blur_of_32_pixels_is_the_published_kernel(severity, radius, soft):
     """A disk of whole pixels, softened by a Gaussian of 3 x 3 taps."""
@@ -159,11 +160,27 @@ def test_defocus_blur_of_32_pixels_is_the_published_kernel(severity, radius, sof
     disk = (down**2 + across**2 <= radius**2).astype(float)
     taps = np.exp(-(np.arange(-1, 2) ** 2) / (2 * soft**2))
     kernel = ndimage.convolve(disk / disk.sum(), np.outer(taps, taps) / taps.sum() ** 2)
-    images = scenes(2)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = ndimage.convolve(images.double().numpy(), kernel[None, None], mode="mirror")
     inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
     difference = corrupt(images, "defocus_blur", severity).double().numpy() - expected
     assert np.abs(difference[inner]).max() <= 1
+
+
+def test_zooms_are_as_many_as_the_published_ranges_have():
+    ends = (1.06, 1.11, 1.16, 1.21, 1.26)
+    assert tuple(len(np.arange(1, end, 0.01)) for end in ends) == ZOOMS
+
+
+@pytest.mark.parametrize(("side", "variance"), [(16, 0.162), (28, 0.092), (32, 0.081)])
+def test_between_pixels_a_blur_of_small_images_is_wider_as_documented(side, variance):
+    """In squared pixels of 32, of the Gaussian of severity 1: the published kernel's is 0.081."""
+    images = torch.zeros(1, 1, side, side)
+    images[..., side // 2, side // 2] = 1
+    scale = side / 32
+    blurred = smooth(images, 0.4 * scale, scale)[0, 0].sum(0)
+    places = (torch.arange(side) - side // 2) / scale
+    assert (blurred * places**2).sum().item() == pytest.approx(variance, abs=5e-4)
 
 
 def test_a_drag_has_imagemagicks_weights_a_pixel_apart():

@@ -119,9 +119,10 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
 
 
 def evaluated(evidence: Evidence) -> Evidence:
-    """As if `ekd evaluate` had been called: validation images stand for corrupted and for foreign ones."""
+    """As if `ekd evaluate` had been called: the images themselves stand for corrupted ones, validation images
+    for foreign ones."""
     names = list(evidence.predictors)
-    at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["validation"]) for name in names}
+    at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["test"]) for name in names}
     kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
     test = {name: evidence.tensors[f"test/{name}"] for name in names}
     uncertain = beyond.uncertainty(

@@ -69,9 +69,16 @@ def test_a_student_without_members_has_a_section_too():
 def test_accuracy_and_nll_under_corruption_have_intervals_and_differences_to_the_control(section, text):
     low, high = section.corruption["averaged"]["intervals"]["accuracy"]
     assert f"<small>{100 * low:.2f} to {100 * high:.2f}</small>" in text
-    difference = section.minus_control["averaged"]["nll"]
-    assert difference.low <= difference.value <= difference.high
+    one = section.minus_control["averaged"]["nll"]
+    sign = "" if one.excludes_zero else "<sup>†</sup>"
+    ends = f"{_signed(one.low)} to {_signed(one.high)}"
+    assert f"{_signed(one.value)}{sign}<small>{ends}</small></td>" in text
     assert "minus_control" not in section.corruption["control"]
+    assert "earlier version" not in text
+
+
+def _signed(value):
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_them(evidence):
@@ -83,4 +90,6 @@ def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_th
     corruption = {**run.evaluation["corruption"], "predictors": by_predictor}
     old = replace(run, evaluation={**run.evaluation, "corruption": corruption})
     assert beyond_section(old).intervals["averaged"] == {}
-    assert 'id="beyond"' in render(old)
+    page = render(old)
+    assert 'id="beyond"' in page
+    assert "Made by an earlier version of ekd, whose corruptions were other ones" in page
