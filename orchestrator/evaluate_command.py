@@ -66,6 +66,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from ekd_train.checkpoint import DamagedCheckpoint
     from orchestrator.manifest import REPORT
     from orchestrator.report import load_evidence, render
+    from orchestrator.tracking import redacted, resolve_tracking_uri
 
     meter = Meter("corrupted images", errors)
     try:
@@ -75,7 +76,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 found = evaluate_run(run, settings, say, meter)
             finally:
                 meter.close()
-            page = render(load_evidence(storage))
+            uri = resolve_tracking_uri(run.experiment.tracking.uri, arguments.storage)
+            page = render(load_evidence(storage), tracking_uri=redacted(uri))
             storage.write(REPORT, page.encode())
             record(run, found, page, arguments.storage, say)
     except KeyboardInterrupt:

@@ -54,7 +54,7 @@ def model_card(
         _what_it_is(summary, experiment),
         _results(others, data, to_control),
         _limitations(experiment),
-        _how_to_use(experiment),
+        _how_to_use(experiment, predictors["averaged"].get("temperature")),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *_how_to_build(experiment["student"]["architecture"], data),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
@@ -81,7 +81,8 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     )
     if experiment["student"]["method"] != "kd":
         what += f": {experiment['student']['members']} subnetworks were trained and their weights averaged"
-    about = f"\n\n> {' '.join(experiment['description'].split())}" if experiment.get("description") else ""
+    description = " ".join(experiment.get("description", "").split())
+    about = f"\n\n> Of the experiment before `--set`: {description}" if description else ""
     return f"{what}. It runs at the cost of one network.{about}"
 
 
@@ -102,8 +103,13 @@ def _results(predictors: Mapping[str, Any], data: Mapping[str, Any], to_control:
 - cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
 
 
-def _how_to_use(experiment: Mapping[str, Any]) -> str:
+def _how_to_use(experiment: Mapping[str, Any], temperature: float | None) -> str:
     name = experiment["tracking"]["registered_model"] or f"ekd-{experiment['name']}"
+    calibrated = (
+        f"\nprobs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images"
+        if temperature is not None
+        else ""
+    )
     return f"""## How to use it
 
 Images are float32 in [0, 1], of shape (batch, channel, height, width), any batch size; the
@@ -112,11 +118,12 @@ normalisation is inside. The answer is logits. Loading needs torch and mlflow on
 ```python
 import mlflow
 mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
-network = mlflow.pytorch.load_model("models:/{name}@champion")
-probs = network(images).softmax(-1)
+network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
+probs = network(images).softmax(-1){calibrated}
 ```
 
 ```bash
+export MLFLOW_TRACKING_URI=...  # as above
 mlflow models serve --env-manager local -m "models:/{name}@champion"
 ```"""
 
@@ -159,7 +166,8 @@ def _how_it_was_made(
         "teachers": teachers,
         "training": f"{student['training']['epochs']} epochs, batch {student['training']['batch_size']}, "
         f"learning rate {student['training']['learning_rate']}",
-        "distillation": f"temperature {distillation['temperature']}, alpha {distillation['alpha']}",
+        "distillation": f"at temperature {distillation['temperature']} (of the teachers' and the student's "
+        f"softmax in training), alpha {distillation['alpha']}",
         "perturbation": f"`{perturbation['kind']}`, strength {perturbation['strength']} grey levels"
         if perturbation["kind"] != "none"
         else "none",
@@ -177,9 +185,10 @@ def _limitations(experiment: Mapping[str, Any]) -> str:
     return f"""## Limitations
 
 - Measured on the test split of `{experiment["data"]["name"]}` only, in one run: differences of the
-  size of the seed's influence mean nothing. On other images nothing is known.
+  size of the seed's influence mean nothing. Of other images this card knows nothing; `ekd evaluate` measures
+  corrupted and foreign ones and adds them to the report.
 - Its probabilities are as calibrated as the table says; the calibrated columns need the
-  temperature that was fitted on validation, which is not part of the model.
+  temperature that was fitted on validation, which stands above and is not part of the model.
 - It always answers with one of its classes, for any image of the right shape."""
 
 

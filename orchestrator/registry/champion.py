@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 PROMOTION_TAG = "ekd.promotion"
 HISTORY_TAG = "ekd.champion."
 """And the time, UTC: sorted by name is sorted by time."""
+ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
+
+`champion` moves by itself only to a version that is better on validation (accuracy, then NLL), or by
+`ekd promote` and `ekd rollback`. Tags `ekd.champion.<time>` here are its history; the tag
+`ekd.promotion` of a version says why it has its alias. To compare versions, select them in the list
+and press Compare, or run `ekd models`."""
+"""Of a registered model, whose page shows it first; once there is one, after the champion and why it is."""
 _MOVE = re.compile(
     r"version (?P<before>\d+|none) -> version (?P<after>\d+) \((?P<kind>\w+)\): (?P<reason>.*)"
 )
@@ -172,7 +179,14 @@ def _tell(client: MlflowClient, name: str, holder: str) -> None:
     for version, text in wanted.items():
         if told.get(version) != text:
             client.set_model_version_tag(name, version, PROMOTION_TAG, text)
-    if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == holder:
+    model = client.get_registered_model(name)
+    if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
+        because = f": {arrival.reason.rstrip('.')}" if arrival else ""
+        before = f" Before it: version {arrival.before}." if arrival and arrival.before else ""
+        described = f"Champion: version {holder}{because}.{before}\n\n{ABOUT}"
+        if model.description != described:
+            client.update_registered_model(name, description=described)
+    if str(model.aliases.get(CHALLENGER)) == holder:
         client.delete_registered_model_alias(name, CHALLENGER)
 
 

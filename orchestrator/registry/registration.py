@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.model_uri import MODEL_NAME
-from orchestrator.registry.champion import PROMOTION_TAG, champion_of, move_champion, version_of
+from orchestrator.registry.champion import (
+    ABOUT,
+    PROMOTION_TAG,
+    champion_of,
+    move_champion,
+    version_of,
+)
 from orchestrator.registry.exported_model import save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
@@ -37,12 +43,6 @@ WEIGHTS_TAG = "ekd.weights_sha256"
 VALIDATION_TAG = "ekd.validation."
 _LOGGED_MODEL_NAME = "averaged-student"
 MAX_DESCRIPTION_CHARACTERS = 5000
-_ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
-
-`champion` moves by itself only to a version that is better on validation (accuracy, then NLL), or by
-`ekd promote` and `ekd rollback`. Tags `ekd.champion.<time>` here are its history; the tag
-`ekd.promotion` of a version says why it has its alias. To compare versions, select them in the list
-and press Compare, or run `ekd models`."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _create_version(
 
     client = tracker.client
     try:
-        client.create_registered_model(name, description=_ABOUT)
+        client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -8,6 +8,6 @@ page       all of it poured into `page.html.j2`
 """
 
 from orchestrator.report.evidence import Evidence, load_evidence
-from orchestrator.report.page import render
+from orchestrator.report.page import Standing, render
 
-__all__ = ["Evidence", "load_evidence", "render"]
+__all__ = ["Evidence", "Standing", "load_evidence", "render"]

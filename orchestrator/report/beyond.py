@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.beyond_settings import FAMILIES, CorruptionName
 from ekd_train.bootstrap import Interval
-from orchestrator.report.charts import MARKERS, new_figure, styled
+from orchestrator.report.charts import DASHES, MARKERS, new_figure, styled
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.svg import COLOURS, to_svg
 from orchestrator.summary import order
@@ -141,7 +141,7 @@ def coverage_chart(found: Mapping[str, Any], compared: list[str]) -> str:
             for coverage, risk in zip(curves[name]["coverage"], curves[name]["risk"], strict=True)
             if coverage >= LEAST_COVERAGE
         ]
-        axes.plot(*zip(*points, strict=True), color=COLOURS[name], label=name)
+        axes.plot(*zip(*points, strict=True), color=COLOURS[name], linestyle=DASHES[name], label=name)
     axes.set_title("Errors among the answered images, %")
     axes.set_xlabel("answered, % of the test images, the surest first")
     axes.set_ylim(bottom=0)

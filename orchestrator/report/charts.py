@@ -21,6 +21,15 @@ R = TypeVar("R")
 
 MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
 """Predictors differ in shape as well as in colour."""
+DASHES: dict[str, Any] = {
+    "control": (0, (6, 1.5, 1.5, 1.5)),
+    "unpruned": "--",
+    "teacher": "-",
+    "ensemble": (0, (6, 2)),
+    "members": ":",
+    "averaged": "-",
+}
+"""And the lines of charts that compare them: in print their colours are the same grey."""
 LEAST_SPAN = 1.1
 """Of a logarithmic axis: the ratio of values below which it is widened."""
 
@@ -162,12 +171,12 @@ def learning_chart(evidence: Evidence) -> str:
     for run, history in evidence.histories.items():
         kind = "averaged" if run == "student" else kind_of(run.replace("-", "/"))
         label = {"averaged": "student, averaged"}.get(kind, kind if run in (kind, "teacher-0") else None)
-        style = _line(kind, label)
+        style = _line(kind, label) | {"linestyle": DASHES[kind]}
         _curve(loss, history, "train/loss", **style)
         _curve(accuracy, history, "averaged/accuracy", scale=100, **style)
         _curve(nll, history, "averaged/nll", **style)
         if all("averaging_gap" in record for record in history):
-            members = _line("members", "student, members") | {"linestyle": ":"}
+            members = _line("members", "student, members") | {"linestyle": DASHES["members"]}
             _curve(accuracy, history, "members/accuracy", scale=100, **members)
             _curve(nll, history, "members/nll", **members)
             _curve(gap, history, "averaging_gap", scale=100, **_line("averaged", None))
@@ -240,7 +249,7 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
 
 def _line(kind: str, label: str | None) -> dict[str, Any]:
     if kind == "unpruned":  # what a pruned student and its control start from: the control before its cut
-        return {**_line("control", label), "linestyle": "--"}
+        return _line("control", label)
     thin = {"linewidth": 0.9} if kind == "teacher" else {}
     return {"color": COLOURS[kind], "label": label, "zorder": 2 if kind == "teacher" else 3, **thin}
 

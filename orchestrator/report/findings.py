@@ -90,12 +90,13 @@ class Findings:
         predictors = self.evidence.predictors
         share = predictors["averaged"]["macs"] / predictors["ensemble"]["macs"]
         control, ensemble = averaged.to_control["accuracy"], averaged.to_ensemble["accuracy"]
-        nll = averaged.to_control["nll"]
+        nlls = (_sized(of["nll"], 1, "", 3) for of in (averaged.to_control, averaged.to_ensemble))
+        to_control, to_ensemble = (f"(NLL {nll})" for nll in nlls)
         return (
             f"One network at {100 * share:.0f} % of the ensemble's cost reaches "
             f"{100 * averaged.intervals['accuracy'].value:.1f} % accuracy: "
-            f"{_compared(control, 100, ' points')} the control"
-            f" (NLL {signed(nll.value, 3)}), and {_compared(ensemble, 100, ' points')} the ensemble."
+            f"{_compared(control)} the control {to_control}, and {_compared(ensemble)} the ensemble "
+            f"{to_ensemble}."
         )
 
     def reliability(self, name: str, calibrated: bool) -> Reliability:
@@ -163,11 +164,15 @@ class Findings:
         }
 
 
-def _compared(difference: Interval, scale: float, unit: str) -> str:
-    size = (
-        f"{signed(scale * difference.value, 1)}{unit} "
-        f"[{signed(scale * difference.low, 1)}, {signed(scale * difference.high, 1)}]"
+def _sized(difference: Interval, scale: float, unit: str, digits: int) -> str:
+    value, low, high = (
+        signed(scale * number, digits) for number in (difference.value, difference.low, difference.high)
     )
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def _compared(difference: Interval) -> str:
+    size = _sized(difference, 100, " points", 1)
     if not difference.excludes_zero:
         return f"{size}, not distinguishable from"
     return f"{size} {'above' if difference.value > 0 else 'below'}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,23 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def render(evidence: Evidence) -> str:
-    """The page: a pure function of the evidence, so the same run gives the same page."""
+@dataclass(frozen=True)
+class Standing:
+    """What the registry says of the run's version on a day after it was registered."""
+
+    aliases: Sequence[str]
+    promotion: str
+    day: str
+
+
+def render(evidence: Evidence, *, tracking_uri: str | None = None, standing: Standing | None = None) -> str:
+    """The page: a pure function of its arguments, so the same run gives the same page.
+
+    Args:
+        evidence: of the run.
+        tracking_uri: where its MLflow runs are, without credentials, for the lines that serve it.
+        standing: of its version; None: what it was when it was registered, and said to be that.
+    """
     findings = Findings(evidence)
     shown, factor = examples(evidence)
     return _template().render(
@@ -45,6 +62,8 @@ def render(evidence: Evidence) -> str:
         confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
         what_they_are=WHAT_THEY_ARE,
         model=evidence.summary.get("registered_model"),
+        tracking_uri=tracking_uri,
+        standing=standing,
         settings=_settings(evidence.experiment),
         beyond=beyond_section(evidence),
         beyond_scores=SCORES,

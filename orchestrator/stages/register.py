@@ -95,6 +95,7 @@ def _register(context: Context) -> dict[str, Any]:
         tags={
             **{f"ekd.test.{metric}": repr(float(averaged["test"][metric])) for metric in LISTED},
             "ekd.macs": repr(averaged["macs"]),
+            "ekd.temperature": repr(float(averaged["temperature"])),
             **_architecture_tags(experiment.student.architecture),
             **lineage,
             "ekd.run_id": checked.run_id,

@@ -11,6 +11,7 @@ from orchestrator.manifest import REPORT, SUMMARY
 from orchestrator.report import load_evidence, render
 from orchestrator.stages.prepare import describe
 from orchestrator.summary import summarise
+from orchestrator.tracking import redacted
 
 
 def report(context: Context) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def report(context: Context) -> dict[str, Any]:
     storage.write(SUMMARY, json.dumps(summary, indent=2).encode())
     tracker.log_dict(tracker.run_id, SUMMARY, summary)
     _tell_again(context)
-    page = render(load_evidence(storage))
+    page = render(load_evidence(storage), tracking_uri=redacted(tracker.uri))
     storage.write(REPORT, page.encode())
     tracker.log_artifact_text(tracker.run_id, REPORT, page)
     metrics = {

@@ -103,8 +103,16 @@ def test_predictors_without_numbers_leave_their_cells_empty(experiment):
 
 
 def test_it_says_how_to_load_and_serve_this_model(card):
-    assert 'load_model("models:/ekd-digits@champion")' in card
+    assert 'load_model("models:/ekd-digits@champion")  # this version: models:/ekd-digits/NUMBER' in card
     assert "mlflow models serve" in card
+
+
+def test_the_temperature_that_calibrates_stands_in_the_lines_that_use_it(experiment):
+    summary = copy.deepcopy(SUMMARY)
+    summary["predictors"]["averaged"]["temperature"] = 1.0891
+    card = model_card(summary, experiment, LINEAGE, DATA)
+    assert "probs = (network(images) / 1.089).softmax(-1)  # calibrated" in card
+    assert "- distillation: at temperature 4.0 (of" in card
 
 
 def test_a_model_name_of_the_experiment_is_the_one_to_load():

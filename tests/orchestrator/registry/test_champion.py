@@ -52,6 +52,8 @@ def test_promoting_moves_the_alias_and_says_why(client, model):
     assert champion_of(client, model) == "3"
     tags = client.get_model_version(model, "3").tags
     assert tags["ekd.promotion"] == "champion: asked for by the field team"
+    described = client.get_registered_model(model).description
+    assert described.startswith("Champion: version 3: asked for by the field team. Before it: version 1.\n\n")
     replaced = client.get_model_version(model, "1").tags["ekd.promotion"]
     assert replaced == "replaced by version 3: asked for by the field team"
 

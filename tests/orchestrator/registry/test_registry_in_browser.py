@@ -131,7 +131,10 @@ def test_the_list_of_versions_shows_the_champion_and_each_verdict(page, server, 
 
 
 def test_the_model_page_tells_why_the_champion_changed(page, server, registered):
-    told = open_model(page, server).locator("body").inner_text()
+    champion = open_model(page, server).get_by_text(f"Champion: version {registered['champion']}: {REASON}.")
+    box = champion.bounding_box()
+    assert box["y"] + box["height"] < page.viewport_size["height"], "seen without scrolling"
+    told = page.locator("body").inner_text()
     assert "version none -> version 1 (registered): the first champion: validation accuracy" in told
     assert (
         f"version {registered['replaced']} -> version {registered['champion']} (promoted): {REASON}" in told

@@ -61,10 +61,12 @@ def test_every_interval_is_about_the_value_that_the_summary_has(findings, eviden
     ],
 )
 def test_the_verdict_is_no_bolder_than_its_interval(interval, words):
-    assert module._compared(interval, 100, " points") == words
+    assert module._compared(interval) == words
 
 
 def test_the_verdict_names_cost_control_and_ensemble(findings):
     assert findings.headline.startswith("One network at 50 % of the ensemble's cost reaches")
     assert "the control" in findings.headline
-    assert findings.headline.endswith("the ensemble.")
+    nll = findings.row("averaged").to_ensemble["nll"]
+    ends = f"[{module.signed(nll.low, 3)}, {module.signed(nll.high, 3)}]"
+    assert findings.headline.endswith(f"the ensemble (NLL {module.signed(nll.value, 3)} {ends}).")

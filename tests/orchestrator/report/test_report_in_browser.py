@@ -70,6 +70,13 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def rgb(colour):
+    """`rgb()` of what Chromium computes for `color-mix`, `color(srgb 0.1 0.2 0.3)`."""
+    if not colour.startswith("color(srgb"):
+        return colour
+    return f"rgb({', '.join(str(round(255 * float(part))) for part in re.findall(r'[0-9.]+', colour)[:3])})"
+
+
 def contrast(one, other):
     darker, lighter = sorted((luminance(one), luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
@@ -94,6 +101,11 @@ def test_text_in_page_and_figures_stands_out_from_the_background(open_page, sche
         assert contrast(computed(page, selector, "color"), background) >= 4.5, selector
     for colour in set(page.eval_on_selector_all("svg text", "all => all.map(e => getComputedStyle(e).fill)")):
         assert contrast(colour, background) >= 4.5, colour
+    for cell in page.query_selector_all(".confusion td"):
+        colour, behind = cell.evaluate(
+            "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        )
+        assert contrast(colour, rgb(behind)) >= 4.5, cell.inner_text()
     for role in ("control", "teacher", "ensemble", "members", "averaged"):
         dot = page.evaluate(
             f"() => {{ const e = document.createElement('i'); e.style.color = 'var(--{role})';"
@@ -128,6 +140,16 @@ def test_the_keyboard_reaches_everything_and_stops_only_where_something_scrolls(
     scrolling = page.eval_on_selector_all("main div, pre", scrolls)
     assert reached.count("DIV") + reached.count("PRE") == scrolling
     assert scrolling > 12 if width == 360 else scrolling < 4
+
+
+@on_both_pages
+def test_on_a_laptop_every_column_of_the_results_is_seen(open_page):
+    page = open_page(width=1280)
+    hidden = page.eval_on_selector_all(  # what was searched may have any number of columns
+        "section:not(#search) > .scroll",
+        "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.getAttribute('aria-label'))",
+    )
+    assert hidden == []
 
 
 def test_a_screen_reader_hears_figures_tables_and_landmarks(open_page):

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from orchestrator.report import render
+from orchestrator.report import Standing, render
 from orchestrator.report.charts import learning_chart
 
 from .conftest import make_evidence
@@ -253,3 +253,17 @@ def test_ids_of_mlflow_runs_are_whole_so_that_they_can_be_pasted(evidence):
         page.count(f"<code>{'f' * 32}</code>") == len(evidence.manifest["stages"]["teachers"]["outputs"]) + 2
     )
     assert "whole in <code>manifest.json</code>" in page
+
+
+def test_it_says_when_it_was_champion_and_what_it_is_now_where_somebody_asked(evidence):
+    made = render(evidence)
+    assert "ekd-made-up · champion when registered</small>" in made
+    assert "better (when registered; <code>ekd models ekd-made-up</code> says what it is now)" in made
+    now = render(
+        evidence,
+        tracking_uri="http://127.0.0.1:5000",
+        standing=Standing((), "replaced by version 4: wrong on sevens", "2026-11-23"),
+    )
+    assert "<small>ekd-made-up</small>" in now
+    assert "replaced by version 4: wrong on sevens (on 2026-11-23)" in now
+    assert "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000" in now
