@@ -4,7 +4,8 @@ The alias is moved by one call, which the registry carries out whole or not at a
 a moment without a champion, nor with two. Nothing else is atomic. Each move is first noted as a tag
 of its own on the registered model, so that two people who promote at once lose neither note; a note
 whose move never happened leads nowhere, and is passed over. Of two moves at once the later call
-wins, also over a better version; what the versions' tags say is brought into line with the alias
+wins; of two registrations at once it then looks for the other's note, and lets a better version have the
+alias (`registration`). What the versions' tags say is brought into line with the alias
 after each move, by whoever is last, and by the next move after one that was interrupted.
 """
 
@@ -164,6 +165,14 @@ def _settle(client: MlflowClient, name: str) -> None:
 def _tell(client: MlflowClient, name: str, holder: str) -> None:
     """The tags of the champion and of those that it replaced; a champion is no challenger."""
     arrival = next((m for m in reversed(history(client, name)) if m.after == holder), None)
+    # Before the tags, which tell a rerun that nothing is left to do.
+    model = client.get_registered_model(name)
+    if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
+        because = f": {arrival.reason.rstrip('.')}" if arrival else ""
+        before = f" Before it: version {arrival.before}." if arrival and arrival.before else ""
+        described = f"Champion: version {holder}{because}.{before}\n\n{ABOUT}"
+        if model.description != described:
+            client.update_registered_model(name, description=described)
     told = {
         str(v.version): v.tags.get(PROMOTION_TAG, "")
         for v in client.search_model_versions(f"name = '{name}'")
@@ -179,13 +188,6 @@ def _tell(client: MlflowClient, name: str, holder: str) -> None:
     for version, text in wanted.items():
         if told.get(version) != text:
             client.set_model_version_tag(name, version, PROMOTION_TAG, text)
-    model = client.get_registered_model(name)
-    if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
-        because = f": {arrival.reason.rstrip('.')}" if arrival else ""
-        before = f" Before it: version {arrival.before}." if arrival and arrival.before else ""
-        described = f"Champion: version {holder}{because}.{before}\n\n{ABOUT}"
-        if model.description != described:
-            client.update_registered_model(name, description=described)
     if str(model.aliases.get(CHALLENGER)) == holder:
         client.delete_registered_model_alias(name, CHALLENGER)
 

@@ -18,7 +18,9 @@ from orchestrator.model_uri import MODEL_NAME
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,
+    Move,
     champion_of,
+    history,
     move_champion,
     version_of,
 )
@@ -32,6 +34,7 @@ from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
@@ -209,7 +212,7 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     if decided := version.tags.get(PROMOTION_TAG):
         return decided
     client, name, number = tracker.client, version.name, str(version.version)
-    holder = champion_of(client, name)
+    noted, holder = len(history(client, name)), champion_of(client, name)
     if holder == number:
         promotion = Promotion(CHAMPION, "its alias was set by other means than `ekd`")
     else:
@@ -218,6 +221,7 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     if promotion.alias == CHAMPION:
         # Where an earlier call was interrupted it is noted already, and that reason stays.
         move_champion(client, name, number, kind="registered", reason=promotion.reason)
+        _yield_to_a_better_one(client, name, number, history(client, name)[noted:])
     else:
         client.set_registered_model_alias(name, promotion.alias, number)
     told = version_of(client, name, number).tags.get(PROMOTION_TAG)
@@ -225,6 +229,15 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
         told = str(promotion)
         client.set_model_version_tag(name, number, PROMOTION_TAG, told)
     return told
+
+
+def _yield_to_a_better_one(client: MlflowClient, name: str, number: str, since: Sequence[Move]) -> None:
+    """Give the alias back to a better version that was registered while this one was compared."""
+    for other in {move.after for move in since if move.kind == "registered"} - {number}:
+        ours, theirs = (_validation_of(version_of(client, name, v)) for v in (number, other))
+        back = decide_promotion(theirs, ours, vacant=False)
+        if back.alias == CHAMPION and champion_of(client, name) == number:
+            move_champion(client, name, other, kind="registered", reason=back.reason)
 
 
 def _validation_of(version: ModelVersion) -> Validation | None:

@@ -12,6 +12,7 @@ from orchestrator.registry import (
     check_model_name,
     lineage_tags,
     register_averaged_student,
+    registration,
     weights_sha256,
 )
 from orchestrator.tracking import TrackingError
@@ -165,6 +166,32 @@ def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, late
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("other", [0.97, 0.93], ids=["a better one", "a worse one"])
+def test_of_two_registered_at_once_the_better_one_is_champion(
+    tracker, later_runs, register, monkeypatch, other
+):
+    """The other one is registered when this one has looked at the champion, and has not moved it yet."""
+    first = register(tracker, TinyStudent(1), accuracy=0.90)
+    decide = registration.decide_promotion
+
+    def while_deciding(*arguments, **named):
+        decided = decide(*arguments, **named)
+        monkeypatch.setattr(registration, "decide_promotion", decide)
+        register(later_runs(1), TinyStudent(2), accuracy=other)
+        return decided
+
+    monkeypatch.setattr(registration, "decide_promotion", while_deciding)
+    registered = register(later_runs(2), TinyStudent(3), accuracy=0.95)
+    model = tracker.client.get_registered_model(first.name)
+    holder = str(model.aliases["champion"])
+    best = tracker.client.get_model_version(first.name, holder)
+    assert float(best.tags["ekd.validation.accuracy"]) == max(other, 0.95)
+    assert ("champion" in registered.aliases) == (other < 0.95)
+    assert ("replaced by version" in registered.promotion) == (other > 0.95)
+    assert model.description.startswith(f"Champion: version {holder}: better")
+
+
+@pytest.mark.slow
 def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, later_runs, register):
     first = register(tracker, TinyStudent(1), accuracy=0.90)
     register(later_runs(1), TinyStudent(2), accuracy=0.95)
@@ -184,6 +211,7 @@ def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, la
         "create_registered_model",
         "create_model_version",
         "set_registered_model_alias",
+        "update_registered_model",
         "set_model_version_tag",
     ],
 )
@@ -205,6 +233,7 @@ def test_an_interrupted_registration_is_completed_not_repeated(tracker, register
     assert versions(tracker, name) == [1]
     assert registered.aliases == ("champion",)
     assert registered.promotion == "champion: the first champion: validation accuracy 0.9000, NLL 0.3000"
+    assert tracker.client.get_registered_model(name).description.startswith("Champion: version 1: the first")
     found = tracker.client.search_logged_models(
         [tracker.experiment_id], f"source_run_id = '{tracker.run_id}'"
     )
