@@ -51,9 +51,11 @@ class Server:
 @pytest.fixture
 def server(tmp_path):
     server = Server(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:  # also of one that did not answer in time
+        server.kill()
 
 
 def open_run(server, **changes):
