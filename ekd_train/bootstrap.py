@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd_train.metrics import ECE_BINS, PROB_FLOOR, apply_temperature
+from ekd_train.metrics import ECE_BINS, apply_temperature, per_image
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
@@ -98,7 +98,7 @@ class BootstrapOfMeans(_Paired):
     """The same of metrics that are means over the images, of whatever each image's value is.
 
     Args:
-        per_image: for each predictor, by metric, each image's value `(b,)`; the same metrics for all.
+        values: for each predictor, by metric, each image's value `(b,)`; the same metrics for all.
         resamples: how many.
         seed: of the draws; the same seed gives the same intervals.
         level: fraction of the resamples inside an interval.
@@ -106,17 +106,17 @@ class BootstrapOfMeans(_Paired):
 
     def __init__(
         self,
-        per_image: Mapping[str, Mapping[str, Tensor]],
+        values: Mapping[str, Mapping[str, Tensor]],
         *,
         resamples: int = 2000,
         seed: int = 0,
         level: float = 0.95,
     ) -> None:
-        metrics = list(next(iter(per_image.values())))
-        columns = [of[metric].double() for of in per_image.values() for metric in metrics]
+        metrics = list(next(iter(values.values())))
+        columns = [of[metric].double() for of in values.values() for metric in metrics]
         means = _resampled_sums(torch.stack(columns, dim=1), resamples, seed) / len(columns[0])
         parts = means.T.split(len(metrics))
-        super().__init__(metrics, dict(zip(per_image, parts, strict=True)), level)
+        super().__init__(metrics, dict(zip(values, parts, strict=True)), level)
 
 
 def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tensor:
@@ -125,24 +125,23 @@ def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tens
     The last two again after the temperature, if there is one.
     """
     probs, labels = probs.double(), labels.long()
-    correct = (probs.argmax(dim=-1) == labels).double()
     one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1])
     squared = (probs - one_hot).square().sum(dim=-1)
-    columns = [correct[:, None], squared[:, None], *_calibration(probs, labels)]
-    if temperature is not None:
-        columns += _calibration(apply_temperature(probs, temperature), labels)
+    columns = [per_image(probs, labels)["accuracy"][:, None], squared[:, None]]
+    scaled = [] if temperature is None else [apply_temperature(probs, temperature)]
+    for one in (probs, *scaled):
+        columns += [per_image(one, labels)["nll"][:, None], _surplus(one, labels)]
     return torch.cat(columns, dim=1)
 
 
-def _calibration(probs: Tensor, labels: Tensor) -> list[Tensor]:
-    """-log p `(b, 1)`, and `(b, bins)` the surplus confidence in the image's bin."""
-    loss = -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log()
+def _surplus(probs: Tensor, labels: Tensor) -> Tensor:
+    """`(b, bins)`: confidence minus correctness, in the image's bin."""
     confidence, predicted = probs.max(dim=-1)
     edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
     bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
     surplus = torch.zeros(len(labels), ECE_BINS, dtype=torch.float64)
     surplus[torch.arange(len(labels)), bins] = confidence - (predicted == labels).double()
-    return [loss, surplus]
+    return surplus
 
 
 def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:

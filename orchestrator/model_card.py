@@ -36,7 +36,7 @@ def model_card(
 
     Args:
         summary: `summary.json`, as it is before the registration: `predictors` with `params`,
-            `macs`, `test`, `validation`.
+            `macs`, `test`, `validation`, and of the averaged student `temperature`.
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
         data: `ekd_train.data.describe`'s.
@@ -54,7 +54,7 @@ def model_card(
         _what_it_is(summary, experiment),
         _results(others, data, to_control),
         _limitations(experiment),
-        _how_to_use(experiment, predictors["averaged"].get("temperature")),
+        _how_to_use(experiment, predictors["averaged"]["temperature"]),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *_how_to_build(experiment["student"]["architecture"], data),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
@@ -103,13 +103,8 @@ def _results(predictors: Mapping[str, Any], data: Mapping[str, Any], to_control:
 - cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
 
 
-def _how_to_use(experiment: Mapping[str, Any], temperature: float | None) -> str:
+def _how_to_use(experiment: Mapping[str, Any], temperature: float) -> str:
     name = experiment["tracking"]["registered_model"] or f"ekd-{experiment['name']}"
-    calibrated = (
-        f"\nprobs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images"
-        if temperature is not None
-        else ""
-    )
     return f"""## How to use it
 
 Images are float32 in [0, 1], of shape (batch, channel, height, width), any batch size; the
@@ -119,7 +114,8 @@ normalisation is inside. The answer is logits. Loading needs torch and mlflow on
 import mlflow
 mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
 network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
-probs = network(images).softmax(-1){calibrated}
+probs = network(images).softmax(-1)
+probs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images
 ```
 
 ```bash

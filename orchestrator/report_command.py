@@ -54,6 +54,7 @@ def report(arguments: argparse.Namespace) -> int:
         client = _connected(evidence, uri)  # imports MLflow: seconds
         standing = _standing(client, evidence, uri)
     except TrackingError as error:
+        client = None
         print(f"WARNING: the report in MLflow is as it was: {error}", file=sys.stderr)
     page = render(evidence, tracking_uri=redacted(uri), standing=standing)
     with commands.storage_errors():

@@ -233,11 +233,14 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
 
 def _yield_to_a_better_one(client: MlflowClient, name: str, number: str, since: Sequence[Move]) -> None:
     """Give the alias back to a better version that was registered while this one was compared."""
+    best, reason = number, ""
     for other in {move.after for move in since if move.kind == "registered"} - {number}:
-        ours, theirs = (_validation_of(version_of(client, name, v)) for v in (number, other))
+        ours, theirs = (_validation_of(version_of(client, name, v)) for v in (best, other))
         back = decide_promotion(theirs, ours, vacant=False)
-        if back.alias == CHAMPION and champion_of(client, name) == number:
-            move_champion(client, name, other, kind="registered", reason=back.reason)
+        if back.alias == CHAMPION:
+            best, reason = other, back.reason
+    if best != number and champion_of(client, name) == number:
+        move_champion(client, name, best, kind="registered", reason=reason)
 
 
 def _validation_of(version: ModelVersion) -> Validation | None:

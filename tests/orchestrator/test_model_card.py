@@ -18,7 +18,7 @@ SUMMARY = {
     "run_id": "digits-0123456789",
     "experiment": "digits",
     "predictors": {
-        "averaged": measured(0.9603, 0.154),
+        "averaged": measured(0.9603, 0.154) | {"temperature": 1.0891},
         "members": measured(0.9610, 0.150, 4000),
         "ensemble": measured(0.9790, 0.164, 4000),
         "teacher/1": measured(0.94, 0.23),
@@ -107,10 +107,7 @@ def test_it_says_how_to_load_and_serve_this_model(card):
     assert "mlflow models serve" in card
 
 
-def test_the_temperature_that_calibrates_stands_in_the_lines_that_use_it(experiment):
-    summary = copy.deepcopy(SUMMARY)
-    summary["predictors"]["averaged"]["temperature"] = 1.0891
-    card = model_card(summary, experiment, LINEAGE, DATA)
+def test_the_temperature_that_calibrates_stands_in_the_lines_that_use_it(card):
     assert "probs = (network(images) / 1.089).softmax(-1)  # calibrated" in card
     assert "- distillation: at temperature 4.0 (of" in card
 
