@@ -63,10 +63,8 @@ def _side(name: str, case: str) -> list[str]:
 
 def _timed(commands: Mapping[str, list[str]], rounds: int) -> dict[str, list[float]]:
     with ExitStack() as stack:
-        # None is paused: torchrun's and Ray's processes are no children of a group that signals reach.
         sides = {
-            name: stack.enter_context(Side(command, pausable=False, keeps_memory=True))
-            for name, command in commands.items()
+            name: stack.enter_context(Side(command, keeps_memory=True)) for name, command in commands.items()
         }
         return in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
 

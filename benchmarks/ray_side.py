@@ -31,19 +31,20 @@ def work(config: dict[str, Any]) -> None:
 def main() -> None:
     """Start Ray and the worker group, as `orchestrator.ray_session` and `orchestrator.launch` do."""
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from benchmarks.between_workers import WORKERS
     from orchestrator.dispatcher import LaneDesk, open_dispatcher
     from orchestrator.experiment import Cluster
     from orchestrator.process_group import ProcessGroupConfig
     from orchestrator.ray_session import start_ray, stop_ray
+    from orchestrator.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")
         gpus = any(node.gpus for node in capacity.nodes)
-        DataParallelTrainer(
+        Trainer(
             work,
+            own=capacity.own,
             train_loop_config={
                 "driver": os.getpid(),
                 "desk": LaneDesk(open_dispatcher()),

@@ -5,13 +5,14 @@ A line to a process says how many steps to make; its answer is the seconds that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -91,17 +92,18 @@ class GroupTurns(Turns):
 
 
 class Side:
-    """Outside: one such process, with its children."""
+    """Outside: one such process, with all its descendants, which are stopped while it is not their turn.
 
-    def __init__(self, command: Sequence[str], *, pausable: bool = True, keeps_memory: bool = False) -> None:
+    So neither data loaders nor Ray's daemons take anything from the other sides.
+    """
+
+    def __init__(self, command: Sequence[str], *, keeps_memory: bool = False) -> None:
         """Start it.
 
         Args:
             command: what it is.
-            pausable: stop it when it is not its turn, so that its data loaders prepare nothing meanwhile.
             keeps_memory: with the allocator of this project's workers, instead of the C library's default.
         """
-        self._pausable = pausable
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by __exit__
         self._process = subprocess.Popen(
             command,
@@ -147,8 +149,19 @@ class Side:
         self._errors.close()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pausable and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+        if self._process.poll() is None:
+            for process in _family(self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+
+def _family(process: int) -> Iterator[int]:
+    """A process and all that descend from it, in whatever session or group: torchrun's workers, Ray's."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                yield from _family(int(child))
 
 
 def in_turns(sides: Mapping[str, Side], *, steps: int, rounds: int, warm_up: int) -> dict[str, list[float]]:

@@ -51,7 +51,8 @@ class WorkerGroup:
         fewest, most = self.cluster.fewest_workers, lanes * self.cluster.most_workers
         if capacity.own and not self.cluster.elastic:
             fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
-        self.thread = threading.Thread(target=self._serve, args=(fewest, most), name="workers", daemon=True)
+        group = (fewest, most, capacity.own)
+        self.thread = threading.Thread(target=self._serve, args=group, name="workers", daemon=True)
         self.thread.start()
         return lanes
 
@@ -85,20 +86,20 @@ class WorkerGroup:
         self._closing = True
         self.dispatcher.abandon.remote()
 
-    def _serve(self, fewest: int, most: int) -> None:
+    def _serve(self, fewest: int, most: int, own_ray: bool) -> None:
         try:
-            self._trainer(fewest, most).fit()
+            self._trainer(fewest, most, own_ray).fit()
         except BaseException as error:
             if not self._closing:
                 self.failure = error
 
-    def _trainer(self, fewest: int, most: int) -> Any:
+    def _trainer(self, fewest: int, most: int, own_ray: bool) -> Any:
         from ray.train import RunConfig
         from ray.train.v2.api.config import FailureConfig, ScalingConfig
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from ekd_train.worker import Post, work
         from orchestrator.process_group import ProcessGroupConfig
+        from orchestrator.trainer import Trainer
 
         cluster = self.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
@@ -113,8 +114,9 @@ class WorkerGroup:
             cpus_per_worker=cluster.cpus_per_worker,
             keep_checkpoints=self.keep_checkpoints,
         )
-        return DataParallelTrainer(
+        return Trainer(
             work,
+            own=own_ray,
             train_loop_config={"post": share(post)},
             backend_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(

@@ -38,7 +38,7 @@ MANY_NODES = 1000
 
 NEEDED_NEXT = (
     "orchestrator.process_group",
-    "ray.train.v2.api.data_parallel_trainer",
+    "orchestrator.trainer",
     "ekd_train.worker",
 )
 """What the driver imports to start workers: seconds, in which Ray's own processes can come up."""
