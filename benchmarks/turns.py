@@ -133,6 +133,22 @@ class Side:
             said = self._errors.read().strip().splitlines()
             raise RuntimeError(f"{process.args}: {said[-1] if said else 'ended'}") from error
 
+    def beside(self, training: int, steps: int) -> float:
+        """CPU time of all other threads over that of the `training` busiest, in a turn of `steps` steps."""
+        before = self._cpu_times()
+        self.take(steps)
+        after = self._cpu_times()
+        spent = sorted(seconds - before.get(thread, 0) for thread, seconds in after.items())
+        return sum(spent[:-training]) / sum(spent[-training:])
+
+    def _cpu_times(self) -> dict[Path, int]:
+        times = {}
+        for process in _family(self._process.pid):
+            for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):
+                    times[file] = int(file.read_text().split()[0])
+        return times
+
     def __enter__(self) -> Self:
         return self
 
