@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ekd_train.beyond_settings import BeyondSettings
-from ekd_train.bootstrap import BootstrapOfMeans
+from ekd_train.bootstrap import BootstrapOfMeans, Paired
 from ekd_train.corruption_error import corruption_errors, mean_corruption_error
 from ekd_train.corruptions import corrupt
 from ekd_train.evaluate import predict
 from ekd_train.metrics import all_metrics, per_image
-from ekd_train.out_of_distribution import auroc, fpr_at_95, unsureness
+from ekd_train.out_of_distribution import MERITS, SCORES, BootstrapOfDetection, unsureness
 from ekd_train.risk_coverage import aurc, excess_aurc, risk_coverage
 
 BASELINE = "control"
@@ -94,28 +94,37 @@ def under_corruption(
 def uncertainty(means: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Intervals of means over the images, from each predictor's accuracy and NLL `(2, n)` of every image."""
     boot = BootstrapOfMeans({name: dict(zip(UNCERTAIN, both, strict=True)) for name, both in means.items()})
-    found: dict[str, dict[str, Any]] = {}
-    for name in means:
-        each = {metric: boot.of(name, metric) for metric in UNCERTAIN}
-        found[name] = {"intervals": {metric: [one.low, one.high] for metric, one in each.items()}}
-        if name != BASELINE:
-            differences = {metric: asdict(boot.difference(name, BASELINE, metric)) for metric in UNCERTAIN}
-            found[name]["minus_control"] = differences
+    return {name: _uncertainty(boot, name, UNCERTAIN, BASELINE in means) for name in means}
+
+
+def _uncertainty(boot: Paired, name: str, metrics: Sequence[str], with_control: bool) -> dict[str, Any]:
+    each = {metric: boot.of(name, metric) for metric in metrics}
+    found: dict[str, Any] = {"intervals": {metric: [one.low, one.high] for metric, one in each.items()}}
+    if with_control and name != BASELINE:
+        found["minus_control"] = {
+            metric: asdict(boot.difference(name, BASELINE, metric)) for metric in metrics
+        }
     return found
 
 
 def out_of_distribution(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict[str, Any]:
-    """For each predictor and score `auroc` and `fpr_at_95`, from probabilities `(s, n, c)` of both sets."""
-    found: dict[str, Any] = {}
-    for name, probs in inside.items():
-        known, others = unsureness(probs), unsureness(outside[name])
-        found[name] = {
-            score: {
-                "auroc": auroc(known[score], others[score]),
-                "fpr_at_95": fpr_at_95(known[score], others[score]),
-            }
-            for score in known
-        }
+    """For each predictor and score `auroc` and `fpr_at_95`, from probabilities `(s, n, c)` of both sets.
+
+    With them, as under corruption, `intervals` and, where the control has such a score, `minus_control`.
+    """
+    known = {name: unsureness(probs) for name, probs in inside.items()}
+    others = {name: unsureness(outside[name]) for name in inside}
+    found: dict[str, Any] = {name: {} for name in inside}
+    for score in SCORES:
+        having = [name for name in known if score in known[name]]
+        if not having:
+            continue
+        boot = BootstrapOfDetection(
+            {name: known[name][score] for name in having}, {name: others[name][score] for name in having}
+        )
+        for name in having:
+            merits = {merit: boot.of(name, merit).value for merit in MERITS}
+            found[name][score] = merits | _uncertainty(boot, name, MERITS, BASELINE in having)
     return found
 
 

@@ -13,7 +13,7 @@ from ekd_train.metrics import ECE_BINS, apply_temperature, per_image
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
 """Those after the temperature."""
-_IMAGES_AT_ONCE = 4_000_000
+IMAGES_AT_ONCE = 4_000_000
 """Counts held at a time: resamples x images."""
 
 
@@ -31,7 +31,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-class _Paired:
+class Paired:
     """Intervals of values on the same resamples for all predictors."""
 
     def __init__(self, metrics: Sequence[str], values: Mapping[str, Tensor], level: float) -> None:
@@ -55,7 +55,7 @@ class _Paired:
         return Interval(values[0].item(), ends[0].item(), ends[1].item())
 
 
-class Bootstrap(_Paired):
+class Bootstrap(Paired):
     """Metrics of several predictors on resampled images (Efron and Tibshirani 1993, chapter 13).
 
     Every resample draws as many images as there are, with replacement, and is the same for all
@@ -94,7 +94,7 @@ class Bootstrap(_Paired):
         super().__init__((*METRICS, *CALIBRATED), values, level)
 
 
-class BootstrapOfMeans(_Paired):
+class BootstrapOfMeans(Paired):
     """The same of metrics that are means over the images, of whatever each image's value is.
 
     Args:
@@ -149,14 +149,17 @@ def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     images = len(columns)
     sums = [columns.sum(dim=0, keepdim=True)]
-    chunk = max(1, _IMAGES_AT_ONCE // images)
+    chunk = max(1, IMAGES_AT_ONCE // images)
     for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
-        drawn = torch.randint(images, (count, images), generator=generator)
-        counts = torch.zeros(count, images, dtype=torch.float64)
-        counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn))
-        sums.append(counts @ columns)
+        sums.append(draw(min(chunk, resamples - start), images, generator) @ columns)
     return torch.cat(sums)
+
+
+def draw(resamples: int, images: int, generator: torch.Generator) -> Tensor:
+    """How often each resample has each image: `(resamples, images)` in float64, each row's sum `images`."""
+    drawn = torch.randint(images, (resamples, images), generator=generator)
+    counts = torch.zeros(resamples, images, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn))
 
 
 def _metrics(sums: Tensor, images: int) -> Tensor:

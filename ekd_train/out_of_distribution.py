@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from ekd_train.bootstrap import IMAGES_AT_ONCE, Paired, draw
+
+SCORES = ("max_probability", "entropy", "disagreement")
+"""Of `unsureness`."""
+MERITS = ("auroc", "fpr_at_95")
+"""How well a score tells foreign images: the functions of these names."""
 
 
 def unsureness(probs: Tensor) -> dict[str, Tensor]:
@@ -54,9 +63,80 @@ def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
     The threshold is the least of the scores that accepts enough. Arguments and errors as `auroc`.
     """
     inside, outside = _checked(inside, outside)
-    enough = -(-95 * len(inside) // 100)  # in integers: 0.95 has no exact float
-    threshold = inside.sort().values[enough - 1]
+    threshold = inside.sort().values[_enough(len(inside)) - 1]
     return (outside <= threshold).double().mean().item()
+
+
+class BootstrapOfDetection(Paired):
+    """`MERITS` of several predictors on resampled images; known and foreign ones are resampled apart.
+
+    The resamples are the same for all predictors, so that differences are paired. As in `Bootstrap`,
+    intervals say nothing about other seeds of the training.
+
+    Args:
+        inside: for each predictor its scores `(n,)` of the same known images.
+        outside: for each its scores `(m,)` of the same others.
+        resamples: how many.
+        seed: of the draws; the same seed gives the same intervals.
+        level: fraction of the resamples inside an interval.
+
+    Raises:
+        ValueError: scores that `auroc` refuses.
+    """
+
+    def __init__(
+        self,
+        inside: Mapping[str, Tensor],
+        outside: Mapping[str, Tensor],
+        *,
+        resamples: int = 2000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> None:
+        scores = {name: _Ranked(*_checked(inside[name], outside[name])) for name in inside}
+        known, foreign = (len(next(iter(of.values()))) for of in (inside, outside))
+        generator = torch.Generator().manual_seed(seed)
+        found = {
+            name: [ranked.merits(torch.ones(1, known).double(), torch.ones(1, foreign).double())]
+            for name, ranked in scores.items()
+        }
+        chunk = max(1, IMAGES_AT_ONCE // max(known, foreign))
+        for start in range(0, resamples, chunk):
+            count = min(chunk, resamples - start)
+            counts = draw(count, known, generator), draw(count, foreign, generator)
+            for name, ranked in scores.items():
+                found[name].append(ranked.merits(*counts))
+        super().__init__(MERITS, {name: torch.cat(parts, dim=1) for name, parts in found.items()}, level)
+
+
+class _Ranked:
+    """Scores of known images `(n,)` and of others `(m,)` in their order, to be counted again and again."""
+
+    def __init__(self, inside: Tensor, outside: Tensor) -> None:
+        self._known, self._known_order = inside.sort()
+        self._foreign, self._foreign_order = outside.sort()
+        self._below = torch.searchsorted(self._known, self._foreign)
+        self._not_above = torch.searchsorted(self._known, self._foreign, right=True)
+
+    def merits(self, known: Tensor, foreign: Tensor) -> Tensor:
+        """`MERITS` `(2, r)` of r resamples that have the images as often as `(r, n)` and `(r, m)` say."""
+        up_to = _counted(known[:, self._known_order])
+        foreign = foreign[:, self._foreign_order]
+        lower = up_to[:, self._below] + up_to[:, self._not_above]
+        area = (foreign * lower).sum(dim=1) / (2 * known.shape[1] * foreign.shape[1])
+        last = (up_to[:, 1:] < _enough(known.shape[1])).sum(dim=1)
+        accepted = torch.searchsorted(self._foreign, self._known[last], right=True)
+        rate = _counted(foreign).gather(1, accepted[:, None])[:, 0] / foreign.shape[1]
+        return torch.stack([area, rate])
+
+
+def _counted(counts: Tensor) -> Tensor:
+    """`(r, n + 1)`: how many there are among the first 0, 1, ..., n."""
+    return torch.nn.functional.pad(counts.cumsum(dim=1), (1, 0))
+
+
+def _enough(known: int) -> int:
+    return -(-95 * known // 100)  # in integers: 0.95 has no exact float
 
 
 def _entropy(probs: Tensor) -> Tensor:

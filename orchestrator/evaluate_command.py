@@ -147,7 +147,7 @@ def flat_metrics(found: Mapping[str, Any]) -> dict[str, float]:
             flat[f"corruption/{name}/mce"] = values["mce"]
     for name, scores in found.get("out_of_distribution", {"predictors": {}})["predictors"].items():
         for score, merits in scores.items():
-            flat |= {f"out_of_distribution/{name}/{score}/{m}": value for m, value in merits.items()}
+            flat |= {f"out_of_distribution/{name}/{score}/{m}": merits[m] for m in ("auroc", "fpr_at_95")}
     for name, values in found["risk_coverage"]["predictors"].items():
         flat |= {f"risk_coverage/{name}/{key}": values[key] for key in ("aurc", "excess_aurc")}
     return flat

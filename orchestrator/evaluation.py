@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ekd_train.outside import Outside
     from ekd_train.settings import DataSettings
 
-FORMAT = 2
+FORMAT = 3
 """Of `evaluation.json`; another one is measured again."""
 CHECKED_IMAGES, CHECKED_TO = 100, 0.01
 """So many stored predictions must be met, to this difference in probability, before anything is measured."""

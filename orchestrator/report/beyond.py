@@ -29,6 +29,16 @@ LEAST_COVERAGE = 0.5
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """How well a predictor's doubt tells foreign images."""
+
+    merits: Mapping[str, float]
+    intervals: dict[str, Interval]
+    """By merit; evaluations used to have none."""
+    minus_control: dict[str, Interval]
+
+
+@dataclass(frozen=True)
 class Beyond:
     """The section: what was measured, its sentence, and its figures."""
 
@@ -42,6 +52,8 @@ class Beyond:
     intervals: dict[str, dict[str, Interval]]
     """Of the means under corruption, by predictor and metric; evaluations used to have none."""
     minus_control: dict[str, dict[str, Interval]]
+    detection: dict[str, dict[str, Doubt]]
+    """By predictor and score; empty where there were no foreign images."""
     corruption_chart: str
     coverage_chart: str
 
@@ -68,17 +80,23 @@ def beyond_section(evidence: Evidence) -> Beyond | None:
         compared=compared,
         headline=_headline(found),
         families={family: members for family, members in families.items() if members},
-        intervals={
-            name: {m: Interval(of["mean"][m], *ends) for m, ends in of.get("intervals", {}).items()}
-            for name, of in corruption.items()
-        },
-        minus_control={
-            name: {m: Interval(**one) for m, one in of.get("minus_control", {}).items()}
-            for name, of in corruption.items()
+        intervals={name: _intervals(of["mean"], of) for name, of in corruption.items()},
+        minus_control={name: _minus_control(of) for name, of in corruption.items()},
+        detection={
+            name: {score: Doubt(of, _intervals(of, of), _minus_control(of)) for score, of in by_score.items()}
+            for name, by_score in found.get("out_of_distribution", {"predictors": {}})["predictors"].items()
         },
         corruption_chart=corruption_chart(evidence, found, compared),
         coverage_chart=coverage_chart(found, compared),
     )
+
+
+def _intervals(values: Mapping[str, float], of: Mapping[str, Any]) -> dict[str, Interval]:
+    return {metric: Interval(values[metric], *ends) for metric, ends in of.get("intervals", {}).items()}
+
+
+def _minus_control(of: Mapping[str, Any]) -> dict[str, Interval]:
+    return {metric: Interval(**one) for metric, one in of.get("minus_control", {}).items()}
 
 
 def _headline(found: Mapping[str, Any]) -> str:

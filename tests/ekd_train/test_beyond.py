@@ -135,6 +135,13 @@ def test_disagreement_is_scored_where_there_are_members(predictors, images):
     found = out_of_distribution(inside, outside)
     assert set(found["members"]) == set(found["ensemble"]) == {"max_probability", "entropy", "disagreement"}
     assert set(found["averaged"]) == {"max_probability", "entropy"}
+    entropy = found["averaged"]["entropy"]
+    low, high = entropy["intervals"]["auroc"]
+    assert low <= entropy["auroc"] <= high
+    expected = entropy["auroc"] - found["control"]["entropy"]["auroc"]
+    assert entropy["minus_control"]["auroc"]["value"] == pytest.approx(expected)
+    assert "minus_control" not in found["control"]["entropy"]
+    assert "minus_control" not in found["members"]["disagreement"]
 
 
 def test_a_stored_curve_is_short_and_ends_at_full_coverage():

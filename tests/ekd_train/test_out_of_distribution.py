@@ -3,10 +3,19 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ekd_train.out_of_distribution import auroc, fpr_at_95, unsureness
+from ekd_train.bootstrap import draw
+from ekd_train.out_of_distribution import (
+    SCORES,
+    BootstrapOfDetection,
+    _Ranked,
+    auroc,
+    fpr_at_95,
+    unsureness,
+)
 
 
 def two_sets(seed, ties=False):
@@ -83,7 +92,8 @@ def test_disagreement_is_the_mean_divergence_from_the_pooled_prediction():
 
 
 def test_a_single_network_has_no_disagreement():
-    assert "disagreement" not in unsureness(torch.rand(1, 3, 4).softmax(-1))
+    assert set(SCORES) - set(unsureness(torch.rand(1, 3, 4).softmax(-1))) == {"disagreement"}
+    assert tuple(unsureness(torch.rand(2, 3, 4).softmax(-1))) == SCORES
 
 
 def test_no_images_and_unknown_scores_are_refused():
@@ -93,3 +103,48 @@ def test_no_images_and_unknown_scores_are_refused():
         fpr_at_95(torch.tensor([float("nan")]), torch.zeros(2))
     with pytest.raises(ValueError, match=r"\(s, n, c\)"):
         unsureness(torch.rand(3, 4))
+
+
+def resampled(scores, counts):
+    """`scores` as often as `counts` says."""
+    return scores.repeat_interleave(counts.long())
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_merits_of_a_resample_are_those_of_the_resampled_images(ties):
+    inside, outside = two_sets(0, ties)
+    generator = torch.Generator().manual_seed(5)
+    known, foreign = draw(7, len(inside), generator), draw(7, len(outside), generator)
+    areas, rates = _Ranked(inside, outside).merits(known, foreign)
+    for area, rate, often, others in zip(areas, rates, known, foreign, strict=True):
+        one, other = resampled(inside, often), resampled(outside, others)
+        assert area.item() == pytest.approx(auroc(one, other), abs=1e-12)
+        assert rate.item() == pytest.approx(fpr_at_95(one, other), abs=1e-12)
+
+
+def test_intervals_of_the_auroc_are_scipys_bootstrap():
+    inside, outside = two_sets(3)
+    boot = BootstrapOfDetection({"a": inside}, {"a": outside}, resamples=4000)
+    theirs = scipy.stats.bootstrap(
+        (inside.numpy(), outside.numpy()),
+        lambda known, foreign: auroc(torch.as_tensor(known), torch.as_tensor(foreign)),
+        vectorized=False,
+        n_resamples=4000,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    found = boot.of("a", "auroc")
+    assert found.value == pytest.approx(auroc(inside, outside))
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.003)
+    assert boot.of("a", "fpr_at_95").value == fpr_at_95(inside, outside)
+
+
+def test_differences_between_predictors_are_paired():
+    inside, outside = two_sets(0)
+    sharper = {"a": (inside, outside), "b": (inside, outside + 0.2)}
+    boot = BootstrapOfDetection({n: s[0] for n, s in sharper.items()}, {n: s[1] for n, s in sharper.items()})
+    difference, alone = boot.difference("b", "a", "auroc"), boot.of("a", "auroc")
+    assert difference.excludes_zero
+    assert difference.high - difference.low < (alone.high - alone.low) / 2
+    again = BootstrapOfDetection({"a": inside}, {"a": outside})
+    assert again.of("a", "auroc") == alone

@@ -77,8 +77,18 @@ def test_accuracy_and_nll_under_corruption_have_intervals_and_differences_to_the
     assert "earlier version" not in text
 
 
-def _signed(value):
-    return f"{value:+.3f}".replace("-", "−")
+def test_telling_foreign_images_has_intervals_and_differences_to_the_control(section, text):
+    low, high = section.found["out_of_distribution"]["predictors"]["members"]["disagreement"]["intervals"][
+        "fpr_at_95"
+    ]
+    assert f"<small>{100 * low:.1f} to {100 * high:.1f}</small>" in text
+    one = section.detection["averaged"]["entropy"].minus_control["auroc"]
+    assert f"<small>{_signed(100 * one.low, 1)} to {_signed(100 * one.high, 1)}</small></td>" in text
+    assert section.detection["members"]["disagreement"].minus_control == {}
+
+
+def _signed(value, digits=3):
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_them(evidence):
@@ -88,7 +98,16 @@ def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_th
         for name, of in run.evaluation["corruption"]["predictors"].items()
     }
     corruption = {**run.evaluation["corruption"], "predictors": by_predictor}
-    old = replace(run, evaluation={**run.evaluation, "corruption": corruption})
+    foreign = {
+        name: {
+            score: {merit: of[merit] for merit in ("auroc", "fpr_at_95")} for score, of in by_score.items()
+        }
+        for name, by_score in run.evaluation["out_of_distribution"]["predictors"].items()
+    }
+    detection = {**run.evaluation["out_of_distribution"], "predictors": foreign}
+    old = replace(
+        run, evaluation={**run.evaluation, "corruption": corruption, "out_of_distribution": detection}
+    )
     assert beyond_section(old).intervals["averaged"] == {}
     page = render(old)
     assert 'id="beyond"' in page
