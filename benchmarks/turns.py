@@ -113,7 +113,9 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            process_group=0,  # of this session: should this process die, the kernel ends a stopped group
+            # Should this process die, the kernel ends a stopped group of its session. (Workers of torchrun,
+            # in sessions of their own, are ended by torchrun.)
+            process_group=0,
         )
 
     def take(self, steps: int) -> float:
@@ -133,15 +135,20 @@ class Side:
             said = self._errors.read().strip().splitlines()
             raise RuntimeError(f"{process.args}: {said[-1] if said else 'ended'}") from error
 
-    def beside(self, training: int, steps: int) -> float:
-        """CPU time of all other threads over that of the `training` busiest, in a turn of `steps` steps."""
-        before = self._cpu_times()
+    def share_beside(self, training: int, steps: int) -> float:
+        """In a turn of `steps` steps, the CPU time of all other threads over the `training` busiest ones'.
+
+        Threads that end meanwhile are not counted. Raises `RuntimeError` where the kernel does not tell.
+        """
+        before = self._cpu_times_ns()
         self.take(steps)
-        after = self._cpu_times()
-        spent = sorted(seconds - before.get(thread, 0) for thread, seconds in after.items())
+        after = self._cpu_times_ns()
+        spent = sorted(time_ns - before.get(thread, 0) for thread, time_ns in after.items())
+        if not sum(spent[-training:]):
+            raise RuntimeError("this kernel does not tell the CPU time of threads in /proc/*/schedstat")
         return sum(spent[:-training]) / sum(spent[-training:])
 
-    def _cpu_times(self) -> dict[Path, int]:
+    def _cpu_times_ns(self) -> dict[Path, int]:
         times = {}
         for process in _family(self._process.pid):
             for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
@@ -160,13 +167,16 @@ class Side:
         try:
             self._process.communicate(timeout=END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
         self._errors.close()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.poll() is None:
-            for process in _family(self._process.pid):
+            # Those that are killed lose their children, so all are listed first; those that are stopped must
+            # not make more.
+            family = _family(self._process.pid)
+            for process in list(family) if number == signal.SIGKILL else family:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,8 @@ from ekd_train.metrics import ECE_BINS, apply_temperature, per_image
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
 """Those after the temperature."""
-IMAGES_AT_ONCE = 4_000_000
-"""Counts held at a time: resamples x images."""
+COUNTS_AT_ONCE = 4_000_000
+"""Held in memory: resamples x images."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,18 @@ def _resampled_sums(columns: Tensor, resamples: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     images = len(columns)
     sums = [columns.sum(dim=0, keepdim=True)]
-    chunk = max(1, IMAGES_AT_ONCE // images)
-    for start in range(0, resamples, chunk):
-        sums.append(draw(min(chunk, resamples - start), images, generator) @ columns)
+    sums += [draw_counts(count, images, generator) @ columns for count in at_once(resamples, images)]
     return torch.cat(sums)
 
 
-def draw(resamples: int, images: int, generator: torch.Generator) -> Tensor:
+def at_once(resamples: int, images: int) -> Iterator[int]:
+    """How many resamples to draw at a time, one number after the other; they add up to `resamples`."""
+    most = max(1, COUNTS_AT_ONCE // images)
+    for start in range(0, resamples, most):
+        yield min(most, resamples - start)
+
+
+def draw_counts(resamples: int, images: int, generator: torch.Generator) -> Tensor:
     """How often each resample has each image: `(resamples, images)` in float64, each row's sum `images`."""
     drawn = torch.randint(images, (resamples, images), generator=generator)
     counts = torch.zeros(resamples, images, dtype=torch.float64)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ekd_train.bootstrap import IMAGES_AT_ONCE, Paired, draw
+from ekd_train.bootstrap import Paired, at_once, draw_counts
 
 SCORES = ("max_probability", "entropy", "disagreement")
 """Of `unsureness`."""
 MERITS = ("auroc", "fpr_at_95")
-"""How well a score tells foreign images: the functions of these names."""
+"""How well a score tells foreign images, as the functions of these names say."""
 
 
 def unsureness(probs: Tensor) -> dict[str, Tensor]:
@@ -49,11 +49,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     Raises:
         ValueError: one of them is empty, or holds NaN.
     """
-    inside, outside = _checked(inside, outside)
-    ordered = inside.sort().values
-    below = torch.searchsorted(ordered, outside)
-    not_above = torch.searchsorted(ordered, outside, right=True)
-    return ((below + not_above).double().mean() / (2 * len(inside))).item()
+    return _Ranked(inside, outside).as_they_are()[0, 0].item()
 
 
 def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
@@ -62,9 +58,7 @@ def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
     Known images are the positives, as in the literature on out-of-distribution detection; 0 is perfect.
     The threshold is the least of the scores that accepts enough. Arguments and errors as `auroc`.
     """
-    inside, outside = _checked(inside, outside)
-    threshold = inside.sort().values[_enough(len(inside)) - 1]
-    return (outside <= threshold).double().mean().item()
+    return _Ranked(inside, outside).as_they_are()[1, 0].item()
 
 
 class BootstrapOfDetection(Paired):
@@ -93,17 +87,13 @@ class BootstrapOfDetection(Paired):
         seed: int = 0,
         level: float = 0.95,
     ) -> None:
-        scores = {name: _Ranked(*_checked(inside[name], outside[name])) for name in inside}
+        scores = {name: _Ranked(inside[name], outside[name]) for name in inside}
         known, foreign = (len(next(iter(of.values()))) for of in (inside, outside))
-        generator = torch.Generator().manual_seed(seed)
-        found = {
-            name: [ranked.merits(torch.ones(1, known).double(), torch.ones(1, foreign).double())]
-            for name, ranked in scores.items()
-        }
-        chunk = max(1, IMAGES_AT_ONCE // max(known, foreign))
-        for start in range(0, resamples, chunk):
-            count = min(chunk, resamples - start)
-            counts = draw(count, known, generator), draw(count, foreign, generator)
+        # Each has a generator of its own, so that the draws do not depend on how many are made at once.
+        draws = [torch.Generator().manual_seed(two) for two in (2 * seed, 2 * seed + 1)]
+        found = {name: [ranked.as_they_are()] for name, ranked in scores.items()}
+        for count in at_once(resamples, max(known, foreign)):
+            counts = draw_counts(count, known, draws[0]), draw_counts(count, foreign, draws[1])
             for name, ranked in scores.items():
                 found[name].append(ranked.merits(*counts))
         super().__init__(MERITS, {name: torch.cat(parts, dim=1) for name, parts in found.items()}, level)
@@ -113,10 +103,16 @@ class _Ranked:
     """Scores of known images `(n,)` and of others `(m,)` in their order, to be counted again and again."""
 
     def __init__(self, inside: Tensor, outside: Tensor) -> None:
+        inside, outside = _checked(inside, outside)
         self._known, self._known_order = inside.sort()
         self._foreign, self._foreign_order = outside.sort()
         self._below = torch.searchsorted(self._known, self._foreign)
         self._not_above = torch.searchsorted(self._known, self._foreign, right=True)
+
+    def as_they_are(self) -> Tensor:
+        """`MERITS` `(2, 1)` of the images themselves."""
+        once = (torch.ones(1, len(scores)).double() for scores in (self._known, self._foreign))
+        return self.merits(*once)
 
     def merits(self, known: Tensor, foreign: Tensor) -> Tensor:
         """`MERITS` `(2, r)` of r resamples that have the images as often as `(r, n)` and `(r, m)` say."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.beyond_settings import FAMILIES, CorruptionName
 from ekd_train.bootstrap import Interval
+from ekd_train.out_of_distribution import MERITS
 from orchestrator.report.charts import DASHES, MARKERS, new_figure, styled
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.svg import COLOURS, to_svg
@@ -63,6 +64,16 @@ class Beyond:
         by_predictor: Mapping[str, Any] = self.found["corruption"]["predictors"]
         return by_predictor
 
+    @property
+    def scores_of_control(self) -> set[str]:
+        """What others can be compared with: a single network has no disagreement."""
+        return set(self.detection.get("control", {}))
+
+    @property
+    def detection_has_intervals(self) -> bool:
+        """Evaluations used to have none."""
+        return any(of.intervals for by_score in self.detection.values() for of in by_score.values())
+
 
 def beyond_section(evidence: Evidence) -> Beyond | None:
     """The section of a run; None where `ekd evaluate` was not called."""
@@ -83,7 +94,10 @@ def beyond_section(evidence: Evidence) -> Beyond | None:
         intervals={name: _intervals(of["mean"], of) for name, of in corruption.items()},
         minus_control={name: _minus_control(of) for name, of in corruption.items()},
         detection={
-            name: {score: Doubt(of, _intervals(of, of), _minus_control(of)) for score, of in by_score.items()}
+            name: {
+                score: Doubt({m: of[m] for m in MERITS}, _intervals(of, of), _minus_control(of))
+                for score, of in by_score.items()
+            }
             for name, by_score in found.get("out_of_distribution", {"predictors": {}})["predictors"].items()
         },
         corruption_chart=corruption_chart(evidence, found, compared),

@@ -140,6 +140,7 @@ def test_disagreement_is_scored_where_there_are_members(predictors, images):
     assert low <= entropy["auroc"] <= high
     expected = entropy["auroc"] - found["control"]["entropy"]["auroc"]
     assert entropy["minus_control"]["auroc"]["value"] == pytest.approx(expected)
+    assert set(entropy["minus_control"]) == set(entropy["intervals"]) == {"auroc", "fpr_at_95"}
     assert "minus_control" not in found["control"]["entropy"]
     assert "minus_control" not in found["members"]["disagreement"]
 

@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another(predicti
 def test_memory_bounds_do_not_change_the_result(predictions, monkeypatch):
     probs, labels = predictions
     whole = Bootstrap(probs, labels, resamples=100).of("blunt", "ece")
-    monkeypatch.setattr("ekd_train.bootstrap.IMAGES_AT_ONCE", 7 * 300)
+    monkeypatch.setattr("ekd_train.bootstrap.COUNTS_AT_ONCE", 7 * 300)
     assert Bootstrap(probs, labels, resamples=100).of("blunt", "ece").low == pytest.approx(whole.low)
 
 

@@ -7,8 +7,9 @@ import scipy.stats
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ekd_train.bootstrap import draw
+from ekd_train.bootstrap import draw_counts
 from ekd_train.out_of_distribution import (
+    MERITS,
     SCORES,
     BootstrapOfDetection,
     _Ranked,
@@ -114,7 +115,7 @@ def resampled(scores, counts):
 def test_merits_of_a_resample_are_those_of_the_resampled_images(ties):
     inside, outside = two_sets(0, ties)
     generator = torch.Generator().manual_seed(5)
-    known, foreign = draw(7, len(inside), generator), draw(7, len(outside), generator)
+    known, foreign = (draw_counts(7, len(of), generator) for of in (inside, outside))
     areas, rates = _Ranked(inside, outside).merits(known, foreign)
     for area, rate, often, others in zip(areas, rates, known, foreign, strict=True):
         one, other = resampled(inside, often), resampled(outside, others)
@@ -124,12 +125,12 @@ def test_merits_of_a_resample_are_those_of_the_resampled_images(ties):
 
 def test_intervals_of_the_auroc_are_scipys_bootstrap():
     inside, outside = two_sets(3)
-    boot = BootstrapOfDetection({"a": inside}, {"a": outside}, resamples=4000)
+    boot = BootstrapOfDetection({"a": inside}, {"a": outside}, resamples=20_000)
     theirs = scipy.stats.bootstrap(
         (inside.numpy(), outside.numpy()),
         lambda known, foreign: auroc(torch.as_tensor(known), torch.as_tensor(foreign)),
         vectorized=False,
-        n_resamples=4000,
+        n_resamples=20_000,
         method="percentile",
         rng=0,
     ).confidence_interval
@@ -137,6 +138,15 @@ def test_intervals_of_the_auroc_are_scipys_bootstrap():
     assert found.value == pytest.approx(auroc(inside, outside))
     assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.003)
     assert boot.of("a", "fpr_at_95").value == fpr_at_95(inside, outside)
+
+
+def test_memory_bounds_do_not_change_the_intervals(monkeypatch):
+    inside, outside = two_sets(0)
+    found = BootstrapOfDetection({"a": inside}, {"a": outside}, resamples=200)
+    monkeypatch.setattr("ekd_train.bootstrap.COUNTS_AT_ONCE", 7 * 203)
+    again = BootstrapOfDetection({"a": inside}, {"a": outside}, resamples=200)
+    for merit in MERITS:
+        assert again.of("a", merit) == found.of("a", merit)
 
 
 def test_differences_between_predictors_are_paired():

@@ -17,6 +17,7 @@ from ekd_train.predictors import load_predictors
 from ekd_train.trainee import averaged, build_network
 from orchestrator import evaluation
 from orchestrator.cli import main
+from orchestrator.evaluate_command import flat_metrics
 from orchestrator.evaluation import EvaluationFailed, evaluate_run, finished_run, read_settings
 from orchestrator.experiment import ExperimentError, build_experiment
 from orchestrator.stages.evaluate import measure
@@ -282,6 +283,24 @@ def test_every_setting_is_in_the_identity_but_where_files_are(runs):
     assert evaluation._identity(run, BeyondSettings(data_root="/elsewhere"), None) == plain
     for other in ({"seed": 1}, {"images": 5}, {"severities": (1,)}, {"corruptions": ("fog",)}):
         assert evaluation._identity(run, BeyondSettings(**other), None) != plain
+
+
+def test_every_metric_for_mlflow_is_a_number():
+    merits = {"auroc": 0.9, "fpr_at_95": 0.2}
+    detection = merits | {"intervals": {"auroc": [0.8, 0.95]}, "minus_control": {"auroc": {"value": 0.1}}}
+    found = {
+        "corruption": {"predictors": {"averaged": {"mean": {"accuracy": 0.5}, "mce": 0.9}}},
+        "out_of_distribution": {"predictors": {"averaged": {"entropy": detection}}},
+        "risk_coverage": {"predictors": {"averaged": {"aurc": 0.1, "excess_aurc": 0.05, "risk": [0.1]}}},
+    }
+    assert flat_metrics(found) == {
+        "corruption/averaged/accuracy": 0.5,
+        "corruption/averaged/mce": 0.9,
+        "out_of_distribution/averaged/entropy/auroc": 0.9,
+        "out_of_distribution/averaged/entropy/fpr_at_95": 0.2,
+        "risk_coverage/averaged/aurc": 0.1,
+        "risk_coverage/averaged/excess_aurc": 0.05,
+    }
 
 
 @pytest.mark.slow

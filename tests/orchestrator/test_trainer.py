@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,3 +56,47 @@ def test_ray_still_makes_the_helpers_that_are_left_out_by_name():
     usual = names(DataParallelTrainer(print, scaling_config=ScalingConfig()))
     assert usual - names(Trainer(print, own=True)) == NEVER_NEEDED | NEEDED_WHERE_SHARED
     assert usual - names(Trainer(print, own=False)) == NEVER_NEEDED
+
+
+@pytest.mark.parametrize(
+    ("own", "workers", "policy"),
+    [(True, 2, "NothingToScale"), (True, (1, 2), "ElasticScalingPolicy"), (False, 2, "FixedScalingPolicy")],
+)
+def test_only_a_fixed_group_in_a_ray_of_our_own_asks_nobody_for_machines(own, workers, policy, monkeypatch):
+    from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
+    from ray.train.v2.api.config import ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from orchestrator.trainer import Trainer
+
+    monkeypatch.setattr(
+        DataParallelTrainer, "_initialize_and_run_controller", lambda self, **given: given["scaling_policy"]
+    )
+    scaling = ScalingConfig(num_workers=workers)
+    found = Trainer(print, own=own)._initialize_and_run_controller(
+        scaling_policy=create_scaling_policy(scaling)
+    )
+    assert type(found).__name__ == policy
+    assert found.scaling_config == scaling
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_worker_group_tells_its_trainer_whose_ray_it_is(here, monkeypatch):
+    from orchestrator import launch
+    from orchestrator.capacity import HERE, Capacity, Node
+    from orchestrator.experiment import Cluster
+
+    made = []
+
+    class Quiet(launch.WorkerGroup):
+        def __init__(self):
+            self.cluster = Cluster()
+
+        def _trainer(self, fewest, most, own_ray):
+            made.append((fewest, most, own_ray))
+            return SimpleNamespace(fit=lambda: None)
+
+    group = Quiet()
+    group.start(Capacity((Node(2, 0),), HERE if here else "ray://elsewhere"), runs=4)
+    group.thread.join()
+    assert made[0][2] is here

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from ekd_train import out_of_distribution
 from orchestrator.report import render
-from orchestrator.report.beyond import beyond_section
+from orchestrator.report.beyond import SCORES, beyond_section
 
 from .conftest import evaluated, make_evidence
 
@@ -85,6 +86,29 @@ def test_telling_foreign_images_has_intervals_and_differences_to_the_control(sec
     one = section.detection["averaged"]["entropy"].minus_control["auroc"]
     assert f"<small>{_signed(100 * one.low, 1)} to {_signed(100 * one.high, 1)}</small></td>" in text
     assert section.detection["members"]["disagreement"].minus_control == {}
+    assert section.scores_of_control == {"max_probability", "entropy"}
+    assert set(SCORES) == set(out_of_distribution.SCORES)
+    assert "known and foreign images resampled" in text
+
+
+def without_intervals_of_detection(run):
+    """As `ekd evaluate` made it before there were any."""
+    detection = run.evaluation["out_of_distribution"]
+    bare = {
+        name: {
+            score: {merit: of[merit] for merit in ("auroc", "fpr_at_95")} for score, of in by_score.items()
+        }
+        for name, by_score in detection["predictors"].items()
+    }
+    return replace(
+        run, evaluation={**run.evaluation, "out_of_distribution": {**detection, "predictors": bare}}
+    )
+
+
+def test_detection_from_before_it_had_intervals_says_so(evidence):
+    page = render(without_intervals_of_detection(evaluated(evidence)))
+    assert "Made by an earlier version of ekd, without intervals" in page
+    assert "known and foreign images resampled" not in page
 
 
 def _signed(value, digits=3):
@@ -98,16 +122,7 @@ def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_th
         for name, of in run.evaluation["corruption"]["predictors"].items()
     }
     corruption = {**run.evaluation["corruption"], "predictors": by_predictor}
-    foreign = {
-        name: {
-            score: {merit: of[merit] for merit in ("auroc", "fpr_at_95")} for score, of in by_score.items()
-        }
-        for name, by_score in run.evaluation["out_of_distribution"]["predictors"].items()
-    }
-    detection = {**run.evaluation["out_of_distribution"], "predictors": foreign}
-    old = replace(
-        run, evaluation={**run.evaluation, "corruption": corruption, "out_of_distribution": detection}
-    )
+    old = replace(run, evaluation={**run.evaluation, "corruption": corruption})
     assert beyond_section(old).intervals["averaged"] == {}
     page = render(old)
     assert 'id="beyond"' in page
