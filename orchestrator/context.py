@@ -32,6 +32,8 @@ AT_THE_END = (
 )
 """What registering and the report would import then, seconds of work."""
 
+STARTED_AGAIN = "are started again and continue from the last checkpoint"
+
 ENDING_S = 60.0
 """How long the end of the lanes is waited for at most."""
 
@@ -199,10 +201,10 @@ class Context:
                 self.tracker.finish(self.mlflow_run(event.run), "FAILED")
                 raise RunFailed(f"{event.run}: {event.data['error']}: {event.data['message']}")
             case "failed":
-                self.view.warn(
-                    f"{event.run}: {event.data['error']}: {event.data['message']}; "
-                    "its workers are started again and continue from the last checkpoint"
-                )
+                why = f"{event.data['error']}: {event.data['message']}"
+                self.view.warn(f"{event.run}: {why}; its workers {STARTED_AGAIN}")
+            case "restarted":
+                self.view.warn(f"{event.run}: workers were lost or have come; all {STARTED_AGAIN}")
 
     def _log_epoch(self, run: str, record: dict[str, float]) -> None:
         epoch = int(record["epoch"])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from orchestrator.failure import failure_kind, out_of_memory
 
-EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed"]
+EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed", "restarted"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Dispatcher:
         self.finished: set[int] = set()
         self.events: list[Event] = []
         self.closed = False
+        self._explained: set[str] = set()
+        """Runs of which a worker has told why they failed, since the group was started last."""
         self._serial = 0
         self._changed = asyncio.Condition()
 
@@ -70,8 +72,13 @@ class Dispatcher:
 
     async def begin(self) -> None:
         """The worker group has started: nobody is at work on what its lanes had before."""
-        left = [work for work in self.current.values() if work.serial not in self.finished]
-        self.waiting.extendleft(sorted(left, key=lambda work: -work.serial))
+        left = {lane: work for lane, work in self.current.items() if work.serial not in self.finished}
+        for lane, work in left.items():
+            # Ray Train may end the others before one of them misses the one that was lost and says so.
+            if work.job.name not in self._explained:
+                self.events.append(Event("restarted", lane, work.job.name))
+        self._explained.clear()
+        self.waiting.extendleft(sorted(left.values(), key=lambda work: -work.serial))
         self.current.clear()
         await self._wake()
 
@@ -102,6 +109,8 @@ class Dispatcher:
         """Note `event`; of progress only the latest of each run is kept until it is drained."""
         if event.kind == "progress":
             self.events = [e for e in self.events if not (e.kind == "progress" and e.run == event.run)]
+        if event.kind == "failed":
+            self._explained.add(event.run)
         self.events.append(event)
         await self._wake()
 

@@ -9,6 +9,16 @@ def jobs_of(answers) -> list:
     return [answer if isinstance(answer, str) else answer.job for answer in answers]
 
 
+class Job(str):
+    """A job that is its name."""
+
+    __slots__ = ()
+
+    @property
+    def name(self):
+        return str(self)
+
+
 def run(steps):
     """Run a scenario against a dispatcher of its own."""
     return asyncio.run(steps(Dispatcher()))
@@ -61,13 +71,33 @@ def test_after_the_last_job_lanes_stop():
 
 def test_a_group_that_was_started_again_gets_what_was_left_unfinished_and_in_order():
     async def steps(desk):
-        await desk.add(["a", "b", "c", "d"])
+        await desk.add([Job(name) for name in "abcd"])
         a, _, _ = [await desk.next(lane, None) for lane in range(3)]
         assert (await desk.next(0, a.serial)).job == "d"
         await desk.begin()  # with one lane fewer
         return jobs_of([await desk.next(0, None), await desk.next(1, None)])
 
     assert run(steps) == ["b", "c"]
+
+
+def test_every_run_whose_workers_are_started_again_is_told_of_once():
+    """Whoever misses the lost worker says so, if it is not ended before; nobody is to depend on that race."""
+
+    async def steps(desk):
+        await desk.add([Job("a"), Job("b"), Job("c")])
+        a, _ = [await desk.next(lane, None) for lane in range(2)]
+        await desk.next(0, a.serial)
+        await desk.tell(Event("failed", 1, "b"))
+        await desk.begin()
+        told = [(e.kind, e.lane, e.run) for e in await desk.drain()]
+        for lane in range(2):
+            await desk.next(lane, None)
+        await desk.begin()
+        return told, [(e.kind, e.lane, e.run) for e in await desk.drain()]
+
+    first, second = run(steps)
+    assert first == [("failed", 1, "b"), ("restarted", 0, "c")]
+    assert second == [("restarted", 0, "b"), ("restarted", 1, "c")]
 
 
 def test_an_abandoned_group_gets_no_more_work_even_if_it_is_started_again():
