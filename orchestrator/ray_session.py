@@ -44,6 +44,15 @@ NEEDED_NEXT = (
 """What the driver imports to start workers: seconds, in which Ray's own processes can come up."""
 
 
+UNREAD = {
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "1e9",
+    "RAY_enable_metrics_collection": "0",
+}
+"""What a Ray of our own need not gather, beside workers that train: ten times a second lines of its log files
+for the driver, which does not show them (the files are written all the same), and metrics for a dashboard."""
+
+
 START_ATTEMPTS = 3
 """Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
 
@@ -72,9 +81,9 @@ def start_ray(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     divert_logging(log_file)
     address = wanted_address(cluster)
+    ours = KEEP_FREED_MEMORY if address is not None else {**KEEP_FREED_MEMORY, **UNREAD}
     # Not what a user has set: Ray refuses a variable that a submitted job has already.
-    allocator = {name: value for name, value in KEEP_FREED_MEMORY.items() if name not in os.environ}
-    variables = {**allocator, **environment}
+    variables = {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
         # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and

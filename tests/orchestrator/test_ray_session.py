@@ -12,6 +12,7 @@ import pytest
 from ekd_process import MARK, EkdRun
 
 from ekd_train.allocator import KEEP_FREED_MEMORY
+from orchestrator.ray_session import UNREAD
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +27,14 @@ def work():
 on_main_thread = start_ray_beside(Cluster(address="local"), {"EKD_ADDRESS": "there"}, work)
 import ray
 node = ray.get_runtime_context().get_node_id()
+has = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+(log_monitor,) = ray._private.worker._global_node.all_processes["log_monitor"]
 start_ray(Cluster(address="local"), pathlib.Path(sys.argv[1]))
 print(json.dumps({
     "worked_on_main_thread": on_main_thread,
     "same_ray": node == ray.get_runtime_context().get_node_id(),
-    "workers_have": ray.get(ray.remote(lambda: dict(os.environ)).remote()),
+    "workers_have": has,
+    "log_monitor_reads": os.popen(f"ls -l /proc/{log_monitor.process.pid}/fd").read(),
     "driver_has": dict(os.environ),
 }))
 """
@@ -38,7 +42,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    names = (*KEEP_FREED_MEMORY, "RAY_ADDRESS")
+    names = (*KEEP_FREED_MEMORY, *UNREAD, "RAY_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("ray") / "ray.log")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
@@ -51,9 +55,14 @@ def test_the_work_is_done_beside_it_and_the_next_start_finds_the_same_ray(told):
 
 
 def test_its_workers_have_the_variables_and_the_driver_is_left_as_it_was(told):
-    wanted = KEEP_FREED_MEMORY | {"EKD_ADDRESS": "there"}
+    wanted = KEEP_FREED_MEMORY | UNREAD | {"EKD_ADDRESS": "there"}
     assert {name: told["workers_have"].get(name) for name in wanted} == wanted
     assert not set(wanted) & set(told["driver_has"])
+
+
+def test_nobody_reads_what_its_workers_write_for_a_driver_that_does_not_show_it(told):
+    assert "/log_monitor.log" in told["log_monitor_reads"]
+    assert "/worker-" not in told["log_monitor_reads"]
 
 
 def test_a_network_that_cannot_be_is_one_line_and_leaves_neither_a_run_nor_a_ray(tmp_path):
