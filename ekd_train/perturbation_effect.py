@@ -38,7 +38,7 @@ def perturbation_effect(
         subnetworks, `members/clean`, `members/perturbed` `(s, b, c)` of all.
     """
     settings = run.perturbation
-    if settings.kind == "none" or settings.strength == 0:
+    if not settings.changes_images:
         return {}
     used = images[: BATCHES * BATCH_SIZE]
     clean = as_float(used)

@@ -63,6 +63,9 @@ class Step:
         there are several: what the perturbation makes of the teachers' disagreement, and who follows.
         """
         clean = augment(batch.images, batch.augmentation)
+        wants_clean = self.objective.needs_clean_student
+        # Where no image changes, the student's logits on clean images are those it has anyway.
+        twice = wants_clean and self.perturbation.changes_images
         with computing(self.speed, clean.device):
             images = apply(
                 self.perturbation.kind,
@@ -77,8 +80,10 @@ class Step:
             if teacher_logits is None:
                 teacher_logits, teacher_features = self._teach(batch.teachers, images)
             student, student_clean, ours, theirs = self.parallel(
-                images, clean if self.objective.needs_clean_student else None, teacher_features
+                images, clean if twice else None, teacher_features
             )
+        if wants_clean and not twice:
+            student_clean = student
         losses = self.objective(
             Predictions(batch.labels, student, teacher_logits, student_clean, ours, theirs)
         )

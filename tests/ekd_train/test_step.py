@@ -102,6 +102,19 @@ def test_the_terms_of_the_loss_are_returned_without_a_graph():
     torch.testing.assert_close(losses["loss"], mixed)
 
 
+@pytest.mark.parametrize(
+    ("kind", "strength", "times"), [("conf_ods", 1, 2), ("conf_ods", 0, 1), ("none", 1, 1)]
+)
+def test_a_student_is_evaluated_on_clean_images_too_only_where_others_differ(kind, strength, times):
+    run = student_run("batch_ensemble", kind, alpha=0.9)
+    perturbation = run.perturbation.model_copy(update={"strength": strength})
+    loop = loop_of(run.model_copy(update={"perturbation": perturbation}))
+    network, evaluated = loop.step.trainee.network, []
+    network.register_forward_hook(lambda *_: evaluated.append(network.training))
+    assert loop.step(first_batch(loop)[1])["label"] > 0
+    assert evaluated == [True] * times
+
+
 def test_a_step_tells_how_much_teachers_and_members_disagree_on_the_images_it_trained_on():
     loop = loop_of(without_augmentation(student_run("latent_be")))
     assert loop.teachers is not None
