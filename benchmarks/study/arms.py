@@ -40,9 +40,22 @@ class Arm:
         return any(text.startswith("perturbation.kind=") and "none" not in text for text in self.overrides)
 
 
+_PUBLISHED = {
+    "batch_ensemble": (
+        "student.factors={init: normal, init_std: 0.5, gradient_scale: one, decay: none, "
+        "learning_rate_multiplier: 0.5, member_bias: true}",
+        "student.select_by=members",
+        "distillation.alpha=0.9",
+    )
+}
+"""What sets a method apart beside its loss. Without this, BatchEnsemble is LatentBE: with labels left out
+and factors that start at one, their losses differ by a constant (Nam et al., NeurIPS 2021)."""
+
+
 def _arm(method: str, kind: str) -> Arm:
     name = method if kind == "none" else f"{method}+{kind}"
-    return Arm(name, (f"student.method={method}", f"perturbation.kind={kind}"))
+    settings = (f"student.method={method}", f"perturbation.kind={kind}", *_PUBLISHED.get(method, ()))
+    return Arm(name, settings)
 
 
 _KD = ("student.method=kd", "perturbation.kind=none")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.study.__main__ import main
-from benchmarks.study.arms import ARMS
+from benchmarks.study.arms import ARMS, KINDS
 from benchmarks.study.cells import Cell, Teacher, run_cell, train_teacher
 from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
 from benchmarks.study.figures import draw_arms, draw_members
@@ -17,6 +17,7 @@ from benchmarks.study.regimes import REGIMES, Regime
 from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, distance, page
 from benchmarks.study.together import Compared, draw_regimes, overview
 from benchmarks.study.weight_averages import uniform_average
+from orchestrator.experiment import load_experiment
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -27,6 +28,16 @@ def test_every_arm_is_a_valid_experiment_in_every_regime(arm):
         teachers = {teacher.architecture.name for teacher in run.teachers}
         assert len(teachers) == (0 if arm == "control" else 2 if ARMS[arm].pool == "mixed" else 1)
         assert {teacher.seed for teacher in run.teachers} <= {0}
+
+
+def test_batch_ensemble_is_as_published_and_not_latent_be_by_another_name():
+    published = load_experiment("cifar100_conf_ods")
+    for kind in KINDS:
+        arm = f"batch_ensemble+{kind}" if kind != "none" else "batch_ensemble"
+        run = Cell("digits", arm, 0, Choice()).run()
+        assert run.student.factors == published.student.factors
+        assert run.student.select_by == published.student.select_by
+        assert run.distillation.alpha == published.distillation.alpha
 
 
 def test_students_of_all_seeds_learn_from_the_same_teachers():
