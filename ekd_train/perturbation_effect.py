@@ -11,7 +11,7 @@ from ekd_train.data.augment import as_float
 from ekd_train.data.seeds import derive_seed
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
-from ekd_train.perturbations import perturb
+from ekd_train.perturbations import changes_images, perturb
 from ekd_train.settings import TrainingRun
 from ekd_train.trainee import member_logits
 
@@ -38,7 +38,7 @@ def perturbation_effect(
         subnetworks, `members/clean`, `members/perturbed` `(s, b, c)` of all.
     """
     settings = run.perturbation
-    if not settings.changes_images:
+    if not changes_images(settings.kind, settings.strength):
         return {}
     used = images[: BATCHES * BATCH_SIZE]
     clean = as_float(used)

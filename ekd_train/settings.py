@@ -171,10 +171,7 @@ class Student(Settings):
     """The network that is distilled and then averaged."""
 
     method: StudentMethod = "latent_be"
-    """`kd`: one plain network. `latent_be`, `batch_ensemble`: BatchEnsemble members, of which the latter's
-    loss judges clean images by labels; with `distillation.alpha` 1 and the `factors` that are the default
-    here they are the same. BatchEnsemble as published has others: `ekd experiments cifar100_conf_ods`.
-    `ekd`: parallel branches."""
+    """`batch_ensemble` with alpha 1 and these default factors is `latent_be`: see `cifar100_conf_ods`."""
     members: Positive = 4
     """BatchEnsemble members or EKD branches; ignored by `kd`."""
     architecture: Architecture = Architecture()
@@ -222,11 +219,6 @@ class PerturbationSettings(Settings):
     """In grey levels: 1 is a root-mean-square change of 1/255."""
     temperature: PositiveFloat | None = None
     """ODS and ConfODS: temperature of their softmax; null: `distillation.temperature`."""
-
-    @property
-    def changes_images(self) -> bool:
-        """Whether students learn from other images than the augmented ones."""
-        return self.kind != "none" and self.strength > 0
 
 
 class TrainingRun(Settings):

@@ -13,7 +13,7 @@ from ekd_train.models.stages import logits_and_features
 from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, Predictions
 from ekd_train.optimiser import adjust_factor_gradients
-from ekd_train.perturbations import Draw, apply
+from ekd_train.perturbations import Draw, apply, changes_images
 from ekd_train.settings import PerturbationSettings, Speed
 from ekd_train.speed import computing
 from ekd_train.trainee import Trainee
@@ -65,7 +65,7 @@ class Step:
         clean = augment(batch.images, batch.augmentation)
         wants_clean = self.objective.needs_clean_student
         # Where no image changes, the student's logits on clean images are those it has anyway.
-        twice = wants_clean and self.perturbation.changes_images
+        twice = wants_clean and changes_images(self.perturbation.kind, self.perturbation.strength)
         with computing(self.speed, clean.device):
             images = apply(
                 self.perturbation.kind,

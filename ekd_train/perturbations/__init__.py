@@ -32,6 +32,7 @@ __all__ = [
     "Perturbation",
     "TeacherSequence",
     "apply",
+    "changes_images",
     "draw",
     "needs_student",
     "needs_teachers",
@@ -56,6 +57,11 @@ def needs_teachers(kind: PerturbationKind) -> bool:
 def needs_student(kind: PerturbationKind) -> bool:
     """Whether this kind evaluates members of the student."""
     return _perturbation(kind).needs_student
+
+
+def changes_images(kind: PerturbationKind, strength: float) -> bool:
+    """Whether any image comes out another one."""
+    return kind != "none" and strength > 0
 
 
 def draw(kind: PerturbationKind, generator: torch.Generator, *, batch_size: int, num_teachers: int) -> Draw:
