@@ -44,13 +44,16 @@ NEEDED_NEXT = (
 """What the driver imports to start workers: seconds, in which Ray's own processes can come up."""
 
 
-UNREAD = {
+ONLY_TRAINING = {
+    "RAY_worker_niceness": "0",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "1e9",
     "RAY_enable_metrics_collection": "0",
 }
-"""What a Ray of our own need not gather, beside workers that train: ten times a second lines of its log files
-for the driver, which does not show them (the files are written all the same), and metrics for a dashboard."""
+"""For a Ray of our own, which is there to train. Its workers are as nice as the driver: Ray's 15 lets all
+else on the machine go first, and two that wait for each other lose a tenth of their steps to it. Nobody
+gathers lines of log files for a driver that does not show them (the files are written all the same), nor
+metrics for a dashboard that is not there. docs/log.md has the figures."""
 
 
 START_ATTEMPTS = 3
@@ -81,7 +84,7 @@ def start_ray(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     divert_logging(log_file)
     address = wanted_address(cluster)
-    ours = KEEP_FREED_MEMORY if address is not None else {**KEEP_FREED_MEMORY, **UNREAD}
+    ours = KEEP_FREED_MEMORY if address is not None else {**KEEP_FREED_MEMORY, **ONLY_TRAINING}
     # Not what a user has set: Ray refuses a variable that a submitted job has already.
     variables = {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}

@@ -12,7 +12,7 @@ import pytest
 from ekd_process import MARK, EkdRun
 
 from ekd_train.allocator import KEEP_FREED_MEMORY
-from orchestrator.ray_session import UNREAD
+from orchestrator.ray_session import ONLY_TRAINING
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,7 @@ print(json.dumps({
     "worked_on_main_thread": on_main_thread,
     "same_ray": node == ray.get_runtime_context().get_node_id(),
     "workers_have": has,
+    "niceness": (os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())),
     "log_monitor_reads": os.popen(f"ls -l /proc/{log_monitor.process.pid}/fd").read(),
     "driver_has": dict(os.environ),
 }))
@@ -42,7 +43,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    names = (*KEEP_FREED_MEMORY, *UNREAD, "RAY_ADDRESS")
+    names = (*KEEP_FREED_MEMORY, *ONLY_TRAINING, "RAY_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("ray") / "ray.log")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
@@ -55,9 +56,14 @@ def test_the_work_is_done_beside_it_and_the_next_start_finds_the_same_ray(told):
 
 
 def test_its_workers_have_the_variables_and_the_driver_is_left_as_it_was(told):
-    wanted = KEEP_FREED_MEMORY | UNREAD | {"EKD_ADDRESS": "there"}
+    wanted = KEEP_FREED_MEMORY | ONLY_TRAINING | {"EKD_ADDRESS": "there"}
     assert {name: told["workers_have"].get(name) for name in wanted} == wanted
     assert not set(wanted) & set(told["driver_has"])
+
+
+def test_its_workers_are_as_nice_as_the_driver(told):
+    driver, worker = told["niceness"]
+    assert worker == driver
 
 
 def test_nobody_reads_what_its_workers_write_for_a_driver_that_does_not_show_it(told):
