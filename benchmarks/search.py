@@ -20,7 +20,6 @@ import torch
 
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
-from ekd_train.allocator import KEEP_FREED_MEMORY
 from ekd_train.checkpoint import load_record
 from ekd_train.data import DataError, describe, load_dataset
 from ekd_train.jobs import execute, place, training_data
@@ -29,7 +28,9 @@ from ekd_train.reporter import Silent
 from ekd_train.settings import TrialStep
 from ekd_train.trials import TrialBench, network_arrays
 from ekd_train.workers import Workers
+from orchestrator.environment import in_the_environment
 from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.ray_session import variables_for_workers
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
@@ -317,14 +318,14 @@ def measure(parts: list[str] | None = None) -> list[Result | Skipped]:
         folder = Path(temporary)
         divert_logging(folder / "ray.log")
         # Four, for four trials at a time; where timings are taken, at most two train.
-        ray.init(
-            runtime_env={"env_vars": dict(KEEP_FREED_MEMORY)},  # as `start_ray` does
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with in_the_environment(variables_for_workers({}, own=True)):  # as `start_ray` does
+            ray.init(
+                address="local",
+                num_cpus=4,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
         try:
             for part in parts or PARTS:
                 results += PARTS[part](folder)

@@ -354,7 +354,7 @@ class Loop:
             raise self._diverged(str(error), step, self._set_learning_rate(step)) from None
         record = {"epoch": float(epoch), **losses, **found}
         self.progress.history.append(record)
-        if _better(record, self.progress.best, _selection(self.run)):
+        if _better(record, self.progress.best, selected_by(self.run)):
             self.progress.best = record
             self.best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
         if self.workers.is_first:
@@ -380,7 +380,8 @@ def _perturbation_temperature(run: TrainingRun) -> float:
     return run.distillation.temperature if run.distillation is not None else 1.0
 
 
-def _selection(run: TrainingRun) -> str:
+def selected_by(run: TrainingRun) -> str:
+    """Whose validation accuracy judges an epoch of `run`: "averaged" or "members"."""
     return run.student.select_by if run.student is not None and run.student.method != "kd" else "averaged"
 
 

@@ -171,7 +171,7 @@ class Student(Settings):
     """The network that is distilled and then averaged."""
 
     method: StudentMethod = "latent_be"
-    """`batch_ensemble` with alpha 1 and these default factors is `latent_be`: see `cifar100_conf_ods`."""
+    """`batch_ensemble` is `latent_be` but where images are perturbed and `alpha` < 1: see `ce_kd`."""
     members: Positive = 4
     """BatchEnsemble members or EKD branches; ignored by `kd`."""
     architecture: Architecture = Architecture()
@@ -179,7 +179,7 @@ class Student(Settings):
     factors: Factors = Factors()
     branches: Branches = Branches()
     select_by: Literal["averaged", "members"] = "averaged"
-    """Whose validation accuracy decides which epoch's weights are kept."""
+    """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
 
 
 class EkdWeights(Settings):

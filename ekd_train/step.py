@@ -43,7 +43,7 @@ class Step:
 
     uint8 images ─ augment ─ clean ─ perturb(teachers i, j; members i, j) ─ x'
     x' ─ teachers (no gradient) ─────────────────────────┐
-    x' ─ student (and clean, where the objective asks) ──┴─ objective ─ backward
+    x' ─ student (clean too, if asked for and another) ──┴─ objective ─ backward
     gradients ─ factor rule (xM, decay toward 1) ─ SGD
     """
 
@@ -64,7 +64,7 @@ class Step:
         """
         clean = augment(batch.images, batch.augmentation)
         wants_clean = self.objective.needs_clean_student
-        # Where no image changes, the student's logits on clean images are those it has anyway.
+        # Where no image changes, its logits on clean images are those it has anyway.
         twice = wants_clean and changes_images(self.perturbation.kind, self.perturbation.strength)
         with computing(self.speed, clean.device):
             images = apply(

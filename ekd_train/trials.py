@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ekd_train.checkpoint import Checkpoints, Store
-from ekd_train.loop import Loop, TrainingData
+from ekd_train.loop import Loop, TrainingData, selected_by
 from ekd_train.models.teachers import Teachers
 from ekd_train.networks import identity, load_network, starting_weights
 from ekd_train.reporter import Reporter
@@ -70,7 +70,8 @@ class TrialBench:
         """The record of the first validated epoch after `step.after`, trained if it was not yet.
 
         Every value is the mean over the seeds; `score` is the mean of the best validation
-        accuracies so far of the averaged students, `score_nll` that of their NLLs there, and
+        accuracies so far of the averaged students (of the members' ensembles where
+        `student.select_by` says so), `score_nll` that of their NLLs there, and
         `seeds/<i>/score` each alone; `finished` is 1 when it was the last epoch.
         """
         loops = self._open(step.name, step.runs, reporter)
@@ -80,7 +81,8 @@ class TrialBench:
                 loop.advance()
             count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
             histories.append(loop.history[:count])
-        return summarise(histories, step.runs[0].training.epochs)
+        first = step.runs[0]
+        return summarise(histories, first.training.epochs, selected_by(first))
 
     def save(self, step: TrialStep, reporter: Reporter) -> None:
         """Store a checkpoint of the trial where it is now."""
@@ -147,18 +149,15 @@ class TrialBench:
         return network.eval()
 
 
-def summarise(histories: list[list[dict[str, float]]], epochs: int) -> dict[str, float]:
+def summarise(histories: list[list[dict[str, float]]], epochs: int, by: str) -> dict[str, float]:
     """One record of a trial from its runs' records so far; see `TrialBench.step`."""
     last = [history[-1] for history in histories]
     shared = [key for key in last[0] if all(key in record for record in last)]
     record = {key: float(np.mean([r[key] for r in last])) for key in shared}
-    best = [max(history, key=_quality) for history in histories]
-    record["score"] = float(np.mean([r["averaged/accuracy"] for r in best]))
-    record["score_nll"] = float(np.mean([r["averaged/nll"] for r in best]))
-    record |= {f"seeds/{i}/score": r["averaged/accuracy"] for i, r in enumerate(best) if len(best) > 1}
+    accuracy, nll = f"{by}/accuracy", f"{by}/nll"
+    best = [max(history, key=lambda r: (r[accuracy], -r[nll])) for history in histories]
+    record["score"] = float(np.mean([r[accuracy] for r in best]))
+    record["score_nll"] = float(np.mean([r[nll] for r in best]))
+    record |= {f"seeds/{i}/score": r[accuracy] for i, r in enumerate(best) if len(best) > 1}
     record["finished"] = float(record["epoch"] >= epochs)
     return record
-
-
-def _quality(record: Mapping[str, float]) -> tuple[float, float]:
-    return record["averaged/accuracy"], -record["averaged/nll"]

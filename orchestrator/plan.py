@@ -46,11 +46,24 @@ def passes(run: TrainingRun) -> Passes:
     members = 1 if run.student.method == "kd" else run.student.members
     teachers = float(len(run.teachers))
     student = float(members * (1 + BACKWARD))
+    if _judges_clean_images_too(run):
+        student += members * (1 + BACKWARD)
     perturbation = PERTURBATIONS[run.perturbation.kind]
     if run.perturbation.strength > 0 and perturbation.drawn_teachers:
         teachers += perturbation.drawn_teachers + 1
         student += (perturbation.drawn_teachers + 1) if perturbation.needs_student else 0
     return Passes(teachers, student)
+
+
+def _judges_clean_images_too(run: TrainingRun) -> bool:
+    from ekd_train.objectives import build_objective, objective_for
+    from ekd_train.perturbations import changes_images
+
+    if run.student is None or run.distillation is None:
+        return False
+    name, perturbation = objective_for(run.student.method, run.distillation.objective), run.perturbation
+    objective = build_objective(name, run.distillation)
+    return objective.needs_clean_student and changes_images(perturbation.kind, perturbation.strength)
 
 
 def training_work(run: TrainingRun) -> float:

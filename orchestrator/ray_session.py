@@ -51,9 +51,9 @@ ONLY_TRAINING = {
     "RAY_enable_metrics_collection": "0",
 }
 """For a Ray of our own, which is there to train. Its workers are as nice as the driver: Ray's 15 lets all
-else on the machine go first, and two that wait for each other lose a tenth of their steps to it. Nobody
-gathers lines of log files for a driver that does not show them (the files are written all the same), nor
-metrics for a dashboard that is not there. docs/log.md has the figures."""
+else on the machine go first, and of two that wait for each other the one that is held up holds up both.
+No lines of log files are gathered for a driver that does not show them (the files are written all the same),
+and no metrics exported that nobody fetches. docs/log.md has the figures."""
 
 
 START_ATTEMPTS = 3
@@ -84,9 +84,7 @@ def start_ray(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     divert_logging(log_file)
     address = wanted_address(cluster)
-    ours = KEEP_FREED_MEMORY if address is not None else {**KEEP_FREED_MEMORY, **ONLY_TRAINING}
-    # Not what a user has set: Ray refuses a variable that a submitted job has already.
-    variables = {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
+    variables = variables_for_workers(environment, own=address is None)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
         # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and
@@ -127,6 +125,16 @@ def start_ray(
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
     return capacity
+
+
+def variables_for_workers(environment: Mapping[str, str], *, own: bool) -> dict[str, str]:
+    """`environment` and ours, but for what the user has set: that stays.
+
+    (On a cluster it must not even be named: Ray refuses a variable that a submitted job has already.)
+    `own`: Ray is started by and for this run.
+    """
+    ours = {**KEEP_FREED_MEMORY, **ONLY_TRAINING} if own else KEEP_FREED_MEMORY
+    return {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
 
 
 def start_ray_beside(cluster: Cluster, environment: Mapping[str, str], work: Callable[[], T]) -> T:

@@ -19,6 +19,9 @@ class Arm:
     made_by: Literal["distillation", "labels", "swa", "uniform average"] = "distillation"
     """`labels`: the control. The last two ask whether it is the averaging of weights alone."""
 
+    predictor: Literal["averaged", "members"] = "averaged"
+    """What is compared: the averaged network, or, at their number times the cost, the members together."""
+
     @property
     def adds_losses(self) -> bool:
         """Whether losses of several predictions add up: EKD's branches and their mean."""
@@ -40,21 +43,21 @@ class Arm:
         return any(text.startswith("perturbation.kind=") and "none" not in text for text in self.overrides)
 
 
-_PUBLISHED = {
-    "batch_ensemble": (
-        "student.factors={init: normal, init_std: 0.5, gradient_scale: one, decay: none, "
-        "learning_rate_multiplier: 0.5, member_bias: true}",
-        "student.select_by=members",
-        "distillation.alpha=0.9",
-    )
-}
-"""What sets a method apart beside its loss. Without this, BatchEnsemble is LatentBE: with labels left out
-and factors that start at one, their losses differ by a constant (Nam et al., NeurIPS 2021)."""
+_BATCH_ENSEMBLE = (
+    "student.factors={init: normal, init_std: 0.5, gradient_scale: one, decay: none, "
+    "learning_rate_multiplier: 0.5, member_bias: true}",
+    "student.select_by=members",
+    "distillation.alpha=0.9",
+)
+"""Factors, labels and choice of the epoch as published (Nam et al., NeurIPS 2021). Its loss alone would make
+it LatentBE wherever nothing is perturbed."""
 
 
 def _arm(method: str, kind: str) -> Arm:
     name = method if kind == "none" else f"{method}+{kind}"
-    settings = (f"student.method={method}", f"perturbation.kind={kind}", *_PUBLISHED.get(method, ()))
+    settings = (f"student.method={method}", f"perturbation.kind={kind}")
+    if method == "batch_ensemble":
+        return Arm(name, (*settings, *_BATCH_ENSEMBLE), predictor="members")
     return Arm(name, settings)
 
 

@@ -29,12 +29,16 @@ FEW = 5
 def draw_arms(
     path: Path, regime: str, pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]
 ) -> None:
-    """Every arm's averaged network and members, beside the ensemble and the mean teacher."""
+    """Every arm's averaged network and members, beside the ensemble and the mean teacher.
+
+    Of an arm that is compared by its members the averaged network is left out: it is not made to be averaged.
+    """
     figure, panels = _rows_of_arms(arms, len(PANELS))
     same = pools["same"]
     for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
         for predictor, marker, name in SERIES:
-            values = {i: arm.values(metric, predictor) for i, arm in enumerate(arms)}
+            shown = {i: arm for i, arm in enumerate(arms) if predictor in (arm.arm.predictor, "members")}
+            values = {i: arm.values(metric, predictor) for i, arm in shown.items()}
             _draw(axes, values, scale, marker, name)
         teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
         axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
@@ -51,12 +55,19 @@ def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
     arms = [arm for arm in arms if arm.values("accuracy", "members")]
     figure, panels = _rows_of_arms(arms, 3)
     gaps = {
-        i: [m - a for m, a in zip(arm.values("accuracy", "members"), arm.values("accuracy"), strict=True)]
+        i: [
+            m - a
+            for m, a in zip(
+                arm.values("accuracy", "members"), arm.values("accuracy", "averaged"), strict=True
+            )
+        ]
         for i, arm in enumerate(arms)
     }
     _draw(panels[0], gaps, 100, "o", "members")
     panels[0].axvline(0, color="0.3", linestyle="--")
     panels[0].set_xlabel("members − averaged, points")
+    if any(arm.arm.predictor == "members" for arm in arms):
+        panels[0].set_xscale("symlog", linthresh=1)
     for axes, key, label, scale in (
         (panels[1], "agreement", "two members agree, % of test images", 100),
         (panels[2], "pairwise_kl", "KL between two members, nats", 1),

@@ -28,9 +28,18 @@ class ArmResult:
         """The arm's."""
         return self.arm.name
 
-    def values(self, metric: str, predictor: str = "averaged") -> list[float]:
-        """The metric on test images, one value a seed; empty where there is no such predictor."""
-        return [seed[predictor]["test"][metric] for seed in self.seeds if predictor in seed]
+    @property
+    def title(self) -> str:
+        """The arm's name, and what of it is compared where that is not one averaged network."""
+        return self.name if self.arm.predictor == "averaged" else f"{self.name} ({self.arm.predictor})"
+
+    def values(self, metric: str, predictor: str = "") -> list[float]:
+        """The metric on test images, one value a seed; empty where there is no such predictor.
+
+        `predictor`: "averaged" or "members"; by default that which the arm is compared by.
+        """
+        of = predictor or self.arm.predictor
+        return [seed[of]["test"][metric] for seed in self.seeds if of in seed]
 
 
 def page(
@@ -72,6 +81,7 @@ def page(
         "",
         "## Students: the averaged, single network",
         "",
+        *(_of_members(arms)),
         f"| arm | τ | strength | rate | warm-up | {' | '.join(METRICS.values())} | each seed, acc. % |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(METRICS)}---|",
         *(_arm_row(arm) for arm in arms),
@@ -150,7 +160,17 @@ def _arm_row(arm: ArmResult) -> str:
     chosen = ["–" if value is None else f"{value:g}" for value in values]
     # A mean hides the one student of four that lost its way.
     each = ", ".join(f"{100 * value:.1f}" for value in arm.values("accuracy"))
-    return f"| {arm.name} | {' | '.join([*chosen, *cells, each])} |"
+    return f"| {arm.title} | {' | '.join([*chosen, *cells, each])} |"
+
+
+def _of_members(arms: Sequence[ArmResult]) -> list[str]:
+    if all(arm.arm.predictor == "averaged" for arm in arms):
+        return []
+    told = (
+        "Rows marked (members) are not: they are the members together, at their number times the cost, which "
+        "is what is published of the method; what averaging makes of it stands below."
+    )
+    return [told, ""]
 
 
 def _difference_tables(pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]) -> Iterator[str]:
@@ -170,7 +190,7 @@ def _difference_tables(pools: Mapping[str, Mapping[str, Any]], arms: Sequence[Ar
             ]
             ensemble = pools[arm.arm.pool]["ensemble"]["test"][metric]
             cells = [interval(one, scale, digits) for one in (*found, distance(values, ensemble))]
-            yield f"| {arm.name} | {' | '.join(cells)} |"
+            yield f"| {arm.title} | {' | '.join(cells)} |"
         yield ""
 
 
@@ -187,7 +207,7 @@ def _member_row(arm: ArmResult) -> str:
     members = arm.values("accuracy", "members")
     if not members:
         return ""
-    averaged = arm.values("accuracy")
+    averaged = arm.values("accuracy", "averaged")
     gap = [m - a for m, a in zip(members, averaged, strict=True)]
     diversity = [seed["diversity"] for seed in arm.seeds]
     cells = [

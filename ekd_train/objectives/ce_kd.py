@@ -1,4 +1,7 @@
-"""The ODS paper's loss: labels on clean images, teachers on perturbed ones."""
+"""The ODS paper's loss: labels on clean images, teachers on perturbed ones.
+
+Where no image is perturbed, or α = 1, it is `member_kd`'s less a constant, the teachers' entropy.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def ce_kd(
 
 
 class CeKd(Mixture):
-    """`ce_kd`; the second evaluation of the student, on clean images, is asked for only if α < 1."""
+    """`ce_kd`; the second evaluation of the student, on clean images, is asked for if α < 1."""
 
     def __init__(self, *, alpha: float, temperature: float) -> None:
         super().__init__(alpha=alpha, temperature=temperature)

@@ -149,6 +149,21 @@ def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
     assert ">control<" not in text
 
 
+def test_an_arm_that_is_published_as_an_ensemble_of_members_is_compared_as_one_and_says_so(tmp_path):
+    members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
+    arms = [
+        ArmResult(ARMS["control"], Choice(), [one_seed(0.90), one_seed(0.90)]),
+        ArmResult(ARMS["batch_ensemble"], Choice(), [one_seed(0.20, **members), one_seed(0.21, **members)]),
+    ]
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
+    text = page("digits", "of few images", {"same": pool}, arms, command="study", chosen="of the papers")
+    assert "| batch_ensemble (members) | 4 | – | 1 | – | 93.00 ± 0.00 |" in text
+    assert "Rows marked (members) are not" in text
+    assert "| batch_ensemble | 93.00 ± 0.00 | 20.50 ± 0.71 | 72.50 ± 0.71 |" in text
+    draw_arms(tmp_path / "arms.svg", "digits", {"same": pool}, arms)
+    draw_members(tmp_path / "members.svg", "digits", arms)
+
+
 def test_regimes_are_compared_by_what_each_arm_gains_over_the_control(tmp_path):
     def compared(regime, *accuracies):
         pool = {
@@ -180,7 +195,11 @@ def test_however_many_arms_a_regime_keeps_to_its_place_in_the_figure(tmp_path, m
 
     drawn = []
     monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, **options: drawn.append((x, options)))
-    arms = [ArmResult(arm, Choice(), [one_seed(0.9), one_seed(0.91)]) for arm in ARMS.values()]
+    members = {"members": one_seed(0.9)["averaged"]}
+    arms = [
+        ArmResult(arm, Choice(), [one_seed(0.9, **members), one_seed(0.91, **members)])
+        for arm in ARMS.values()
+    ]
     pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
     draw_regimes(
         tmp_path / "t.svg", [Compared(name, {"same": pool}, arms) for name in ("digits", "fashion_mnist-5")]

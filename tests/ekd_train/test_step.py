@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from training_runs import (
     MemoryStore,
@@ -12,11 +13,12 @@ from training_runs import (
     untrained_teachers,
 )
 
-from ekd_train.data.augment import as_float
+from ekd_train.data.augment import as_float, augment
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.diversity import diversity
 from ekd_train.loop import Loop
 from ekd_train.models.batch_ensemble import factors
+from ekd_train.objectives import label_ce
 from ekd_train.reporter import Silent
 from ekd_train.settings import Augmentation, TrainingRun
 from ekd_train.workers import Workers
@@ -110,9 +112,34 @@ def test_a_student_is_evaluated_on_clean_images_too_only_where_others_differ(kin
     perturbation = run.perturbation.model_copy(update={"strength": strength})
     loop = loop_of(run.model_copy(update={"perturbation": perturbation}))
     network, evaluated = loop.step.trainee.network, []
-    network.register_forward_hook(lambda *_: evaluated.append(network.training))
-    assert loop.step(first_batch(loop)[1])["label"] > 0
-    assert evaluated == [True] * times
+    network.register_forward_hook(lambda _, images, logits: evaluated.append((images[0], logits)))
+    _, batch = first_batch(loop)
+    told = loop.step(batch)["label"]
+    assert len(evaluated) == times
+    images, logits = evaluated[-1]
+    torch.testing.assert_close(images, augment(batch.images, batch.augmentation))
+    torch.testing.assert_close(told, label_ce(logits, batch.labels).detach())
+    counts = {
+        layer.num_batches_tracked.item() for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)
+    }
+    assert counts == {times}
+
+
+@pytest.mark.parametrize(
+    ("kind", "alpha", "same"), [("none", 0.5, True), ("conf_ods", 1, True), ("conf_ods", 0.9, False)]
+)
+def test_batch_ensemble_is_latent_be_but_where_labels_judge_clean_images_beside_perturbed_ones(
+    kind, alpha, same
+):
+    weights = []
+    for method in ("latent_be", "batch_ensemble"):
+        loop = loop_of(student_run(method, kind, alpha=alpha))
+        for group in loop.step.optimiser.param_groups:
+            group["lr"] = 0.1
+        loop.step(first_batch(loop)[1])
+        weights.append(loop.step.trainee.state_dict())
+    ours, theirs = weights
+    assert all(torch.allclose(ours[key], theirs[key], atol=1e-6) for key in ours) is same
 
 
 def test_a_step_tells_how_much_teachers_and_members_disagree_on_the_images_it_trained_on():

@@ -17,7 +17,7 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.networks import identity, load_network
 from ekd_train.reporter import Silent
 from ekd_train.settings import TrialStep
-from ekd_train.trials import TrialBench, checkpoint_prefix, network_arrays
+from ekd_train.trials import TrialBench, checkpoint_prefix, network_arrays, summarise
 from ekd_train.workers import Workers
 from orchestrator.experiment import Experiment, load_experiment
 from orchestrator.storage import Storage, open_storage
@@ -243,3 +243,10 @@ def test_with_as_many_members_as_teachers_the_first_step_of_a_rotation_is_the_fi
         loop = Loop(run, world["data"], checkpoints, Silent(), Workers(), taught)
         losses[assignment] = float(loop.step(loop.batch(0, torch.arange(20)))["loss"])
     assert losses["fixed"] == losses["rotating"]
+
+
+@pytest.mark.parametrize(("by", "score", "nll"), [("averaged", 0.5, 2.0), ("members", 0.9, 1.0)])
+def test_a_trial_is_judged_by_that_which_its_student_is_selected_by(by, score, nll):
+    quality = {"averaged/accuracy": 0.5, "averaged/nll": 2.0, "members/accuracy": 0.9, "members/nll": 1.0}
+    record = summarise([[{"epoch": 1.0, **quality}]], 4, by)
+    assert (record["score"], record["score_nll"]) == (score, nll)

@@ -56,6 +56,14 @@ def test_a_perturbed_step_costs_less_than_evaluating_every_network_for_it():
     assert student_passes(perturbation={"kind": "tdiv_sdiv"}) == 22 < 16 + 2 * 8
 
 
+@pytest.mark.parametrize(
+    ("kind", "alpha", "counted"), [("conf_ods", 0.9, 18 + 12), ("conf_ods", 1, 18), ("none", 0.9, 16)]
+)
+def test_labels_on_clean_images_cost_a_student_more_where_others_are_perturbed(kind, alpha, counted):
+    changes = {"student": {"method": "batch_ensemble"}, "distillation": {"alpha": alpha}}
+    assert student_passes(perturbation={"kind": kind}, **changes) == counted
+
+
 def test_no_strength_costs_nothing():
     assert student_passes(perturbation={"kind": "tdiv_sdiv", "strength": 0}) == 16
 

@@ -12,12 +12,10 @@ import pytest
 from ekd_process import MARK, EkdRun
 
 from ekd_train.allocator import KEEP_FREED_MEMORY
-from orchestrator.ray_session import ONLY_TRAINING
-
-pytestmark = pytest.mark.slow
+from orchestrator.ray_session import ONLY_TRAINING, variables_for_workers
 
 PROGRAM = """
-import json, os, pathlib, sys, threading
+import json, os, pathlib, sys, threading, time
 from orchestrator.experiment import Cluster
 from orchestrator.ray_session import start_ray, start_ray_beside
 
@@ -28,17 +26,30 @@ on_main_thread = start_ray_beside(Cluster(address="local"), {"EKD_ADDRESS": "the
 import ray
 node = ray.get_runtime_context().get_node_id()
 has = ray.get(ray.remote(lambda: dict(os.environ)).remote())
-(log_monitor,) = ray._private.worker._global_node.all_processes["log_monitor"]
+log = pathlib.Path(ray._private.worker._global_node.get_logs_dir_path()) / "log_monitor.log"
+while not log.exists() or "Starting log monitor" not in log.read_text():
+    time.sleep(0.1)
+time.sleep(2)
 start_ray(Cluster(address="local"), pathlib.Path(sys.argv[1]))
 print(json.dumps({
     "worked_on_main_thread": on_main_thread,
     "same_ray": node == ray.get_runtime_context().get_node_id(),
     "workers_have": has,
     "niceness": (os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())),
-    "log_monitor_reads": os.popen(f"ls -l /proc/{log_monitor.process.pid}/fd").read(),
+    "log_monitor": log.read_text(),
     "driver_has": dict(os.environ),
 }))
 """
+
+
+def test_what_a_user_has_set_stays_and_a_cluster_keeps_its_own_ways(monkeypatch):
+    for name in (*KEEP_FREED_MEMORY, *ONLY_TRAINING):
+        monkeypatch.delenv(name, raising=False)
+    address = {"EKD_ADDRESS": "there"}
+    assert variables_for_workers(address, own=False) == KEEP_FREED_MEMORY | address
+    assert variables_for_workers(address, own=True) == KEEP_FREED_MEMORY | ONLY_TRAINING | address
+    monkeypatch.setenv("RAY_worker_niceness", "15")
+    assert "RAY_worker_niceness" not in variables_for_workers(address, own=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +61,32 @@ def told(tmp_path_factory):
     return json.loads(answer.stdout)
 
 
+@pytest.mark.slow
 def test_the_work_is_done_beside_it_and_the_next_start_finds_the_same_ray(told):
     assert told["same_ray"]
     assert not told["worked_on_main_thread"]
 
 
+@pytest.mark.slow
 def test_its_workers_have_the_variables_and_the_driver_is_left_as_it_was(told):
     wanted = KEEP_FREED_MEMORY | ONLY_TRAINING | {"EKD_ADDRESS": "there"}
     assert {name: told["workers_have"].get(name) for name in wanted} == wanted
     assert not set(wanted) & set(told["driver_has"])
 
 
+@pytest.mark.slow
 def test_its_workers_are_as_nice_as_the_driver(told):
     driver, worker = told["niceness"]
     assert worker == driver
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_its_workers_write_for_a_driver_that_does_not_show_it(told):
-    assert "/log_monitor.log" in told["log_monitor_reads"]
-    assert "/worker-" not in told["log_monitor_reads"]
+    assert "Starting log monitor" in told["log_monitor"]
+    assert "Beginning to track file" not in told["log_monitor"]
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_is_one_line_and_leaves_neither_a_run_nor_a_ray(tmp_path):
     run = EkdRun(tmp_path / "here", ["student.architecture.depth=11"])
     started = run.start()
