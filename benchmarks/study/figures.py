@@ -68,6 +68,9 @@ def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
     panels[0].set_xlabel("members − averaged, points")
     if any(arm.arm.predictor == "members" for arm in arms):
         panels[0].set_xscale("symlog", linthresh=1)
+        panels[0].set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+        panels[0].minorticks_off()
+        panels[0].set_xlim(-1, 100)
     for axes, key, label, scale in (
         (panels[1], "agreement", "two members agree, % of test images", 100),
         (panels[2], "pairwise_kl", "KL between two members, nats", 1),
@@ -137,4 +140,5 @@ def _leave_out_what_failed(axes: Axes, centres: Mapping[int, float]) -> None:
             (low if left else high, i),
             ha="left" if left else "right",
             va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
