@@ -385,12 +385,13 @@ def selected_by(run: TrainingRun) -> str:
     return run.student.select_by if run.student is not None and run.student.method != "kd" else "averaged"
 
 
+def quality(record: Mapping[str, float], by: str) -> tuple[float, float]:
+    """Higher is better: the validation accuracy of what `selected_by` names; of equals the lower NLL."""
+    return record[f"{by}/accuracy"], -record[f"{by}/nll"]
+
+
 def _better(record: dict[str, float], best: dict[str, float] | None, by: str) -> bool:
-    """Higher validation accuracy; of equals the lower NLL."""
-    if best is None:
-        return True
-    accuracy, nll = f"{by}/accuracy", f"{by}/nll"
-    return (record[accuracy], -record[nll]) > (best[accuracy], -best[nll])
+    return best is None or quality(record, by) > quality(best, by)
 
 
 def _all_finite(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ekd_train.checkpoint import Checkpoints, Store
-from ekd_train.loop import Loop, TrainingData, selected_by
+from ekd_train.loop import Loop, TrainingData, quality, selected_by
 from ekd_train.models.teachers import Teachers
 from ekd_train.networks import identity, load_network, starting_weights
 from ekd_train.reporter import Reporter
@@ -154,10 +154,9 @@ def summarise(histories: list[list[dict[str, float]]], epochs: int, by: str) -> 
     last = [history[-1] for history in histories]
     shared = [key for key in last[0] if all(key in record for record in last)]
     record = {key: float(np.mean([r[key] for r in last])) for key in shared}
-    accuracy, nll = f"{by}/accuracy", f"{by}/nll"
-    best = [max(history, key=lambda r: (r[accuracy], -r[nll])) for history in histories]
-    record["score"] = float(np.mean([r[accuracy] for r in best]))
-    record["score_nll"] = float(np.mean([r[nll] for r in best]))
-    record |= {f"seeds/{i}/score": r[accuracy] for i, r in enumerate(best) if len(best) > 1}
+    best = [max(quality(r, by) for r in history) for history in histories]
+    record["score"] = float(np.mean([accuracy for accuracy, _ in best]))
+    record["score_nll"] = float(np.mean([-minus_nll for _, minus_nll in best]))
+    record |= {f"seeds/{i}/score": accuracy for i, (accuracy, _) in enumerate(best) if len(best) > 1}
     record["finished"] = float(record["epoch"] >= epochs)
     return record

@@ -37,8 +37,11 @@ def draw_arms(
     same = pools["same"]
     for axes, (metric, label, scale) in zip(panels, PANELS, strict=True):
         for predictor, marker, name in SERIES:
-            shown = {i: arm for i, arm in enumerate(arms) if predictor in (arm.arm.predictor, "members")}
-            values = {i: arm.values(metric, predictor) for i, arm in shown.items()}
+            values = {
+                i: arm.values(metric, predictor)
+                for i, arm in enumerate(arms)
+                if predictor == "members" or arm.arm.predictor == "averaged"
+            }
             _draw(axes, values, scale, marker, name)
         teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
         axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
@@ -54,16 +57,7 @@ def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
     """What averaging loses, and how far members differ, of every arm that has some."""
     arms = [arm for arm in arms if arm.values("accuracy", "members")]
     figure, panels = _rows_of_arms(arms, 3)
-    gaps = {
-        i: [
-            m - a
-            for m, a in zip(
-                arm.values("accuracy", "members"), arm.values("accuracy", "averaged"), strict=True
-            )
-        ]
-        for i, arm in enumerate(arms)
-    }
-    _draw(panels[0], gaps, 100, "o", "members")
+    _draw(panels[0], {i: arm.gaps() for i, arm in enumerate(arms)}, 100, "o", "members")
     panels[0].axvline(0, color="0.3", linestyle="--")
     panels[0].set_xlabel("members − averaged, points")
     if any(arm.arm.predictor == "members" for arm in arms):
@@ -140,5 +134,5 @@ def _leave_out_what_failed(axes: Axes, centres: Mapping[int, float]) -> None:
             (low if left else high, i),
             ha="left" if left else "right",
             va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0},
         )

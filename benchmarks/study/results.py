@@ -33,13 +33,18 @@ class ArmResult:
         """The arm's name, and what of it is compared where that is not one averaged network."""
         return self.name if self.arm.predictor == "averaged" else f"{self.name} ({self.arm.predictor})"
 
-    def values(self, metric: str, predictor: str = "") -> list[float]:
+    def values(self, metric: str, predictor: str | None = None) -> list[float]:
         """The metric on test images, one value a seed; empty where there is no such predictor.
 
         `predictor`: "averaged" or "members"; by default that which the arm is compared by.
         """
         of = predictor or self.arm.predictor
         return [seed[of]["test"][metric] for seed in self.seeds if of in seed]
+
+    def gaps(self) -> list[float]:
+        """Of an arm with members: their accuracy minus the averaged network's, one value a seed."""
+        both = zip(self.values("accuracy", "members"), self.values("accuracy", "averaged"), strict=True)
+        return [members - averaged for members, averaged in both]
 
 
 def page(
@@ -81,7 +86,7 @@ def page(
         "",
         "## Students: the averaged, single network",
         "",
-        *(_of_members(arms)),
+        *_of_members(arms),
         f"| arm | τ | strength | rate | warm-up | {' | '.join(METRICS.values())} | each seed, acc. % |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(METRICS)}---|",
         *(_arm_row(arm) for arm in arms),
@@ -207,13 +212,11 @@ def _member_row(arm: ArmResult) -> str:
     members = arm.values("accuracy", "members")
     if not members:
         return ""
-    averaged = arm.values("accuracy", "averaged")
-    gap = [m - a for m, a in zip(members, averaged, strict=True)]
     diversity = [seed["diversity"] for seed in arm.seeds]
     cells = [
         spread(members, 100),
-        spread(averaged, 100),
-        spread(gap, 100),
+        spread(arm.values("accuracy", "averaged"), 100),
+        spread(arm.gaps(), 100),
         spread(arm.values("nll", "members")),
         *(spread([seed[name] for seed in diversity]) for name in ("agreement", "pairwise_kl")),
     ]
