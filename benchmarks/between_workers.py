@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from benchmarks.result import Result, Skipped, table
-from benchmarks.timing import conditions
+from benchmarks.timing import conditions, median_with_interval
 from benchmarks.turns import Side, in_turns
 from benchmarks.workload import Workload
 
 WORKERS = 2
-STEPS, WARM_UP = 10, 4
+STEPS, WARM_UP, SETTLE = 10, 4, 3
 COUNTED_STEPS = 100
 _WORKLOAD = Workload(architecture="WRN-16-1", image_size=32, images=128 * 500)
 CASES = {
@@ -29,58 +29,69 @@ CASES = {
 wait for each other in every step weighs less."""
 
 
-def measure(rounds: int = 7) -> list[Result | Skipped]:
+def measure(rounds: int = 7, pairs: int = 41) -> list[Result | Skipped]:
     """Steps of one worker, of two in a plain process group, under Ray Train, and strangers, in turns.
 
-    `rounds`: of each, at least 2.
+    Args:
+        rounds: of each worker group without Ray, at least 6.
+        pairs: of turns under Ray Train and torchrun, at least 6; more, because the difference is small.
     """
     if (os.cpu_count() or 1) < WORKERS:
         return [Skipped(5, "several workers", f"this machine has fewer than {WORKERS} cores")]
-    return [*(_two_over_one(case, rounds) for case in CASES), *_ray_over_torchrun("teacher", rounds)]
+    return [
+        *(_two_over_one(case, rounds) for case in CASES),
+        *(_ray_over_torchrun("teacher", workers, pairs) for workers in (1, WORKERS)),
+        _ray_beside_training("teacher"),
+    ]
 
 
 def _two_over_one(case: str, rounds: int) -> Result:
     """No Ray is there: its daemons would take from two workers what one leaves free."""
-    seconds = _timed({name: _side(name, case) for name in ("one", "together", "in step", "apart")}, rounds)
-    limits = ", ".join(
-        f"{what} {_ratio(seconds['one'], seconds[name]):.2f}"
-        for name, what in (("in step", "that only wait for each other"), ("apart", "that exchange nothing"))
+    sides = {name: _side(name, case) for name in ("one", "together", "in step", "apart")}
+    with _running(sides) as started:
+        seconds = in_turns(started, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
+    (ratio, low, high), waiting, strangers = (
+        median_with_interval([a / b for a, b in zip(seconds["one"], seconds[name], strict=True)])
+        for name in ("together", "in step", "apart")
     )
-    ratio = _ratio(seconds["one"], seconds["together"])
     batch = CASES[case].batch_size
     what = f"{WORKERS} workers over one, {CASES[case].name}, batch {batch}"
-    return Result(
-        5, what, ratio, 1.8, note=f"two, each half of the batch, {limits}; {_rates(seconds, batch)}"
-    )
+    limits = f"that only wait for each other {waiting[0]:.2f}, that exchange nothing {strangers[0]:.2f}"
+    note = f"[{low:.2f}, {high:.2f}]; two, each half of the batch, {limits}; {_rates(seconds, batch)}"
+    return Result(5, what, ratio, 1.8, note=note)
 
 
-def _ray_over_torchrun(case: str, rounds: int) -> list[Result | Skipped]:
-    """By the clock, where the machine's noise is larger than what Ray costs; and by what its threads do.
-
-    The second is an upper bound: what other threads take while training waits, or of a core to spare, costs
-    it nothing.
-    """
-    under_ray = [sys.executable, "-m", "benchmarks.ray_side", case]
-    with _running({"torchrun": _side("together", case), "ray": under_ray}) as sides:
-        seconds = in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
-        shares = [[100 * s.share_beside(WORKERS, COUNTED_STEPS) for s in sides.values()] for _ in range(3)]
-    what = f"Ray Train over torchrun, {CASES[case].name}"
+def _ray_over_torchrun(case: str, workers: int, pairs: int) -> Result:
+    """By the clock: of one worker, with a core to spare for Ray's daemons, or of as many as there are."""
+    name = "one" if workers == 1 else "together"
+    with _running({"torchrun": _side(name, case), "ray": _under_ray(case, workers)}) as sides:
+        seconds = in_turns(sides, steps=STEPS, rounds=pairs, warm_up=WARM_UP, settle=SETTLE)
     slower = [100 * math.log(b / a) for a, b in zip(seconds["torchrun"], seconds["ray"], strict=True)]
-    by_the_clock = f"{_error(slower)}; {_rates(seconds, CASES[case].batch_size)}"
-    found: list[Result | Skipped] = [
-        Result(5, what, statistics.mean(slower), 1, "smaller", "%", by_the_clock),
-    ]
-    what += ", CPU time"
+    median, low, high = median_with_interval(slower)
+    what = f"Ray Train over torchrun, {CASES[case].name}, workers: {workers}"
+    note = f"median of {pairs} pairs [{low:.1f}, {high:.1f}]; {_rates(seconds, CASES[case].batch_size)}"
+    return Result(5, what, median, 1, "smaller", "%", note)
+
+
+def _ray_beside_training(case: str) -> Result | Skipped:
+    """What the other threads do, which is steadier than the clock, and an upper bound.
+
+    What they do while training waits, or on a core to spare, costs it nothing.
+    """
+    what = f"Ray Train over torchrun, {CASES[case].name}, CPU time"
     if torch.cuda.is_available():
-        return [*found, Skipped(5, what, "with a GPU the busiest threads are not those that train alone")]
+        return Skipped(5, what, "with a GPU the busiest threads are not those that train alone")
+    with _running({"torchrun": _side("together", case), "ray": _under_ray(case, WORKERS)}) as sides:
+        for side in sides.values():
+            side.take(WARM_UP)
+        shares = [[100 * s.share_beside(WORKERS, COUNTED_STEPS) for s in sides.values()] for _ in range(3)]
     more = [ray - plain for plain, ray in shares]
     plain, ray = (statistics.mean(side) for side in zip(*shares, strict=True))
-    of_training = f"{_error(more)}; of the training threads': {ray:.1f} %, under torchrun {plain:.1f} %"
-    return [*found, Result(5, what, statistics.mean(more), 1, "smaller", "%", of_training)]
-
-
-def _error(values: list[float]) -> str:
-    return f"± {statistics.stdev(values) / math.sqrt(len(values)):.1f}, standard error"
+    error = statistics.stdev(more) / math.sqrt(len(more))
+    note = (
+        f"± {error:.1f}, standard error; of the training threads' {ray:.1f} %, under torchrun {plain:.1f} %"
+    )
+    return Result(5, what, statistics.mean(more), 1, "smaller", "%", note)
 
 
 def _side(name: str, case: str) -> list[str]:
@@ -89,9 +100,8 @@ def _side(name: str, case: str) -> list[str]:
     return [*plain, "--nproc-per-node", str(count), "-m", "benchmarks.worker_side", case, name]
 
 
-def _timed(commands: Mapping[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    with _running(commands) as sides:
-        return in_turns(sides, steps=STEPS, rounds=rounds, warm_up=WARM_UP)
+def _under_ray(case: str, workers: int) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.ray_side", case, str(workers)]
 
 
 @contextmanager
@@ -102,10 +112,6 @@ def _running(commands: Mapping[str, list[str]]) -> Iterator[dict[str, Side]]:
 
 def _rates(seconds: Mapping[str, list[float]], batch: int) -> str:
     return "images/s: " + ", ".join(f"{k} {batch / statistics.median(v):.0f}" for k, v in seconds.items())
-
-
-def _ratio(these: list[float], those: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
 if __name__ == "__main__":

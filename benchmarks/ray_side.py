@@ -1,4 +1,7 @@
-"""The same worker under Ray Train, launched and reporting as `ekd run` does it."""
+"""The same worker under Ray Train, launched and reporting as `ekd run` does it.
+
+Its arguments are a case of `between_workers` and a number of workers.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,6 @@ def main() -> None:
     """Start Ray and the worker group, as `orchestrator.ray_session` and `orchestrator.launch` do."""
     from ray.train import RunConfig, ScalingConfig
 
-    from benchmarks.between_workers import WORKERS
     from orchestrator.dispatcher import LaneDesk, open_dispatcher
     from orchestrator.experiment import Cluster
     from orchestrator.process_group import ProcessGroupConfig
@@ -51,7 +53,9 @@ def main() -> None:
                 "case": sys.argv[1],
             },
             backend_config=ProcessGroupConfig(),
-            scaling_config=ScalingConfig(num_workers=WORKERS, use_gpu=gpus, resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(
+                num_workers=int(sys.argv[2]), use_gpu=gpus, resources_per_worker={"CPU": 1}
+            ),
             run_config=RunConfig(name="benchmark", storage_path=folder),
         ).fit()
         stop_ray()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -41,6 +42,26 @@ def compare(
             _settle()
             seconds[name].append(clock() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def median_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median, and the ends of an interval that holds the true one in at least 95 % of cases.
+
+    The ends are two of the values, by the binomial distribution of how many lie below the median, so that
+    nothing is assumed of the noise but that rounds are independent. Raises `ValueError` for fewer than six
+    values, with which there is no such interval.
+
+    >>> median_with_interval([3, 1, 2, 5, 4, 100])
+    (3.5, 1, 100)
+    """
+    count = len(values)
+    outside = 0
+    while sum(math.comb(count, below) for below in range(outside + 1)) <= 0.025 * 2**count:
+        outside += 1
+    if not outside:
+        raise ValueError(f"{count} values are too few for an interval of their median: at least 6")
+    ordered = sorted(values)
+    return statistics.median(values), ordered[outside - 1], ordered[count - outside]
 
 
 def default_clock() -> Clock:

@@ -118,16 +118,22 @@ class Side:
             process_group=0,
         )
 
-    def take(self, steps: int) -> float:
-        """Seconds of `steps` steps. Raises `RuntimeError` with the process's last words if it ended."""
+    def take(self, steps: int, settle: int = 0) -> float:
+        """Seconds of `steps` steps. Raises `RuntimeError` with the process's last words if it ended.
+
+        `settle`: steps before them that are not timed, in which daemons do what fell due while they were
+        stopped.
+        """
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             self._signal(signal.SIGCONT)
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-            seconds = float(process.stdout.readline())
+            seconds = 0.0
+            for some in filter(None, (settle, steps)):
+                process.stdin.write(f"{some}\n")
+                process.stdin.flush()
+                seconds = float(process.stdout.readline())
             self._signal(signal.SIGSTOP)
             return seconds
         except (OSError, ValueError) as error:
@@ -190,12 +196,18 @@ def _family(process: int) -> Iterator[int]:
                 yield from _family(int(child))
 
 
-def in_turns(sides: Mapping[str, Side], *, steps: int, rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds a step of each side in each round (A, B, A, B, ...), after `warm_up` steps of each."""
+def in_turns(
+    sides: Mapping[str, Side], *, steps: int, rounds: int, warm_up: int, settle: int = 0
+) -> dict[str, list[float]]:
+    """Seconds a step of each side in each round (A, B, B, A, A, B, ...), after `warm_up` steps of each.
+
+    Every other round goes backwards, so that a machine that becomes slower favours nobody. `settle`: as in
+    `Side.take`.
+    """
     for side in sides.values():
         side.take(warm_up)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            seconds[name].append(side.take(steps) / steps)
+    for round_ in range(rounds):
+        for name, side in list(sides.items())[:: -1 if round_ % 2 else 1]:
+            seconds[name].append(side.take(steps, settle) / steps)
     return seconds
