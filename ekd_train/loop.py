@@ -278,7 +278,7 @@ class Loop:
             num_teachers=len(teachers) if teachers is not None else 0,
         )
         # Dropout and the like draw from the global generator, differently on every worker.
-        torch.manual_seed(self._seed("noise", step, self.workers.rank))
+        self.workers.seed_noise(self._seed("noise", step, self.workers.rank))
         taught = None
         if self.teacher_cache is not None:
             taught = self.teacher_cache.lookup(rows, augmentation)[:, start:stop].to(self.workers.device)

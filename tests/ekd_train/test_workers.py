@@ -93,6 +93,13 @@ def test_two_workers_that_were_cut_off_continue_exactly(by_two, tmp_path):
         assert FolderStore(tmp_path / name).read(last) == uninterrupted, name
 
 
+def test_the_noise_of_a_seed_is_that_of_torch_manual_seed():
+    torch.manual_seed(2**63 + 11)
+    expected = torch.rand(5)
+    Workers().seed_noise(2**63 + 11)
+    assert torch.equal(torch.rand(5), expected)
+
+
 def test_a_worker_alone_keeps_everything_to_itself():
     workers = Workers()
     rows = torch.arange(6.0).view(3, 2)
