@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ekd_train.transfer import to_device
+
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -44,12 +46,12 @@ class Draw:
     def normal(self, shape: torch.Size, like: Tensor) -> Tensor:
         """N(0, 1), `(stop - start, *shape)`, of the dtype and device of `like`."""
         values = torch.randn(self.batch_size, *shape, generator=self._generator())
-        return values[self.start : self.stop].to(like)
+        return to_device(values[self.start : self.stop], like.device).to(like.dtype)
 
     def uniform(self, shape: torch.Size, like: Tensor) -> Tensor:
         """U(-1, 1), `(stop - start, *shape)`, of the dtype and device of `like`."""
         values = torch.rand(self.batch_size, *shape, generator=self._generator())
-        return (2 * values[self.start : self.stop] - 1).to(like)
+        return to_device(2 * values[self.start : self.stop] - 1, like.device).to(like.dtype)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
