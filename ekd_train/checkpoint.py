@@ -2,7 +2,7 @@
 
 A checkpoint is two objects: tensors (`epoch-00012.safetensors`) and a record
 (`epoch-00012.json`) that is written last, holds the tensors' SHA-256 and its own, and so
-commits the pair. Nothing is ever unpickled.
+commits the pair. Nothing is ever unpickled. They are written beside training, one at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,9 +61,9 @@ class Stored:
 
 def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
     """Write `tensors` as one safetensors object; returns its SHA-256 in hexadecimal."""
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    data, sha256 = _tensor_bytes(tensors)
     store.write(key, data)
-    return hashlib.sha256(data).hexdigest()
+    return sha256
 
 
 def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
 
 def save_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
     """Write `record` as JSON together with a hash of itself."""
-    store.write(key, json.dumps({"record": record, "sha256": _hash(record)}, indent=1).encode())
+    store.write(key, _record_bytes(record))
 
 
 def load_record(store: Store, key: str) -> dict[str, Any]:
@@ -96,37 +97,73 @@ class Checkpoints:
 
     `identity` is a fingerprint of everything that decides the run's result; a checkpoint that
     was made under another identity is never continued. The newest `keep` are kept.
+
+    `save` copies what it is given and returns; a thread stores it, one checkpoint after the other. What
+    must be there before something else happens waits for `flush`.
     """
 
     def __init__(self, store: Store, prefix: str, identity: str, keep: int = 2) -> None:
         self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
         self._best: Stored | None = None
-
-    def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> Stored:
-        """Store the best weights so far, those of `epoch`, unless they are stored already."""
-        key = f"{self.prefix}/best-{epoch:05d}.safetensors"
-        if self._best is None or self._best.key != key:
-            self._best = Stored(key, save_tensors(self.store, key, weights))
-        return self._best
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._writing: Future[None] | None = None
 
     def save(
-        self, epoch: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], best: Stored | None
+        self,
+        epoch: int,
+        tensors: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        best: tuple[int, Mapping[str, Tensor]] | None,
     ) -> None:
-        """Store the state after `epoch` epochs, then drop what no kept checkpoint needs."""
+        """Store the state after `epoch` epochs, then drop what no kept checkpoint needs.
+
+        Waits for the checkpoint before it, and raises what storing that one raised.
+
+        Args:
+            epoch: whole epochs done.
+            tensors: the state; it may change as soon as this returns.
+            record: what is not a tensor; JSON.
+            best: the best epoch so far, and its weights, which are written once.
+        """
+        self.flush()
+        objects = {}
+        if best is not None:
+            key = f"{self.prefix}/best-{best[0]:05d}.safetensors"
+            if self._best is None or self._best.key != key:
+                objects[key], sha256 = _tensor_bytes(best[1])
+                self._best = Stored(key, sha256)
         name = self.key(epoch)
+        objects[f"{name}.safetensors"], sha256 = _tensor_bytes(tensors)
         document = {
             "epoch": epoch,
             "identity": self.identity,
-            "sha256": save_tensors(self.store, f"{name}.safetensors", tensors),
-            "best": vars(best) if best is not None else None,
+            "sha256": sha256,
+            "best": vars(self._best) if best is not None else None,
             "state": dict(record),
         }
-        save_record(self.store, f"{name}.json", document)
+        objects[f"{name}.json"] = _record_bytes(document)
+        self._writing = self._writer.submit(self._write, objects, epoch)
+
+    def flush(self) -> None:
+        """Wait until what was saved is stored. Raises what storing it raised."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+        except BaseException:
+            self._best = None  # it may not be there
+            raise
+
+    def _write(self, objects: Mapping[str, bytes], epoch: int) -> None:
+        for key, data in objects.items():
+            self.store.write(key, data)
         self._prune(epoch)
 
     def newest(self, until: int | None = None) -> Checkpoint | None:
         """The newest whole checkpoint, of epoch `until` at the latest; damaged ones are passed over with a
         warning."""
+        self.flush()
         for key in reversed(self._records()):
             if until is not None and _epoch(key) > until:
                 continue
@@ -177,6 +214,15 @@ class Checkpoints:
 
 def _epoch(key: str) -> int:
     return int(key.rpartition("-")[2].partition(".")[0])
+
+
+def _tensor_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _record_bytes(record: Mapping[str, Any]) -> bytes:
+    return json.dumps({"record": record, "sha256": _hash(record)}, indent=1).encode()
 
 
 def _hash(record: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from ekd_train.speed import computing, lay_out
 from ekd_train.step import Batch, Step
 from ekd_train.teacher_cache import TeacherCache, open_cache
 from ekd_train.trainee import Trainee, build_network, build_trainee
+from ekd_train.transfer import to_device
 from ekd_train.user_cache import cache_folder
 from ekd_train.workers import Workers
 
@@ -111,8 +112,11 @@ def train(
     """
     loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
     reporter.started(loop.epoch)
-    while not loop.finished:
-        loop.advance()
+    try:
+        while not loop.finished:
+            loop.advance()
+    finally:
+        checkpoints.flush()
     return loop.trained()
 
 
@@ -179,6 +183,8 @@ class Loop:
             if last or warned or epoch % self.settings.checkpoint_every == 0:
                 self.save()
             if warned and not last:
+                self.checkpoints.flush()
+                self.workers.barrier()  # whoever leaves ends the group, and with it what is not stored yet
                 self.workers.leave()
         return self.history[-1]
 
@@ -190,13 +196,11 @@ class Loop:
         return Trained(network.eval(), self.progress.best, self.progress.history, self.progress.seconds)
 
     def save(self) -> None:
-        """Store a checkpoint of this epoch; only the first worker does."""
+        """Store a checkpoint of this epoch, beside what comes next; only the first worker does."""
         if not self.workers.is_first:
             return
         progress = self.progress
-        best = None
-        if progress.best is not None:
-            best = self.checkpoints.save_best(int(progress.best["epoch"]), self.best_weights)
+        best = (int(progress.best["epoch"]), self.best_weights) if progress.best is not None else None
         trainee, optimiser = self.step.trainee, self.step.optimiser
         tensors = {f"trainee.{k}": v for k, v in trainee.state_dict().items()}
         tensors |= {f"momentum.{k}": v for k, v in _momenta(trainee, optimiser).items()}
@@ -281,10 +285,12 @@ class Loop:
         self.workers.seed_noise(self._seed("noise", step, self.workers.rank))
         taught = None
         if self.teacher_cache is not None:
-            taught = self.teacher_cache.lookup(rows, augmentation)[:, start:stop].to(self.workers.device)
+            taught = to_device(
+                self.teacher_cache.lookup(rows, augmentation)[:, start:stop], self.workers.device
+            )
             if self.rotates:
                 taught = torch.stack([taught[(step + m) % len(taught)] for m in range(_members(self.run))])
-        mine = rows[start:stop].to(self.workers.device, non_blocking=True)
+        mine = to_device(rows[start:stop], self.workers.device)
         return Batch(
             images=self.data.train.images[mine],
             labels=self.data.train.labels[mine],

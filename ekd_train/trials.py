@@ -77,8 +77,11 @@ class TrialBench:
         loops = self._open(step.name, step.runs, reporter)
         histories = []
         for loop in loops:
-            while not any(record["epoch"] > step.after for record in loop.history):
-                loop.advance()
+            try:
+                while not any(record["epoch"] > step.after for record in loop.history):
+                    loop.advance()
+            finally:  # whoever hears of this step may copy or remove its checkpoints
+                loop.checkpoints.flush()
             count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
             histories.append(loop.history[:count])
         first = step.runs[0]
@@ -89,6 +92,7 @@ class TrialBench:
         for loop in self._open(step.name, step.runs, reporter):
             if loop.epoch > 0:
                 loop.save()
+                loop.checkpoints.flush()
 
     def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
         """Go on with the weights, momenta and history that `donor` had after its epoch `donor.after`.
@@ -108,6 +112,7 @@ class TrialBench:
             loop.checkpoints = self._checkpoints(step.name, seed, loop.run)
             loop.load(found)
             loop.save()
+            loop.checkpoints.flush()
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""

@@ -1,5 +1,6 @@
 import json
 import logging
+import threading
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def save(checkpoints: Checkpoints, epoch: int, best: int = 1) -> None:
-    stored = checkpoints.save_best(best, tensors(100.0 + best))
-    checkpoints.save(epoch, tensors(epoch), {"epoch": epoch}, stored)
+    checkpoints.save(epoch, tensors(epoch), {"epoch": epoch}, (best, tensors(100.0 + best)))
+    checkpoints.flush()
 
 
 def test_tensors_come_back_bit_for_bit_whatever_their_type():
@@ -109,6 +110,62 @@ def test_unchanged_best_weights_are_written_once():
     store.objects["c/best-00001.safetensors"] += b"mark"
     save(checkpoints, 2)
     assert store.objects["c/best-00001.safetensors"].endswith(b"mark")
+
+
+class HeldStore(MemoryStore):
+    """Writes nothing until it is let, and then fails as often as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let, self.failures = threading.Event(), 0
+
+    def write(self, key: str, data: bytes) -> None:
+        assert self.let.wait(10)
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the store is full")
+        super().write(key, data)
+
+
+def test_training_goes_on_while_a_checkpoint_of_the_state_as_it_was_is_written():
+    store = HeldStore()
+    checkpoints = Checkpoints(store, "c", "id")
+    state, best = tensors(1), tensors(2)
+    checkpoints.save(1, state, {"epoch": 1}, (1, best))
+    assert not store.objects
+    state["weight"].zero_()
+    best["weight"].zero_()
+    store.let.set()
+    found = checkpoints.newest()
+    assert found is not None
+    assert same_tensors(found.tensors, tensors(1))
+    assert same_tensors(found.best, tensors(2))
+
+
+def test_one_checkpoint_is_written_at_a_time():
+    store = HeldStore()
+    checkpoints = Checkpoints(store, "c", "id")
+    checkpoints.save(1, tensors(1), {"epoch": 1}, None)
+    threading.Timer(0.2, store.let.set).start()
+    checkpoints.save(2, tensors(2), {"epoch": 2}, None)
+    assert "c/epoch-00001.json" in store.objects
+
+
+@pytest.mark.parametrize("again", ["save", "flush", "newest"])
+def test_what_went_wrong_with_a_checkpoint_is_raised_by_what_comes_next(again):
+    store = HeldStore()
+    store.failures = 1
+    store.let.set()
+    checkpoints = Checkpoints(store, "c", "id")
+    checkpoints.save(1, tensors(1), {"epoch": 1}, (1, tensors(101)))
+    calls = {"save": lambda: save(checkpoints, 2), "flush": checkpoints.flush, "newest": checkpoints.newest}
+    with pytest.raises(OSError, match="the store is full"):
+        calls[again]()
+    assert not store.objects
+    save(checkpoints, 2)
+    found = checkpoints.newest()
+    assert found is not None
+    assert (found.epoch, same_tensors(found.best, tensors(101))) == (2, True)
 
 
 def test_there_is_no_newest_in_an_empty_store():

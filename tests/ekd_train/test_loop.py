@@ -3,8 +3,10 @@ import logging
 
 import pytest
 import torch
+from cutting_off import CutOff, CutsOff
 from training_runs import (
     MemoryStore,
+    SlowStore,
     checkpoints_in,
     label_run,
     made_up_data,
@@ -121,6 +123,19 @@ def test_a_run_that_was_cut_off_and_continued_ends_with_the_same_bits(name):
 
 def test_a_run_may_be_cut_off_between_any_two_changes_of_its_store():
     assert_continues_exactly(label_run(), made_up_data(train=14))
+
+
+def test_however_a_run_ends_its_checkpoints_are_stored_by_then():
+    run, data, store = label_run(epochs=2), made_up_data(train=14), SlowStore()
+    train_in(store, run, data)
+    assert store.objects.keys() >= {
+        "checkpoints/control/epoch-00001.json",
+        "checkpoints/control/epoch-00002.json",
+    }
+    store = SlowStore()
+    with pytest.raises(CutOff):
+        train_in(store, run, data, reporter=CutsOff(2))
+    assert "checkpoints/control/epoch-00001.json" in store.objects
 
 
 @pytest.mark.slow

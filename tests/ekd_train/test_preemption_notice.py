@@ -2,7 +2,7 @@
 
 import pytest
 import training_runs
-from training_runs import MemoryStore
+from training_runs import MemoryStore, SlowStore
 
 from ekd_train.checkpoint import Checkpoints
 from ekd_train.loop import train
@@ -19,12 +19,14 @@ class NoticeAfter:
 
     def __init__(self, epoch, *, mine=True):
         self.epochs_left, self.mine, self.asked = epoch, mine, 0
+        self.look = lambda: None
 
     def given(self):
         self.asked += 1
         return self.asked >= self.epochs_left
 
     def leave(self):
+        self.look()
         if self.mine:
             raise Left
 
@@ -46,6 +48,14 @@ def test_on_notice_a_worker_checkpoints_the_epoch_that_it_is_in_and_leaves():
     with pytest.raises(Left):
         trained(store, NoticeAfter(epoch=2))
     assert Checkpoints(store, "checkpoints/run", "identity").newest().epoch == 2
+
+
+def test_its_checkpoint_is_stored_before_it_leaves_however_slow_the_store_is():
+    store, notice, stored = SlowStore(), NoticeAfter(epoch=2), []
+    notice.look = lambda: stored.extend(store.objects)
+    with pytest.raises(Left):
+        trained(store, notice)
+    assert "checkpoints/run/epoch-00002.json" in stored
 
 
 def test_what_is_continued_after_a_notice_ends_with_the_same_bits():

@@ -1,5 +1,6 @@
 """Small training runs on made-up images, and the store that they write to."""
 
+import time
 from typing import Any
 
 import torch
@@ -45,6 +46,14 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
         self.states.append(dict(self.objects))
+
+
+class SlowStore(MemoryStore):
+    """A store at the end of a long line."""
+
+    def write(self, key: str, data: bytes) -> None:
+        time.sleep(0.2)
+        super().write(key, data)
 
 
 def made_up_images(count: int, seed: int, size: int = 8, channels: int = 1) -> Images:
