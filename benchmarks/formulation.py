@@ -41,7 +41,7 @@ WARM_UP = 2
 
 
 def measure(cases: Sequence[Workload] = CASES, rounds: int = 5) -> list[Result]:
-    """Times as many images/s as the straightforward step: by default, and in bfloat16."""
+    """Times as many images/s as the straightforward step, in both precisions."""
     results = []
     for case in cases:
         seconds = _seconds(case, rounds)

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from benchmarks.result import Result, table
-from benchmarks.timing import conditions
+from benchmarks.timing import compare, conditions
 from benchmarks.turns import allocator
 from benchmarks.workload import Workload
 from ekd_train.data.augment import as_float
+from ekd_train.settings import PerturbationKind
 from ekd_train.speed import computing
 
 MEMBERS, BATCHES = (1, 2, 4, 8), (32, 64, 128, 256)
 HEAPS = 7
 BASE = Workload(architecture="WRN-10-1", image_size=28, perturbation="none")
+PERTURBED: PerturbationKind = "tdiv_sdiv"
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,13 @@ def points(rounds: int = 3) -> list[Point]:
 def measure(found: Sequence[Point] | None = None) -> list[Result]:
     """Time and memory of one member more or one image more, and what teachers take."""
     found = found or points()
+    results = [_stated(point, "no perturbation") for point in found]
+    perturbed = Point(BASE.members, BASE.batch_size, *_alone("perturbed", BASE.members, BASE.batch_size, 3))
+    results.append(_stated(perturbed, PERTURBED))
     arm = {p.members: p for p in found if p.batch_size == BASE.batch_size}
     single, most = arm[MEMBERS[0]], arm[MEMBERS[-1]]
     count = MEMBERS[-1] / MEMBERS[0]
-    results = [
+    results += [
         Result(
             7,
             f"step time, {MEMBERS[-1]} members over 1, per member",
@@ -77,9 +81,16 @@ def measure(found: Sequence[Point] | None = None) -> list[Result]:
     spread = "; ".join(f"{count}: {min(found):.0f} to {max(found):.0f} MiB" for count, found in peaks.items())
     note = f"medians of {HEAPS} processes; {spread}"
     results.append(
-        Result(7, "activations of 8 teachers over those of one", eight / one, 1.2, "smaller", note=note)
+        Result(7, "activations of 8 teachers over those of one", eight / one, 1.1, "smaller", note=note)
     )
     return results
+
+
+def _stated(point: Point, perturbation: str) -> Result:
+    what = f"LatentBE-{point.members}, {perturbation}, batch {point.batch_size}"
+    rate = point.batch_size / point.seconds
+    note = f"{rate:.0f} images/s; {point.peak_mib:.0f} MiB"
+    return Result(7, what, 1e3 * point.seconds, unit="ms a step", note=note)
 
 
 def growth_table(found: Sequence[Point]) -> str:
@@ -136,9 +147,10 @@ def _alone(what: str, members: int, batch: int, rounds: int) -> tuple[float, flo
 
 def _one(what: str, members: int, batch: int, rounds: int) -> tuple[float, float]:
     torch.set_num_threads(1)
-    loop = BASE.changed(members=members, batch_size=batch).loop()
-    if what == "step":
-        call = BASE.changed(batch_size=batch).step(loop)
+    case = BASE.changed(members=members, batch_size=batch)
+    loop = case.changed(perturbation=PERTURBED if what == "perturbed" else BASE.perturbation).loop()
+    if what != "teachers":
+        call = case.step(loop)
     else:
         images = as_float(loop.data.train.images[:batch])
         teachers = loop.teachers
@@ -149,18 +161,16 @@ def _one(what: str, members: int, batch: int, rounds: int) -> tuple[float, float
                 return teachers(images)
 
     before = _peak_mib()
-    times = []
-    for _ in range(rounds + 1):
-        began = time.process_time()
-        call()
-        times.append(time.process_time() - began)
-    return sorted(times[1:])[rounds // 2], _peak_mib() - before
+    seconds = compare({what: call}, rounds=rounds, warm_up=1)[what]
+    return seconds, _peak_mib() - before
 
 
 def _peak_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 if __name__ == "__main__":

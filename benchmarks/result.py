@@ -19,13 +19,18 @@ class Result:
     better: Literal["larger", "smaller"] = "larger"
     unit: str = "x"
     note: str = ""
+    interval: tuple[float, float] | None = None
+    """Holds the true value with 95 % certainty; None: not known."""
 
     @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+    def verdict(self) -> Literal["yes", "NO", "undecided", ""]:
+        """Whether the target is met; undecided where it lies within the interval, nothing without one."""
         if self.wanted is None:
-            return None
-        return self.measured >= self.wanted if self.better == "larger" else self.measured <= self.wanted
+            return ""
+        if self.interval is not None and self.interval[0] < self.wanted < self.interval[1]:
+            return "undecided"
+        met = self.measured >= self.wanted if self.better == "larger" else self.measured <= self.wanted
+        return "yes" if met else "NO"
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ def table(results: Iterable[Result | Skipped]) -> str:
             continue
         sign = {"larger": "≥", "smaller": "≤"}[result.better]
         wanted = "" if result.wanted is None else f"{sign} {result.wanted:g} {result.unit}"
-        met = {True: "yes", False: "NO", None: ""}[result.met]
         note = f" ({result.note})" if result.note else ""
-        measured = f"{result.measured:.3g} {result.unit}{note}"
-        lines.append(f"| {result.target} | {result.what} | {measured} | {wanted} | {met} |")
+        within = f" [{result.interval[0]:.3g}, {result.interval[1]:.3g}]" if result.interval else ""
+        measured = f"{result.measured:.3g}{within} {result.unit}{note}"
+        lines.append(f"| {result.target} | {result.what} | {measured} | {wanted} | {result.verdict} |")
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 Clock = Callable[[], float]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where benchmarks compute."""
 
 
 def compare(

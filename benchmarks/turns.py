@@ -20,7 +20,7 @@ from typing import Self, TextIO
 import torch
 import torch.distributed as dist
 
-from benchmarks.timing import Clock
+from benchmarks.timing import DEVICE, Clock
 from ekd_train.allocator import KEEP_FREED_MEMORY
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,7 @@ class Turns:
         """Returns when a step is to be made. Raises `NoMoreTurns`."""
         if self._left == 0:
             if self._began:
+                self._wait_for_others()
                 self._tell(self._now() - self._began)
             self._left = self._next()
             if self._left == 0:
@@ -68,6 +69,9 @@ class Turns:
 
     def _next(self) -> int:
         return int(self._source.readline() or 0)
+
+    def _wait_for_others(self) -> None:
+        """There are none."""
 
     def _tell(self, seconds: float) -> None:
         print(seconds, file=self._sink, flush=True)
@@ -79,12 +83,15 @@ class Turns:
 
 
 class GroupTurns(Turns):
-    """The same for all workers of a process group; the first one listens and answers."""
+    """The same for all workers of a process group; the first one listens, and answers when all are done."""
 
     def _next(self) -> int:
-        steps = torch.tensor(super()._next() if dist.get_rank() == 0 else 0)
+        steps = torch.tensor(super()._next() if dist.get_rank() == 0 else 0, device=DEVICE)
         dist.broadcast(steps, src=0)
         return int(steps)
+
+    def _wait_for_others(self) -> None:
+        dist.barrier()
 
     def _tell(self, seconds: float) -> None:
         if dist.get_rank() == 0:

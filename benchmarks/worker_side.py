@@ -39,6 +39,9 @@ if __name__ == "__main__":
     from benchmarks.between_workers import CASES
 
     dist.init_process_group()
-    local = torch.device("cuda", dist.get_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    local = torch.device("cpu")
+    if torch.cuda.is_available():
+        local = torch.device("cuda", dist.get_rank())
+        torch.cuda.set_device(local)
     train_in_turns(CASES[sys.argv[1]], Silent(), GroupTurns(), local, sys.argv[2])
     dist.destroy_process_group()

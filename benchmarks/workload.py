@@ -15,7 +15,8 @@ from benchmarks.straightforward import (
     train_on_labels,
     train_student,
 )
-from ekd_train.checkpoint import Checkpoints
+from benchmarks.timing import DEVICE
+from ekd_train.checkpoint import Checkpoints, Store
 from ekd_train.data.augment import augment
 from ekd_train.loop import Images, Loop, TrainingData
 from ekd_train.models import build_model
@@ -93,15 +94,20 @@ class Workload:
         """The same with some fields changed."""
         return replace(self, **changes)
 
-    def loop(self, workers: Workers = Workers(), reporter: Reporter | None = None) -> Loop:
-        """The run before its first step."""
+    def loop(
+        self,
+        workers: Workers = Workers(device=DEVICE),
+        reporter: Reporter | None = None,
+        store: Store | None = None,
+    ) -> Loop:
+        """The run before its first step; it checkpoints into `store`, or into memory."""
         torch.manual_seed(0)
         data = _images(self.images, self.image_size, workers)
         teachers = None
         if self.method != "teacher":
             teachers = Teachers([self.network() for _ in range(self.members)]).to(workers.device)
-        store = Checkpoints(MemoryStore(), "benchmark", "benchmark")
-        return Loop(self._run(), data, store, reporter or Silent(), workers, teachers)
+        checkpoints = Checkpoints(store or MemoryStore(), "benchmark", "benchmark")
+        return Loop(self._run(), data, checkpoints, reporter or Silent(), workers, teachers)
 
     def step(self, loop: Loop | None = None) -> Callable[[], object]:
         """One whole step of the project: draws, batch, augmentation, update."""
@@ -168,6 +174,7 @@ class Workload:
             learning_rate=0.03,
             speed=self.speed,
             checkpoint_every=1000,
+            evaluate_every=1000,
         )
         augmentation = Augmentation(crop_padding=4, flip=True) if self.augmented else Augmentation()
         run = TrainingRun(

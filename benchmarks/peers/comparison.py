@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import statistics
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers.case import BATCH_SIZE
-from benchmarks.peers.convolutions import MEMBERS, SHAPES
+from benchmarks.peers.convolutions import DTYPES, MEMBERS, SHAPES
 from benchmarks.peers.environment import PeersUnavailable, peers_python
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
@@ -75,12 +76,15 @@ def convolutions(python: str) -> list[Result]:
     command = [python, "-m", "benchmarks.peers.convolutions"]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     results = []
-    for (channels, pixels), seconds in zip(SHAPES, json.loads(answer), strict=True):
+    cases = itertools.product(DTYPES, SHAPES)
+    for (precision, (channels, pixels)), seconds in zip(cases, json.loads(answer), strict=True):
         best = {
             kind: min(value for name, value in seconds.items() if name.startswith(f"{kind},"))
             for kind in ("plain", "ours", "theirs")
         }
-        what = f"BatchEnsemble-{MEMBERS} convolution over a plain one, {channels} ch, {pixels} px"
+        what = (
+            f"BatchEnsemble-{MEMBERS} convolution over a plain one, {channels} ch, {pixels} px, {precision}"
+        )
         note = f"torch-uncertainty {best['theirs'] / best['plain']:.2f} x"
         results.append(Result(3, what, best["ours"] / best["plain"], 1.2, "smaller", note=note))
     return results

@@ -13,12 +13,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.timing import compare
+from benchmarks.timing import DEVICE, compare
 from ekd_train.models.batch_ensemble_layers import ActiveMembers, BatchEnsembleConv2d
 
 MEMBERS, IMAGES = 4, 64
 SHAPES = ((16, 32), (32, 16), (64, 8))
 """(channels, pixels) of the three groups of a WRN-16-1 on 32 px images."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -36,7 +37,7 @@ def their_convolution() -> type[nn.Module]:
     return module.BatchConv2d
 
 
-def measure(channels: int, pixels: int, rounds: int = 9) -> dict[str, float]:
+def measure(precision: str, channels: int, pixels: int, rounds: int = 9) -> dict[str, float]:
     """Seconds over `MEMBERS` x `IMAGES` maps by `KIND, LAYOUT`."""
     torch.manual_seed(0)
     active = ActiveMembers(tuple(range(MEMBERS)))
@@ -48,7 +49,9 @@ def measure(channels: int, pixels: int, rounds: int = 9) -> dict[str, float]:
         "theirs": theirs,
     }
     calls = {
-        f"{kind}, {layout}": _forward_and_backward(copy.deepcopy(layer), channels, pixels, LAYOUTS[layout])
+        f"{kind}, {layout}": _forward_and_backward(
+            copy.deepcopy(layer), channels, pixels, LAYOUTS[layout], precision
+        )
         for layout in LAYOUTS
         for kind, layer in layers.items()
     }
@@ -56,22 +59,23 @@ def measure(channels: int, pixels: int, rounds: int = 9) -> dict[str, float]:
 
 
 def _forward_and_backward(
-    layer: nn.Module, channels: int, pixels: int, layout: torch.memory_format
+    layer: nn.Module, channels: int, pixels: int, layout: torch.memory_format, precision: str
 ) -> Callable[[], object]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layer.to(device, memory_format=layout)
-    shape = (MEMBERS * IMAGES, channels, pixels, pixels)
-    maps = torch.randn(shape, device=device).to(memory_format=layout).requires_grad_()
-    gradient = torch.randn(shape, device=device).to(memory_format=layout)
+    layer.to(DEVICE, memory_format=layout)
+    shape, dtype = (MEMBERS * IMAGES, channels, pixels, pixels), DTYPES[precision]
+    maps = torch.randn(shape, device=DEVICE).to(dtype, memory_format=layout).requires_grad_()
+    gradient = torch.randn(shape, device=DEVICE).to(dtype, memory_format=layout)
 
     def call() -> None:
         maps.grad = None
         layer.zero_grad()
-        layer(maps).backward(gradient)
+        with torch.autocast(DEVICE.type, dtype, enabled=precision != "float32"):
+            out = layer(maps)
+        out.backward(gradient)
 
     return call
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps([measure(*shape) for shape in SHAPES]))
+    print(json.dumps([measure(precision, *shape) for precision in DTYPES for shape in SHAPES]))

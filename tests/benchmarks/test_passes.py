@@ -16,15 +16,16 @@ def test_a_forward_is_two_operations_per_multiply_and_its_backward_twice_that():
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_a_latent_be_step_with_four_members_costs_no_more_than_its_limit(kind):
+def test_a_latent_be_step_with_four_members_costs_its_limit_and_leaves_nothing_out(kind):
+    # A little less: the stem's images need no gradient.
     workload = SMALL.changed(perturbation=kind)
-    assert forward_equivalents(workload, workload.step()) <= LIMITS[kind]
+    assert LIMITS[kind] - 0.25 <= forward_equivalents(workload, workload.step()) <= LIMITS[kind]
 
 
 def test_a_step_with_cached_teachers_costs_the_student_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cached = SMALL.changed(perturbation="none", augmented=False, speed=Speed(cache_teachers=True))
-    assert forward_equivalents(cached, cached.step()) <= CACHED_LIMIT
+    assert CACHED_LIMIT - 0.25 <= forward_equivalents(cached, cached.step()) <= CACHED_LIMIT
 
 
 def test_the_straightforward_formulation_costs_what_the_reference_does():
