@@ -123,7 +123,7 @@ class Workload:
         rows, counter = torch.arange(self.batch_size), iter(range(1 << 30))
         network = loop.step.trainee.network
         if self.method == "teacher":
-            optimiser = _sgd(network.parameters())
+            optimiser = sgd(network.parameters())
 
             def label_step() -> Tensor:
                 batch = loop.batch(next(counter), rows)
@@ -206,10 +206,11 @@ def straightforward_optimiser(student: StraightforwardStudent) -> torch.optim.SG
     factors = [p for m in student.modules() if isinstance(m, ScaledActivations) for p in (m.r, m.s)]
     own = {id(factor) for factor in factors}
     shared = [p for p in student.parameters() if id(p) not in own]
-    return _sgd([{"params": shared}, {"params": factors, "weight_decay": 0.0}])
+    return sgd([{"params": shared}, {"params": factors, "weight_decay": 0.0}])
 
 
-def _sgd(parameters: object) -> torch.optim.SGD:
+def sgd(parameters: object) -> torch.optim.SGD:
+    """As Nam et al. use it."""
     return torch.optim.SGD(
         parameters,  # type: ignore[arg-type]
         lr=0.03,

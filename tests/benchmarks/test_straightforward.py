@@ -5,8 +5,15 @@ import copy
 import pytest
 import torch
 
-from benchmarks.straightforward import StraightforwardStudent, train_student
-from benchmarks.workload import STRENGTH, TEMPERATURE, WEIGHT_DECAY, Workload, straightforward_optimiser
+from benchmarks.straightforward import StraightforwardStudent, train_on_labels, train_student
+from benchmarks.workload import (
+    STRENGTH,
+    TEMPERATURE,
+    WEIGHT_DECAY,
+    Workload,
+    sgd,
+    straightforward_optimiser,
+)
 from ekd_train.data.augment import augment
 from ekd_train.optimiser import set_learning_rate
 from ekd_train.settings import Speed
@@ -54,3 +61,22 @@ def test_both_formulations_of_a_step_make_the_same_weights(kind, layout, monkeyp
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("architecture", ["WRN-10-1", "ResNet-8"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_both_formulations_of_a_teachers_step_make_the_same_weights(architecture, layout):
+    speed = Speed(memory_format=layout, precision="float32")
+    loop = SMALL.changed(method="teacher", architecture=architecture, speed=speed).loop()
+    loop.step.trainee.double().train()
+    network = copy.deepcopy(loop.step.trainee.network)
+    optimiser = sgd(network.parameters())
+    set_learning_rate(loop.step.optimiser, 1.0)
+    for index in range(3):
+        batch = loop.batch(index, torch.arange(index, index + SMALL.batch_size))
+        losses = loop.step(batch)
+        loss = train_on_labels(network, optimiser, augment(batch.images, batch.augmentation), batch.labels)
+        torch.testing.assert_close(losses["loss"], loss)
+    theirs = network.state_dict()
+    for key, value in loop.step.trainee.network.state_dict().items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-6, atol=1e-8)

@@ -1,5 +1,6 @@
 """What the documents tell a user to type is accepted, word for word, from the folder they say."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -26,8 +27,20 @@ def commands() -> list[str]:
     return sorted({line.partition(" > ")[0] for line in lines} | examples)
 
 
+def modules() -> list[str]:
+    """Every MODULE of `python -m MODULE`, wherever it is said."""
+    return sorted({m for page in PAGES for m in re.findall(r"python -m ([\w.]+)", page.read_text())})
+
+
 def test_there_are_such_commands():
     assert len(commands()) >= 10
+    assert len(modules()) >= 8
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_documented_module_is_there(module, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    assert importlib.util.find_spec(module) is not None
 
 
 def test_the_examples_of_the_help_fit_a_terminal():
