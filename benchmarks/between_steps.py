@@ -24,8 +24,8 @@ CASE = Workload(architecture="WRN-10-1", image_size=32, images=CIFAR_IMAGES)
 def measure(case: Workload = CASE, rounds: int = 5) -> list[Result]:
     """Data path against step, and evaluation and checkpoint against an epoch of CIFAR's sizes.
 
-    A checkpoint is written to a local disk; its writer's CPU time counts, though training does not wait for
-    it. Reporting is part of what `benchmarks.between_workers` compares.
+    A checkpoint is written to a temporary folder; what its writer does counts, though training does not wait
+    for it. Progress reports are part of what `benchmarks.between_workers` compares.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _measure(case, rounds, folder)

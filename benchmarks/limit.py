@@ -13,13 +13,12 @@ import torch.nn.functional as F
 
 from benchmarks.passes import flops
 from benchmarks.result import Result, table
-from benchmarks.timing import DEVICE, compare, conditions
+from benchmarks.timing import DEVICE, DTYPES, compare, conditions
 from benchmarks.turns import set_up_as_a_worker
 from benchmarks.workload import Workload
 from ekd_train.settings import Speed
 from ekd_train.speed import precision_on
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES = [
     Workload(architecture=architecture, image_size=size, method=method)
     for architecture, size in (("WRN-10-1", 28), ("WRN-16-1", 32), ("ResNet-8", 32))
@@ -92,6 +91,8 @@ def where_time_goes(case: Workload, steps: int = 3) -> dict[str, float]:
             step()
     seconds = dict.fromkeys([*KINDS, "the rest"], 0.0)
     for event in profiler.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel, whose time its operation has too
         fits = (kind for kind, names in KINDS.items() if event.key.removeprefix("aten::") in names)
         spent = event.self_device_time_total if DEVICE.type == "cuda" else event.self_cpu_time_total
         seconds[next(fits, "the rest")] += spent / 1e6

@@ -13,6 +13,8 @@ import torch
 Clock = Callable[[], float]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where benchmarks compute."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""By the name that the settings have for them."""
 
 
 def compare(

@@ -24,6 +24,8 @@ def train_in_turns(
 ) -> None:
     """The same for every launcher: one thread, and the process group that it has made."""
     torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if way in ("apart", "in step"):
         case = case.changed(batch_size=case.batch_size // dist.get_world_size())
         workers = Workers(device=device)
@@ -39,9 +41,6 @@ if __name__ == "__main__":
     from benchmarks.between_workers import CASES
 
     dist.init_process_group()
-    local = torch.device("cpu")
-    if torch.cuda.is_available():
-        local = torch.device("cuda", dist.get_rank())
-        torch.cuda.set_device(local)
+    local = torch.device("cuda", dist.get_rank()) if torch.cuda.is_available() else torch.device("cpu")
     train_in_turns(CASES[sys.argv[1]], Silent(), GroupTurns(), local, sys.argv[2])
     dist.destroy_process_group()

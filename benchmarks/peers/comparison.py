@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers.case import BATCH_SIZE
-from benchmarks.peers.convolutions import DTYPES, MEMBERS, SHAPES
+from benchmarks.peers.convolutions import MEMBERS, SHAPES
 from benchmarks.peers.environment import PeersUnavailable, peers_python
 from benchmarks.result import Result, Skipped, table
-from benchmarks.timing import conditions
+from benchmarks.timing import DTYPES, conditions
 from benchmarks.turns import ROOT, Side, in_turns
 from ekd_train.data.fashion_mnist import FILES, find_folder
 

@@ -13,13 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.timing import DEVICE, compare
+from benchmarks.timing import DEVICE, DTYPES, compare
 from ekd_train.models.batch_ensemble_layers import ActiveMembers, BatchEnsembleConv2d
 
 MEMBERS, IMAGES = 4, 64
 SHAPES = ((16, 32), (32, 16), (64, 8))
 """(channels, pixels) of the three groups of a WRN-16-1 on 32 px images."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
