@@ -63,6 +63,8 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
         momentum=training.momentum,
         # torch refuses Nesterov without momentum, where it would change nothing.
         nesterov=training.nesterov and training.momentum > 0,
+        # One pass over memory, whatever its layout: gradients and momenta lie as their parameters do.
+        fused=True,
     )
     set_learning_rate(optimiser, 1.0)
     return optimiser
