@@ -2,7 +2,7 @@
 
 A checkpoint is two objects: tensors (`epoch-00012.safetensors`) and a record
 (`epoch-00012.json`) that is written last, holds the tensors' SHA-256 and its own, and so
-commits the pair. Nothing is ever unpickled. They are written beside training, one at a time.
+commits the pair. Nothing is ever unpickled. A checkpoint is written while training goes on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,14 +100,13 @@ class Checkpoints:
     `identity` is a fingerprint of everything that decides the run's result; a checkpoint that
     was made under another identity is never continued. The newest `keep` are kept.
 
-    `save` copies what it is given and returns; a thread stores it, one checkpoint after the other. What
-    must be there before something else happens waits for `flush`.
+    `save` copies what it is given and returns; a thread stores it, one checkpoint after the other. Whoever
+    saves does so within `storing`, or calls `flush` before anyone relies on what was saved.
     """
 
     def __init__(self, store: Store, prefix: str, identity: str, keep: int = 2) -> None:
         self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
         self._best: Stored | None = None
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
 
     def save(
@@ -126,23 +127,44 @@ class Checkpoints:
             best: the best epoch so far, and its weights, which are written once.
         """
         self.flush()
-        objects = {}
+        objects, stored = {}, self._best
         if best is not None:
             key = f"{self.prefix}/best-{best[0]:05d}.safetensors"
-            if self._best is None or self._best.key != key:
+            if stored is None or stored.key != key:
                 objects[key], sha256 = _tensor_bytes(best[1])
-                self._best = Stored(key, sha256)
+                stored = Stored(key, sha256)
         name = self.key(epoch)
         objects[f"{name}.safetensors"], sha256 = _tensor_bytes(tensors)
         document = {
             "epoch": epoch,
             "identity": self.identity,
             "sha256": sha256,
-            "best": vars(self._best) if best is not None else None,
+            "best": vars(stored) if best is not None and stored is not None else None,
             "state": dict(record),
         }
         objects[f"{name}.json"] = _record_bytes(document)
-        self._writing = self._writer.submit(self._write, objects, epoch)
+        self._best, self._writing = stored, Future()
+        # A daemon: a process that is told to end does not wait for a store that does not answer.
+        work = threading.Thread(
+            target=self._write, args=(objects, epoch, self._writing), name="checkpoint", daemon=True
+        )
+        work.start()
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Within it checkpoints are saved; when it is left all are stored.
+
+        What is raised within it stays what is raised, whatever becomes of the last checkpoint.
+        """
+        try:
+            yield
+        except BaseException:
+            try:
+                self.flush()
+            except Exception as error:
+                logger.warning("the checkpoint before this was not stored: %s", error)
+            raise
+        self.flush()
 
     def flush(self) -> None:
         """Wait until what was saved is stored. Raises what storing it raised."""
@@ -155,10 +177,15 @@ class Checkpoints:
             self._best = None  # it may not be there
             raise
 
-    def _write(self, objects: Mapping[str, bytes], epoch: int) -> None:
-        for key, data in objects.items():
-            self.store.write(key, data)
-        self._prune(epoch)
+    def _write(self, objects: Mapping[str, bytes], epoch: int, done: Future[None]) -> None:
+        try:
+            for key, data in objects.items():
+                self.store.write(key, data)
+            self._prune(epoch)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
 
     def newest(self, until: int | None = None) -> Checkpoint | None:
         """The newest whole checkpoint, of epoch `until` at the latest; damaged ones are passed over with a

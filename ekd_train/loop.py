@@ -112,11 +112,9 @@ def train(
     """
     loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
     reporter.started(loop.epoch)
-    try:
+    with checkpoints.storing():
         while not loop.finished:
             loop.advance()
-    finally:
-        checkpoints.flush()
     return loop.trained()
 
 
@@ -146,6 +144,7 @@ class Loop:
         self.teacher_cache: TeacherCache | None = None
         self.step = self._build(start)
         self.progress = Progress(0, 0.0, [], None)
+        self.saved: int | None = None
         if (found := checkpoints.newest()) is not None:
             self.load(found)
 
@@ -165,7 +164,10 @@ class Loop:
         return self.progress.history
 
     def advance(self) -> dict[str, float]:
-        """Train up to and including the next epoch that is validated; its record. Not once `finished`."""
+        """Train up to and including the next epoch that is validated; its record. Not once `finished`.
+
+        Called within `checkpoints.storing()`.
+        """
         assert not self.finished
         validated = len(self.history)
         while len(self.history) == validated:
@@ -183,8 +185,7 @@ class Loop:
             if last or warned or epoch % self.settings.checkpoint_every == 0:
                 self.save()
             if warned and not last:
-                self.checkpoints.flush()
-                self.workers.barrier()  # whoever leaves ends the group, and with it what is not stored yet
+                self.checkpoints.flush()  # whoever leaves ends the group, and with it what is not stored yet
                 self.workers.leave()
         return self.history[-1]
 
@@ -196,7 +197,8 @@ class Loop:
         return Trained(network.eval(), self.progress.best, self.progress.history, self.progress.seconds)
 
     def save(self) -> None:
-        """Store a checkpoint of this epoch, beside what comes next; only the first worker does."""
+        """Have a checkpoint of this epoch stored, by the first worker; within `checkpoints.storing()`."""
+        self.saved = self.progress.epoch
         if not self.workers.is_first:
             return
         progress = self.progress
@@ -213,6 +215,7 @@ class Loop:
         trainee.load_state_dict(_below("trainee.", checkpoint.tensors))
         _set_momenta(trainee, self.step.optimiser, _below("momentum.", checkpoint.tensors))
         self.best_weights = checkpoint.best
+        self.saved = checkpoint.epoch
 
     def _build(self, start: Mapping[str, Tensor] | None) -> Step:
         run, data, device = self.run, self.data, self.workers.device
@@ -337,8 +340,7 @@ class Loop:
             raise self._diverged("the weights became infinite or NaN", step, rate)
 
     def _diverged(self, what: str, step: int, rate: float) -> TrainingDiverged:
-        good = self.checkpoints.newest()
-        name = self.checkpoints.key(good.epoch) if good else "none yet"
+        name = self.checkpoints.key(self.saved) if self.saved is not None else "none yet"
         return TrainingDiverged(
             f"{self.run.name}: {what} at step {step + 1} (epoch {step // self.steps_per_epoch + 1}), "
             f"learning rate {rate:.4g}; last good checkpoint: {name}. "

@@ -9,7 +9,7 @@ from torch import Tensor
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """`values` on `device`.
 
-    To a GPU from pinned memory, so that neither this process nor what is queued there waits for the copy.
+    To a GPU from pinned memory, so that this process goes on while the copy is made.
     """
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()

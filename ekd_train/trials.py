@@ -77,11 +77,9 @@ class TrialBench:
         loops = self._open(step.name, step.runs, reporter)
         histories = []
         for loop in loops:
-            try:
+            with loop.checkpoints.storing():  # whoever hears of this step may copy or remove them
                 while not any(record["epoch"] > step.after for record in loop.history):
                     loop.advance()
-            finally:  # whoever hears of this step may copy or remove its checkpoints
-                loop.checkpoints.flush()
             count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
             histories.append(loop.history[:count])
         first = step.runs[0]
@@ -91,8 +89,8 @@ class TrialBench:
         """Store a checkpoint of the trial where it is now."""
         for loop in self._open(step.name, step.runs, reporter):
             if loop.epoch > 0:
-                loop.save()
-                loop.checkpoints.flush()
+                with loop.checkpoints.storing():
+                    loop.save()
 
     def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
         """Go on with the weights, momenta and history that `donor` had after its epoch `donor.after`.
@@ -111,8 +109,8 @@ class TrialBench:
             # What this trial's own checkpoints hold is another network's.
             loop.checkpoints = self._checkpoints(step.name, seed, loop.run)
             loop.load(found)
-            loop.save()
-            loop.checkpoints.flush()
+            with loop.checkpoints.storing():
+                loop.save()
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""

@@ -1,6 +1,7 @@
 """The benchmarks' own measurements, on networks that are too small for the numbers to mean anything."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -73,6 +74,7 @@ def test_time_and_memory_of_a_step_are_measured_in_a_process_of_its_own(what):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < between_workers.WORKERS, reason="a core for each worker")
 @pytest.mark.parametrize("side", ["apart", "ray"])
 def test_every_worker_group_takes_its_turns(side):
     commands = {

@@ -1,10 +1,10 @@
-"""Stops a training run in the middle, as a death of its process would."""
+"""Stops a training run in the middle of an epoch; what it had saved by then is stored."""
 
 from ekd_train.reporter import Silent
 
 
 class CutOff(Exception):
-    """Stands for the death of a process."""
+    """Ends a run, as an error does."""
 
 
 class CutsOff(Silent):

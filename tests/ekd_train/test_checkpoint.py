@@ -168,6 +168,32 @@ def test_what_went_wrong_with_a_checkpoint_is_raised_by_what_comes_next(again):
     assert (found.epoch, same_tensors(found.best, tensors(101))) == (2, True)
 
 
+def failing() -> Checkpoints:
+    store = HeldStore()
+    store.failures = 1
+    store.let.set()
+    return Checkpoints(store, "c", "id")
+
+
+def test_what_ends_training_is_raised_though_the_checkpoint_before_it_was_not_stored(caplog):
+    checkpoints = failing()
+
+    def train():
+        with checkpoints.storing():
+            checkpoints.save(1, tensors(1), {"epoch": 1}, None)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert "was not stored: the store is full" in caplog.text
+
+
+def test_training_does_not_end_well_without_its_last_checkpoint():
+    checkpoints = failing()
+    with pytest.raises(OSError, match="the store is full"), checkpoints.storing():
+        checkpoints.save(1, tensors(1), {"epoch": 1}, None)
+
+
 def test_there_is_no_newest_in_an_empty_store():
     assert Checkpoints(MemoryStore(), "c", "id").newest() is None
 

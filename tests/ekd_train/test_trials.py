@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training_runs import SlowStore
 
 from ekd_train.checkpoint import Checkpoints
 from ekd_train.data import describe, load_dataset
@@ -133,6 +134,19 @@ def test_an_interrupted_trial_continues_from_its_checkpoint_and_ends_alike(
     records = walk(again, step)
     assert records == whole
     assert again._loops[0].progress.epoch == 4
+
+
+def test_what_a_trial_has_done_is_stored_when_it_says_so(world: dict[str, Any], step: TrialStep) -> None:
+    store = SlowStore({key: world["store"].read(key) for key in world["store"].list("networks")})
+    made = bench(world, store=store)
+    epoch = int(made.step(step, Silent())["epoch"])
+    stored = [f"{checkpoint_prefix(f'trial-000{i}', 0)}/epoch-{epoch:05d}.json" for i in (0, 1)]
+    assert store.objects.pop(stored[0])
+    made.save(step, Silent())
+    assert stored[0] in store.objects
+    clone = step.model_copy(update={"name": "trial-0001"})
+    made.clone(clone, step.model_copy(update={"after": epoch}), Silent())
+    assert stored[1] in store.objects
 
 
 def test_what_was_trained_before_is_reported_without_training(

@@ -40,7 +40,11 @@ def test_there_are_such_commands():
 @pytest.mark.parametrize("module", modules())
 def test_a_documented_module_is_there(module, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    assert importlib.util.find_spec(module) is not None
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert (
+        found.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None
+    )
 
 
 def test_the_examples_of_the_help_fit_a_terminal():
