@@ -144,7 +144,7 @@ class Loop:
         self.teacher_cache: TeacherCache | None = None
         self.step = self._build(start)
         self.progress = Progress(0, 0.0, [], None)
-        self.saved: int | None = None
+        self.saved: int | None = None  # epoch of the newest checkpoint
         if (found := checkpoints.newest()) is not None:
             self.load(found)
 
