@@ -93,17 +93,6 @@ def _stated(point: Point, perturbation: str) -> Result:
     return Result(7, what, 1e3 * point.seconds, unit="ms a step", note=note)
 
 
-def growth_table(found: Sequence[Point]) -> str:
-    """Markdown."""
-    lines = ["| members | batch | ms a step | images/s | peak MiB |", "|---|---|---|---|---|"]
-    for p in found:
-        rate = p.batch_size / p.seconds
-        lines.append(
-            f"| {p.members} | {p.batch_size} | {1e3 * p.seconds:.0f} | {rate:.0f} | {p.peak_mib:.0f} |"
-        )
-    return "\n".join(lines)
-
-
 def plot(found: Sequence[Point], path: str) -> None:
     """Time and memory against members and against batch size, as a picture."""
     import matplotlib
@@ -192,7 +181,6 @@ if __name__ == "__main__":
         print(json.dumps(_one(what, *map(int, numbers))))
     else:
         found = points()
-        print(growth_table(found))
         print(table(measure(found)))
         print(conditions())
         if arguments.plot:

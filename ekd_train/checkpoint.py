@@ -139,7 +139,7 @@ class Checkpoints:
             "epoch": epoch,
             "identity": self.identity,
             "sha256": sha256,
-            "best": vars(stored) if best is not None and stored is not None else None,
+            "best": vars(stored) if stored is not None else None,
             "state": dict(record),
         }
         objects[f"{name}.json"] = _record_bytes(document)

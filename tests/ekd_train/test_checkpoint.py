@@ -151,28 +151,26 @@ def test_one_checkpoint_is_written_at_a_time():
     assert "c/epoch-00001.json" in store.objects
 
 
-@pytest.mark.parametrize("again", ["save", "flush", "newest"])
-def test_what_went_wrong_with_a_checkpoint_is_raised_by_what_comes_next(again):
-    store = HeldStore()
-    store.failures = 1
-    store.let.set()
-    checkpoints = Checkpoints(store, "c", "id")
-    checkpoints.save(1, tensors(1), {"epoch": 1}, (1, tensors(101)))
-    calls = {"save": lambda: save(checkpoints, 2), "flush": checkpoints.flush, "newest": checkpoints.newest}
-    with pytest.raises(OSError, match="the store is full"):
-        calls[again]()
-    assert not store.objects
-    save(checkpoints, 2)
-    found = checkpoints.newest()
-    assert found is not None
-    assert (found.epoch, same_tensors(found.best, tensors(101))) == (2, True)
-
-
 def failing() -> Checkpoints:
+    """Those of a store whose first write fails."""
     store = HeldStore()
     store.failures = 1
     store.let.set()
     return Checkpoints(store, "c", "id")
+
+
+@pytest.mark.parametrize("again", ["save", "flush", "newest"])
+def test_what_went_wrong_with_a_checkpoint_is_raised_by_what_comes_next(again):
+    checkpoints = failing()
+    checkpoints.save(1, tensors(1), {"epoch": 1}, (1, tensors(101)))
+    calls = {"save": lambda: save(checkpoints, 2), "flush": checkpoints.flush, "newest": checkpoints.newest}
+    with pytest.raises(OSError, match="the store is full"):
+        calls[again]()
+    assert not checkpoints.store.list("c")
+    save(checkpoints, 2)
+    found = checkpoints.newest()
+    assert found is not None
+    assert (found.epoch, same_tensors(found.best, tensors(101))) == (2, True)
 
 
 def test_what_ends_training_is_raised_though_the_checkpoint_before_it_was_not_stored(caplog):
