@@ -21,6 +21,7 @@ STEPS, WARM_UP, SETTLE = 10, 4, 3
 TURN_S = 10
 """Of Ray against torchrun: what Ray's daemons do every few seconds falls into a turn, not between two."""
 COUNTED_STEPS = 100
+SINGLE_STEPS, SINGLE_SETTLE = 40, 2
 _WORKLOAD = Workload(architecture="WRN-16-1", image_size=32, images=128 * 500)
 CASES = {
     "teacher": _WORKLOAD.changed(method="teacher"),
@@ -31,14 +32,18 @@ CASES = {
 workers wait for each other in every step weighs less."""
 
 
-def measure(rounds: int = 9, pairs: int = 15) -> list[Result | Skipped]:
+def measure(rounds: int = 9, pairs: int = 15, starts: int = 6) -> list[Result | Skipped]:
     """Steps of one worker, of two in a plain process group, under Ray Train, and strangers, in turns.
 
     Args:
         rounds: of each worker group without Ray, at least 6.
         pairs: of turns under Ray Train and torchrun, at least 6.
+        starts: of processes whose single steps are compared, at least 6.
     """
-    results: list[Result | Skipped] = [_ray_over_torchrun("teacher", 1, pairs)]
+    results: list[Result | Skipped] = [
+        _ray_over_torchrun("teacher", 1, pairs),
+        *_undisturbed("teacher", starts),
+    ]
     there = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
     if there < WORKERS:
         return [*results, Skipped(5, "several workers", f"this machine has room for {there}")]
@@ -77,6 +82,35 @@ def _ray_over_torchrun(case: str, workers: int, pairs: int) -> Result:
     what = f"Ray Train over torchrun, {CASES[case].name}, workers: {workers}"
     note = f"median of {pairs} pairs of {steps} steps; {_rates(seconds, CASES[case].batch_size)}"
     return Result(5, what, median, 1, "smaller", "%", note, (low, high))
+
+
+def _undisturbed(case: str, starts: int) -> Iterator[Result]:
+    """By the fastest tenth of single steps, which a busy host leaves alone; torchrun against itself too.
+
+    Each start is of new processes, which differ by where their memory lies.
+    """
+    commands = {
+        "torchrun": _side("one", case),
+        "torchrun again": _side("one", case),
+        "Ray Train": _under_ray(case, 1),
+    }
+    slower: dict[str, list[float]] = {name: [] for name in commands}
+    for start in range(starts):
+        order = list(commands)[start % 3 :] + list(commands)[: start % 3]
+        with _running(commands) as sides:
+            for side in sides.values():
+                side.take(WARM_UP)  # none is still starting while another is timed
+            each: dict[str, list[float]] = {name: [] for name in sides}
+            for name in [*order, *order[::-1]] * 2:
+                each[name] += sides[name].take_each(SINGLE_STEPS, settle=SINGLE_SETTLE)
+        fast = {name: statistics.quantiles(seconds, n=10)[0] for name, seconds in each.items()}
+        for name, seconds in fast.items():
+            slower[name].append(100 * math.log(seconds / fast["torchrun"]))
+    for name, wanted in (("Ray Train", 1), ("torchrun again", None)):
+        median, low, high = median_with_interval(slower[name])
+        what = f"{name} over torchrun, {CASES[case].name}, workers: 1, undisturbed steps"
+        note = f"median of {starts} starts, each the fastest tenth of {4 * SINGLE_STEPS} single steps"
+        yield Result(5, what, median, wanted, "smaller", "%", note, (low, high))
 
 
 def _ray_beside_training(case: str) -> Result | Skipped:

@@ -131,16 +131,26 @@ class Side:
         `settle`: steps before them that are not timed, in which daemons do what fell due while they were
         stopped.
         """
+        return self._ask([settle, steps])[-1]
+
+    def take_each(self, steps: int, settle: int = 0) -> list[float]:
+        """Seconds of each of `steps` steps, of which a host that is busy now and then leaves some alone.
+
+        Raises and settles as `take` does.
+        """
+        return self._ask([settle, *[1] * steps])[-steps:]
+
+    def _ask(self, turns: Sequence[int]) -> list[float]:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             self._signal(signal.SIGCONT)
-            seconds = 0.0
-            for some in filter(None, (settle, steps)):
-                process.stdin.write(f"{some}\n")
+            seconds = []
+            for steps in filter(None, turns):
+                process.stdin.write(f"{steps}\n")
                 process.stdin.flush()
-                seconds = float(process.stdout.readline())
+                seconds.append(float(process.stdout.readline()))
             self._signal(signal.SIGSTOP)
             return seconds
         except (OSError, ValueError) as error:

@@ -108,6 +108,7 @@ class Checkpoints:
         self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
         self._best: Stored | None = None
         self._writing: Future[None] | None = None
+        self._passed_over: set[str] = set()
 
     def save(
         self,
@@ -191,7 +192,13 @@ class Checkpoints:
         """The newest whole checkpoint, of epoch `until` at the latest; damaged ones are passed over with a
         warning."""
         self.flush()
-        for key in reversed(self._records()):
+        there = [*self._keys("epoch"), *self._keys("best")]
+        found = self._newest(_records(there), until)
+        self._passed_over = {key for key in there if found is None or _epoch(key) > found.epoch}
+        return found
+
+    def _newest(self, records: list[str], until: int | None) -> Checkpoint | None:
+        for key in reversed(records):
             if until is not None and _epoch(key) > until:
                 continue
             try:
@@ -216,17 +223,19 @@ class Checkpoints:
     def _keys(self, start: str) -> list[str]:
         return [key for key in self.store.list(self.prefix) if key.startswith(f"{self.prefix}/{start}-")]
 
-    def _records(self) -> list[str]:
-        return sorted((key for key in self._keys("epoch") if key.endswith(".json")), key=_epoch)
-
     def _prune(self, newest: int) -> None:
-        """Drop all but the newest `keep` up to epoch `newest`.
+        """Drop what the newest `keep` up to epoch `newest` replace, and what was passed over.
 
-        Later ones were passed over when the run resumed, being damaged or another run's; they may
-        not crowd out whole ones.
+        Any other that is later is none of ours: another process trains the same run, to which this one
+        has lost it without knowing yet, and is ahead.
         """
-        kept = [key for key in self._records() if _epoch(key) <= newest][-self.keep :]
-        for key in self._keys("epoch"):
+
+        def ours(start: str) -> list[str]:
+            return [key for key in self._keys(start) if _epoch(key) <= newest or key in self._passed_over]
+
+        there = ours("epoch")
+        kept = [key for key in _records(there) if _epoch(key) <= newest][-self.keep :]
+        for key in there:
             if key.replace(".safetensors", ".json") not in kept:
                 self.store.delete(key)
         try:
@@ -234,9 +243,14 @@ class Checkpoints:
         except (DamagedCheckpoint, LookupError):
             return  # what a damaged record needs is unknown, so everything stays
         needed = {best["key"] for best in bests if best}
-        for key in self._keys("best"):
+        for key in ours("best"):
             if key not in needed:
                 self.store.delete(key)
+        self._passed_over = set()
+
+
+def _records(keys: list[str]) -> list[str]:
+    return sorted((key for key in keys if key.endswith(".json")), key=_epoch)
 
 
 def _epoch(key: str) -> int:

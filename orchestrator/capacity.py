@@ -44,6 +44,13 @@ class Capacity:
         now = sum(_fit(node, cluster) for node in self.nodes)
         return max(now, sum(_fit(group.node, cluster) * group.most for group in self.groups))
 
+    def unused_gpus(self, cluster: Cluster) -> str:
+        """What to add to a line about the cluster if it has GPUs that the experiment leaves idle, else ""."""
+        kinds = (*self.nodes, *(group.node for group in self.groups))
+        if cluster.gpus_per_worker or not any(node.gpus for node in kinds):
+            return ""
+        return "; NO GPU IS USED: --set cluster.gpus_per_worker=1 does"
+
     def describe(self) -> str:
         """One line: machines, CPUs and GPUs."""
         cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)

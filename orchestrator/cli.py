@@ -92,6 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Prints it; looks for it only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"ekd {version('ekd')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; its subcommands' parsers are of this class too."""
 
@@ -109,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser(
@@ -159,8 +170,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "experiments",
         help="what is packaged",
-        description="The packaged experiments. Copy one to a file of your own to change it.",
-    ).add_argument("name", nargs="?", metavar="NAME", help="print this experiment's YAML")
+        description="The packaged experiments and search spaces; copy one to a file of yours to change it.",
+    ).add_argument("name", nargs="?", metavar="NAME", help="print the YAML of this experiment or space")
 
     doctor = commands.add_parser(
         "doctor",

@@ -119,12 +119,26 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def experiments(arguments: argparse.Namespace) -> int:
-    """`ekd experiments`: what is packaged."""
+    """`ekd experiments`: what is packaged, search spaces too."""
+    import textwrap
+
+    from orchestrator.tuning.space import PACKAGED, load_space, packaged_spaces
+
+    if arguments.name in packaged_spaces():
+        print((PACKAGED / f"{arguments.name}.yaml").read_text(encoding="utf-8"), end="")
+        return 0
     if arguments.name is not None:
         print(read_experiment(find_experiment(arguments.name)), end="")
         return 0
+
+    def show(name: str, description: str) -> None:
+        print(textwrap.fill(f"{name:20s} {description}", width=100, subsequent_indent=" " * 21))
+
     for name in packaged_experiments():
-        print(f"{name:20s} {load_experiment(name).description}")
+        show(name, load_experiment(name).description)
+    print("\nSearch spaces, for --space:\n")
+    for name in packaged_spaces():
+        show(name, load_space(name).description)
     return 0
 
 
@@ -213,7 +227,9 @@ def run_storage(storage: Storage, run_id: str) -> Storage:
 
     run = storage.child(check_run_id(run_id))
     if not run.exists(MANIFEST):
-        raise ExperimentError(f"{run.uri()}: there is no such run; `ekd status` lists them")
+        raise ExperimentError(
+            f"{run.uri()}: there is no such run; `ekd status` lists those of a place, which --storage names"
+        )
     return run
 
 

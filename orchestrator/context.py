@@ -179,9 +179,10 @@ class Context:
                 experiment.storage.keep_checkpoints,
             )
             self._lanes = self._workers.start(capacity, experiment.teacher_count + 1)
+            idle = capacity.unused_gpus(experiment.cluster)
             self.view.say(
-                f"Ray: {capacity.describe()}; {self._lanes} training run{'s' * (self._lanes > 1)} at a time; "
-                f"Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
+                f"Ray: {capacity.describe()}{idle}; {self._lanes} training run{'s' * (self._lanes > 1)} at a "
+                f"time; Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
             )
         return self._workers
 

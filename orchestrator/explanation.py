@@ -16,6 +16,9 @@ from ekd_train.settings import Settings
 SHOWN = 60
 """Characters of a wrong value that a message quotes."""
 
+_ALSO_CALLED = {"lr": "learning_rate", "wd": "weight_decay"}
+"""What other programs call it."""
+
 _WORDS = {
     "a valid array": "a list",
     "an object": "a mapping of keys",
@@ -62,7 +65,11 @@ def quoted(value: Any) -> str:
 
 
 def _nearest(root: type[Settings], location: list[Any], shown_parents: list[Any]) -> str:
-    known = _known_keys(root, location[:-1])
+    model = _model_at(root, location[:-1])
+    known = list(model.model_fields)
+    word = _ALSO_CALLED.get(str(location[-1]), str(location[-1]))
+    if deeper := [".".join([*map(str, shown_parents), key]) for key in _keys_that_end(model, word)]:
+        return f"did you mean {' or '.join(deeper[:3])}?"
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     if near:
         return f"did you mean {'.'.join([*map(str, shown_parents), near[0]])}?"
@@ -74,13 +81,22 @@ def _is_union_label(part: object) -> bool:
     return isinstance(part, str) and part.startswith(("constrained-", "tuple["))
 
 
-def _known_keys(root: type[Settings], location: Iterable[Any]) -> list[str]:
+def _keys_that_end(model: Any, word: str) -> list[str]:
+    """Dotted keys below `model` whose last part is `word`, the shortest first."""
+    found = [word] if word in model.model_fields else []
+    for name, field in model.model_fields.items():
+        if (below := _settings_class(field.annotation)) is not None:
+            found += [f"{name}.{key}" for key in _keys_that_end(below, word)]
+    return sorted(found, key=lambda key: key.count("."))
+
+
+def _model_at(root: type[Settings], location: Iterable[Any]) -> Any:
     model: Any = root
     for part in location:
         if isinstance(part, int):
             continue
         model = _settings_class(model.model_fields[part].annotation)
-    return list(model.model_fields)
+    return model
 
 
 def _settings_class(annotation: Any) -> Any:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Format = Literal["pt2", "onnx", "state-dict"]
 
 
+_FORMAT_OF: Mapping[str, Format] = {".onnx": "onnx", ".safetensors": "state-dict"}
+"""Suffixes of which every program expects one format."""
+
+
 _INNER = "network."
 """What `Classifier` puts before the stock class's keys."""
 
@@ -53,6 +57,22 @@ class Exported:
     """Largest difference between its logits and the network's, over batches of 1, 2 and 7."""
     lines: str = ""
     """`state-dict`: the Python that builds the network and loads the file; it was run for the check."""
+
+
+def format_of(output: Path, wanted: Format | None) -> Format:
+    """The format to write: `wanted`, or what the name of `output` says, or pt2.
+
+    Raises `ExperimentError` where they contradict each other.
+
+    >>> format_of(Path("student.onnx"), None), format_of(Path("student.pt"), None)
+    ('onnx', 'pt2')
+    """
+    named = _FORMAT_OF.get(output.suffix.lower())
+    if wanted and named and wanted != named:
+        raise ExperimentError(
+            f"--output {str(output)!r}: is the name of {named}, not of --format {wanted}; change one of them"
+        )
+    return wanted or named or "pt2"
 
 
 def export_network(source: Source, form: Format, output: Path) -> Exported:

@@ -28,8 +28,9 @@ def find_experiment(source: str) -> Path:
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise ExperimentError(f"{source}: cannot be read: {error.strerror}") from None
         raise ExperimentError(f"{source}: {found}; name a YAML file, or one of {', '.join(names)}")
-    near = difflib.get_close_matches(source, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"packaged are {', '.join(names)}"
+    begun = [name for name in names if name.startswith(f"{source}_")]
+    near = begun or difflib.get_close_matches(source, names, n=1)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"packaged are {', '.join(names)}"
     raise ExperimentError(f"{source!r}: no packaged experiment of that name, and not a .yaml file; {hint}")
 
 

@@ -138,7 +138,7 @@ def plan_lines(checked: Checked) -> list[str]:
     return [
         f"run id    {checked.run_id}",
         f"data      {described['name']}: {sizes} images of {shape}, {described['num_classes']} classes",
-        f"cluster   {checked.capacity.describe()}",
+        f"cluster   {checked.capacity.describe()}{checked.capacity.unused_gpus(experiment.cluster)}",
         *workers_lines(experiment, checked.capacity),
         f"storage   {checked.storage.uri()}",
         f"tracking  {redacted(checked.tracking_uri)}",
@@ -151,7 +151,8 @@ def total_line(planned: list[PlannedRun], note: str = "") -> str:
     total = f"total     {compact(sum(item.flops for item in planned))} FLOPs of training"
     return (
         f"{total}{f', {note}' if note else ''}\n"
-        "          (passes per image: a forward of one network is 1, its backward 2, to the pixels alone 1)"
+        "          (passes per image: a forward of one network is 1, its backward 2,\n"
+        "          to the pixels alone 1)"
     )
 
 
@@ -163,7 +164,7 @@ def runs_table(planned: list[PlannedRun]) -> Table:
     headings = (
         "run",
         "architecture",
-        "parameters",
+        "params",
         "epochs",
         "steps",
         "batch",
@@ -172,7 +173,13 @@ def runs_table(planned: list[PlannedRun]) -> Table:
         "FLOPs",
     )
     for index, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+        # What is too wide breaks the architecture's name, and cuts no number.
+        made.add_column(
+            heading,
+            justify="left" if index < 2 else "right",
+            no_wrap=heading != "architecture",
+            overflow="fold",
+        )
     for item in planned:
         training = item.run.training
         made.add_row(

@@ -63,7 +63,9 @@ def add_registry_commands(commands: Any) -> None:
         "source", metavar="RUN_ID|models:/...", help="models:/NAME/VERSION or models:/NAME@ALIAS"
     )
     export.add_argument(
-        "--format", choices=("pt2", "onnx", "state-dict"), default="pt2", help="default: pt2 (torch.export)"
+        "--format",
+        choices=("pt2", "onnx", "state-dict"),
+        help="default: by PATH, onnx for .onnx, state-dict for .safetensors, else pt2 (torch.export)",
     )
     export.add_argument("--output", metavar="PATH", required=True, help="the file to write")
     export.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible store")
@@ -160,12 +162,14 @@ def export(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ekd_train.checkpoint import DamagedCheckpoint
-    from orchestrator.export import export_network
+    from orchestrator.export import export_network, format_of
     from orchestrator.registry import ExportError
 
+    output = Path(arguments.output)
+    form = format_of(output, arguments.format)
     try:
         source = _export_source(arguments)
-        exported = export_network(source, arguments.format, Path(arguments.output))
+        exported = export_network(source, form, output)
     except (ExportError, DamagedCheckpoint, OSError) as error:
         print(f"ekd: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,8 @@ PENDING = ".pending-"
 """Begins the name of a file that is being written; it takes its final name when it is whole."""
 
 _POLL_S = 0.01
+_DELETED_S = 2.0
+"""Longer than anybody takes to delete the folder in which a file is to be written, again and again."""
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def replacing(path: Path, *, wait_s: float = 300.0) -> Iterator[BinaryIO]:
     system frees the lock of a killed writer. So there is neither a stale lock nor a heap of
     orphans: the next writer of `path` takes over the half-written file.
 
-    Raises OSError; TimeoutError if another process has been writing `path` for `wait_s` seconds.
+    Raises OSError; TimeoutError if another process has been writing `path` for `wait_s` seconds,
+    FileNotFoundError if its folder cannot be made.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "folder" / "name"
@@ -101,12 +104,15 @@ def _delete_abandoned(pending: Path) -> None:
 
 def _open_locked(pending: Path, wait_s: float) -> int:
     """Descriptor of `pending`, locked, and certainly the file that has that name now."""
-    deadline = time.monotonic() + wait_s
+    began = missing_since = time.monotonic()
     while True:
         try:
             _make_folder(pending.parent)
             descriptor = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # somebody deletes the folder meanwhile
+            missing_since = time.monotonic()
+        except FileNotFoundError:  # somebody deletes the folder meanwhile, or it is not to be had
+            if time.monotonic() - missing_since > _DELETED_S:
+                raise
             descriptor = None
         if descriptor is not None:
             try:
@@ -116,7 +122,7 @@ def _open_locked(pending: Path, wait_s: float) -> int:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
-        if time.monotonic() > deadline:
+        if time.monotonic() - began > wait_s:
             raise TimeoutError(errno.ETIMEDOUT, f"another process has been writing it for {wait_s:g} s")
         time.sleep(_POLL_S)
 

@@ -31,6 +31,10 @@ _EXPLANATIONS = {
     errno.EROFS: ("the file system is read-only", "mount it writable, or set storage.uri elsewhere"),
     errno.EACCES: ("permission denied", "let this user read and write it, or set storage.uri elsewhere"),
     errno.EPERM: ("the operation is not permitted", "let this user change it, or set storage.uri elsewhere"),
+    errno.ENOENT: (
+        "its folder cannot be made (a link to nowhere, or a file system that is not mounted)",
+        "check that path, or set storage.uri elsewhere",
+    ),
     errno.ENOTDIR: ("a file stands where a folder is needed", "move it away, or set storage.uri elsewhere"),
     errno.EISDIR: ("a folder stands where a file is needed", "move it away, or set storage.uri elsewhere"),
     errno.ENAMETOOLONG: ("a name in the path is too long", "choose a shorter storage.uri"),

@@ -29,7 +29,10 @@ def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> No
     """`--space` and what goes with it; `required`: without a space there is nothing to do."""
     group = parser.add_argument_group("search")
     group.add_argument(
-        "--space", metavar="NAME", required=required, help="a packaged space's name, or a YAML file"
+        "--space",
+        metavar="NAME",
+        required=required,
+        help="a packaged space's name (`ekd experiments` lists them), or a YAML file",
     )
     group.add_argument(
         "--trials",

@@ -115,7 +115,7 @@ def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spe
     context.view.panel = partial(trials_table, ledger.trials)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time; {_counts(ledger) or 'none yet'}"
-        f"; Ray: {capacity.describe()}"
+        f"; Ray: {capacity.describe()}{capacity.unused_gpus(pool.cluster)}"
     )
     try:
         run_search(Search(request, pool, storage, ledger, proposer, post), recorder, at_once, spent.left())

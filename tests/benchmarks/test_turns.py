@@ -27,6 +27,7 @@ except NoMoreTurns:
 def test_a_turn_has_the_steps_that_were_asked_for():
     with Side([sys.executable, "-c", LOOP]) as one, Side([sys.executable, "-c", LOOP]) as other:
         assert [one.take(3), other.take(2), one.take(5)] == [3, 2, 5]
+        assert one.take_each(3, settle=2) == [1, 1, 1]
         assert in_turns({"a": one, "b": other}, steps=4, rounds=2, warm_up=1) == {"a": [1, 1], "b": [1, 1]}
 
 

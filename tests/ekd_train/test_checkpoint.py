@@ -223,6 +223,15 @@ def test_later_checkpoints_that_cannot_be_used_do_not_crowd_out_new_ones(keep, w
     assert not any("epoch-0000" in key and "00001" not in key for key in store.objects)
 
 
+def test_best_weights_that_only_passed_over_checkpoints_need_go_with_them():
+    store = MemoryStore()
+    save(Checkpoints(store, "c", "other"), 9, best=8)
+    checkpoints = Checkpoints(store, "c", "id")
+    assert checkpoints.newest() is None
+    save(checkpoints, 4, best=3)
+    assert {key for key in store.objects if "best" in key} == {"c/best-00003.safetensors"}
+
+
 def test_tensors_left_by_a_crash_between_two_deletions_are_removed():
     store = MemoryStore()
     checkpoints = Checkpoints(store, "c", "id", keep=1)
@@ -230,6 +239,25 @@ def test_tensors_left_by_a_crash_between_two_deletions_are_removed():
     del store.objects["c/epoch-00001.json"]
     save(checkpoints, 2)
     assert not any("epoch-00001" in key for key in store.objects)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_process_that_has_lost_its_run_without_knowing_drops_nothing_of_the_one_ahead(keep):
+    store = MemoryStore()
+    checkpoints = Checkpoints(store, "c", "id", keep=keep)
+    save(checkpoints, 4)
+    lost, owner = (Checkpoints(store, "c", "id", keep=keep) for _ in range(2))
+    assert lost.newest() is not None
+    assert owner.newest() is not None
+    save(owner, 8, best=1)
+    save(owner, 12, best=11)
+    ahead = {key: store.objects[key] for key in store.objects if "00012" in key or "00011" in key}
+    ahead["c/epoch-00016.safetensors"] = store.objects["c/epoch-00016.safetensors"] = b"not committed yet"
+    save(lost, 8, best=1)
+    assert {key: store.objects.get(key) for key in ahead} == ahead
+    found = Checkpoints(store, "c", "id").newest()
+    assert found is not None
+    assert found.epoch == 12
 
 
 def test_epochs_are_ordered_by_number():

@@ -21,6 +21,15 @@ def interrupts_reach_what_tests_start():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module")
+def environment_given_back():
+    """For a Ray in this process: what is set for it stays, and would hide that another run did not set it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def no_mlflow_environment(monkeypatch):
     """Tests neither see the caller's MLflow settings nor leave `connect`'s behind."""

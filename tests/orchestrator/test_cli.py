@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator.cli import main
+from orchestrator.packaged import packaged_experiments
+from orchestrator.tuning.space import packaged_spaces
 
 HEAVY = ("torch", "ray", "mlflow", "pydantic", "numpy", "rich", "boto3", "yaml")
 COMMANDS = ("run", "plan", "tune", "status", "report", "evaluate", "experiments", "doctor")
@@ -64,6 +68,18 @@ WRONG_SETTINGS = {
     "an unknown key below": (
         "student.member=4",
         "student.member: unknown key; did you mean student.members?",
+    ),
+    "a key that stands deeper": (
+        "teachers.epochs=3",
+        "teachers.epochs: unknown key; did you mean teachers.training.epochs?",
+    ),
+    "a key that stands deeper twice": (
+        "epochs=3",
+        "epochs: unknown key; did you mean teachers.training.epochs or student.training.epochs?",
+    ),
+    "what others call it": (
+        "student.training.lr=1",
+        "student.training.lr: unknown key; did you mean student.training.learning_rate?",
     ),
     "a key like none": ("zzz=1", "zzz: unknown key; known here: name,"),
     "a key with a bracket": ("a(b=1", "a(b: unknown key"),
@@ -250,6 +266,7 @@ def test_a_file_in_another_encoding_is_refused(refused, tmp_path):
     ("source", "line"),
     {
         "digts": "did you mean digits?",
+        "cifar100": "did you mean cifar100_conf_ods or cifar100_latentbe?",
         "nothing like it": "packaged are cifar10,",
         "": "no packaged experiment of that name",
         "missing.yaml": "there is no such file",
@@ -467,7 +484,14 @@ def test_reading_about_runs_imports_neither_torch_nor_ray(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["--help"], 0), (["experiments"], 0), (["plan", "digts"], 2), (["nonsense"], 2), ([], 2)],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["experiments"], 0),
+        (["plan", "digts"], 2),
+        (["nonsense"], 2),
+        ([], 2),
+    ],
 )
 def test_the_installed_command_says_with_its_status_how_it_went(arguments, status, tmp_path):
     command = [sys.executable, "-m", "orchestrator", *arguments]
@@ -475,6 +499,17 @@ def test_the_installed_command_says_with_its_status_how_it_went(arguments, statu
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert bool(done.stderr) == (status != 0)
+
+
+def test_what_is_packaged_is_listed_with_the_search_spaces_and_each_can_be_printed(capsys):
+    assert main(["experiments"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    for name in (*packaged_experiments(), *packaged_spaces()):
+        assert re.search(rf"^{name} ", shown, re.MULTILINE)
+        assert main(["experiments", name]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["description"]
+    assert not set(packaged_experiments()) & set(packaged_spaces())
 
 
 def test_nothing_is_done_at_exit_after_the_exit_at_once():

@@ -13,8 +13,9 @@ import torch
 
 from ekd_train.models import build_model
 from orchestrator import export as module
+from orchestrator.cli import main
 from orchestrator.experiment import ExperimentError, build_experiment
-from orchestrator.export import Source, export_network
+from orchestrator.export import Source, export_network, format_of
 from orchestrator.export_source import from_run
 from orchestrator.registry import ExportError, weights_sha256
 from orchestrator.storage import open_storage
@@ -206,6 +207,28 @@ def test_a_file_that_is_another_function_is_refused_and_not_left_behind(student,
     with pytest.raises(ExportError, match="differ by"):
         export_network(a_source(student), "pt2", tmp_path / "student.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "form"),
+    [
+        ("student.onnx", None, "onnx"),
+        ("student.safetensors", None, "state-dict"),
+        ("student.pt", None, "pt2"),
+        ("student", None, "pt2"),
+        ("student.pt", "state-dict", "state-dict"),
+    ],
+)
+def test_a_files_name_says_its_format_unless_somebody_else_does(name, wanted, form):
+    assert format_of(Path(name), wanted) == form
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.onnx", "pt2"), ("a.safetensors", "onnx")])
+def test_a_name_of_another_format_is_refused_before_anything_is_read(name, wanted, capsys, tmp_path):
+    words = ["export", "models:/nobody/1", "--format", wanted, "--output", str(tmp_path / name)]
+    assert main(words) == 2
+    assert f"not of --format {wanted}; change one of them" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_without_its_library_onnx_says_what_to_install(student, tmp_path, monkeypatch):

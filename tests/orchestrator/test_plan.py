@@ -17,6 +17,7 @@ from orchestrator.plan import (
     total_line,
     workers_lines,
 )
+from orchestrator.summary import compact
 
 SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
 
@@ -86,20 +87,22 @@ def test_flops_are_passes_times_steps_times_batch_times_macs():
 
 
 @pytest.mark.parametrize("name", packaged_experiments())
-def test_the_plan_fits_a_hundred_columns(name):
+def test_the_plan_fits_a_terminal_and_cuts_nothing(name):
     experiment = load_experiment(name)
     planned = planned_runs(experiment, described(experiment))
-    console = Console(width=100, record=True, force_terminal=False, quiet=False)
+    console = Console(width=80, record=True, force_terminal=False, quiet=False)
     with console.capture() as captured:
         console.print(runs_table(planned))
+    table = captured.get()
     capacity = Capacity((Node(64, 8), Node(64, 8)), "10.0.0.1:6379")
-    lines = [
-        *captured.get().splitlines(),
-        *workers_lines(experiment, capacity),
-        *total_line(planned).split("\n"),
-    ]
-    assert max(map(len, lines)) <= 100
-    assert "…" not in captured.get()
+    assert max(map(len, workers_lines(experiment, capacity))) <= 100
+    assert max(map(len, [*table.splitlines(), *total_line(planned).split("\n")])) <= 80
+    assert "…" not in table
+    for item in planned:
+        row = next(line for line in table.splitlines() if line.startswith(f"{item.run.name} "))
+        assert row.rstrip().endswith(f" {compact(item.flops)}")
+        assert compact(item.params) in row
+        assert f" {item.run.training.learning_rate:g} " in row
 
 
 def test_workers_are_told_with_their_resources():

@@ -94,6 +94,13 @@ def test_what_can_never_be_scheduled_is_said_with_the_reason(wanted, capacity, r
         assert pytest.raises(AssertionError, match=reason).matches(AssertionError(found))
 
 
+def test_gpus_that_an_experiment_leaves_idle_are_said():
+    assert "cluster.gpus_per_worker=1" in TWO_GPU_HOSTS.unused_gpus(Cluster())
+    assert "cluster.gpus_per_worker=1" in GROWING.unused_gpus(Cluster())
+    assert TWO_GPU_HOSTS.unused_gpus(Cluster(gpus_per_worker=0.5)) == ""
+    assert LAPTOP.unused_gpus(Cluster()) == ""
+
+
 def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
     assert runs_at_once(Cluster(), LAPTOP, 5) == 2
     assert runs_at_once(Cluster(workers_per_run=2), LAPTOP, 5) == 1

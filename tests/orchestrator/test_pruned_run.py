@@ -85,8 +85,9 @@ def test_the_plan_said_what_it_would_be(run):
     settings = [part for setting in run.settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "orchestrator", "plan", "small.yaml", *settings]
     plan = subprocess.check_output(command, cwd=run.folder, text=True)
-    rows = {line.split()[0]: line for line in plan.splitlines() if line}
-    assert list(rows)[-7:-2] == ["teacher-0", "teacher-1", "unpruned", "control", "student"]
+    table = plan.split("\nrun ")[1].split("\n\n")[0]
+    rows = {line.split()[0]: line for line in table.splitlines()[1:]}
+    assert list(rows) == ["teacher-0", "teacher-1", "unpruned", "control", "student"]
     assert "ResNet-8 less 37.5 % latent_be x2" in rows["student"]
     assert (
         f"{json.loads(run.read('summary.json'))['predictors']['averaged']['params'] / 1000:.2f} k"

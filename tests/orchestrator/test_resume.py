@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from ekd_process import EXPERIMENT, EkdRun, Started
+from ekd_process import EkdRun, Started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -102,7 +102,12 @@ def test_interrupts_and_a_killed_worker_cost_not_a_bit(uninterrupted, tmp_path):
     started.until(lambda: run.checkpoints("teacher-0"))
     interrupted(started, signal.SIGINT)
     parent, children = run.mlflow_runs()
-    assert {r.info.status for r in (parent, *children.values())} == {"KILLED"}
+    # Teachers train side by side: one may have ended before the other's first checkpoint.
+    ended = {name for name in children if f"{name}: done" in started.err}
+    assert "student" not in ended
+    assert {children[name].info.status for name in ended} <= {"FINISHED", "KILLED"}
+    cut_off = [parent, *(child for name, child in children.items() if name not in ended)]
+    assert {r.info.status for r in cut_off} == {"KILLED"}
     assert run.manifest()["status"] == "interrupted"
     assert not run.exists("owner.json")
 
@@ -167,12 +172,12 @@ def test_a_loss_that_is_not_a_number_fails_the_run_at_once(tmp_path):
     assert not run.exists("summary.json")
 
 
-def test_two_workers_a_run(uninterrupted, tmp_path):
-    run = EkdRun(tmp_path, ["cluster.workers_per_run=2", "student.training.batch_norm=synchronised"])
+def test_two_workers_a_run(tmp_path):
+    settings = ["cluster.workers_per_run=2", "student.training.batch_norm=synchronised"]
+    run = EkdRun(tmp_path, [*settings, "teachers.training.epochs=4", "student.training.epochs=12"])
     started = run.start()
     assert started.wait() == 0, started.err
     record = json.loads(run.read("networks/student.json"))["record"]
     assert record["workers"] == 2
     _, children = run.mlflow_runs()
-    epochs = EXPERIMENT["student"]["training"]["epochs"]
-    assert len(run.metric_history(children["student"])["train/loss"]) == epochs
+    assert len(run.metric_history(children["student"])["train/loss"]) == 12

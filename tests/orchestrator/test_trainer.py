@@ -20,6 +20,7 @@ def work(config):
 def actors():
     return {actor["ActorClassName"].split(".")[0] for actor in ray._private.state.actors().values()}
 
+os.environ["RAY_worker_niceness"] = "0"  # else whatever else the machine does goes first
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 found = {}
 with tempfile.TemporaryDirectory() as folder:

@@ -130,6 +130,7 @@ def test_wrong_requests_among_right_ones_spoil_no_batch(tracker, store_uri, tmp_
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"MLFLOW_TRACKING_URI": store_uri, "MODEL_URI": version.uri}
+    environment["RAY_worker_niceness"] = "0"  # else whatever else the machine does goes first
     log = tmp_path / "serve.log"
     with log.open("w") as errors:
         server = subprocess.Popen(

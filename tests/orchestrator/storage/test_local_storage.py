@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -100,6 +101,15 @@ def test_deleting_a_folder_does_not_follow_links(storage, tmp_path):
     storage.delete_prefix("folder")
     assert (tmp_path / "elsewhere" / "kept").exists()
     assert not (storage.local_folder / "folder").exists()
+
+
+@pytest.mark.parametrize("below", ["", "/runs/digits"])
+def test_a_link_to_nowhere_is_one_line_and_not_waited_for(tmp_path, below):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "disk")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"its folder cannot be made \(a link to nowhere"):
+        open_storage(f"{tmp_path}/link{below}").write("key", b"")
+    assert time.monotonic() - began < 10
 
 
 def test_a_second_writer_waits_and_then_says_so(tmp_path):

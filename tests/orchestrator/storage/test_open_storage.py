@@ -39,15 +39,22 @@ def test_an_endpoint_makes_no_sense_for_a_folder():
         open_storage("/data/runs", "http://127.0.0.1:9000")
 
 
-def test_importing_storage_is_fast_and_loads_no_s3_library():
+def test_importing_storage_is_fast_and_loads_the_standard_library_only():
     code = """
 import sys, time
-start = time.process_time()
+before, start = set(sys.modules), time.process_time()
 import orchestrator.storage
-assert time.process_time() - start < 0.05, time.process_time() - start
-assert not {"boto3", "botocore", "pyarrow", "torch", "ray"} & set(sys.modules)
+print(time.process_time() - start)
+roots = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert roots <= {"orchestrator", *sys.stdlib_module_names}, roots
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+
+    def seconds() -> float:
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        return float(done.stdout)
+
+    # The fastest of five: processor time too is more where neighbours share the core and its caches.
+    assert min(seconds() for _ in range(5)) < 0.05
 
 
 @pytest.mark.parametrize(

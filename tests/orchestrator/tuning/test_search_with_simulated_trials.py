@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ekd_train.loop import TrainingDiverged
 from ekd_train.settings import TrialStep
 from orchestrator import ray_session
 from orchestrator.context import RunFailed
@@ -71,6 +70,8 @@ class Diverging(Simulated):
     """Trial 1 diverges in its second epoch."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
+        from ekd_train.loop import TrainingDiverged  # every process of a trial imports this module: no torch
+
         if step.name == "trial-0001" and step.after == 1:
             raise TrainingDiverged("student: the loss became nan at step 7")
         return super().step(step)
@@ -117,7 +118,7 @@ class Hopeless(Simulated):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_ray(environment_given_back: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     folder = tmp_path_factory.mktemp("ray")
     ray_session.start_ray(load_experiment("digits").cluster, folder / "ray.log")
