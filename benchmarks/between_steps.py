@@ -12,8 +12,8 @@ from benchmarks.timing import compare, conditions
 from benchmarks.turns import set_up_as_a_worker
 from benchmarks.workload import Workload
 from ekd_train.data.augment import augment
-from ekd_train.evaluate import validate
-from ekd_train.speed import computing
+from ekd_train.evaluation.evaluate import validate
+from ekd_train.training.speed import computing
 from orchestrator.storage import open_storage
 
 CIFAR_IMAGES = 45_000

@@ -22,7 +22,7 @@ from benchmarks.turns import allocator
 from benchmarks.workload import Workload
 from ekd_train.data.augment import as_float
 from ekd_train.settings import PerturbationKind
-from ekd_train.speed import computing
+from ekd_train.training.speed import computing
 
 MEMBERS, BATCHES = (1, 2, 4, 8), (32, 64, 128, 256)
 HEAPS = 7

@@ -17,7 +17,7 @@ from benchmarks.timing import DEVICE, DTYPES, compare, conditions
 from benchmarks.turns import set_up_as_a_worker
 from benchmarks.workload import Workload
 from ekd_train.settings import Speed
-from ekd_train.speed import precision_on
+from ekd_train.training.speed import precision_on
 
 CASES = [
     Workload(architecture=architecture, image_size=size, method=method)

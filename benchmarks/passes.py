@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.result import Result, table
 from benchmarks.workload import CHANNELS, Workload
 from ekd_train.settings import PerturbationKind
-from orchestrator.environment import in_the_environment
+from orchestrator.runtime.environment import in_the_environment
 
 SMALL = Workload(batch_size=8, images=64, image_size=16)
 """Pass counts do not depend on size, but for the stem, whose first input needs no gradient."""

@@ -23,23 +23,23 @@ def work(config: dict[str, Any]) -> None:
 
     driver = f"/proc/{config['driver']}/fd"
     first = ray.train.get_context().get_world_rank() == 0
-    desk = config["desk"]
-    desk.about("benchmark", first)
+    jobs = config["jobs"]
+    jobs.about("benchmark", first)
     with open(f"{driver}/0" if first else os.devnull) as source, open(f"{driver}/1", "w") as sink:
         train_in_turns(
-            CASES[config["case"]], desk, GroupTurns(source=source, sink=sink), ray.train.torch.get_device()
+            CASES[config["case"]], jobs, GroupTurns(source=source, sink=sink), ray.train.torch.get_device()
         )
 
 
 def main() -> None:
-    """Start Ray and the worker group, as `orchestrator.ray_session` and `orchestrator.launch` do."""
+    """Start Ray and the worker pool, as `orchestrator.runtime` does."""
     from ray.train import RunConfig, ScalingConfig
 
-    from orchestrator.dispatcher import LaneDesk, open_dispatcher
-    from orchestrator.experiment import Cluster
-    from orchestrator.process_group import ProcessGroupConfig
-    from orchestrator.ray_session import start_ray, stop_ray
-    from orchestrator.trainer import Trainer
+    from orchestrator.experiment.schema import Cluster
+    from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
+    from orchestrator.runtime.process_group import ProcessGroupConfig
+    from orchestrator.runtime.ray_session import start_ray, stop_ray
+    from orchestrator.runtime.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")
@@ -49,7 +49,7 @@ def main() -> None:
             own=capacity.own,
             train_loop_config={
                 "driver": os.getpid(),
-                "desk": LaneDesk(open_dispatcher()),
+                "jobs": JobQueueClient(open_job_queue()),
                 "case": sys.argv[1],
             },
             backend_config=ProcessGroupConfig(),

@@ -20,17 +20,18 @@ import torch
 
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
-from ekd_train.checkpoint import load_record
 from ekd_train.data import DataError, describe, load_dataset
-from ekd_train.jobs import execute, place, training_data
-from ekd_train.networks import load_network
-from ekd_train.reporter import Silent
+from ekd_train.persistence.checkpoint import load_record
+from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrialStep
-from ekd_train.trials import TrialBench, network_arrays
-from ekd_train.workers import Workers
-from orchestrator.environment import in_the_environment
-from orchestrator.experiment import Experiment, load_experiment
-from orchestrator.ray_session import variables_for_workers
+from ekd_train.workers.jobs import execute, place, training_data
+from ekd_train.workers.reporter import Silent
+from ekd_train.workers.trial_runner import TrialBench, network_arrays
+from ekd_train.workers.workers import Workers
+from orchestrator.experiment.schema import Experiment, load_experiment
+from orchestrator.pipeline.progress import View
+from orchestrator.runtime.environment import in_the_environment
+from orchestrator.runtime.ray_session import variables_for_workers
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
@@ -40,7 +41,6 @@ from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.space import load_space
 from orchestrator.tuning.workshops import InProcess, TrialPost, Workshop, open_workshop
-from orchestrator.view import View
 
 TARGET = 8
 SIMULATED, STOPPED, TIMED = 1000, 24, 8
@@ -309,7 +309,7 @@ def measure(parts: list[str] | None = None) -> list[Result | Skipped]:
     """The parts that are named, or all, on a Ray of its own."""
     import ray
 
-    from orchestrator.messages import divert_logging
+    from orchestrator.runtime.ray_logging import divert_logging
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from benchmarks.turns import NoMoreTurns, Turns
-from ekd_train.loop import Loop
-from ekd_train.step import Batch, Step
+from ekd_train.training.loop import Loop
+from ekd_train.training.step import Batch, Step
 
 
 class TimedStep(Step):

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.timing import DEVICE, Clock
-from ekd_train.allocator import KEEP_FREED_MEMORY
+from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 
 ROOT = Path(__file__).parents[1]
 END_TIMEOUT_S = 20

@@ -16,13 +16,11 @@ from benchmarks.straightforward import (
     train_student,
 )
 from benchmarks.timing import DEVICE
-from ekd_train.checkpoint import Checkpoints, Store
 from ekd_train.data.augment import augment
-from ekd_train.loop import Images, Loop, TrainingData
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.teachers import Teachers
-from ekd_train.reporter import Reporter, Silent
+from ekd_train.persistence.checkpoint import Checkpoints, Store
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -34,7 +32,9 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.workers import Workers
+from ekd_train.training.loop import Images, Loop, TrainingData
+from ekd_train.workers.reporter import Reporter, Silent
+from ekd_train.workers.workers import Workers
 
 CHANNELS, CLASSES, TRAINING_IMAGES = 3, 10, 2048
 STATISTICS = {"mean": (0.5,) * CHANNELS, "std": (0.25,) * CHANNELS}

@@ -297,4 +297,4 @@ class TrialStep(Settings):
 
 
 Job = TrainingRun | Evaluation | TrialStep
-"""What a lane can be asked to do; its carrier, the dispatcher, imports no torch for it."""
+"""What a worker group can be asked to do; its carrier, the job_queue, imports no torch for it."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.cli import command
+from orchestrator.cli.main import command
 
 sys.exit(command())

@@ -9,11 +9,9 @@ import torch
 from benchmarks.peers import case
 from benchmarks.timed_loop import advance_in_turns
 from benchmarks.workload import MemoryStore
-from ekd_train.checkpoint import Checkpoints
 from ekd_train.data.fashion_mnist import load_fashion_mnist
-from ekd_train.loop import Images, Loop, TrainingData
 from ekd_train.models.teachers import Teachers
-from ekd_train.reporter import Silent
+from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -24,7 +22,9 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.workers import Workers
+from ekd_train.training.loop import Images, Loop, TrainingData
+from ekd_train.workers.reporter import Silent
+from ekd_train.workers.workers import Workers
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.study.arms import ARMS, Arm
 from benchmarks.study.regimes import REGIMES
-from ekd_train.allocator import KEEP_FREED_MEMORY
+from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 
 if TYPE_CHECKING:
     from benchmarks.study.choice import Choice
     from benchmarks.study.together import Compared
-    from orchestrator.meter import Meter
+    from orchestrator.pipeline.progress_bar import Meter
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> 
 def _meter(what: str) -> Meter:
     from rich.console import Console
 
-    from orchestrator.meter import Meter
+    from orchestrator.pipeline.progress_bar import Meter
 
     return Meter(what, Console(stderr=True))
 

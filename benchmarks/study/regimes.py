@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ekd_train.settings import TrainingRun
-from orchestrator.experiment import Experiment, load_experiment
+from orchestrator.experiment.schema import Experiment, load_experiment
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ekd_train.settings import Augmentation
-from ekd_train.transfer import to_device
+from ekd_train.training.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)

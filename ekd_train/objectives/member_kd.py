@@ -22,7 +22,7 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     Returns:
         A scalar >= τ² times the teachers' mean entropy, a mean over members and batch. Because of the
         mean over members, a parameter that only one member has gets 1/s of that member's gradient;
-        `ekd_train.optimiser.adjust_factor_gradients` undoes it.
+        `ekd_train.training.optimiser.adjust_factor_gradients` undoes it.
 
     Raises:
         ValueError: shapes that do not fit, s != k, or a temperature that is not positive.

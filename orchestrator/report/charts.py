@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from orchestrator.pipeline.summary import compact, kind_of
 from orchestrator.report.evidence import Evidence, History
 from orchestrator.report.findings import Findings, Row
 from orchestrator.report.svg import COLOURS, STYLE, to_svg
-from orchestrator.summary import compact, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment import ExperimentError
-from orchestrator.manifest import EVALUATION, read_json, read_run
+from orchestrator.experiment.schema import ExperimentError
+from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
+from orchestrator.pipeline.summary import summarise
 from orchestrator.storage import Storage
-from orchestrator.summary import summarise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.report.search import Search
 
 History = Sequence[Mapping[str, float]]
-"""One record for each validated epoch, as `ekd_train.evaluate.validate` names the values."""
+"""One record for each validated epoch, as `ekd_train.evaluation.evaluate.validate` names the values."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def load_evidence(storage: Storage) -> Evidence:
         DamagedCheckpoint: a stored object is not what was written.
         StorageError: the store refuses or cannot be reached.
     """
-    from ekd_train.checkpoint import load_record
-    from ekd_train.jobs import PREDICTIONS
-    from ekd_train.networks import load_predictions
+    from ekd_train.persistence.checkpoint import load_record
+    from ekd_train.persistence.networks import load_predictions
+    from ekd_train.workers.jobs import PREDICTIONS
     from orchestrator.report.search import load_search
 
     found = read_run(storage, "evaluate")

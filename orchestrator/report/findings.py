@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ekd_train.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
+from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
+from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
-from orchestrator.summary import order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +145,7 @@ class Findings:
     @cached_property
     def disagreement(self) -> dict[str, dict[str, dict[str, float]]]:
         """Diversity of teachers and members on training images, `clean` and `perturbed`."""
-        from ekd_train.diversity import diversity
+        from ekd_train.evaluation.diversity import diversity
 
         tensors = self.evidence.tensors
         return {

@@ -33,7 +33,7 @@ class Example:
 
 def examples(evidence: Evidence) -> tuple[list[Example], float]:
     """The examples, and the factor by which their differences are amplified (the same for all)."""
-    from ekd_train.diversity import diversity
+    from ekd_train.evaluation.diversity import diversity
 
     tensors = evidence.tensors
     if "perturbation/clean" not in tensors:

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ekd_train.bootstrap import Interval
+from ekd_train.evaluation.bootstrap import Interval
+from orchestrator.pipeline.progress import duration
+from orchestrator.pipeline.summary import WHAT_THEY_ARE, compact, kind_of
 from orchestrator.report import charts
-from orchestrator.report.beyond import SCORES, beyond_section
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
 from orchestrator.report.images import examples
+from orchestrator.report.robustness import SCORES, beyond_section
 from orchestrator.report.search import search_section
-from orchestrator.summary import WHAT_THEY_ARE, compact, kind_of
-from orchestrator.view import duration
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.pipeline.progress import duration
 from orchestrator.report.charts import new_figure, over_epochs, styled
 from orchestrator.report.svg import COLOURS, to_svg
 from orchestrator.tuning.ledger import Ledger, TrialRecord
 from orchestrator.tuning.pictures import draw_trials, importance
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.table import seed_scores, short, short_values
-from orchestrator.view import duration
 
 if TYPE_CHECKING:
     from orchestrator.storage import Storage
@@ -48,7 +48,7 @@ class Search:
 
 def load_search(storage: Storage, manifest: Mapping[str, Any]) -> Search | None:
     """The search of a run; None where nothing was searched. Raises `StorageError`."""
-    from orchestrator.manifest import read_json
+    from orchestrator.pipeline.manifest import read_json
     from orchestrator.tuning.stage import SEARCH
 
     content = read_json(storage, SEARCH)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from orchestrator.environment import in_the_environment
+from orchestrator.runtime.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
 from orchestrator.tracking.preflight import TrackingError
 from orchestrator.tracking.uninterrupted import Uninterrupted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.capacity import Capacity
-from orchestrator.experiment import Cluster
+from orchestrator.experiment.schema import Cluster
+from orchestrator.planning.capacity import Capacity
 from orchestrator.tuning.request import SearchRequest
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.experiment import Experiment
-from orchestrator.plan import training_work
+from orchestrator.experiment.schema import Experiment
+from orchestrator.planning.plan import training_work
 from orchestrator.tuning.pool import trial_experiment
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from orchestrator.manifest import read_json
+from orchestrator.pipeline.manifest import read_json
 from orchestrator.storage import Storage
 
 TrialStatus = Literal["proposed", "completed", "pruned", "failed", "out_of_time"]
@@ -33,7 +33,7 @@ class TrialRecord:
     """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
     status: TrialStatus = "proposed"
     history: list[dict[str, float]] = field(default_factory=list)
-    """What was reported, by validated epoch (`ekd_train.trials.TrialBench.step`)."""
+    """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialBench.step`)."""
     error: str | None = None
     seconds: float = 0.0
     """Of training, in the trial's process."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ekd_train.settings import Training
-from orchestrator.capacity import Capacity
-from orchestrator.experiment import Experiment, ExperimentError
-from orchestrator.preflight import network_on_paper
-from orchestrator.summary import compact
+from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.pipeline.summary import compact
+from orchestrator.planning.capacity import Capacity
+from orchestrator.planning.preflight import network_on_paper
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.cohorts import Bracket, brackets
 from orchestrator.tuning.cost import trial_cost

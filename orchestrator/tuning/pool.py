@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.experiment import Experiment, ExperimentError, build_experiment, set_key
+from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment, set_key
 from orchestrator.tuning.domains import Domain, whole_numbers
 
 TEACHERS, MEMBERS = "teachers.count", "student.members"

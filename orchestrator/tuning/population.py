@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ekd_train.data.seeds import derive_seed
-from orchestrator.manifest import read_json
+from orchestrator.pipeline.manifest import read_json
 from orchestrator.storage import Storage
 from orchestrator.tuning.cohorts import Cohort, exploit, explore
 from orchestrator.tuning.ledger import Ledger, TrialRecord

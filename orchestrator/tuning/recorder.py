@@ -11,11 +11,11 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.pipeline.progress import View
 from orchestrator.tracking import RunStatus, Tracker
 from orchestrator.tuning.ledger import Ledger, TrialRecord, TrialStatus, trial_name
 from orchestrator.tuning.proposals import Proposer
 from orchestrator.tuning.table import short_values
-from orchestrator.view import View
 
 MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
     "completed": "FINISHED",

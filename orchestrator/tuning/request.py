@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from ekd_train.settings import Positive, PositiveFloat, Settings
-from orchestrator.experiment import Cluster, Experiment, ExperimentError
+from orchestrator.experiment.schema import Cluster, Experiment, ExperimentError
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
 from orchestrator.tuning.space import Space
@@ -148,5 +148,5 @@ def _check_pausing(request: SearchRequest, cluster: Cluster) -> None:
     if cluster.most_workers > 1:
         raise ExperimentError(
             f"--scheduler {request.scheduler} with cluster.workers_per_run above 1: it pauses trials until "
-            "others have caught up, and a worker group cannot be paused; use asha"
+            "others have caught up, and a worker pool cannot be paused; use asha"
         )

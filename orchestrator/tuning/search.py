@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.experiment import Cluster, Experiment
+from orchestrator.experiment.schema import Cluster, Experiment
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
 from orchestrator.tuning.cohorts import Cohort, brackets
@@ -111,7 +111,7 @@ def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float
 def trial_resources(cluster: Cluster) -> dict[str, float]:
     """What a trial's own process asks of the cluster.
 
-    A trial of several workers trains in a worker group, which asks for itself; its own process
+    A trial of several workers trains in a worker pool, which asks for itself; its own process
     takes a little memory alone, so that it never stands in the way of anybody's workers.
     """
     if cluster.most_workers > 1:

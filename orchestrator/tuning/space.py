@@ -12,10 +12,10 @@ from pydantic import Field, ValidationError
 
 import tune_spaces
 from ekd_train.settings import Settings
-from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.experiment.yaml_tree import read_yaml
 from orchestrator.tuning.domains import Domain
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
-from orchestrator.yaml_tree import read_yaml
 
 PACKAGED = Path(tune_spaces.__file__).parent
 

@@ -7,9 +7,9 @@ import time
 from functools import partial
 from typing import Any
 
-from orchestrator.context import Context, RunFailed
-from orchestrator.experiment import Experiment, ExperimentError
-from orchestrator.manifest import read_json
+from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.pipeline.manifest import read_json
+from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.storage import Storage
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial, pareto_set
@@ -53,7 +53,7 @@ class Spent:
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
 
-def search(context: Context, request: SearchRequest) -> dict[str, Any]:
+def search(context: RunContext, request: SearchRequest) -> dict[str, Any]:
     """Run the trials that have not ended; the best of all. Raises `RunFailed` if none has a result."""
     storage = context.checked.storage
     spent = Spent(storage, request)
@@ -83,11 +83,11 @@ def search(context: Context, request: SearchRequest) -> dict[str, Any]:
     }
 
 
-def _search(context: Context, request: SearchRequest, ledger: Ledger, spent: Spent) -> None:
+def _search(context: RunContext, request: SearchRequest, ledger: Ledger, spent: Spent) -> None:
     import ray
 
-    from ekd_train.networks import load_network
-    from ekd_train.trials import network_arrays
+    from ekd_train.persistence.networks import load_network
+    from ekd_train.workers.trial_runner import network_arrays
     from orchestrator.tuning.recorder import Recorder
     from orchestrator.tuning.search import Search, run_search
     from orchestrator.tuning.workshops import TrialPost, open_workshop
@@ -143,15 +143,15 @@ def _all_ended(ledger: Ledger, request: SearchRequest) -> bool:
     return sum(record.ended for record in ledger.trials.values()) >= request.trials
 
 
-def _keep_student(context: Context, best: TrialRecord, request: SearchRequest) -> None:
+def _keep_student(context: RunContext, best: TrialRecord, request: SearchRequest) -> None:
     """If the best trial was trained in full, from the final training's own seed, that is the student.
 
     Its identity is the final training's: same settings, seed, data, teachers and workers.
     """
-    from ekd_train.checkpoint import Checkpoints
-    from ekd_train.networks import find_network, identity, save_network
-    from ekd_train.trainee import build_network
-    from ekd_train.trials import checkpoint_prefix
+    from ekd_train.persistence.checkpoint import Checkpoints
+    from ekd_train.persistence.networks import find_network, identity, save_network
+    from ekd_train.training.trainee import build_network
+    from ekd_train.workers.trial_runner import checkpoint_prefix
     from orchestrator.tuning.pool import trial_experiment
 
     checked = context.checked
@@ -179,7 +179,7 @@ def _keep_student(context: Context, best: TrialRecord, request: SearchRequest) -
     context.view.say(f"{best.name} was trained in full{grown}: its network is the student")
 
 
-def _publish(context: Context, request: SearchRequest, ledger: Ledger, best: TrialRecord) -> None:
+def _publish(context: RunContext, request: SearchRequest, ledger: Ledger, best: TrialRecord) -> None:
     from orchestrator.tuning.pictures import curves, importance, importance_bars, page, parallel_coordinates
 
     tracker, space = context.tracker, request.space

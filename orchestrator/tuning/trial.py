@@ -2,7 +2,7 @@
 
 With one worker a trial trains here, in the trial's own process, which is reused for the next
 trial: data and teachers are in place, only a network is built. With several workers it has a
-worker group of its own, which outlives the trial in the same way. Either way nothing trains
+worker pool of its own, which outlives the trial in the same way. Either way nothing trains
 ahead of Tune's decision, so a trial that is stopped costs nothing more.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from ray import tune
 
 from ekd_train.settings import TrainingRun, TrialStep
-from orchestrator.experiment import build_experiment
-from orchestrator.failure import failure_kind, out_of_memory
+from orchestrator.experiment.schema import build_experiment
+from orchestrator.runtime.retry import failure_kind, out_of_memory
 from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.schedulers import SCORE, TIME

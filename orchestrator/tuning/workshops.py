@@ -1,4 +1,4 @@
-"""Where trials train: in the trial's own process, or in a worker group of several."""
+"""Where trials train: in the trial's own process, or in a worker pool of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ekd_train.settings import TrialStep
-from orchestrator.experiment import build_experiment
+from orchestrator.experiment.schema import build_experiment
 from orchestrator.storage import Storage
 
 
@@ -19,7 +19,7 @@ class Workshop(Protocol):
     """Where trials are trained, one after another."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        """See `ekd_train.trials.TrialBench.step`."""
+        """See `ekd_train.workers.trial_runner.TrialBench.step`."""
 
     def save(self, step: TrialStep) -> None:
         """Store a checkpoint of the trial where it is now."""
@@ -45,15 +45,15 @@ class TrialPost:
 
 
 def open_workshop(post: TrialPost) -> Workshop:
-    """In this process for one worker, else in a worker group."""
+    """In this process for one worker, else in a worker pool."""
     several = build_experiment(post.pool).cluster.most_workers > 1
-    return InWorkerGroup(post) if several else InProcess(post)
+    return InWorkerPool(post) if several else InProcess(post)
 
 
 class NodeNotice:
-    """Ray's word that this node is about to be taken; `ekd_train.workers.Notice`.
+    """Ray's word that this node is about to be taken; `ekd_train.workers.workers.Notice`.
 
-    In a worker group Ray Train hears it; a trial's own process has to ask, which it does once an epoch.
+    In a worker pool Ray Train hears it; a trial's own process has to ask, which it does once an epoch.
     """
 
     def given(self) -> bool:
@@ -80,10 +80,10 @@ class InProcess:
         import ray
         import torch
 
-        from ekd_train.jobs import place, training_data
-        from ekd_train.reporter import Silent
-        from ekd_train.trials import TrialBench
-        from ekd_train.workers import Workers
+        from ekd_train.workers.jobs import place, training_data
+        from ekd_train.workers.reporter import Silent
+        from ekd_train.workers.trial_runner import TrialBench
+        from ekd_train.workers.workers import Workers
 
         experiment = build_experiment(post.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
@@ -112,8 +112,8 @@ class InProcess:
         self.bench.close()
 
 
-class InWorkerGroup:
-    """Trains in a worker group of its own, started at the first step and kept for the next trial."""
+class InWorkerPool:
+    """Trains in a worker pool of its own, started at the first step and kept for the next trial."""
 
     def __init__(self, post: TrialPost) -> None:
         self.post = post
@@ -122,7 +122,7 @@ class InWorkerGroup:
 
     def step(self, step: TrialStep) -> dict[str, float]:
         """See `Workshop`. Workers that are lost are started again by the group, as often as it may."""
-        from orchestrator.ray_session import LaunchError
+        from orchestrator.runtime.ray_session import LaunchError
 
         group = self._open()
         group.add([step])
@@ -164,10 +164,10 @@ class InWorkerGroup:
 
     def _open(self) -> Any:
         if self._group is None:
-            from orchestrator.launch import WorkerGroup
-            from orchestrator.ray_session import cluster_capacity
+            from orchestrator.runtime.ray_session import cluster_capacity
+            from orchestrator.runtime.worker_pool import WorkerPool
 
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
-            self._group = WorkerGroup(cluster, self.post.store, self.post.data, keep)
+            self._group = WorkerPool(cluster, self.post.store, self.post.data, keep)
             self._group.start(cluster_capacity("the cluster"), 1)
         return self._group

@@ -15,8 +15,8 @@ from benchmarks.workload import (
     straightforward_optimiser,
 )
 from ekd_train.data.augment import augment
-from ekd_train.optimiser import set_learning_rate
 from ekd_train.settings import Speed
+from ekd_train.training.optimiser import set_learning_rate
 
 SMALL = Workload(batch_size=16, images=64, image_size=16, stem_channels=4, members=3)
 
@@ -40,7 +40,7 @@ def test_both_formulations_of_a_step_make_the_same_weights(kind, layout, monkeyp
     set_learning_rate(loop.step.optimiser, 1.0)
     # Float64 from the pixels on: float32 gradients point elsewhere where networks nearly agree.
     in_float64 = lambda images, draw: augment(images, draw).double()  # noqa: E731
-    monkeypatch.setattr("ekd_train.step.augment", in_float64)
+    monkeypatch.setattr("ekd_train.training.step.augment", in_float64)
     for index in range(3):
         batch = loop.batch(index, torch.arange(index, index + SMALL.batch_size))
         losses = loop.step(batch)

@@ -17,7 +17,7 @@ from benchmarks.study.regimes import REGIMES, Regime
 from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, distance, page
 from benchmarks.study.together import Compared, draw_regimes, overview
 from benchmarks.study.weight_averages import uniform_average
-from orchestrator.experiment import load_experiment
+from orchestrator.experiment.schema import load_experiment
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -5,9 +5,9 @@ import pytest
 import sklearn.metrics as sklearn_metrics
 import torch
 
-from ekd_train.corruption_error import mean_corruption_error
 from ekd_train.metrics import ECE_BINS, PROB_FLOOR, accuracy, all_metrics, brier, ece, fit_temperature, nll
-from ekd_train.risk_coverage import aurc, excess_aurc, risk_coverage
+from ekd_train.robustness.corruption_error import mean_corruption_error
+from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
 
 torchmetrics = pytest.importorskip("torchmetrics.functional", reason="needs the extra `dev`")
 functional = torchmetrics.classification

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ekd_train.checkpoint import Checkpoints
-from ekd_train.loop import Images, TrainingData
 from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -18,7 +17,8 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.trainee import build_network
+from ekd_train.training.loop import Images, TrainingData
+from ekd_train.training.trainee import build_network
 
 CLASSES = 3
 SMALL = Architecture(name="wide_resnet", depth=10, stem_channels=2, width=1)

@@ -7,7 +7,7 @@ from ekd_train.data import DataError, load_dataset
 from ekd_train.data.class_subsets import only_classes, without_classes
 from ekd_train.data.dataset import Source, Split
 from ekd_train.data.digits import load_digits
-from ekd_train.outside import load_held_out
+from ekd_train.robustness.ood_data import load_held_out
 from ekd_train.settings import DataSettings
 
 DIGITS = {"name": "digits", "test_size": 200, "validation_size": 100}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import registry_commands
-from orchestrator.cli import main
+from orchestrator.cli import registry_commands
+from orchestrator.cli.main import main
 from orchestrator.registry import (
     Move,
     NoSuchVersion,

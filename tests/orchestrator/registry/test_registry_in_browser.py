@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 from orchestrator.registry import list_versions
 from orchestrator.tracking.connection import connect
 

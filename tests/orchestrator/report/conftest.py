@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ekd_train import beyond
-from ekd_train.diversity import diversity
+from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import per_image
-from orchestrator.experiment import build_experiment
+from ekd_train.robustness import measures
+from orchestrator.experiment.schema import build_experiment
+from orchestrator.pipeline.stages.evaluate import measure
+from orchestrator.pipeline.summary import summarise
 from orchestrator.report import Evidence
 from orchestrator.report.search import Search
-from orchestrator.stages.evaluate import measure
-from orchestrator.summary import summarise
 from orchestrator.tuning.ledger import TrialRecord
 from orchestrator.tuning.space import load_space
 
@@ -125,7 +125,7 @@ def evaluated(evidence: Evidence) -> Evidence:
     at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["test"]) for name in names}
     kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
     test = {name: evidence.tensors[f"test/{name}"] for name in names}
-    uncertain = beyond.uncertainty(
+    uncertain = measures.uncertainty(
         {
             name: torch.stack(list(per_image(p.mean(0), evidence.labels()).values()))
             for name, p in test.items()
@@ -139,15 +139,15 @@ def evaluated(evidence: Evidence) -> Evidence:
             "baseline": "control",
             "images": IMAGES,
             "predictors": {
-                name: beyond.summarised(kinds[name], kinds["control"]) | uncertain[name] for name in names
+                name: measures.summarised(kinds[name], kinds["control"]) | uncertain[name] for name in names
             },
         },
         "out_of_distribution": {
             "outside": "fashion_mnist",
             "images": IMAGES,
-            "predictors": beyond.out_of_distribution(test, foreign),
+            "predictors": measures.out_of_distribution(test, foreign),
         },
-        "risk_coverage": {"predictors": beyond.selective(test, evidence.labels())},
+        "risk_coverage": {"predictors": measures.selective(test, evidence.labels())},
     }
     return replace(evidence, evaluation=found)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ekd_train.bootstrap import Interval
+from ekd_train.evaluation.bootstrap import Interval
 from ekd_train.metrics import ece
 from orchestrator.report import findings as module
 from orchestrator.report.findings import Findings

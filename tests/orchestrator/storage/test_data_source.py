@@ -9,11 +9,11 @@ import data_files
 import pytest
 
 from ekd_train.data import load_dataset
+from ekd_train.data.user_cache import cache_folder
 from ekd_train.settings import DataSettings
-from ekd_train.user_cache import cache_folder
-from orchestrator.data_source import INDEX, local_data
 from orchestrator.errors import ExperimentError
 from orchestrator.storage import StorageError
+from orchestrator.storage.data_source import INDEX, local_data
 from orchestrator.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def test_what_cannot_be_fetched_is_one_line(s3: S3Storage, root: str, changes: d
 
 
 def test_a_store_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.data_source.PATIENCE_S", 0.1)
+    monkeypatch.setattr("orchestrator.storage.data_source.PATIENCE_S", 0.1)
     with pytest.raises(StorageError):
         local_data(settings("s3://bucket/x"), "http://127.0.0.1:9")
     assert not any(cache_folder("data").rglob("*.png"))

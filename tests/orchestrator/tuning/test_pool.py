@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.experiment import Experiment, ExperimentError, build_experiment, load_experiment
+from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment, load_experiment
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.pipeline.progress import View
 from orchestrator.storage import open_storage
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.domains import Choice
@@ -15,7 +16,6 @@ from orchestrator.tuning.ledger import Ledger
 from orchestrator.tuning.proposals import RandomProposer
 from orchestrator.tuning.recorder import Recorder
 from orchestrator.tuning.space import Space
-from orchestrator.view import View
 
 SPACE = Space(
     name="test",

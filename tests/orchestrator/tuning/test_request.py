@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ekd_train.settings import Training
-from orchestrator.capacity import Capacity, Node
-from orchestrator.experiment import ExperimentError, load_experiment
+from orchestrator.experiment.schema import ExperimentError, load_experiment
+from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.domains import Choice, LogUniform
 from orchestrator.tuning.plan import search_lines

@@ -79,7 +79,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_trials_of_several_workers_are_really_stopped_and_their_workers_taken_over(tmp_path: Path) -> None:
-    """The cluster has room for one worker group: were a stopped trial's not free, the next would wait."""
+    """The cluster has room for one worker pool: were a stopped trial's not free, the next would wait."""
     changes = {"cluster.workers_per_run": 2}
     process = searches.start(tmp_path, "--trials", "4", "--searcher", "grid", **changes)
     status, out, err = searches.finish(process)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ekd_train.settings import TrialStep
-from orchestrator import ray_session
-from orchestrator.context import RunFailed
-from orchestrator.experiment import load_experiment
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.progress import View
+from orchestrator.pipeline.run_context import RunFailed
+from orchestrator.runtime import ray_session
 from orchestrator.storage import open_storage
 from orchestrator.tuning.cohorts import brackets
 from orchestrator.tuning.domains import LogUniform
@@ -29,7 +30,6 @@ from orchestrator.tuning.schedulers import rungs
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.workshops import TrialPost
-from orchestrator.view import View
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,9 @@ class Diverging(Simulated):
     """Trial 1 diverges in its second epoch."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        from ekd_train.loop import TrainingDiverged  # every process of a trial imports this module: no torch
+        from ekd_train.training.loop import (
+            TrainingDiverged,
+        )  # every process of a trial imports this module: no torch
 
         if step.name == "trial-0001" and step.after == 1:
             raise TrainingDiverged("student: the loss became nan at step 7")
@@ -331,6 +333,6 @@ class Busy(Simulated):
 
 
 def test_importing_the_command_line_loads_neither_ray_nor_optuna() -> None:
-    code = "import sys, orchestrator.cli as c; c.build_parser(); print(*sys.modules)"
+    code = "import sys, orchestrator.cli.main as c; c.build_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"ray", "optuna", "torch", "numpy"} & set(loaded.stdout.split())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment import ExperimentError, load_experiment
+from orchestrator.experiment.schema import ExperimentError, load_experiment
 from orchestrator.tuning.space import check_space, load_space
 
 REASON = "reason: because"

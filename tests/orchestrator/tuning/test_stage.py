@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.capacity import Capacity, Node
-from orchestrator.context import Context, RunFailed
-from orchestrator.experiment import load_experiment
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.progress import View
+from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.storage import LocalStorage
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.space import load_space
 from orchestrator.tuning.stage import search
-from orchestrator.view import View
 
 REQUEST = SearchRequest(space=load_space("student"), trials=2)
 
@@ -30,11 +30,11 @@ class Deaf:
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     """Of a run whose teachers are there, with nothing behind `ray.put`."""
     monkeypatch.setattr("ray.put", lambda value: None)
-    monkeypatch.setattr("ekd_train.networks.load_network", lambda *args: None)
-    monkeypatch.setattr("ekd_train.trials.network_arrays", lambda networks: {})
+    monkeypatch.setattr("ekd_train.persistence.networks.load_network", lambda *args: None)
+    monkeypatch.setattr("ekd_train.workers.trial_runner.network_arrays", lambda networks: {})
     checked = SimpleNamespace(
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),
@@ -43,19 +43,21 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     )
     view = View.open("test", [], "nowhere")
     view.console.quiet = True
-    made = Context(cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None)))
+    made = RunContext(
+        cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None))
+    )
     made.tracker_, made._capacity = cast(Any, Deaf()), Capacity((Node(4),), "a test")
     return made
 
 
-def stored(context: Context) -> dict[str, bytes]:
+def stored(context: RunContext) -> dict[str, bytes]:
     storage = context.checked.storage
     return {key: storage.read(key) for key in storage.list("")}
 
 
-def lose(context: Context) -> None:
-    assert context.ownership is not None
-    context.ownership.lost = "process 7 on another host"
+def lose(context: RunContext) -> None:
+    assert context.lease is not None
+    context.lease.lost = "process 7 on another host"
 
 
 def end(recorder: Any, number: int) -> None:
@@ -66,7 +68,7 @@ def end(recorder: Any, number: int) -> None:
 
 
 def test_a_driver_that_lost_its_run_writes_no_more_trials(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before: dict[str, bytes] = {}
 
@@ -86,7 +88,7 @@ def test_a_driver_that_lost_its_run_writes_no_more_trials(
 
 
 def test_a_driver_that_lost_its_run_finishes_no_search(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before: dict[str, bytes] = {}
 
@@ -102,7 +104,7 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
 
 
 def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_not_ended(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)

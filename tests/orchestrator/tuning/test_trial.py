@@ -11,7 +11,7 @@ import pytest
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint, Trainable
 
-from orchestrator.experiment import load_experiment
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.tuning.trial import POINTER, Trial
 
 

@@ -9,16 +9,16 @@ import pytest
 import ray
 
 from ekd_train.settings import TrialStep
-from orchestrator.dispatcher import Event, LaneDesk
-from orchestrator.experiment import load_experiment
-from orchestrator.ray_session import LaunchError
-from orchestrator.tuning.workshops import InWorkerGroup, NodeNotice, TrialFailed
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.runtime.job_queue import Event, JobQueueClient
+from orchestrator.runtime.ray_session import LaunchError
+from orchestrator.tuning.workshops import InWorkerPool, NodeNotice, TrialFailed
 
 STEP = TrialStep(name="trial-0000", runs=(load_experiment("digits").student_run(),), after=0)
 
 
 class Group:
-    """A worker group in which `error` is raised so many times; after `most` of them it gives up."""
+    """A worker pool in which `error` is raised so many times; after `most` of them it gives up."""
 
     def __init__(self, error: BaseException, times: int, most: int = 3) -> None:
         self.error, self.left, self.most = error, times, most
@@ -35,7 +35,7 @@ class Group:
             return [Event("done", 0, STEP.name, {"record": {"epoch": 1.0}})]
         self.left, self.most, self.seen = self.left - 1, self.most - 1, []
         tell = SimpleNamespace(remote=self.seen.append)
-        desk = LaneDesk(SimpleNamespace(tell=tell))
+        desk = JobQueueClient(SimpleNamespace(tell=tell))
         desk.about(STEP.name, True)
         desk.failed(self.error)
         return self.seen
@@ -52,8 +52,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda reference: reference)
 
 
-def workshop(group: Group) -> InWorkerGroup:
-    made = InWorkerGroup.__new__(InWorkerGroup)
+def workshop(group: Group) -> InWorkerPool:
+    made = InWorkerPool.__new__(InWorkerPool)
     made._group = group
     return made
 

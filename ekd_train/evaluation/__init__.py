@@ -1,0 +1,1 @@
+"""Predictions and what is measured on them."""

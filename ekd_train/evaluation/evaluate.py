@@ -1,0 +1,108 @@
+"""Predictions of named predictors, and what is measured of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ekd_train.data.augment import as_float
+from ekd_train.evaluation.diversity import diversity
+from ekd_train.metrics import all_metrics
+from ekd_train.models.batch_ensemble import BatchEnsemble, factor_spread
+from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.training.trainee import averaged, member_logits
+from ekd_train.workers.workers import Workers
+
+ROWS_ON_A_CPU, ROWS_ELSEWHERE = 128, 500
+"""Rows that a network is given at once. On a CPU the maps of so few stay in its cache, which makes
+predictions almost twice as fast as with 500 (docs/log.md)."""
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, images: Tensor, workers: Workers = Workers(), batch_size: int | None = None
+) -> Tensor:
+    """Class probabilities `(s, n, c)` of `network` for uint8 `images (n, ...)`, on every worker.
+
+    The network is evaluated in evaluation mode and left in the mode it was in. A plain
+    network has s = 1; `Teachers` and a student with subnetworks have one row for each.
+    `batch_size`: images at once; None: as suits the device.
+    """
+    training = network.training
+    network.eval()
+    start, stop = workers.shard(len(images))
+    batch_size = batch_size or _images_at_once(network, images.device)
+    rows = [
+        _probs(member_logits(network, as_float(images[i : min(i + batch_size, stop)])))
+        # At least one batch: where there are fewer images than workers, an empty one has the right shape.
+        for i in range(start, max(stop, start + 1), batch_size)
+    ]
+    network.train(training)
+    return workers.concatenate(torch.cat(rows, dim=1), len(images), dim=1)
+
+
+def _probs(logits: Tensor) -> Tensor:
+    """Softmax in float32 at least: in bfloat16 it would have two digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+
+
+def _images_at_once(network: nn.Module, device: torch.device) -> int:
+    rows = ROWS_ON_A_CPU if device.type == "cpu" else ROWS_ELSEWHERE
+    # The members of a BatchEnsemble are rows of one batch.
+    return max(1, rows // network.num_members) if isinstance(network, BatchEnsemble) else rows
+
+
+def validate(
+    network: nn.Module, images: Tensor, labels: Tensor, workers: Workers = Workers()
+) -> dict[str, float]:
+    """What is logged of `network` at the end of an epoch, on the validation split.
+
+    For every network: `averaged/accuracy`, `averaged/nll`, `averaged/ece`, `averaged/brier` of
+    the plain network that it averages to (a plain network is its own average). For a student
+    with subnetworks also `members/*` of the members' mean probability, `averaging_gap` (members'
+    accuracy minus averaged accuracy), `members_diversity/*` and the factors' spread.
+    Raises `FloatingPointError` for predictions that are NaN.
+    """
+    plain = averaged(network)
+    record = _named("averaged", all_metrics(_numbers(predict(plain, images, workers)).mean(0), labels))
+    if isinstance(network, Subnetworks):
+        members = _numbers(predict(network, images, workers))
+        record |= _named("members", all_metrics(members.mean(0), labels))
+        record["averaging_gap"] = record["members/accuracy"] - record["averaged/accuracy"]
+        record |= _named("members_diversity", diversity(members))
+    if isinstance(network, BatchEnsemble):
+        record |= _named("factors", factor_spread(network))
+    return record
+
+
+def _numbers(probs: Tensor) -> Tensor:
+    if not probs.isfinite().all():
+        raise FloatingPointError("the predictions for validation images became NaN")
+    return probs
+
+
+def averaging_gap_warning(history: list[dict[str, float]], threshold: float = 0.05) -> str | None:
+    """What to tell a person when the averaging gap has opened, else None.
+
+    The gap is open when it was above `threshold` (a fraction of the validation images) in the
+    last two validations; one alone is noise of the first epochs. Said once per opening.
+    """
+    gaps = [record.get("averaging_gap", 0.0) for record in history[-3:]]
+    if len(gaps) < 2 or min(gaps[-2:]) <= threshold or (len(gaps) == 3 and gaps[-3] > threshold):
+        return None
+    last = history[-1]
+    spread = ""
+    if "factors/r_min" in last:
+        low = min(last["factors/r_min"], last["factors/s_min"])
+        high = max(last["factors/r_max"], last["factors/s_max"])
+        spread = f" The factors lie in {low:.2f} to {high:.2f}; the average needs them near 1."
+    return (
+        f"THE AVERAGING GAP HAS OPENED: after epoch {last['epoch']:.0f} the members reach "
+        f"{100 * last['members/accuracy']:.1f} % but their average {100 * last['averaged/accuracy']:.1f} %."
+        f"{spread} Lower student.training.learning_rate or student.factors.learning_rate_multiplier, "
+        "or raise student.factors.warmup_epochs (for ekd: keep student.branches.init=copies and split later)."
+    )
+
+
+def _named(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

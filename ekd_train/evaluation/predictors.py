@@ -1,0 +1,66 @@
+"""The named predictors of a finished run, from its store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.checkpoint import Store
+from ekd_train.persistence.networks import load_network, load_weights
+from ekd_train.settings import TrainingRun
+from ekd_train.training.trainee import build_plain
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """Everything that a run trained, in evaluation mode."""
+
+    named: dict[str, nn.Module]
+    """`control`, `teacher/0`, ..., `ensemble`, `members` (of a student that has some), `averaged`."""
+    teachers: list[nn.Module]
+    student: nn.Module
+    """As it was trained; the same as `members`, or plain."""
+
+
+def load_predictors(
+    store: Store,
+    control: TrainingRun,
+    student: TrainingRun,
+    description: Mapping[str, Any],
+    device: torch.device,
+) -> Predictors:
+    """Build them and fill in the stored weights.
+
+    Args:
+        store: of the run.
+        control: its control.
+        student: its student, which names the teachers.
+        description: of the data: num_classes, image_shape, mean and std are used.
+        device: where they go.
+
+    Raises:
+        DamagedCheckpoint: weights are not the bytes that were stored.
+        LookupError: a network is not stored.
+    """
+    keys = ("num_classes", "image_shape", "mean", "std")
+    shape = {key: description[key] for key in keys}
+
+    def load(run: TrainingRun) -> nn.Module:
+        return load_network(store, run, shape).to(device)
+
+    named: dict[str, nn.Module] = {"control": load(control)}
+    teachers = [load(run) for run in student.teachers]
+    named |= {f"teacher/{i}": teacher for i, teacher in enumerate(teachers)}
+    named["ensemble"] = Teachers(teachers)
+    trained = load(student)
+    if isinstance(trained, Subnetworks):
+        named["members"] = trained
+    plain = build_plain(student.architecture, **shape)
+    named["averaged"] = load_weights(store, "averaged", plain).to(device)
+    return Predictors(named, teachers, trained)

@@ -1,0 +1,1 @@
+"""Checkpoints and finished networks in a store."""

@@ -1,0 +1,81 @@
+"""Finished networks in a store: their weights, and a record of how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from ekd_train.models.classifier import Classifier
+from ekd_train.models.pruning import prune_channels
+from ekd_train.persistence.checkpoint import (
+    DamagedCheckpoint,
+    Store,
+    load_record,
+    load_tensors,
+    save_record,
+    save_tensors,
+)
+from ekd_train.settings import TrainingRun
+from ekd_train.training.trainee import averaged, build_network
+
+
+def identity(run: TrainingRun, data_fingerprint: str) -> str:
+    """SHA-256 of everything that decides a run's weights: its settings, its teachers', and the data."""
+    settings = run.model_dump(mode="json")
+    return hashlib.sha256(json.dumps([settings, data_fingerprint], sort_keys=True).encode()).hexdigest()
+
+
+def save_network(store: Store, name: str, network: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
+    """Store `network`'s weights and then its record, which commits them; returns the record with the hash."""
+    sha256 = save_tensors(store, f"networks/{name}.safetensors", network.state_dict())
+    record = {**record, "sha256": sha256}
+    save_record(store, f"networks/{name}.json", record)
+    return record
+
+
+def find_network(store: Store, name: str, identity: str) -> dict[str, Any] | None:
+    """The record of a finished network of that identity, or None: not finished, another, or damaged."""
+    try:
+        record = load_record(store, f"networks/{name}.json")
+        if record["identity"] != identity:
+            return None
+        load_tensors(store, f"networks/{name}.safetensors", record["sha256"])
+    except (DamagedCheckpoint, LookupError):
+        return None
+    return record
+
+
+def load_weights(store: Store, name: str, network: nn.Module) -> nn.Module:
+    """Fill `network` with the finished weights of `name`; evaluation mode.
+
+    Raises `DamagedCheckpoint` if they are not the bytes that were stored.
+    """
+    record = load_record(store, f"networks/{name}.json")
+    network.load_state_dict(load_tensors(store, f"networks/{name}.safetensors", record["sha256"]))
+    return network.eval()
+
+
+def load_network(store: Store, run: TrainingRun, description: dict[str, Any]) -> nn.Module:
+    """The finished network of `run`; `description` holds num_classes, image_shape, mean and std."""
+    keys = ("num_classes", "image_shape", "mean", "std")
+    return load_weights(store, run.name, build_network(run, **{key: description[key] for key in keys}))
+
+
+def starting_weights(store: Store, run: TrainingRun, description: dict[str, Any]) -> dict[str, Tensor] | None:
+    """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
+
+    A function of the stored weights and of `run`, on the CPU, so that every worker and every start
+    of the run has the same.
+    """
+    if run.starts_from is None:
+        return None
+    unpruned = cast(Classifier, averaged(load_network(store, run.starts_from, description)))
+    return prune_channels(unpruned, run.architecture.pruned, description["image_shape"]).state_dict()
+
+
+def load_predictions(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
+    """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c)."""
+    return load_tensors(store, f"{key}.safetensors", sha256)

@@ -1,0 +1,1 @@
+"""Corrupted images, foreign images, selective prediction."""

@@ -1,0 +1,1 @@
+"""What a worker process does: jobs, alone or together with others."""

@@ -1,0 +1,146 @@
+"""What a worker pool can be asked to do, and how it does it. Ray is not known here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekd_train.data.augment import as_float
+from ekd_train.evaluation.evaluate import predict
+from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
+from ekd_train.evaluation.perturbation_effect import perturbation_effect
+from ekd_train.evaluation.predictors import load_predictors
+from ekd_train.models.cost import count_macs, count_parameters
+from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.checkpoint import Checkpoints, Store, save_record, save_tensors
+from ekd_train.persistence.networks import (
+    find_network,
+    identity,
+    load_network,
+    save_network,
+    starting_weights,
+)
+from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.training.loop import Images, TrainingData, train
+from ekd_train.training.speed import precision_on
+from ekd_train.workers.reporter import Reporter
+from ekd_train.workers.workers import Workers
+
+PREDICTIONS = "evaluation/predictions"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on a worker's device; `description` is `ekd_train.data.describe`'s."""
+
+    train: Images
+    validation: Images
+    test: Images
+    description: Mapping[str, Any]
+
+
+def place(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any], device: torch.device) -> Data:
+    """Tensors over `train/images`, `train/labels`, ... without a copy if `device` is the CPU."""
+
+    def images(split: str) -> Images:
+        with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is what we do
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            pixels, labels = (torch.from_numpy(arrays[f"{split}/{part}"]) for part in ("images", "labels"))
+        return Images(pixels.to(device), labels.to(device))
+
+    return Data(images("train"), images("validation"), images("test"), description)
+
+
+def training_data(data: Data) -> TrainingData:
+    """What a training run may see of `data`: all but the test images."""
+    description = data.description
+    return TrainingData(
+        train=data.train,
+        validation=data.validation,
+        num_classes=description["num_classes"],
+        mean=description["mean"],
+        std=description["std"],
+    )
+
+
+def execute(
+    job: TrainingRun | Evaluation,
+    data: Data,
+    store: Store,
+    reporter: Reporter,
+    workers: Workers,
+    keep_checkpoints: int = 2,
+) -> dict[str, Any]:
+    """Do `job` together with the other workers; the record of what it made, already stored."""
+    if isinstance(job, Evaluation):
+        return _evaluate(job, data, store, workers)
+    return _train(job, data, store, reporter, workers, keep_checkpoints)
+
+
+def _train(
+    run: TrainingRun, data: Data, store: Store, reporter: Reporter, workers: Workers, keep: int
+) -> dict[str, Any]:
+    description = data.description
+    key = identity(run, description["fingerprint"])
+    checkpoints = Checkpoints(store, f"checkpoints/{run.name}", key, keep=keep)
+    finished = find_network(store, run.name, key)
+    workers.barrier()  # all have looked before the first one writes
+    if finished is not None:
+        return finished
+    teachers = None
+    if run.teachers:
+        networks = [load_network(store, teacher, dict(description)) for teacher in run.teachers]
+        teachers = Teachers(networks).to(workers.device)
+    trained = train(
+        run,
+        training_data(data),
+        checkpoints=checkpoints,
+        reporter=reporter,
+        workers=workers,
+        teachers=teachers,
+        start=starting_weights(store, run, dict(description)),
+    )
+    record = {
+        "identity": key,
+        "best": trained.best,
+        "history": trained.history,
+        "seconds": trained.seconds,
+        "workers": workers.size,
+        "precision": precision_on(run.training.speed, workers.device),
+    }
+    if not workers.is_first:
+        return record
+    return save_network(store, run.name, trained.network, record)
+
+
+def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> dict[str, Any]:
+    loaded = load_predictors(store, job.control, job.student, data.description, workers.device)
+    predictors = loaded.named
+    shape = tuple(data.description["image_shape"])
+    tensors: dict[str, Tensor] = {}
+    for split, images in (("validation", data.validation), ("test", data.test)):
+        tensors[f"{split}/labels"] = images.labels
+        for name, predictor in predictors.items():
+            tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
+    cost: dict[str, dict[str, Any]] = {
+        name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
+    }
+    record: dict[str, Any] = {"cost": cost}
+    if workers.is_first:
+        few = as_float(data.test.images[: max(LATENCY_BATCHES)])
+        for name, measured in measure_latency(predictors, few).items():
+            cost[name] |= measured
+        record["latency"] = latency_setting(workers.device)
+        effect = perturbation_effect(
+            job.student, loaded.teachers, loaded.student, data.train.images, data.train.labels
+        )
+        tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
+        record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
+        save_record(store, f"{PREDICTIONS}.json", record)
+    return record

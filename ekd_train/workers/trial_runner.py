@@ -1,0 +1,165 @@
+"""A trial of a search: the same settings trained from one seed or several, an epoch at a time.
+
+What decides how long a trial trains is outside; it asks for one validated epoch after another.
+Ray is not known here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.checkpoint import Checkpoints, Store
+from ekd_train.persistence.networks import identity, load_network, starting_weights
+from ekd_train.settings import TrainingRun, TrialStep
+from ekd_train.training.loop import Loop, TrainingData, quality, selected_by
+from ekd_train.training.trainee import build_network
+from ekd_train.workers.reporter import Reporter
+from ekd_train.workers.workers import Workers
+
+
+def checkpoint_prefix(trial: str, seed: int) -> str:
+    """Where the checkpoints of a trial's run number `seed` are stored."""
+    return f"trials/{trial}/seed-{seed}"
+
+
+def network_arrays(networks: Mapping[str, torch.nn.Module]) -> dict[str, np.ndarray]:
+    """The weights of finished networks by name, to be shared between processes (`TrialBench`)."""
+    return {
+        f"networks/{name}/{key}": value.detach().cpu().numpy()
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+
+
+class TrialBench:
+    """Trains one trial after another; keeps the one that is being trained between its steps.
+
+    Args:
+        data: what trials see: no test images.
+        description: `ekd_train.data.describe`'s.
+        store: of the search; holds the finished teachers, and what pruned students start from, and
+            takes the checkpoints.
+        workers: who trains together; all of them make the same calls.
+        keep_checkpoints: of each run of a trial.
+        arrays: `network_arrays` of the teachers, whose memory is shared with whoever else has
+            them (on the CPU; a GPU has its own copy); teachers that are not there are loaded.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        description: Mapping[str, Any],
+        store: Store,
+        workers: Workers = Workers(),
+        keep_checkpoints: int = 1,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.data, self.description, self.store, self.workers = data, dict(description), store, workers
+        self.keep, self.arrays = keep_checkpoints, arrays or {}
+        self._teachers: dict[str, torch.nn.Module] = {}
+        self._at: tuple[str, tuple[TrainingRun, ...]] | None = None
+        self._loops: list[Loop] = []
+
+    def step(self, step: TrialStep, reporter: Reporter) -> dict[str, float]:
+        """The record of the first validated epoch after `step.after`, trained if it was not yet.
+
+        Every value is the mean over the seeds; `score` is the mean of the best validation
+        accuracies so far of the averaged students (of the members' ensembles where
+        `student.select_by` says so), `score_nll` that of their NLLs there, and
+        `seeds/<i>/score` each alone; `finished` is 1 when it was the last epoch.
+        """
+        loops = self._open(step.name, step.runs, reporter)
+        histories = []
+        for loop in loops:
+            with loop.checkpoints.storing():  # whoever hears of this step may copy or remove them
+                while not any(record["epoch"] > step.after for record in loop.history):
+                    loop.advance()
+            count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
+            histories.append(loop.history[:count])
+        first = step.runs[0]
+        return summarise(histories, first.training.epochs, selected_by(first))
+
+    def save(self, step: TrialStep, reporter: Reporter) -> None:
+        """Store a checkpoint of the trial where it is now."""
+        for loop in self._open(step.name, step.runs, reporter):
+            if loop.epoch > 0:
+                with loop.checkpoints.storing():
+                    loop.save()
+
+    def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
+        """Go on with the weights, momenta and history that `donor` had after its epoch `donor.after`.
+
+        A trial that has gone on from there before, and was interrupted, goes on where it was.
+        Raises `LookupError` when the donor's checkpoint of that epoch is not there.
+        """
+        self.close()
+        loops = self._open(step.name, step.runs, reporter)
+        for seed, (loop, run) in enumerate(zip(loops, donor.runs, strict=True)):
+            if loop.epoch > donor.after:
+                continue
+            found = self._checkpoints(donor.name, seed, run).newest(until=donor.after)
+            if found is None or found.epoch != donor.after:
+                raise LookupError(f"{donor.name}: its checkpoint of epoch {donor.after} is not there")
+            # What this trial's own checkpoints hold is another network's.
+            loop.checkpoints = self._checkpoints(step.name, seed, loop.run)
+            loop.load(found)
+            with loop.checkpoints.storing():
+                loop.save()
+
+    def close(self) -> None:
+        """Let the trial go, so that its memory is free."""
+        self._at, self._loops = None, []
+
+    def _open(self, name: str, runs: tuple[TrainingRun, ...], reporter: Reporter) -> list[Loop]:
+        if self._at != (name, runs):
+            self.close()
+            self._loops = [self._loop(name, i, run, reporter) for i, run in enumerate(runs)]
+            self._at = (name, runs)
+        return self._loops
+
+    def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
+        checkpoints = self._checkpoints(name, seed, run)
+        start = starting_weights(self.store, run, self.description)
+        return Loop(run, self.data, checkpoints, reporter, self.workers, self._taught_by(run), start)
+
+    def _checkpoints(self, name: str, seed: int, run: TrainingRun) -> Checkpoints:
+        key = identity(run, self.description["fingerprint"])
+        return Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
+
+    def _taught_by(self, run: TrainingRun) -> Teachers | None:
+        for teacher in run.teachers:
+            if teacher.name not in self._teachers:
+                self._teachers[teacher.name] = self._load(teacher).to(self.workers.device)
+        return Teachers([self._teachers[teacher.name] for teacher in run.teachers]) if run.teachers else None
+
+    def _load(self, run: TrainingRun) -> torch.nn.Module:
+        prefix = f"networks/{run.name}/"
+        shared = {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+        if not shared:
+            return load_network(self.store, run, self.description)
+        keys = ("num_classes", "image_shape", "mean", "std")
+        network = build_network(run, **{key: self.description[key] for key in keys})
+        with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is a teacher
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            weights = {key: torch.from_numpy(value) for key, value in shared.items()}
+        network.load_state_dict(weights, assign=True)
+        return network.eval()
+
+
+def summarise(histories: list[list[dict[str, float]]], epochs: int, by: str) -> dict[str, float]:
+    """One record of a trial from its runs' records so far; see `TrialBench.step`."""
+    last = [history[-1] for history in histories]
+    shared = [key for key in last[0] if all(key in record for record in last)]
+    record = {key: float(np.mean([r[key] for r in last])) for key in shared}
+    best = [max(quality(r, by) for r in history) for history in histories]
+    record["score"] = float(np.mean([accuracy for accuracy, _ in best]))
+    record["score_nll"] = float(np.mean([-minus_nll for _, minus_nll in best]))
+    record |= {f"seeds/{i}/score": accuracy for i, (accuracy, _) in enumerate(best) if len(best) > 1}
+    record["finished"] = float(record["epoch"] >= epochs)
+    return record

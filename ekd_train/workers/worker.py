@@ -1,0 +1,183 @@
+"""A worker of the warm worker pool: takes jobs from a jobs until there are no more.
+
+The only module of `ekd_train` that knows Ray Train. Starting a worker pool (processes, imports,
+process group) costs 10-20 s, so one group stays up for the whole `ekd run`. Its workers form
+*worker groups* of as many workers as a training run has; each worker group does one job after another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.v2._internal.execution.context import get_train_context
+
+from ekd_train.models.synchronised_batch_norm import synchronise_among
+from ekd_train.persistence.checkpoint import Store
+from ekd_train.settings import Job, TrialStep
+from ekd_train.training.loop import TrainingDiverged
+from ekd_train.workers.jobs import execute, place, training_data
+from ekd_train.workers.reporter import Reporter
+from ekd_train.workers.trial_runner import TrialBench
+from ekd_train.workers.workers import Workers
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One job for one worker group; `serial` tells it from every other assignment."""
+
+    serial: int
+    job: Job
+
+
+class JobSource(Reporter, Protocol):
+    """Where a worker group gets its work, and says what became of it."""
+
+    def begin(self) -> None:
+        """The whole pool has (re)started: jobs that its worker groups left unfinished are to be done again.
+
+        Called by one worker, before any other worker asks for work.
+        """
+
+    def of(self, group: int) -> JobSource:
+        """The jobs of one worker group."""
+
+    def next(self, finished: int | None) -> Assignment | None:
+        """The worker group's assignment, waiting for one if need be; None: no more will come.
+
+        All its workers get the same answers. `finished` is the serial of the last
+        assignment that this worker finished, None if there is none.
+        """
+
+    def about(self, run: str, reporting: bool) -> None:
+        """What is reported from here on is about `run`; `reporting` is false for all but one worker."""
+
+    def done(self, serial: int, record: dict[str, Any]) -> None:
+        """The assignment is finished and what it made is stored."""
+
+    def failed(self, error: BaseException) -> None:
+        """The assignment raised; the worker raises it too, after this."""
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """Everything that a worker needs to begin."""
+
+    jobs: JobSource
+    store: Store
+    data: Any
+    """A `ray.ObjectRef` of (arrays, description)."""
+    workers_per_group: int | None
+    """None: one worker group of all workers, however many there are (elastic)."""
+    cpus_per_worker: int
+    keep_checkpoints: int
+
+
+def form_groups(rank: int, size: int, per_group: int, device: torch.device) -> tuple[int | None, Workers]:
+    """Divide `size` workers into groups of `per_group`; the number of this one's, None if it is left over.
+
+    Every worker must call it: process groups are made together.
+    """
+    count = size // per_group
+    if count == 1 and size == per_group:
+        return 0, Workers(rank, size, device=device)
+    groups = [dist.new_group(list(range(i * per_group, (i + 1) * per_group))) for i in range(count)]
+    number = rank // per_group
+    if number >= count:
+        return None, Workers(device=device)
+    group = cast(dist.ProcessGroup, groups[number])
+    synchronise_among(group)
+    return number, Workers(rank % per_group, per_group, group, device)
+
+
+@dataclass(frozen=True)
+class PreemptionNotice:
+    """Ray's word that nodes of the worker pool are about to be taken; `ekd_train.workers.workers.Notice`.
+
+    Ray's public question is a barrier of the whole pool, whose worker groups are never at the same point,
+    so what each worker was told is read, and the worker group agrees by itself.
+    """
+
+    rank: int
+    """In the whole pool, as Ray counts."""
+    alone: bool
+    """Whether the group is the only one. Others need the time until the deadline to checkpoint."""
+
+    def given(self) -> bool:
+        """Whether a node of the group is about to be taken."""
+        return get_train_context().preemption_context.preemption_info is not None
+
+    def leave(self) -> None:
+        """Exit if it is this worker's node: Ray starts the group again on what is left."""
+        info = get_train_context().preemption_context.preemption_info
+        if self.alone and info is not None and self.rank in info.preempted_ranks:
+            logging.getLogger(__name__).warning("this node is about to be taken: checkpointed, leaving")
+            os._exit(1)  # an exception would count as a failure of the run, not as a preemption
+
+
+def _step(trials: TrialBench, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
+    """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
+    try:
+        return dict(trials.step(step, jobs))
+    except TrainingDiverged as error:
+        trials.close()
+        return {"failure": f"{type(error).__name__}: {error}"}
+
+
+def _own_device() -> torch.device:
+    """The GPU that Ray gave this worker, from here on this thread's; the CPU where it gave none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # late: it takes half a second to import
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's `train_loop_per_worker`: do jobs until there are no more.
+
+    `config["setup"]` is a `ray.ObjectRef` of a `WorkerSetup`: Ray Train's controller reads the configuration
+    too, and would import torch for the `WorkerSetup` itself.
+    """
+    setup: WorkerSetup = ray.get(config["setup"])
+    logging.getLogger("ekd_train").setLevel(logging.INFO)
+    torch.set_num_threads(setup.cpus_per_worker)
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    group, workers = form_groups(rank, size, setup.workers_per_group or size, _own_device())
+    if rank == 0:
+        setup.jobs.begin()
+    if size > 1:
+        dist.barrier()
+    workers = replace(workers, notice=PreemptionNotice(rank, alone=workers.size == size))
+    if group is None:
+        return  # too few workers are left over for a worker group of their own
+    jobs = setup.jobs.of(group)
+    arrays, description = ray.get(setup.data)
+    data = place(arrays, description, workers.device)
+    trials = TrialBench(
+        training_data(data), description, setup.store, workers, setup.keep_checkpoints, arrays
+    )
+    finished: int | None = None
+    while (assignment := jobs.next(finished)) is not None:
+        jobs.about(assignment.job.name, workers.is_first)
+        try:
+            if isinstance(assignment.job, TrialStep):
+                record = _step(trials, assignment.job, jobs)
+            else:
+                record = execute(assignment.job, data, setup.store, jobs, workers, setup.keep_checkpoints)
+        except BaseException as error:
+            jobs.failed(error)
+            raise
+        if workers.is_first:
+            jobs.done(assignment.serial, record)
+        finished = assignment.serial

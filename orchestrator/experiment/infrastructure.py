@@ -1,0 +1,161 @@
+"""Where an experiment runs, is kept and is recorded: nothing here decides a result, but for the workers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import field_validator
+
+from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Settings
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.explanation import quoted
+from orchestrator.tracking.address import redacted
+
+if TYPE_CHECKING:
+    from orchestrator.experiment.schema import Experiment
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What run ids and registered models' names look like: they become folders, keys and tags."""
+
+LONGEST_NAME = 80
+"""Characters of an experiment's name: leaves room for what run ids add."""
+
+
+class Cluster(Settings):
+    """How one training run is spread over the cluster's machines."""
+
+    address: str | None = None
+    """Ray's address; null: RAY_ADDRESS, else a cluster running here, else a local one is started."""
+    workers_per_run: Positive | tuple[Positive, Positive] = 1
+    """Data-parallel workers of each training run; [min, max]: elastic."""
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: NonNegativeFloat = 0
+    runs_at_once: Positive | None = None
+    """Training runs side by side; null: as many as the cluster has room for."""
+    max_failures: NonNegative = 3
+    """How often a worker group that lost a worker is started again before the run fails."""
+    resize_every_s: PositiveFloat = 60
+    """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
+    last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
+
+    @field_validator("workers_per_run", mode="before")
+    @classmethod
+    def _a_number_or_two(cls, value: Any) -> Any:
+        pair = isinstance(value, list | tuple)
+        numbers = value if pair else (value,)
+        if (pair and len(value) != 2) or not all(type(n) is int and n >= 1 for n in numbers):
+            raise ValueError("write a number, or [min, max], from 1 up")
+        return tuple(value) if pair else value
+
+    @field_validator("workers_per_run")
+    @classmethod
+    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError("[min, max] must have min <= max")
+        return value
+
+    @property
+    def elastic(self) -> bool:
+        """Whether a run may go on with fewer workers, and grow again."""
+        return isinstance(self.workers_per_run, tuple)
+
+    @property
+    def most_workers(self) -> int:
+        """The largest number of workers that a run may have."""
+        return self.workers_per_run[1] if isinstance(self.workers_per_run, tuple) else self.workers_per_run
+
+    @property
+    def fewest_workers(self) -> int:
+        """The smallest number of workers that a run can go on with."""
+        return self.workers_per_run[0] if isinstance(self.workers_per_run, tuple) else self.workers_per_run
+
+
+class StorageSettings(Settings):
+    """Where a run's files are kept."""
+
+    uri: str = "ekd-runs"
+    """A folder or `s3://bucket/prefix`."""
+    endpoint_url: str | None = None
+    """An S3-compatible server's address (MinIO, Ceph, R2, ...)."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept of each training run in progress."""
+
+    @field_validator("uri", "endpoint_url")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return _refuse_credentials(value)
+
+
+class Tracking(Settings):
+    """Where a run is recorded and its student registered."""
+
+    uri: str | None = None
+    """An MLflow tracking URI; null: MLFLOW_TRACKING_URI, else a SQLite file beside the runs."""
+    registered_model: str | None = None
+    """Name in the model registry; null: `ekd-<experiment's name>`."""
+    patience_s: NonNegativeFloat = 180
+    """How long registering waits for a tracking server that is away before the run ends without it."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return _refuse_credentials(value)
+
+    @field_validator("registered_model")
+    @classmethod
+    def _valid_name(cls, value: str | None) -> str | None:
+        return checked_name(value, 100) if value is not None else None
+
+
+def checked_name(value: str, longest: int = LONGEST_NAME) -> str:
+    """`value`, if it can be part of run ids, keys and tags; raises `ValueError`."""
+    if not RUN_ID.fullmatch(value) or len(value) > longest:
+        raise ValueError(
+            f"use letters, digits, '.', '_' and '-', a letter or digit first, at most {longest}; "
+            f"not {quoted(value)}"
+        )
+    return value
+
+
+def name_of_file(path: Path) -> str:
+    """The name of an experiment that has none: its file's. Raises `ExperimentError` if that cannot be one."""
+    try:
+        return checked_name(path.stem)
+    except ValueError:
+        raise ExperimentError(
+            f"{path}: has no name, and its file's cannot be one; write `name: my_experiment` into it"
+        ) from None
+
+
+def _refuse_credentials(value: str | None) -> str | None:
+    if value and redacted(value) != value:
+        raise ValueError("credentials do not belong in an experiment; set them in the environment")
+    return value
+
+
+def why_not_elsewhere(experiment: Experiment) -> str | None:
+    """Why an experiment that could run here would lose its results on a cluster; None if it would not."""
+    uri = experiment.storage.uri
+    if "://" not in uri and not Path(uri).is_absolute():
+        return (
+            f"storage.uri is {uri!r}, a folder relative to a job's temporary directory, which is deleted "
+            "with the job; use s3://bucket/prefix, or the absolute path of a folder that all hosts mount"
+        )
+    if experiment.tracking.uri is None:
+        return (
+            "tracking.uri is not set, and a job would keep its records in a temporary file; set tracking.uri"
+        )
+    if re.match(r"sqlite(\+\w+)?:///(?!/)|file:(?!//)", experiment.tracking.uri):
+        return (
+            f"tracking.uri is {experiment.tracking.uri!r}, a file relative to a job's temporary directory, "
+            "which is deleted with the job; use an MLflow server's address"
+        )
+    root = experiment.data.root
+    if root is not None and not root.startswith("s3://") and not Path(root).is_absolute():
+        return (
+            f"data.root is {root!r}, a folder relative to a job's temporary directory; use "
+            "s3://bucket/prefix, or the absolute path of a folder that the cluster's head has"
+        )
+    return None

@@ -1,0 +1,303 @@
+"""The whole typed description of one `ekd run`, and the one path by which values enter it.
+
+A YAML file, `--set key=value` and a search all produce the same nested dictionary, changed
+by dotted keys and validated once by `Experiment`. What is wrong is an `ExperimentError`
+that names the key, the rule and, for an unknown key, the nearest known one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError, field_validator, model_validator
+
+from ekd_train.settings import (
+    Architecture,
+    DataSettings,
+    Distillation,
+    NonNegative,
+    PerturbationSettings,
+    Positive,
+    Settings,
+    Student,
+    Training,
+    TrainingRun,
+)
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.explanation import explain, quoted
+from orchestrator.experiment.infrastructure import (
+    RUN_ID,
+    Cluster,
+    StorageSettings,
+    Tracking,
+    checked_name,
+    name_of_file,
+)
+from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
+from orchestrator.experiment.smoke import make_small
+from orchestrator.experiment.yaml_tree import read_yaml, set_key
+
+__all__ = [
+    "RUN_ID",
+    "Cluster",
+    "Experiment",
+    "ExperimentError",
+    "build_experiment",
+    "find_experiment",
+    "load_experiment",
+    "packaged_experiments",
+    "set_key",
+]
+
+MOST_NETWORKS = 256
+"""Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""
+
+
+class Teachers(Settings):
+    """A group of teachers of one architecture, trained alike from different seeds."""
+
+    count: Positive = 4
+    architecture: Architecture = Architecture()
+    training: Training = Training()
+
+
+class Experiment(Settings):
+    """One main job: teachers, student, how they are trained, measured, stored and recorded."""
+
+    name: str
+    """Default: the file's. Run ids and the registered model begin with it."""
+    description: str = ""
+    seed: NonNegative = 0
+    data: DataSettings = DataSettings()
+    teachers: tuple[Teachers, ...] = (Teachers(),)
+    """One group or a list of groups: a list may mix architectures."""
+    student: Student = Student()
+    distillation: Distillation = Distillation()
+    perturbation: PerturbationSettings = PerturbationSettings()
+    cluster: Cluster = Cluster()
+    storage: StorageSettings = StorageSettings()
+    tracking: Tracking = Tracking()
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, value: str) -> str:
+        return checked_name(value)
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_group_or_several(cls, value: Any) -> Any:
+        if isinstance(value, Mapping | Teachers):
+            return (value,)
+        if not isinstance(value, list | tuple):
+            raise ValueError(
+                f"write one group {{count: ..., architecture: ..., training: ...}} or a list of groups, "
+                f"not {quoted(value)}"
+            )
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Experiment:
+        count, method = self.teacher_count, self.student.method
+        if count < 1:
+            raise ValueError("teachers: at least one is needed")
+        if max(count, self.student.members) > MOST_NETWORKS:
+            raise ValueError(f"teachers and student.members: at most {MOST_NETWORKS} are possible")
+        objective = self.distillation.objective
+        if method == "kd" and count > 1 and objective in ("member_kd", "ekd", "ce_kd"):
+            raise ValueError(
+                f"distillation.objective={objective} pairs members with teachers, but student.method=kd has "
+                "no members; use mean_kd or proxy_end2, or another method"
+            )
+        weights = self.distillation.ekd
+        if objective in ("auto", "ekd") and weights.feature > 0 and method != "ekd":
+            raise ValueError(
+                "distillation.ekd.feature compares branches with teachers: it needs student.method=ekd"
+            )
+        rotating = self.distillation.assignment == "rotating"
+        if rotating and (not self.pairs_members or weights.feature > 0):
+            raise ValueError(
+                "distillation.assignment=rotating is about members that are paired with teachers: it needs a "
+                "student.method with members, an objective that pairs them, and no feature term"
+            )
+        if rotating and self.student.members > count:
+            raise ValueError(
+                f"student.members is {self.student.members} but there are {count} teachers to rotate; "
+                f"set student.members={count} or fewer"
+            )
+        if self.pairs_members and not rotating and self.student.members != count:
+            raise ValueError(
+                f"student.members is {self.student.members} but there are {count} teachers: {method} pairs "
+                f"member m with teacher m; set student.members={count} or change teachers"
+            )
+        for index, group in enumerate(self.teachers):
+            if group.architecture.pruned:
+                key = "teachers" if len(self.teachers) == 1 else f"teachers.{index}"
+                raise ValueError(
+                    f"{key}.architecture.pruned: only the student can be pruned; leave it out "
+                    "(student.architecture.pruned is for that)"
+                )
+        kind = self.perturbation.kind
+        if kind in ("tdiv", "tdiv_sdiv") and count < 2:
+            raise ValueError(f"perturbation.kind={kind} compares two teachers, but there is {count}")
+        if kind == "tdiv_sdiv" and (method == "kd" or self.student.members < 2):
+            raise ValueError(
+                "perturbation.kind=tdiv_sdiv compares two members of the student; "
+                "set student.members to 2 or more (and a method other than kd), or use tdiv"
+            )
+        if kind == "tdiv_sdiv" and not rotating and self.student.members != count:
+            raise ValueError(
+                f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
+                f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"
+            )
+        if self.data.image_size is not None and self.data.name not in ("image_folder", "tiny_imagenet"):
+            raise ValueError(
+                f"data.image_size: images of {self.data.name} keep their size; leave it out (it is for "
+                "image_folder and tiny_imagenet)"
+            )
+        smallest = min(t.batch_size for t in (self.student.training, *(g.training for g in self.teachers)))
+        if self.cluster.most_workers > smallest:
+            raise ValueError(
+                f"cluster.workers_per_run is {self.cluster.most_workers} but a batch has {smallest} images"
+            )
+        try:
+            self.student_run()
+        except ValidationError as error:  # whose text has several lines, and the whole run
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    @property
+    def teacher_count(self) -> int:
+        """How many teachers there are in all groups."""
+        return sum(group.count for group in self.teachers)
+
+    @property
+    def pairs_members(self) -> bool:
+        """Whether the student's method pairs member m with teacher m."""
+        objective = self.distillation.objective
+        return self.student.method != "kd" and objective in ("auto", "member_kd", "ekd", "ce_kd")
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name."""
+        return self.tracking.registered_model or f"ekd-{self.name}"
+
+    def teacher_runs(self) -> tuple[TrainingRun, ...]:
+        """The training runs of all teachers, in order."""
+        groups = [group for group in self.teachers for _ in range(group.count)]
+        return tuple(
+            self._label_run(f"teacher-{i}", group.architecture, group.training)
+            for i, group in enumerate(groups)
+        )
+
+    def unpruned_run(self) -> TrainingRun | None:
+        """What a pruned student and its control start from: its architecture before pruning, trained as
+        the control is; None for a student that is not pruned."""
+        architecture = self.student.architecture
+        if not architecture.pruned:
+            return None
+        whole = architecture.model_copy(update={"pruned": 0.0})
+        return self._label_run("unpruned", whole, self.student.training)
+
+    def first_runs(self) -> tuple[TrainingRun, ...]:
+        """The training runs that control or student need before they can begin."""
+        unpruned = self.unpruned_run()
+        return self.teacher_runs() if unpruned is None else (*self.teacher_runs(), unpruned)
+
+    def training_runs(self) -> tuple[TrainingRun, ...]:
+        """Every training run, in the order of their stages."""
+        return (*self.first_runs(), self.control_run(), self.student_run())
+
+    def control_run(self) -> TrainingRun:
+        """One plain network of the student's architecture, trained alike, on labels alone.
+
+        Of a pruned student: the same pruned network, trained on.
+        """
+        run = self._label_run("control", self.student.architecture, self.student.training)
+        return run.model_copy(update={"starts_from": self.unpruned_run()})
+
+    def student_run(self) -> TrainingRun:
+        """The distillation."""
+        return TrainingRun(
+            name="student",
+            role="student",
+            seed=self.seed,
+            architecture=self.student.architecture,
+            training=self.student.training,
+            augmentation=self.data.augmentation,
+            student=self.student,
+            distillation=self.distillation,
+            perturbation=self.perturbation,
+            teachers=self.teacher_runs(),
+            starts_from=self.unpruned_run(),
+        )
+
+    def _label_run(self, name: str, architecture: Architecture, training: Training) -> TrainingRun:
+        return TrainingRun(
+            name=name,
+            role="label",
+            seed=self.seed,
+            architecture=architecture,
+            training=training,
+            augmentation=self.data.augmentation,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole experiment with every default written out, as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def result_settings(self) -> dict[str, Any]:
+        """The resolved experiment without what cannot change a result: where it runs and is kept."""
+        kept = self.resolved()
+        for key in ("name", "description", "cluster", "storage", "tracking"):
+            del kept[key]
+        for key in ("root", "download"):
+            del kept["data"][key]
+        return kept
+
+    def result_hash(self) -> str:
+        """SHA-256 of `result_settings` and the number of workers, which decides batch statistics."""
+        settings = [self.result_settings(), self.resolved()["cluster"]["workers_per_run"]]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def default_run_id(self) -> str:
+        """The id under which the same command finds the same run again."""
+        return f"{self.name}-{self.result_hash()[:10]}"
+
+
+def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool = False) -> Experiment:
+    """The experiment named (packaged) or read (a path to YAML) with `key=value` overrides applied.
+
+    Raises `ExperimentError`.
+    """
+    path = find_experiment(source)
+    tree = read_yaml(read_experiment(path), str(path))
+    if not isinstance(tree, dict):
+        found = "the file is empty" if tree is None else f"this is {quoted(tree)}"
+        raise ExperimentError(f"{path}: an experiment is a mapping of keys, but {found}")
+    apply_overrides(tree, overrides)
+    if "name" not in tree:
+        tree["name"] = name_of_file(path)
+    experiment = build_experiment(tree)
+    return make_small(experiment) if smoke else experiment
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Change `tree` by `key=value` texts, as `--set` takes them; raises `ExperimentError`."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ExperimentError(f"--set {override}: write it as key=value, as in --set student.members=4")
+        set_key(tree, key, read_yaml(text, f"--set {override}"))
+
+
+def build_experiment(tree: Mapping[str, Any]) -> Experiment:
+    """Validate a nested dictionary; raises `ExperimentError` with one line."""
+    try:
+        # JSON's strict mode: a list may become a tuple, but a string never becomes a number.
+        return Experiment.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        one_group = isinstance(tree.get("teachers"), Mapping)
+        raise ExperimentError(explain(error, Experiment, one_group=one_group)) from None

@@ -1,0 +1,117 @@
+"""The real experiment made small: every component, a few images, no result."""
+
+from __future__ import annotations
+
+from glob import escape, glob
+from typing import TYPE_CHECKING
+
+from ekd_train.settings import Architecture, DataSettings, Training
+
+if TYPE_CHECKING:
+    from orchestrator.experiment.schema import Cluster, Experiment
+
+CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
+"""Of data sets that have more than ten: a subset must show each class."""
+
+
+SMALL_PIXELS = 16
+"""Side of an image that networks with a small-image stem are given."""
+
+
+def make_small(experiment: Experiment) -> Experiment:
+    """The same experiment over two epochs of two small batches, or of as many as show each class twice.
+
+    Networks keep their kind and depth; what is wide becomes thin, and large images small where every
+    network takes small ones: WRN-28-10 would need an hour on two cores for the images of a smoke run.
+    """
+    # A batch has an image for each worker at least.
+    batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
+    sizes = _sizes(experiment.data, 2 * batch)
+    batch = min(batch, sizes["train_size"])
+
+    def small(training: Training) -> Training:
+        warmup = min(1.0, training.schedule.warmup_epochs)
+        return training.model_copy(
+            update={
+                "epochs": 2,
+                "batch_size": batch,
+                "checkpoint_every": 1,
+                "evaluate_every": 1,
+                "schedule": training.schedule.model_copy(update={"warmup_epochs": warmup}),
+            }
+        )
+
+    data = experiment.data.model_copy(update={**sizes, "train_fraction": 1.0})
+    architectures = [experiment.student.architecture, *(g.architecture for g in experiment.teachers)]
+    if all(a.small_images or a.depth is not None for a in architectures):
+        data = data.model_copy(update={"image_size": _small_image_size(data)})
+    student = experiment.student
+    factors = student.factors.model_copy(update={"warmup_epochs": min(1.0, student.factors.warmup_epochs)})
+    groups = tuple(
+        g.model_copy(update={"training": small(g.training), "architecture": _thin(g.architecture)})
+        for g in experiment.teachers
+    )
+    return experiment.model_copy(
+        update={
+            "name": f"{experiment.name}-smoke",
+            "data": data,
+            "teachers": groups,
+            "student": student.model_copy(
+                update={
+                    "training": small(student.training),
+                    "architecture": _thin(student.architecture),
+                    "factors": factors,
+                }
+            ),
+        }
+    )
+
+
+def _thin(architecture: Architecture) -> Architecture:
+    return architecture.model_copy(update={"width": min(1.0, architecture.width)})
+
+
+def _small_image_size(data: DataSettings) -> int | None:
+    if data.name == "tiny_imagenet":
+        return min(SMALL_PIXELS, data.image_size or SMALL_PIXELS)
+    return min(SMALL_PIXELS, data.image_size) if data.image_size is not None else None
+
+
+def _sizes(data: DataSettings, images: int) -> dict[str, int]:
+    """Images of each split: `images`, or two of each class, or what a folder of few images has."""
+    counts = _folder_counts(data)
+    classes = len(counts["train"]) or CLASSES.get(data.name, 10)
+    images = max(images, 2 * classes)
+    validation = min(images, data.validation_size)
+    test = min(images, data.test_size or images)
+    if left := sum(counts["train"]):
+        held_out = max(classes, left // 4)
+        if counts["test"]:
+            test = min(test, sum(counts["test"]))
+        else:
+            test = min(test, held_out)
+            left -= test
+        if not counts["validation"]:
+            validation = min(validation, held_out)
+            left -= validation
+        images = max(1, min(images, left))
+    return {"train_size": images, "validation_size": validation, "test_size": test}
+
+
+def _folder_counts(data: DataSettings) -> dict[str, list[int]]:
+    """Files of each class in each split of an image folder; what is wrong there, loading says."""
+    folders = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+    if data.name != "image_folder":
+        return {split: [] for split in folders}
+    root = data.root or "."
+    return {
+        split: [
+            len(glob(f"{escape(folder)}/*")) for name in names for folder in glob(f"{escape(root)}/{name}/*/")
+        ]
+        for split, names in folders.items()
+    }
+
+
+def one_small_worker(cluster: Cluster) -> Cluster:
+    """What a smoke run falls back to on a machine that lacks what the experiment asks for."""
+    return cluster.model_copy(update={"workers_per_run": 1, "cpus_per_worker": 1, "gpus_per_worker": 0})

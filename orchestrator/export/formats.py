@@ -1,0 +1,230 @@
+"""`ekd export`: the averaged student as a file, checked against the network it was made from."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.experiment.schema import ExperimentError
+from orchestrator.registry.exported_model import CHECKED_BATCHES, TOLERANCE, ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Format = Literal["pt2", "onnx", "state-dict"]
+
+
+_FORMAT_OF: Mapping[str, Format] = {".onnx": "onnx", ".safetensors": "state-dict"}
+"""Suffixes of which every program expects one format."""
+
+
+_INNER = "network."
+"""What `Classifier` puts before the stock class's keys."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A student to export, and what is known of where it comes from."""
+
+    network: nn.Module
+    """In evaluation mode; one that was exported before has no other."""
+    weights_sha256: str
+    """Of the network's state dict, equal to what the registry or the manifest has."""
+    where: str
+    architecture: Mapping[str, Any] | None
+    """The student's, resolved; None: not recorded."""
+    data: Mapping[str, Any]
+    """Its `num_classes`, `image_shape`, `mean` and `std`."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = (int(length) for length in self.data["image_shape"])
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and gives what the network gives."""
+
+    path: Path
+    worst: float
+    """Largest difference between its logits and the network's, over batches of 1, 2 and 7."""
+    lines: str = ""
+    """`state-dict`: the Python that builds the network and loads the file; it was run for the check."""
+
+
+def format_of(output: Path, wanted: Format | None) -> Format:
+    """The format to write: `wanted`, or what the name of `output` says, or pt2.
+
+    Raises `ExperimentError` where they contradict each other.
+
+    >>> format_of(Path("student.onnx"), None), format_of(Path("student.pt"), None)
+    ('onnx', 'pt2')
+    """
+    named = _FORMAT_OF.get(output.suffix.lower())
+    if wanted and named and wanted != named:
+        raise ExperimentError(
+            f"--output {str(output)!r}: is the name of {named}, not of --format {wanted}; change one of them"
+        )
+    return wanted or named or "pt2"
+
+
+def export_network(source: Source, form: Format, output: Path) -> Exported:
+    """Write `source` to `output` and check it: the file is read back and asked for logits.
+
+    `pt2`: `torch.export`, needs torch alone. `onnx`: images (batch, c, h, w) -> logits, any batch
+    size. `state-dict`: the stock class's own keys, in safetensors form where the name ends with
+    `.safetensors`, else `torch.save` of plain tensors. The normalisation is no part of it; the lines that
+    load it have it, and so has the metadata of a safetensors file.
+
+    Raises:
+        ExportError: it cannot be written in this form, what was written is another function, or the disk
+            is full.
+        ExperimentError: a library of the extra `export` is missing, or no file can be written there.
+    """
+    partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
+    source.network.cpu().requires_grad_(False)
+    try:
+        answer = _FORMS[form](source, partial)
+        worst = _worst_difference(source, answer)
+        if not worst <= TOLERANCE:
+            raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
+        os.replace(partial, output)
+    except OSError as error:
+        raise ExportError(
+            f"--output {str(output)!r}: cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    lines = _loading_lines(source, output) if form == "state-dict" else ""
+    return Exported(output, worst, lines)
+
+
+def _writable(output: Path, suffix: str) -> Path:
+    """An empty file beside `output`, to be renamed to it; raises `ExperimentError`."""
+    try:
+        str(output).encode()  # torch ends the process at a name that is not UTF-8
+        if not output.name or (output.exists() and not output.is_file()):
+            raise ExperimentError(f"--output {str(output)!r}: is not a file; name the file to write")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f".{output.stem}.partial{suffix}")
+        partial.touch()
+    except (OSError, UnicodeEncodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "not a name that a file can have"
+        raise ExperimentError(f"--output {str(output)!r}: cannot be written: {why}") from None
+    return partial
+
+
+def _worst_difference(source: Source, answer: Callable[[Tensor], Tensor]) -> float:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        images = torch.rand(batch, *source.image_shape, generator=generator)
+        with torch.no_grad():
+            expected = source.network(images)
+        difference = (answer(images) - expected).abs() / expected.abs().clamp(min=1)
+        worst = max(worst, difference.max().item())
+    return worst
+
+
+def _pt2(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    batch = torch.export.Dim("batch", min=1)
+    content = io.BytesIO()  # torch ends the process where a file cannot take all it writes
+    try:
+        images = torch.rand(2, *source.image_shape)
+        program = torch.export.export(source.network, (images,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, content)
+    except Exception as error:
+        raise ExportError(f"torch.export cannot save it: {' '.join(str(error).split())[:300]}") from error
+    path.write_bytes(content.getbuffer())
+    loaded: Any = torch.export.load(path).module()
+    return lambda images: loaded(images).detach()
+
+
+def _onnx(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise ExperimentError(f"--format onnx needs {error.name}: pip install 'ekd[export]'") from None
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        torch.onnx.export(
+            source.network,
+            (torch.rand(2, *source.image_shape),),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        raise ExportError(f"torch.onnx cannot save it: {' '.join(str(error).split())[:300]}") from error
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _state_dict(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
+    """The inner network's state dict, loaded by the very lines that a person is told to use."""
+    import safetensors.torch
+    import torch
+
+    stored = source.network.state_dict()
+    if not all(name.startswith(_INNER) for name in stored):
+        raise ExportError("its parameters are not those of a classifier of this project")
+    lines = _loading_lines(source, path)
+    state = {name.removeprefix(_INNER): tensor.detach().clone() for name, tensor in stored.items()}
+    if path.suffix == ".safetensors":
+        known = {"architecture": source.architecture, **source.data, "weights_sha256": source.weights_sha256}
+        metadata = {key: json.dumps(value) for key, value in known.items()}
+        path.write_bytes(safetensors.torch.save(state, metadata))
+    else:
+        content = io.BytesIO()
+        torch.save(state, content)
+        path.write_bytes(content.getbuffer())
+    made: dict[str, Any] = {}
+    try:
+        exec(lines, made)
+    except Exception as error:
+        raise ExportError(
+            f"the lines that should load it do not: {' '.join(str(error).split())[:300]}"
+        ) from error
+    loaded: nn.Module = made["network"]
+    return lambda images: loaded(images).detach()
+
+
+def _loading_lines(source: Source, file: Path) -> str:
+    from orchestrator.export.rebuilding import ARCHITECTURE_TAG, rebuilding
+
+    if source.architecture is None:
+        raise ExperimentError(
+            f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which class its "
+            "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
+        )
+    try:
+        return rebuilding(source.architecture, source.data, str(file))
+    except ValueError as error:
+        raise ExperimentError(f"--format state-dict: {error}") from None
+
+
+_FORMS: dict[Format, Callable[[Source, Path], Callable[[Tensor], Tensor]]] = {
+    "pt2": _pt2,
+    "onnx": _onnx,
+    "state-dict": _state_dict,
+}

@@ -1,0 +1,1 @@
+"""The order of work of a run, and what is kept of it."""

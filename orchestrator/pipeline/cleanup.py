@@ -1,0 +1,67 @@
+"""What of a run is kept: nothing that it can do without is, once `ekd clean` was called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.experiment.schema import ExperimentError
+from orchestrator.pipeline.lease import Lease, LeaseHeld
+from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest, read_run
+from orchestrator.pipeline.status import state
+from orchestrator.storage import Storage
+
+DISPENSABLE = ("checkpoints", "ray")
+"""Folders of a finished run that nothing reads any more; Ray's holds the state of its worker groups."""
+
+
+def finished_runs(storage: Storage) -> list[str]:
+    """The ids of the runs below `storage` that are done; what cannot be read is not known to be."""
+    keys = [key for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")]
+    found = []
+    for run_id in (key.split("/")[0] for key in keys):
+        with suppress(ExperimentError):
+            if _state(storage.child(run_id)) == "done":
+                found.append(run_id)
+    return found
+
+
+def clean_run(run: Storage, run_id: str) -> int:
+    """Remove the dispensable folders of a finished run; how many objects. Raises `ExperimentError`."""
+    found = _state(run)
+    if found != "done":
+        raise ExperimentError(f"run {run_id} is {found}: its checkpoints are what it would continue from")
+    removed = 0
+    for folder in DISPENSABLE:
+        removed += len(run.list(folder))
+        run.delete_prefix(folder)
+    return removed
+
+
+def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:
+    """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it.
+
+    `say` is told if a driver that may be gone has to be waited for.
+    """
+    try:
+        # The lease itself, not its age: hosts' clocks differ.
+        with Lease(run).acquire(say):
+            storage.delete_prefix(run_id)
+    except LeaseHeld as error:
+        raise ExperimentError(f"run {run_id}: {error}") from None
+
+
+def _state(run: Storage) -> str:
+    return state(run, read_manifest(run) or {})
+
+
+def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
+    """The experiment that a run which is trained and measured was begun with. Raises `ExperimentError`."""
+    begun = read_json(run, EXPERIMENT)
+    if read_run(run, "evaluate") is None or begun is None:
+        raise ExperimentError(
+            f"run {run_id} is not trained and measured yet; continue it with the command that "
+            f"started it; `ekd status {run_id}` says where it is"
+        )
+    return begun

@@ -1,0 +1,222 @@
+"""What the stages of one `ekd run` share: where things are, and the training runs in their worker groups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ekd_train.settings import Evaluation, TrainingRun
+from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.manifest import Manifest
+from orchestrator.pipeline.progress import View
+from orchestrator.planning.capacity import Capacity
+from orchestrator.planning.preflight import Checked, check_capacity
+from orchestrator.runtime import ray_session, worker_pool
+from orchestrator.runtime.job_queue import Event
+from orchestrator.storage.vendor_settings import environment
+from orchestrator.tracking import Tracker
+
+AT_THE_END = (
+    "mlflow.pytorch",
+    "mlflow.models",
+    "mlflow.pyfunc",
+    "torch.export._trace",
+    "networkx",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+)
+"""What registering and the report would import then, seconds of work."""
+
+STARTED_AGAIN = "are started again and continue from the last checkpoint"
+
+ENDING_S = 60.0
+"""How long the end of the worker groups is waited for at most."""
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; one line says why. What is done is kept."""
+
+
+@dataclass
+class RunContext:
+    """One `ekd run` in progress."""
+
+    checked: Checked
+    manifest: Manifest
+    view: View
+    local_folder: Path
+    """On this machine, for logs and for what waits to be sent."""
+    lease: Lease | None = None
+    """Of the run, by this process."""
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What finished jobs of this start have reported, by name."""
+    tracker_: Tracker | None = None
+    _workers: worker_pool.WorkerPool | None = None
+    _capacity: Capacity | None = None
+    _groups: int = 0
+    _looked_ahead: threading.Thread | None = None
+    _submitted: set[str] = field(default_factory=set)
+    _ending: Future[bool] | None = None
+    _mlflow: dict[str, str] = field(default_factory=dict)
+    _logged: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def tracker(self) -> Tracker:
+        """The MLflow runs; open from the start of the pipeline on."""
+        assert self.tracker_ is not None
+        return self.tracker_
+
+    @property
+    def log_file(self) -> Path:
+        """Where Ray's and libraries' messages go."""
+        return self.local_folder / "logs" / "ray.log"
+
+    def submit(self, jobs: Sequence[TrainingRun | Evaluation]) -> None:
+        """Queue jobs that were not queued before; finished ones answer at once from storage."""
+        new = [job for job in jobs if job.name not in self._submitted]
+        if new:
+            self._start_workers().add(new)
+            self._submitted.update(job.name for job in new)
+
+    def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
+        """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
+        self.submit(jobs)
+        while any(job.name not in self.records for job in jobs):
+            self.stop_if_taken_over()
+            if len(self._submitted - self.records.keys()) < max(2, self._groups) and not self._looked_ahead:
+                # A worker group has nothing to do, so its core can import what registering and the report
+                # need; where there is only one, the driver does it beside the last job.
+                self._looked_ahead = _importing(AT_THE_END)
+            for event in self._start_workers().news():
+                self._handle(event)
+            self.tracker.flush()
+        return [self.records[job.name] for job in jobs]
+
+    @property
+    def taken_over(self) -> str | None:
+        """Who owns the run now, if it is not this process any more."""
+        return self.lease.lost if self.lease is not None else None
+
+    def stop_if_taken_over(self) -> None:
+        """Raise `RunFailed` if another driver owns the run: two would write over each other."""
+        if self.taken_over:
+            raise RunFailed(f"{self.taken_over} has taken this run over; this driver stops")
+
+    def mlflow_run(self, name: str) -> str:
+        """The child run that records the training run `name`, opened on first use."""
+        if name not in self._mlflow:
+            known = self.manifest.content["mlflow"].get(name)
+            child = self.tracker.child(name, known)
+            self._mlflow[name] = child
+            self.manifest.note_mlflow_run(name, child)
+        return self._mlflow[name]
+
+    def ray(self) -> Capacity:
+        """What the cluster has; Ray is started, or connected to, on first use."""
+        if self._capacity is None:
+            experiment = self.checked.experiment
+            addresses = environment(experiment.storage.endpoint_url)
+            self._capacity = ray_session.start_ray(experiment.cluster, self.log_file, addresses)
+            check_capacity(experiment, self._capacity)
+        return self._capacity
+
+    def end_workers(self) -> bool:
+        """End the worker groups, so that what they held is free; the next job starts them again.
+
+        Whether they have ended: they are not waited for much longer than they need.
+        """
+        ended = self._workers is None or self._workers.close()
+        self._workers = None
+        return ended
+
+    def begin_to_end(self) -> None:
+        """End the worker groups meanwhile: nothing is trained any more, and machines cost money."""
+        if self._workers is None:
+            return
+        ending, workers = Future[bool](), self._workers
+
+        def end() -> None:
+            try:
+                ending.set_result(workers.close())
+            except BaseException as error:
+                ending.set_exception(error)
+
+        self._ending, self._workers = ending, None
+        threading.Thread(target=end, name="ending", daemon=True).start()
+
+    def close(self, *, failed: bool = False) -> None:
+        """End the worker groups and leave Ray.
+
+        After a failure Ray is left when the process exits: leaving it while a thread still waits for
+        workers can end the process on the spot, before it has said what failed.
+        """
+        if failed:
+            if self._workers is not None:
+                self._workers.abandon()
+            return
+        ended = self._ending.result(ENDING_S) if self._ending is not None else self.end_workers()
+        if ended and self._capacity is not None:
+            self._capacity = None
+            ray_session.stop_ray()
+
+    def _start_workers(self) -> worker_pool.WorkerPool:
+        if self._workers is None:
+            import ray  # noqa: F401, before a thread imports what is below it
+
+            # Ray's own processes take seconds to come up, in which this one would only wait.
+            ahead = _importing(ray_session.NEEDED_NEXT)
+            experiment, capacity = self.checked.experiment, self.ray()
+            ahead.join()
+            self._workers = worker_pool.WorkerPool(
+                experiment.cluster,
+                self.checked.storage,
+                worker_pool.share((self.checked.dataset.arrays(), self.checked.description)),
+                experiment.storage.keep_checkpoints,
+            )
+            self._groups = self._workers.start(capacity, experiment.teacher_count + 1)
+            idle = capacity.unused_gpus(experiment.cluster)
+            self.view.say(
+                f"Ray: {capacity.describe()}{idle}; {self._groups} training run{'s' * (self._groups > 1)} at "
+                f"a time; Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
+            )
+        return self._workers
+
+    def _handle(self, event: Event) -> None:
+        self.view.show(event)
+        match event.kind:
+            case "epoch":
+                self._log_epoch(event.run, event.data["record"])
+            case "done":
+                self.records[event.run] = event.data["record"]
+                # Epochs whose events died with an earlier driver: checkpoints have their records.
+                for record in event.data["record"].get("history", []):
+                    self._log_epoch(event.run, record)
+                if "best" in event.data["record"]:
+                    self.tracker.finish(self.mlflow_run(event.run), "FINISHED")
+            case "failed" if event.data["failure"] == "hopeless":
+                self.tracker.finish(self.mlflow_run(event.run), "FAILED")
+                raise RunFailed(f"{event.run}: {event.data['error']}: {event.data['message']}")
+            case "failed":
+                why = f"{event.data['error']}: {event.data['message']}"
+                self.view.warn(f"{event.run}: {why}; its workers {STARTED_AGAIN}")
+            case "restarted":
+                self.view.warn(f"{event.run}: workers were lost or have come; all {STARTED_AGAIN}")
+
+    def _log_epoch(self, run: str, record: dict[str, float]) -> None:
+        epoch = int(record["epoch"])
+        if (run, epoch) not in self._logged:
+            self._logged.add((run, epoch))
+            values = {name: value for name, value in record.items() if name != "epoch"}
+            self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
+
+
+def _importing(modules: Sequence[str]) -> threading.Thread:
+    """A thread that imports them."""
+    thread = threading.Thread(target=ray_session.import_all, args=(modules,), name="imports", daemon=True)
+    thread.start()
+    return thread

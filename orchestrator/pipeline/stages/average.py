@@ -1,0 +1,43 @@
+"""Average the student's subnetworks into one plain network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.pipeline.run_context import RunContext
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def average(context: RunContext) -> dict[str, Any]:
+    """Load the student, average it, store the plain network: `networks/averaged`."""
+    from ekd_train.persistence.networks import load_network, save_network
+    from ekd_train.training.trainee import averaged
+    from orchestrator.registry import weights_sha256
+
+    checked = context.checked
+    context.wait([checked.experiment.student_run()])  # of an earlier start: found whole, or trained again
+    student = load_network(checked.storage, checked.experiment.student_run(), checked.description)
+    plain = averaged(student)
+    made = {"identity": context.manifest.content["result_hash"], "averaged_from": "student"}
+    save_network(checked.storage, "averaged", plain, made)
+    return {"network": "networks/averaged", "weights_sha256": weights_sha256(plain)}
+
+
+def averaged_student(context: RunContext) -> nn.Module:
+    """The averaged student from storage; averaged again if its file is missing or damaged."""
+    from ekd_train.persistence.checkpoint import DamagedCheckpoint
+    from ekd_train.persistence.networks import load_weights
+    from ekd_train.training.trainee import build_plain
+
+    checked = context.checked
+    keys = ("num_classes", "image_shape", "mean", "std")
+    described = {key: checked.description[key] for key in keys}
+    plain = build_plain(checked.experiment.student.architecture, **described)
+    try:
+        return load_weights(checked.storage, "averaged", plain)
+    except (DamagedCheckpoint, LookupError) as error:
+        context.view.warn(f"{error}; the student is averaged again")
+        average(context)
+        return load_weights(checked.storage, "averaged", plain)

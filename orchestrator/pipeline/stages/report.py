@@ -1,0 +1,49 @@
+"""Write the summary and the report, beside the run and in MLflow."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ekd_train.persistence.checkpoint import load_record
+from orchestrator.pipeline.manifest import REPORT, SUMMARY
+from orchestrator.pipeline.run_context import RunContext
+from orchestrator.pipeline.stages.prepare import describe
+from orchestrator.pipeline.summary import summarise
+from orchestrator.report import load_evidence, render
+from orchestrator.tracking import redacted
+
+
+def report(context: RunContext) -> dict[str, Any]:
+    """`summary.json` and `report.html` in storage and as artifacts; results as metrics of the parent run."""
+    manifest, tracker, storage = context.manifest, context.tracker, context.checked.storage
+    summary = summarise(manifest.content)
+    storage.write(SUMMARY, json.dumps(summary, indent=2).encode())
+    tracker.log_dict(tracker.run_id, SUMMARY, summary)
+    _tell_again(context)
+    page = render(load_evidence(storage), tracking_uri=redacted(tracker.uri))
+    storage.write(REPORT, page.encode())
+    tracker.log_artifact_text(tracker.run_id, REPORT, page)
+    metrics = {
+        f"{split}/{name}/{metric}": value
+        for name, values in summary["predictors"].items()
+        for split in ("validation", "test")
+        for metric, value in values[split].items()
+    }
+    tracker.log_metrics(tracker.run_id, metrics, 0)
+    return {"summary": storage.uri(SUMMARY), "report": storage.uri(REPORT)}
+
+
+def _tell_again(context: RunContext) -> None:
+    """Tell MLflow all about the training runs from what is stored; what it knows is left out.
+
+    A driver that was killed while the tracking server was away took its unsent records with it.
+    """
+    tracker, experiment = context.tracker, context.checked.experiment
+    describe(context)
+    for run in experiment.training_runs():
+        child = context.mlflow_run(run.name)
+        for record in load_record(context.checked.storage, f"networks/{run.name}.json")["history"]:
+            values = {key: value for key, value in record.items() if key != "epoch"}
+            tracker.log_metrics(child, values, int(record["epoch"]))
+        tracker.finish(child, "FINISHED")

@@ -1,0 +1,142 @@
+"""`summary.json` and the table that a person reads at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ekd_train.evaluation.bootstrap import Interval
+
+
+def summarise(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `summary.json` (docs: contract) from a manifest's, as far as the run has come."""
+    stages = manifest["stages"]
+    summary: dict[str, Any] = {"run_id": manifest["run_id"], "experiment": manifest["experiment"]}
+    if "evaluate" in stages:
+        measured = stages["evaluate"]["outputs"]
+        summary |= {key: measured[key] for key in ("predictors", "latency") if key in measured}
+    if "register" in stages:
+        registered = stages["register"]["outputs"]
+        summary["registered_model"] = {
+            key: registered[key] for key in ("name", "version", "aliases", "promotion")
+        }
+    summary["stages"] = {name: {"seconds": stage["seconds"]} for name, stage in stages.items()}
+    for key in ("data_fingerprint", "result_hash", "code_version"):
+        summary[key] = manifest[key]
+    return summary
+
+
+COLUMNS = {
+    "accuracy": ("acc. %", 100, 2),
+    "nll": ("NLL", 1, 4),
+    "ece": ("ECE", 1, 4),
+    "brier": ("Brier", 1, 4),
+    "cnll": ("cNLL", 1, 4),
+    "cece": ("cECE", 1, 4),
+}
+"""Key of a metric -> heading, factor, digits. The c stands for calibrated: after the temperature."""
+
+WHAT_THEY_ARE = {
+    "control": "one network of the same architecture, labels only",
+    "teacher": "one of the networks that were learned from",
+    "ensemble": "mean of the teachers' probabilities",
+    "members": "the student's members as an ensemble",
+    "averaged": "one network of the members' averaged weights: the result",
+}
+
+
+def kind_of(predictor: str) -> str:
+    """The kind of a predictor: `teacher/0` is a `teacher`, the others are their own."""
+    return predictor.split("/")[0]
+
+
+def order(predictors: Mapping[str, Any]) -> list[str]:
+    """Predictors as they are read: control, teachers, ensemble, members, averaged."""
+    kinds = list(WHAT_THEY_ARE)
+
+    def place(name: str) -> tuple[int, int, str]:
+        number = name.partition("/")[2]
+        return kinds.index(kind_of(name)), int(number) if number.isdigit() else 0, name
+
+    return sorted(predictors, key=place)
+
+
+def rows(predictors: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table of predictors, on the test images; what is absent is blank."""
+    headings = ["predictor", *(title for title, _, _ in COLUMNS.values()), "parameters", "MACs"]
+    cells = []
+    for name in order(predictors):
+        values = predictors[name]
+        test = values.get("test", {})
+        metrics = [
+            f"{scale * test[key]:.{digits}f}" if key in test else ""
+            for key, (_, scale, digits) in COLUMNS.items()
+        ]
+        sizes = [compact(values[key]) if key in values else "" for key in ("params", "macs")]
+        cells.append([name, *metrics, *sizes])
+    return headings, cells
+
+
+def table(predictors: Mapping[str, Any]) -> Table:
+    """The table of predictors for a terminal."""
+    from rich.table import Table
+
+    headings, cells = rows(predictors)
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in cells:
+        made.add_row(*row, style="bold" if row[0] == "averaged" else None)
+    return made
+
+
+def markdown(predictors: Mapping[str, Any]) -> str:
+    """The table of predictors as Markdown, the averaged student in bold."""
+    headings, cells = rows(predictors)
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
+    lines += [[f"**{cell}**" if row[0] == "averaged" and cell else cell for cell in row] for row in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def verdict(predictors: Mapping[str, Any], to_control: Interval | None = None) -> str:
+    """One sentence: the averaged student against whichever of control and ensemble were measured.
+
+    `to_control`: test accuracy minus the control's; its interval is put in brackets.
+
+    >>> test = {"accuracy": 0.96, "nll": 0.15}
+    >>> verdict({"averaged": {"test": test, "macs": 10}, "control": {"test": {"accuracy": 0.94, "nll": 0.2}}})
+    'Test accuracy 96.00 %, NLL 0.1500: +2.00 points and NLL -0.0500 against the control.'
+    """
+    averaged = predictors["averaged"]
+    test = averaged["test"]
+    sentence = f"Test accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.4f}"
+    others = []
+    for name in ("control", "ensemble"):
+        if other := predictors.get(name, {}).get("test"):
+            points = 100 * (test["accuracy"] - other["accuracy"])
+            interval = (
+                f" [{100 * to_control.low:+.2f}, {100 * to_control.high:+.2f}]"
+                if name == "control" and to_control is not None
+                else ""
+            )
+            others.append(
+                f"{points:+.2f} points{interval} and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
+            )
+    if macs := predictors.get("ensemble", {}).get("macs"):
+        others.append(f"at {100 * averaged['macs'] / macs:.0f} % of the ensemble's cost")
+    return f"{sentence}{': ' if others else ''}{', '.join(others)}."
+
+
+def compact(number: float) -> str:
+    """A count in a few characters.
+
+    >>> compact(19714), compact(5_243_000_000)
+    ('19.7 k', '5.24 G')
+    """
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:g}"

@@ -1,0 +1,96 @@
+"""Tries, one by one, everything that a run of an experiment would use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from orchestrator.experiment.schema import Experiment
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried: whether it works, and what was seen or what to do."""
+
+    what: str
+    ok: bool
+    detail: str
+    seconds: float
+
+
+def diagnose(experiment: Experiment) -> Iterator[Finding]:
+    """Storage, tracking, data, networks and cluster, each as soon as it is known.
+
+    Nothing is left behind but a log that an error names.
+    """
+    from orchestrator.planning.preflight import one_line
+
+    checks: dict[str, Callable[[Experiment], str]] = {
+        "storage": _storage,
+        "tracking": _tracking,
+        "data": _data,
+        "cluster": _cluster,
+    }
+    for what, look in checks.items():
+        began = time.perf_counter()
+        try:
+            detail, ok = look(experiment), True
+        except Exception as error:  # a doctor reports whatever is wrong
+            detail, ok = one_line(error), False
+        yield Finding(what, ok, detail, time.perf_counter() - began)
+
+
+def _storage(experiment: Experiment) -> str:
+    from orchestrator.planning.preflight import PATIENCE_S, nothing_left
+    from orchestrator.storage import open_storage
+    from orchestrator.storage.preflight import check
+
+    kept = experiment.storage
+    storage = open_storage(kept.uri, kept.endpoint_url, patience_s=PATIENCE_S)
+    with nothing_left(storage.local_folder):
+        steps = check(storage)
+    for step in steps:
+        if step.error is not None:
+            raise step.error
+    warnings = "".join(f"; {step.warning}" for step in steps if step.warning)
+    return f"{storage.uri()}: {', '.join(step.name for step in steps)}{warnings}"
+
+
+def _tracking(experiment: Experiment) -> str:
+    from orchestrator.planning.preflight import nothing_left
+    from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
+    from orchestrator.tracking.address import sqlite_file
+
+    uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
+    file = sqlite_file(uri)
+    with nothing_left(file.parent if file else None):
+        check_tracking(uri)
+    return redacted(uri)
+
+
+def _data(experiment: Experiment) -> str:
+    from ekd_train.data import describe, load_dataset
+    from orchestrator.planning.preflight import check_images, check_networks
+    from orchestrator.storage.data_source import local_data
+
+    found = describe(load_dataset(local_data(experiment.data, experiment.storage.endpoint_url)))
+    check_images(experiment, found)
+    check_networks(experiment, found)
+    return (
+        f"{found['name']}: {found['train']} + {found['validation']} + {found['test']} images, "
+        f"{found['num_classes']} classes, fingerprint {found['fingerprint'][:12]}"
+    )
+
+
+def _cluster(experiment: Experiment) -> str:
+    from orchestrator.planning.preflight import check_capacity, log_of_ray
+    from orchestrator.runtime.ray_session import start_ray, stop_ray
+
+    with log_of_ray() as log_file:
+        try:
+            capacity = start_ray(experiment.cluster, log_file)
+        finally:
+            stop_ray()
+    check_capacity(experiment, capacity)
+    return capacity.describe()

@@ -1,0 +1,229 @@
+"""What would run, and what it would cost: computed without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ekd_train.settings import TrainingRun
+from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.summary import compact
+from orchestrator.planning.capacity import Capacity, runs_at_once
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.planning.preflight import Checked
+
+BACKWARD = 2
+"""A backward pass costs about two forward passes; through activations alone, one."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Network evaluations for one image in one training step, in forward-pass equivalents."""
+
+    teachers: float
+    student: float
+
+    @property
+    def total(self) -> float:
+        """All of them, teachers' and student's counted alike."""
+        return self.teachers + self.student
+
+
+def passes(run: TrainingRun) -> Passes:
+    """What one image costs in a step of `run`: forward 1, full backward 2, backward to the pixels alone 1.
+
+    A perturbation evaluates the networks that its draw names and follows the gradient through one of
+    them, whether they are teachers or the student's members.
+    """
+    if run.student is None:
+        return Passes(0, 1 + BACKWARD)
+    from ekd_train.perturbations import PERTURBATIONS
+
+    members = 1 if run.student.method == "kd" else run.student.members
+    teachers = float(len(run.teachers))
+    student = float(members * (1 + BACKWARD))
+    if _judges_clean_images_too(run):
+        student += members * (1 + BACKWARD)
+    perturbation = PERTURBATIONS[run.perturbation.kind]
+    if run.perturbation.strength > 0 and perturbation.drawn_teachers:
+        teachers += perturbation.drawn_teachers + 1
+        student += (perturbation.drawn_teachers + 1) if perturbation.needs_student else 0
+    return Passes(teachers, student)
+
+
+def _judges_clean_images_too(run: TrainingRun) -> bool:
+    from ekd_train.objectives import build_objective, objective_for
+    from ekd_train.perturbations import changes_images
+
+    if run.student is None or run.distillation is None:
+        return False
+    name, perturbation = objective_for(run.student.method, run.distillation.objective), run.perturbation
+    objective = build_objective(name, run.distillation)
+    return objective.needs_clean_student and changes_images(perturbation.kind, perturbation.strength)
+
+
+def training_work(run: TrainingRun) -> float:
+    """Cost of the whole run relative to other runs of the experiment: passes x epochs."""
+    return passes(run).total * run.training.epochs
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run as it would be."""
+
+    run: TrainingRun
+    params: int
+    steps: int
+    flops: float
+    """Multiply-accumulates count two."""
+
+
+def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[PlannedRun]:
+    """Every training run with its size and cost. Imports torch."""
+    from ekd_train.models.cost import count_macs, count_parameters
+    from ekd_train.training.trainee import build_plain
+
+    keys = ("num_classes", "image_shape", "mean", "std")
+    costs: dict[str, tuple[int, int]] = {}
+
+    def cost(run: TrainingRun) -> tuple[int, int]:
+        key = run.architecture.model_dump_json()
+        if key not in costs:
+            plain = build_plain(run.architecture, **{k: description[k] for k in keys})
+            costs[key] = count_parameters(plain), count_macs(plain, tuple(description["image_shape"]))
+        return costs[key]
+
+    planned = []
+    for run in experiment.training_runs():
+        params, macs = cost(run)
+        steps = run.training.epochs * (description["train"] // run.training.batch_size)
+        each = passes(run)
+        teachers = [cost(teacher)[1] for teacher in run.teachers]
+        teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
+        per_image = 2 * (each.student * macs + teacher_macs)
+        planned.append(PlannedRun(run, params, steps, per_image * steps * run.training.batch_size))
+    return planned
+
+
+def doubts(runs: Iterable[TrainingRun]) -> list[str]:
+    """What is possible and yet unlikely to be meant, a line each."""
+    lines = []
+    for run in runs:
+        epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
+        group = "student" if run.student is not None else "teachers"
+        if warmup >= epochs:
+            lines.append(
+                f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "
+                "epochs: the full learning rate is never used"
+            )
+        if run.student is not None and run.student.factors.warmup_epochs >= epochs:
+            lines.append(
+                f"student.factors.warmup_epochs={run.student.factors.warmup_epochs:g} is not over before the "
+                f"last of {epochs} epochs: the factors never learn at the full rate"
+            )
+    return list(dict.fromkeys(lines))  # teachers share theirs
+
+
+def plan_lines(checked: Checked) -> list[str]:
+    """What is planned, where: run id, data, cluster, workers, storage, tracking."""
+    from orchestrator.tracking import redacted
+
+    experiment, described = checked.experiment, checked.description
+    sizes = f"{described['train']} training, {described['validation']} validation, {described['test']} test"
+    shape = "x".join(map(str, described["image_shape"]))
+    return [
+        f"run id    {checked.run_id}",
+        f"data      {described['name']}: {sizes} images of {shape}, {described['num_classes']} classes",
+        f"cluster   {checked.capacity.describe()}{checked.capacity.unused_gpus(experiment.cluster)}",
+        *workers_lines(experiment, checked.capacity),
+        f"storage   {checked.storage.uri()}",
+        f"tracking  {redacted(checked.tracking_uri)}",
+        f"model     {experiment.model_name}",
+    ]
+
+
+def total_line(planned: list[PlannedRun], note: str = "") -> str:
+    """The cost of all training; `note` says what it leaves out."""
+    total = f"total     {compact(sum(item.flops for item in planned))} FLOPs of training"
+    return (
+        f"{total}{f', {note}' if note else ''}\n"
+        "          (passes per image: a forward of one network is 1, its backward 2,\n"
+        "          to the pixels alone 1)"
+    )
+
+
+def runs_table(planned: list[PlannedRun]) -> Table:
+    """Every training run: workers, batch, learning rate, steps, passes, FLOPs."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    headings = (
+        "run",
+        "architecture",
+        "params",
+        "epochs",
+        "steps",
+        "batch",
+        "lr",
+        "passes",
+        "FLOPs",
+    )
+    for index, heading in enumerate(headings):
+        # What is too wide breaks the architecture's name, and cuts no number.
+        made.add_column(
+            heading,
+            justify="left" if index < 2 else "right",
+            no_wrap=heading != "architecture",
+            overflow="fold",
+        )
+    for item in planned:
+        training = item.run.training
+        made.add_row(
+            item.run.name,
+            architecture_name(item.run),
+            compact(item.params),
+            str(training.epochs),
+            str(item.steps),
+            f"{training.batch_size}",
+            f"{training.learning_rate:g}",
+            f"{passes(item.run).total:g}",
+            compact(item.flops),
+        )
+    return made
+
+
+def workers_lines(experiment: Experiment, capacity: Capacity) -> list[str]:
+    """Workers of a run, and how many runs go side by side."""
+    cluster = experiment.cluster
+    per = f"{cluster.cpus_per_worker} CPUs" if cluster.cpus_per_worker != 1 else "1 CPU"
+    if cluster.gpus_per_worker:
+        per += f" and {cluster.gpus_per_worker:g} GPU{'' if cluster.gpus_per_worker == 1 else 's'}"
+    count = cluster.workers_per_run
+    workers = (
+        f"{count[0]} to {count[1]} workers"
+        if isinstance(count, tuple)
+        else f"{count} worker{'s' if count > 1 else ''}"
+    )
+    side = runs_at_once(cluster, capacity, experiment.teacher_count + 1)
+    return [
+        f"workers   {workers} of {per} per run, {side} run{'s' if side > 1 else ''} side by side",
+        "          batch and lr are global: they do not change with the number of workers",
+    ]
+
+
+def architecture_name(run: TrainingRun) -> str:
+    """An architecture in a few characters, with the student's subnetworks."""
+    a = run.architecture
+    name = a.name
+    if a.depth is not None:
+        name = {"wide_resnet": "WRN", "resnet": "ResNet"}.get(a.name, a.name) + f"-{a.depth}"
+        name += f"-{a.width:g}" if a.name == "wide_resnet" or a.width != 1 else ""
+    if a.pruned:
+        name += f" less {100 * a.pruned:g} %"
+    if run.student is not None and run.student.method != "kd":
+        name += f" {run.student.method} x{run.student.members}"
+    return name

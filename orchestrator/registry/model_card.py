@@ -1,0 +1,198 @@
+"""The model card of a registered averaged student: Markdown from plain dictionaries.
+
+It is the description of the registered version and, whole, the artifact `model_card.md` of its run, so
+it must answer on its own what the model is, how good it is and compared to what, and how to use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.export.rebuilding import rebuilding
+from orchestrator.pipeline.manifest import REPORT
+from orchestrator.pipeline.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
+
+if TYPE_CHECKING:
+    from ekd_train.evaluation.bootstrap import Interval
+
+CARD = "model_card.md"
+"""Among the artifacts of the parent run."""
+_CUT = f"\n\n… cut to what the registry keeps: the whole card is the artifact `{CARD}` of the parent run.\n"
+
+
+def model_card(
+    summary: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    lineage: Mapping[str, str],
+    data: Mapping[str, Any],
+    *,
+    runs: Mapping[str, str] | None = None,
+    to_control: Interval | None = None,
+) -> str:
+    """The card; its first line, which lists of versions show, is the verdict.
+
+    What grows with the number of teachers comes last, where `fitted` cuts.
+
+    Args:
+        summary: `summary.json`, as it is before the registration: `predictors` with `params`,
+            `macs`, `test`, `validation`, and of the averaged student `temperature`.
+        experiment: the resolved experiment.
+        lineage: tags of the version; shown as they are.
+        data: `ekd_train.data.describe`'s.
+        runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
+        to_control: test accuracy minus the control's, with its 95 % interval.
+
+    Raises:
+        KeyError: the summary has no averaged student.
+    """
+    predictors = summary["predictors"]
+    teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
+    others = {name: values for name, values in predictors.items() if name not in teachers}
+    sections = [
+        verdict(predictors, to_control),
+        _what_it_is(summary, experiment),
+        _results(others, data, to_control),
+        _limitations(experiment),
+        _how_to_use(experiment, predictors["averaged"]["temperature"]),
+        _how_it_was_made(summary, experiment, lineage, data, runs or {}),
+        *_how_to_build(experiment["student"]["architecture"], data),
+        *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def fitted(card: str, limit: int) -> str:
+    """`card` in at most `limit` characters: cut after a whole line, and said where the rest is."""
+    if len(card) <= limit:
+        return card
+    kept = card[: card.rindex("\n", 0, limit - len(_CUT))]
+    if kept.count("```") % 2:  # the note would become part of an example
+        kept = kept[: kept.rindex("```")]
+    return kept.rstrip() + _CUT
+
+
+def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+    architecture = _architecture(experiment["student"]["architecture"])
+    count = sum(group["count"] for group in experiment["teachers"])
+    what = (
+        f"One {architecture} for images of `{experiment['data']['name']}`, distilled from {count} "
+        f"teacher{'s' if count != 1 else ''} with `{experiment['student']['method']}`"
+    )
+    if experiment["student"]["method"] != "kd":
+        what += f": {experiment['student']['members']} subnetworks were trained and their weights averaged"
+    description = " ".join(experiment.get("description", "").split())
+    about = f"\n\n> Of the experiment before `--set`: {description}" if description else ""
+    return f"{what}. It runs at the cost of one network.{about}"
+
+
+def _results(predictors: Mapping[str, Any], data: Mapping[str, Any], to_control: Interval | None) -> str:
+    kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
+    legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
+    interval = (
+        f"""
+- in brackets above: the 95 % interval of the difference, a paired bootstrap over the {data["test"]:,} test
+  images; other training seeds are not in it"""
+        if to_control is not None
+        else ""
+    )
+    return f"""## Results on the test images
+
+{markdown(predictors)}
+{legend}
+- cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
+
+
+def _how_to_use(experiment: Mapping[str, Any], temperature: float) -> str:
+    name = experiment["tracking"]["registered_model"] or f"ekd-{experiment['name']}"
+    return f"""## How to use it
+
+Images are float32 in [0, 1], of shape (batch, channel, height, width), any batch size; the
+normalisation is inside. The answer is logits. Loading needs torch and mlflow only:
+
+```python
+import mlflow
+mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
+network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
+probs = network(images).softmax(-1)
+probs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images
+```
+
+```bash
+export MLFLOW_TRACKING_URI=...  # as above
+mlflow models serve --env-manager local -m "models:/{name}@champion"
+```"""
+
+
+def _how_to_build(architecture: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    if not architecture.get("pruned"):
+        return []
+    return [
+        f"""## Its weights alone
+
+Channels were pruned, so no stock class has its shapes: a file of `ekd export --format state-dict` loads
+where this project is installed. The pt2 and ONNX forms need nothing of it.
+
+```python
+{rebuilding(architecture, data)}
+```"""
+    ]
+
+
+def _how_it_was_made(
+    summary: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    lineage: Mapping[str, str],
+    data: Mapping[str, Any],
+    runs: Mapping[str, str],
+) -> str:
+    student, settings = experiment["student"], experiment["data"]
+    cuts = " and ".join(
+        f"`{key}` {settings[key]}"
+        for key, whole in (("train_size", None), ("train_fraction", 1.0))
+        if settings[key] != whole
+    )
+    distillation, perturbation = experiment["distillation"], experiment["perturbation"]
+    teachers = ", ".join(f"{g['count']} x {_architecture(g['architecture'])}" for g in experiment["teachers"])
+    facts = {
+        "run": f"`{summary['run_id']}` of experiment `{summary['experiment']}`, seed {experiment['seed']}",
+        "data": f"`{settings['name']}`: {data['train']:,} images for training"
+        f"{f' (by {cuts})' if cuts else ''}, {data['validation']:,} for selection and temperature, "
+        f"{data['test']:,} for the test, which was measured once",
+        "teachers": teachers,
+        "training": f"{student['training']['epochs']} epochs, batch {student['training']['batch_size']}, "
+        f"learning rate {student['training']['learning_rate']}",
+        "distillation": f"at temperature {distillation['temperature']} (of the teachers' and the student's "
+        f"softmax in training), alpha {distillation['alpha']}",
+        "perturbation": f"`{perturbation['kind']}`, strength {perturbation['strength']} grey levels"
+        if perturbation["kind"] != "none"
+        else "none",
+        **{
+            f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items()) if not (runs and "run_id" in key)
+        },
+        "artifacts of the parent run": f"the report, `{REPORT}`, with every interval and figure; "
+        f"this card, `{CARD}`",
+        **({"runs": ", ".join(f"[{name}]({link})" for name, link in runs.items())} if runs else {}),
+    }
+    return "\n".join(["## How it was made", "", *(f"- {key}: {text}" for key, text in facts.items())])
+
+
+def _limitations(experiment: Mapping[str, Any]) -> str:
+    return f"""## Limitations
+
+- Measured on the test split of `{experiment["data"]["name"]}` only, in one run: differences of the
+  size of the seed's influence mean nothing. Of other images this card knows nothing; `ekd evaluate` measures
+  corrupted and foreign ones and adds them to the report.
+- Its probabilities are as calibrated as the table says; the calibrated columns need the
+  temperature that was fitted on validation, which stands above and is not part of the model.
+- It always answers with one of its classes, for any image of the right shape."""
+
+
+def _architecture(architecture: Mapping[str, Any]) -> str:
+    """Such as `wide_resnet` depth 10 width 1.0, or a torchvision name alone, and what was pruned."""
+    parts = [
+        f"{key} {architecture[key]}" for key in ("depth", "width") if architecture.get("depth") is not None
+    ]
+    if architecture.get("pruned"):
+        parts.append(f"with {100 * architecture['pruned']:g} % of its channels pruned")
+    return " ".join([f"`{architecture['name']}`", *parts])

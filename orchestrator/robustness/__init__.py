@@ -1,0 +1,1 @@
+"""`ekd evaluate`: a finished run on corrupted and foreign images."""

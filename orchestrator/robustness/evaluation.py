@@ -1,0 +1,292 @@
+"""What `ekd evaluate` does: measure a finished run beyond its test set, and keep what it found.
+
+A report on what is decided already: nothing of it selects an epoch, a temperature or a champion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ekd_train.robustness.settings import BeyondSettings
+from orchestrator.experiment.explanation import explain
+from orchestrator.experiment.schema import Experiment, ExperimentError, apply_overrides, build_experiment
+from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
+from orchestrator.storage import Storage
+from orchestrator.storage.data_source import local_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ekd_train.data import Dataset
+    from ekd_train.robustness.ood_data import Outside
+    from ekd_train.settings import DataSettings
+
+FORMAT = 3
+"""Of `evaluation.json`; another one is measured again."""
+CHECKED_IMAGES, CHECKED_TO = 100, 0.01
+"""So many stored predictions must be met, to this difference in probability, before anything is measured."""
+
+
+class EvaluationFailed(RuntimeError):
+    """The stored run cannot be measured; one line says why."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is trained and measured."""
+
+    storage: Storage
+    manifest: Mapping[str, Any]
+    experiment: Experiment
+    """Of a search: the best trial's."""
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """`ekd_train.data.describe`'s."""
+        description: Mapping[str, Any] = self.manifest["stages"]["prepare"]["outputs"]["data"]
+        return description
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the weights of every network, by training run, and of the average."""
+        stages = self.manifest["stages"]
+        trained = {
+            name: made["weights_sha256"]
+            for stage in ("teachers", "control", "distil")
+            for name, made in stages[stage]["outputs"].items()
+        }
+        return trained | {"averaged": stages["average"]["outputs"]["weights_sha256"]}
+
+
+def read_settings(overrides: Iterable[str]) -> BeyondSettings:
+    """Settings from `key=value` texts; raises `ExperimentError`."""
+    tree: dict[str, Any] = {}
+    apply_overrides(tree, overrides)
+    try:
+        return BeyondSettings.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise ExperimentError(explain(error, BeyondSettings, one_group=False)) from None
+
+
+def finished_run(storage: Storage) -> FinishedRun:
+    """The run in `storage`; raises `ExperimentError` if it has not come to its evaluation."""
+    found = read_run(storage, "evaluate")
+    if found is None:
+        raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
+    manifest, tree = found
+    return FinishedRun(storage, manifest, build_experiment(tree))
+
+
+def evaluate_run(
+    run: FinishedRun,
+    settings: BeyondSettings,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The content of `evaluation.json`: measured now, or as it was if nothing that decides it has changed.
+
+    Args:
+        run: what to measure.
+        settings: how.
+        say: told in a line what is missing, and what is not done again.
+        progress: told how many images of how many are predicted.
+
+    Raises:
+        ExperimentError: settings or data files do not fit the run.
+        EvaluationFailed: stored networks do not predict what the run stored.
+        DamagedCheckpoint: a stored object is not what was written.
+    """
+    outside = _outside(run, settings, say)
+    key = _identity(run, settings, outside)
+    before = _stored(run.storage)
+    if before is not None and before.get("identity") == key:
+        say("measured before with the same settings; not done again")
+        return before
+    began = time.perf_counter()
+    with _idle_cores():
+        found = _measure(run, _dataset(run, settings), outside, settings, progress)
+    content = {
+        "format": FORMAT,
+        "identity": key,
+        "run_id": run.manifest["run_id"],
+        "number": 1 + (before or {}).get("number", 0),
+        "seconds": round(time.perf_counter() - began, 1),
+        "settings": settings.model_dump(mode="json"),
+        **found,
+    }
+    run.storage.write(EVALUATION, json.dumps(content, indent=1).encode())
+    return content
+
+
+def _measure(
+    run: FinishedRun,
+    dataset: Dataset,
+    outside: Outside | None,
+    settings: BeyondSettings,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    import torch
+
+    from ekd_train.evaluation.predictors import load_predictors
+    from ekd_train.persistence.checkpoint import load_record
+    from ekd_train.persistence.networks import load_predictions
+    from ekd_train.robustness import measures
+    from ekd_train.workers.jobs import PREDICTIONS
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sha256 = load_record(run.storage, f"{PREDICTIONS}.json")["sha256"]
+    stored = load_predictions(run.storage, PREDICTIONS, sha256)
+    experiment = run.experiment
+    predictors = load_predictors(
+        run.storage, experiment.control_run(), experiment.student_run(), run.data, device
+    ).named
+    clean = {name: stored[f"test/{name}"] for name in predictors}
+    images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)
+    _check_same_predictions(measures.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
+    chosen = _chosen(dataset, settings)
+    measured = run.manifest["stages"]["evaluate"]["outputs"]["predictors"]
+    corruption = measures.under_corruption(
+        predictors,
+        images[chosen].to(device),
+        labels[chosen].to(device),
+        {name: measured[name]["temperature"] for name in predictors},
+        settings,
+        progress,
+    )
+    found: dict[str, Any] = {
+        "corruption": {"baseline": measures.BASELINE, "images": len(chosen), "predictors": corruption},
+        "risk_coverage": {"images": len(labels), "predictors": measures.selective(clean, labels)},
+    }
+    if outside is not None:
+        foreign = measures.predict_all(predictors, outside.images.to(device))
+        found["out_of_distribution"] = {
+            "outside": outside.name,
+            "images": len(outside.images),
+            "predictors": measures.out_of_distribution(
+                clean, {name: probs.cpu() for name, probs in foreign.items()}
+            ),
+        }
+    return found
+
+
+@contextmanager
+def _idle_cores() -> Iterator[None]:
+    """Let torch use the cores that nobody else does.
+
+    Its threads wait for each other in every operation: on two cores with ten other processes, two threads
+    took 10 s for what one did in 0.6 s.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    idle = (os.cpu_count() or 1) - round(os.getloadavg()[0])
+    torch.set_num_threads(max(1, min(before, idle)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_same_predictions(now: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    for name, probs in now.items():
+        worst = (probs.cpu() - stored[name][:, : probs.shape[1]]).abs().max().item()
+        if not worst <= CHECKED_TO:
+            raise EvaluationFailed(
+                f"{name}: its stored weights give probabilities that differ by {worst:.2g} from those the "
+                "run stored; they are not of the same run, or this version of ekd builds another network"
+            )
+
+
+def _chosen(dataset: Dataset, settings: BeyondSettings) -> Any:
+    """Which test images are corrupted: int64, ascending."""
+    import numpy as np
+
+    from ekd_train.data.subsets import balanced_order
+
+    count = len(dataset.test)
+    if settings.images is None:
+        return np.arange(count)
+    if settings.images > count:
+        raise ExperimentError(f"images: asks for {settings.images} of {count} test images; lower it")
+    order = balanced_order(dataset.test.labels, dataset.num_classes, "beyond")
+    return np.sort(order[: settings.images])
+
+
+def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
+    """The run's data set, which must be the very images that it was measured on."""
+    from ekd_train.data import DataError, load_dataset
+
+    try:
+        dataset = load_dataset(_where(run, settings))
+    except DataError as error:
+        raise ExperimentError(
+            f"{error}; data_root says where the run's images are on this machine"
+        ) from error
+    if dataset.fingerprint != run.manifest["data_fingerprint"]:
+        raise ExperimentError(
+            f"the images now have the fingerprint {dataset.short_fingerprint}, the run's had "
+            f"{run.manifest['data_fingerprint'][:12]}: name the same files with --set data_root=FOLDER"
+        )
+    return dataset
+
+
+def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
+    """The run's data settings, with its files where they are on this machine."""
+    data = run.experiment.data
+    here = data if settings.data_root is None else data.model_copy(update={"root": settings.data_root})
+    return local_data(here, run.experiment.storage.endpoint_url)
+
+
+def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:
+    from ekd_train.data import DataError
+    from ekd_train.robustness.ood_data import load_held_out, load_outside
+
+    own, held_out = run.data["name"], run.experiment.data.held_out_classes
+    if settings.outside == "none":
+        return None
+    if settings.outside == "held_out" and not held_out:
+        raise ExperimentError("outside: the run knows all classes: its data.held_out_classes is empty")
+    if settings.outside == "held_out" or (settings.outside == "auto" and held_out):
+        try:
+            return load_held_out(_where(run, settings), run.data["test"])
+        except DataError as error:
+            raise ExperimentError(f"outside: {error}") from error
+    if settings.outside == own:
+        raise ExperimentError(f"outside: {own} is the run's own data; name another data set")
+    name = settings.outside
+    if name == "auto":
+        name = "fashion_mnist" if own == "digits" else "digits"
+    try:
+        return load_outside(name, settings.outside_root, run.data["image_shape"], run.data["test"])
+    except DataError as error:
+        if settings.outside == "auto" and settings.outside_root is None:
+            say(f"out-of-distribution detection is left out: {error}")
+            return None
+        raise ExperimentError(f"outside: {error}; its files are looked for in outside_root") from error
+
+
+def _identity(run: FinishedRun, settings: BeyondSettings, outside: Outside | None) -> str:
+    """SHA-256 of everything that decides what is measured."""
+    kept = settings.model_dump(mode="json", exclude={"outside", "outside_root", "data_root"})
+    foreign = None
+    if outside is not None:
+        foreign = [outside.name, hashlib.sha256(outside.images.numpy().tobytes()).hexdigest()]
+    parts = [FORMAT, kept, foreign, run.manifest["data_fingerprint"], run.weights]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _stored(storage: Storage) -> dict[str, Any] | None:
+    """What an earlier evaluation kept; None if there is none, or it was damaged."""
+    try:
+        return read_json(storage, EVALUATION)
+    except ExperimentError:
+        return None

@@ -1,0 +1,68 @@
+"""Which Ray cluster a run uses, and whether it answers: found out without Ray, in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from orchestrator.experiment.schema import Cluster
+from orchestrator.planning.capacity import HERE, Capacity, Node
+
+STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
+"""Where `ray start` notes the address of the cluster that it started on this machine."""
+
+SETTINGS = b"\4"
+"""The type of the frame with which both sides of gRPC begin (RFC 9113, section 3.4)."""
+
+GRPC_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+
+
+def local_capacity() -> Capacity:
+    """What a Ray started on this machine would have, without starting it."""
+    gpus = Path("/proc/driver/nvidia/gpus")
+    count = len(list(gpus.iterdir())) if gpus.is_dir() else 0
+    return Capacity((Node(len(os.sched_getaffinity(0)), count),), HERE)
+
+
+def wanted_address(cluster: Cluster) -> str | None:
+    """The address of a running cluster to use, or None to start Ray on this machine.
+
+    The experiment's ("local": none), else RAY_ADDRESS, else that of a cluster started here with
+    `ray start`, if it still answers: a cluster that was killed leaves its note behind.
+    """
+    if address := cluster.address or os.environ.get("RAY_ADDRESS"):
+        return None if address == "local" else address
+    with contextlib.suppress(OSError):
+        noted = STARTED_HERE.read_text().strip()
+        return noted if noted and why_unreachable(noted) is None else None
+    return None
+
+
+def why_unreachable(address: str) -> str | None:
+    """Why nothing can be reached at Ray's `address`, found in seconds; None if something answers.
+
+    Ray 2.60 itself was still waiting after eight minutes.
+    """
+    if address == "auto":
+        return None
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or (port is None and parts.scheme != "ray"):
+        return "it is not host:port or ray://host:port"
+    try:
+        with socket.create_connection((host, port or 10001), timeout=5) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return None
+            connection.sendall(GRPC_GREETING)
+            answer = connection.recv(9)
+    except OSError as error:
+        return f"nothing answers there ({error.strerror or error})"
+    if answer[3:4] != SETTINGS:
+        return "what answers there is not Ray (its port is 6379, or 10001 with ray://; not the dashboard)"
+    return None

@@ -1,0 +1,278 @@
+"""The door to Ray's job API: submit a run to a cluster, follow it, let go of it.
+
+A job is named after its run: `ekd-<run id>-<attempt>`. So the same submission finds the run again:
+one that is running is attached to, one that failed is continued by a new attempt, because a
+submission id cannot be used twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.experiment.infrastructure import why_not_elsewhere
+from orchestrator.experiment.schema import (
+    ExperimentError,
+    find_experiment,
+    load_experiment,
+    packaged_experiments,
+)
+from orchestrator.planning.preflight import check_run_id
+from orchestrator.registry import code_version
+
+PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
+"""What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
+RUNNING, SUCCEEDED = ("PENDING", "RUNNING"), "SUCCEEDED"
+ENDED = (SUCCEEDED, "FAILED", "STOPPED")
+REQUEST_TIMEOUT_S = 60.0
+_REFUSED = re.compile(r"status code 40[13]\b")
+PATIENCE_S = 120.0
+"""How long a head that does not answer is asked again while its job is followed."""
+
+
+class SubmissionError(RuntimeError):
+    """The cluster's job API cannot be used; one line says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about a submission: attach to `job`, or submit it under that new name."""
+
+    action: Literal["attach", "submit"]
+    job: str
+
+
+def decide(run_id: str, jobs: Mapping[str, str]) -> Decision:
+    """What to do about the run `run_id` where `jobs` (submission id -> status) are known.
+
+    >>> decide("digits-1", {})
+    Decision(action='submit', job='ekd-digits-1-1')
+    >>> decide("digits-1", {"ekd-digits-1-1": "FAILED", "ekd-digits-1-2": "RUNNING"})
+    Decision(action='attach', job='ekd-digits-1-2')
+    >>> decide("digits-1", {"ekd-digits-1-1": "FAILED", "ekd-digits-1-2": "STOPPED"})
+    Decision(action='submit', job='ekd-digits-1-3')
+    """
+    attempts = {
+        int(match[1]): status
+        for job, status in jobs.items()
+        if (match := re.fullmatch(rf"ekd-{re.escape(run_id)}-(\d+)", job))
+    }
+    newest = max(attempts, default=0)
+    if attempts.get(newest) in RUNNING:
+        return Decision("attach", f"ekd-{run_id}-{newest}")
+    return Decision("submit", f"ekd-{run_id}-{newest + 1}")
+
+
+@contextlib.contextmanager
+def upload_folder(experiment: Path | None) -> Iterator[Path]:
+    """A folder with what has to travel: the packages' sources and, if it is one's own, the experiment."""
+    here = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory(prefix="ekd-submit-") as name:
+        folder = Path(name)
+        for package in PACKAGES:
+            for source in sorted((here / package).rglob("*")):
+                if source.is_file() and "__pycache__" not in source.parts:
+                    target = folder / source.relative_to(here)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, target)
+        if experiment is not None:
+            shutil.copyfile(experiment, folder / experiment.name)
+        yield folder
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address`. Raises `SubmissionError`."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        with _explained(address):
+            self._client = _client(address)
+
+    def statuses(self) -> dict[str, str]:
+        """All jobs that were submitted, by submission id."""
+        with _explained(self.address):
+            jobs = self._client.list_jobs()
+        return {job.submission_id: str(job.status.value) for job in jobs if job.submission_id}
+
+    def submit(self, job: str, command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
+        """Start `command` on the cluster, in a copy of `folder`."""
+        runtime_env: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(variables)}
+        with _explained(self.address):
+            self._client.submit_job(
+                entrypoint=shlex.join(command), submission_id=job, runtime_env=runtime_env
+            )
+
+    def follow(self, job: str, show: Any) -> str:
+        """Pass the job's log on to `show` as it grows, until it has ended; its last status.
+
+        A head that is away for a moment is asked again; one that has forgotten the job (it was
+        replaced by a new one) or stays away raises `SubmissionError`.
+        """
+        shown = 0
+        away_since: float | None = None
+        while True:
+            try:
+                status = str(self._client.get_job_status(job).value)
+                log = self._client.get_job_logs(job)
+            except Exception as error:
+                away_since = away_since or time.monotonic()
+                if "does not exist" in str(error) or time.monotonic() - away_since > PATIENCE_S:
+                    raise SubmissionError(
+                        f"lost sight of job {job} at {self.address} ({_line(error)}); if its head was "
+                        "replaced, submit the same run again: it continues"
+                    ) from error
+                time.sleep(2)
+                continue
+            away_since = None
+            if len(log) > shown:
+                show(log[shown:])
+                shown = len(log)
+            if status in ENDED:
+                return status
+            time.sleep(1)
+
+    def why(self, job: str) -> str:
+        """Ray's own word on how the job ended."""
+        with _explained(self.address):
+            message = _line(self._client.get_job_info(job).message or "")
+        return message.partition(", last available logs")[0]  # they were shown as they came
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        """Ray's, which by itself waits for ever for a head that lost power in mid-answer."""
+
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": REQUEST_TIMEOUT_S} | options)
+
+    return Client(address)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run as it is submitted."""
+
+    run_id: str
+    command: Sequence[str]
+    """To be run in the uploaded folder."""
+    experiment: Path | None
+    """An experiment of one's own, to be uploaded too; None: a packaged one."""
+    code_version: str
+
+
+def start(submission: Submission, address: str, say: Callable[[str], None]) -> str:
+    """Submit a run to the cluster at `address`, unless it is running there already; the job's name.
+
+    `say` is told, a line at a time, what happens. Raises `SubmissionError`.
+    """
+    jobs = Jobs(address)
+    decision = decide(submission.run_id, jobs.statuses())
+    if decision.action == "submit":
+        with upload_folder(submission.experiment) as folder:
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            say(f"submitting job {decision.job} to {address} ({size / 1e6:.1f} MB of code)")
+            try:
+                variables = {"EKD_CODE_VERSION": submission.code_version}
+                jobs.submit(decision.job, submission.command, folder, variables)
+            except SubmissionError:
+                decision = decide(submission.run_id, jobs.statuses())
+                if decision.action == "submit":
+                    raise  # else somebody was quicker with the same run
+    if decision.action == "attach":
+        say(f"job {decision.job}: this run is running already; attached to it")
+    return decision.job
+
+
+def follow(job: str, address: str, say: Callable[[str], None]) -> int:
+    """Show the job's log until it ends or Ctrl-C lets go of it; 0 if it succeeded, else 1."""
+    jobs = Jobs(address)
+    try:
+        status = jobs.follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        say(
+            f"\nlet go of job {job}, which runs on; the same command attaches to it again; "
+            f"to stop it: ray job stop --address {address} {job}"
+        )
+        return 1
+    if status != SUCCEEDED:
+        say(f"job {job} {status.lower()}: {jobs.why(job)}; the same command continues the run")
+        return 1
+    return 0
+
+
+def submit_command(arguments: argparse.Namespace) -> int:
+    """What `ekd submit` does with its arguments; the exit status. Raises `ExperimentError`."""
+    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not address:
+        raise ExperimentError("--address: which cluster? Give its dashboard's address, http://HEAD:8265")
+    experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
+    if problem := why_not_elsewhere(experiment):
+        raise ExperimentError(problem)
+    run_id = check_run_id(arguments.run_id or experiment.default_run_id())
+    packaged = arguments.experiment in packaged_experiments()
+    own = None if packaged else find_experiment(arguments.experiment)
+    words = ["run", own.name if own else arguments.experiment, "--run-id", run_id]
+    words += [word for override in arguments.overrides for word in ("--set", override)]
+    words += ["--smoke"] if arguments.smoke else []
+    submission = Submission(run_id, ["python", "-m", "orchestrator", *words], own, code_version())
+    try:
+        job = start(submission, address, _say)
+        if arguments.wait:
+            return follow(job, address, _say)
+    except SubmissionError as error:
+        print(f"ekd: {error}", file=sys.stderr)
+        return 1
+    _say(f"its log: ray job logs --follow --address {address} {job}")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
+    except SubmissionError:
+        raise
+    except Exception as error:
+        raise SubmissionError(_words(error, address)) from error
+
+
+def _words(error: Exception, address: str) -> str:
+    text, kind = _line(error), type(error).__name__
+    if kind == "AuthenticationError" or "Unauthorized" in text or _REFUSED.search(text):
+        return (
+            f"the cluster at {address} refuses us: Ray's token authentication is on and no token, or another "
+            "one, was sent; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or put the cluster's token, which "
+            "`ray get-auth-token` prints on its head, into ~/.ray/auth_token)"
+        )
+    if isinstance(error, ConnectionError) or "connect" in text.lower():
+        return (
+            f"cannot reach a Ray dashboard at {address}; the address is http://HEAD:8265, the head must be "
+            "started with --dashboard-host=0.0.0.0 or reached through a tunnel (ssh -L, kubectl port-forward)"
+        )
+    return f"the cluster at {address}: {text}"
+
+
+def _line(text: object) -> str:
+    message = str(text)
+    with contextlib.suppress(ValueError):  # the API answers with JSON
+        found = json.loads(message)
+        message = str(found.get("msg", message)) if isinstance(found, dict) else message
+    return " ".join(message.split())[:400]

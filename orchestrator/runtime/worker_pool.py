@@ -1,0 +1,138 @@
+"""The warm worker pool that does the training.
+
+The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd run`; its workers
+form groups that take one job after another from the job_queue (docs/adr/0002).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, cast
+
+from orchestrator.experiment.schema import Cluster
+from orchestrator.planning.capacity import Capacity, runs_at_once
+from orchestrator.runtime.job_queue import Event, JobQueueClient, open_job_queue
+from orchestrator.runtime.ray_session import LaunchError
+from orchestrator.runtime.retry import cause_of
+from orchestrator.storage import Storage
+from orchestrator.storage.vendor_settings import ray_storage
+
+
+def share(value: Any) -> Any:
+    """`value` in Ray's object store: its arrays live once on every node that needs them."""
+    import ray
+
+    return ray.put(value)
+
+
+class WorkerPool:
+    """The warm workers of one `ekd run`, the job_queue they work from, and the data they see."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Storage,
+        data: Any,
+        keep_checkpoints: int,
+    ) -> None:
+        """`data`: a `ray.ObjectRef` of (arrays, description), one copy a node, shared by all workers."""
+        self.cluster, self.store = cluster, store
+        self.keep_checkpoints = keep_checkpoints
+        self.job_queue = open_job_queue()
+        self.data = data
+        self.failure: BaseException | None = None
+        self.thread: threading.Thread | None = None
+        self._closing = False
+
+    def start(self, capacity: Capacity, runs: int) -> int:
+        """Bring up the workers of as many groups as there is room for, at most `runs`; how many groups."""
+        groups = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
+        fewest, most = self.cluster.fewest_workers, groups * self.cluster.most_workers
+        if capacity.own and not self.cluster.elastic:
+            fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
+        group = (fewest, most, capacity.own)
+        self.thread = threading.Thread(target=self._serve, args=group, name="workers", daemon=True)
+        self.thread.start()
+        return groups
+
+    def add(self, jobs: list[Any]) -> None:
+        """Queue jobs, first come first served."""
+        import ray
+
+        ray.get(self.job_queue.add.remote(jobs))
+
+    def news(self, timeout_s: float = 0.5) -> list[Event]:
+        """What happened since the last call. Raises `LaunchError` when the workers cannot go on."""
+        import ray
+
+        events: list[Event] = ray.get(self.job_queue.drain.remote(timeout_s))
+        if self.failure is not None and not any(event.kind == "failed" for event in events):
+            raise LaunchError(cause_of(str(self.failure))) from self.failure
+        if not events and self.thread is not None and not self.thread.is_alive():
+            raise LaunchError("the workers ended before their work was done; see Ray's session logs")
+        return events
+
+    def close(self, timeout_s: float = 15.0) -> bool:
+        """Let the workers end; whether they have, within `timeout_s`."""
+        self._closing = True
+        self.job_queue.close.remote()
+        if self.thread is not None:
+            self.thread.join(timeout_s)
+        return self.thread is None or not self.thread.is_alive()
+
+    def abandon(self) -> None:
+        """Give workers that are started again nothing to do; their errors are of no interest any more."""
+        self._closing = True
+        self.job_queue.abandon.remote()
+
+    def _serve(self, fewest: int, most: int, own_ray: bool) -> None:
+        try:
+            self._trainer(fewest, most, own_ray).fit()
+        except BaseException as error:
+            if not self._closing:
+                self.failure = error
+
+    def _trainer(self, fewest: int, most: int, own_ray: bool) -> Any:
+        from ray.train import RunConfig
+        from ray.train.v2.api.config import FailureConfig, ScalingConfig
+
+        from ekd_train.workers.worker import WorkerSetup, work
+        from orchestrator.runtime.process_group import ProcessGroupConfig
+        from orchestrator.runtime.trainer import Trainer
+
+        cluster = self.cluster
+        resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+        if cluster.gpus_per_worker:
+            resources["GPU"] = cluster.gpus_per_worker
+        path, filesystem = ray_storage(self.store)
+        setup = WorkerSetup(
+            jobs=JobQueueClient(self.job_queue),
+            store=self.store,
+            data=self.data,
+            workers_per_group=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
+            cpus_per_worker=cluster.cpus_per_worker,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        return Trainer(
+            work,
+            own=own_ray,
+            train_loop_config={"setup": share(setup)},
+            backend_config=ProcessGroupConfig(),
+            scaling_config=ScalingConfig(
+                # Between one group and all of them: a lost host costs its groups, not the run.
+                num_workers=most if fewest == most else cast(Any, (fewest, most)),
+                use_gpu=bool(cluster.gpus_per_worker),
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=cluster.resize_every_s,
+            ),
+            run_config=RunConfig(
+                # Ray keeps nothing of use here: checkpoints are ours, and a name is used once.
+                name=f"ray/workers-{time.time_ns()}",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(
+                    max_failures=cluster.max_failures, controller_failure_limit=cluster.max_failures
+                ),
+            ),
+        )

@@ -1,4 +1,0 @@
-"""The stages of the main job, one file each, in the order of `orchestrator.pipeline.STAGES`.
-
-A stage takes the `Context` and returns what it made as plain JSON values for the manifest.
-"""

@@ -1,0 +1,173 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_runs import (
+    CLASSES,
+    MemoryStore,
+    label_run,
+    made_up_data,
+    made_up_images,
+    same_tensors,
+    student_run,
+    with_training,
+)
+
+from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
+from ekd_train.persistence.networks import load_network, save_network
+from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.training.speed import precision_on
+from ekd_train.training.trainee import averaged
+from ekd_train.workers.jobs import PREDICTIONS, Data, execute, place
+from ekd_train.workers.reporter import Silent
+from ekd_train.workers.workers import Workers
+
+STUDENT = student_run("latent_be", "tdiv_sdiv", epochs=1)
+CONTROL = label_run("control", epochs=1)
+TEACHER = STUDENT.teachers[0]
+
+
+class Forbidden:
+    """Test images before their time: whatever is done with them fails."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the test images were touched: {name}")
+
+
+@pytest.fixture
+def data() -> Data:
+    made = made_up_data()
+    described = {
+        "num_classes": CLASSES,
+        "image_shape": list(made.image_shape),
+        "mean": list(made.mean),
+        "std": list(made.std),
+        "fingerprint": "abc",
+    }
+    return Data(made.train, made.validation, made_up_images(12, seed=3), described)
+
+
+def do(job, data, store) -> tuple[dict[str, Any], Silent]:
+    reporter = Silent()
+    return execute(job, data, store, reporter, Workers()), reporter
+
+
+def networks(store: MemoryStore) -> dict[str, bytes]:
+    return {key: value for key, value in store.objects.items() if key.startswith("networks/")}
+
+
+def train_all(data: Data, store: MemoryStore) -> None:
+    for run in (*STUDENT.teachers, CONTROL, STUDENT):
+        do(run, data, store)
+    student = load_network(store, STUDENT, dict(data.description))
+    save_network(store, "averaged", averaged(student), {"identity": "x"})
+
+
+def test_training_never_touches_the_test_images(data):
+    hidden = Data(data.train, data.validation, Forbidden(), data.description)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="the test images were touched: images"):
+        hidden.test.images  # noqa: B018
+    train_all(hidden, MemoryStore())
+
+
+def test_a_finished_run_is_found_and_neither_trained_nor_written_again(data):
+    store = MemoryStore()
+    first, reporter = do(TEACHER, data, store)
+    assert [record["epoch"] for record in reporter.records] == [1, 2, 3, 4]
+    changes = len(store.states)
+    again, silent = do(TEACHER, data, store)
+    assert again == first
+    assert silent.records == []
+    assert len(store.states) == changes
+
+
+@pytest.mark.parametrize("part", ["safetensors", "json"])
+@pytest.mark.parametrize("damage", [lambda d: d[:-7], lambda d: d[:-9] + b"\x01" + d[-8:], lambda d: b""])
+def test_a_damaged_finished_network_is_trained_again_to_the_same_bits(part, damage, data):
+    store = MemoryStore()
+    do(TEACHER, data, store)
+    whole = store.objects["networks/teacher-0.safetensors"]
+    key = f"networks/teacher-0.{part}"
+    store.objects[key] = damage(store.objects[key])
+    do(TEACHER, data, store)
+    assert store.objects["networks/teacher-0.safetensors"] == whole
+
+
+def test_a_damaged_teacher_is_not_learnt_from(data):
+    store = MemoryStore()
+    train_all(data, store)
+    del store.objects["networks/student.json"]
+    key = "networks/teacher-1.safetensors"
+    store.objects[key] = store.objects[key][:-4] + b"\x00\x00\x80\x3f"
+    with pytest.raises(DamagedCheckpoint, match=key):
+        do(STUDENT, data, store)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        with_training(TEACHER, learning_rate=0.01),
+        TEACHER.model_copy(update={"seed": 9}),
+        TEACHER.model_copy(update={"architecture": TEACHER.architecture.model_copy(update={"width": 2})}),
+    ],
+)
+def test_a_network_of_other_settings_is_not_taken_for_this_one(other: TrainingRun, data):
+    store = MemoryStore()
+    do(other, data, store)
+    found, reporter = do(TEACHER, data, store)
+    fresh, _ = do(TEACHER, data, MemoryStore())
+    assert reporter.records
+    assert found["sha256"] == fresh["sha256"]
+
+
+def test_a_network_of_other_data_is_not_taken_for_this_one(data):
+    store = MemoryStore()
+    do(TEACHER, data, store)
+    other = Data(data.train, data.validation, data.test, {**data.description, "fingerprint": "xyz"})
+    assert do(TEACHER, other, store)[1].records
+
+
+def test_the_record_tells_how_the_network_came_about(data):
+    store = MemoryStore()
+    record, _ = do(TEACHER, data, store)
+    assert record["workers"] == 1
+    assert record["seconds"] > 0
+    assert record["precision"] == precision_on(TEACHER.training.speed, torch.device("cpu"))
+    assert record["best"] in record["history"]
+    stored = json.loads(store.objects["networks/teacher-0.json"])["record"]
+    assert stored == record
+    assert load_tensors(store, "networks/teacher-0.safetensors", record["sha256"])
+
+
+@pytest.mark.slow
+def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
+    store = MemoryStore()
+    train_all(data, store)
+    record, _ = do(Evaluation(control=CONTROL, student=STUDENT), data, store)
+    tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record["sha256"])
+    members = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": 2, "members": 2, "averaged": 1}
+    assert set(record["cost"]) == set(members)
+    for split, images in (("validation", data.validation), ("test", data.test)):
+        assert torch.equal(tensors[f"{split}/labels"], images.labels)
+        for name, count in members.items():
+            probs = tensors[f"{split}/{name}"]
+            assert probs.shape == (count, len(images.labels), CLASSES)
+            torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:2]))
+        both = torch.cat([tensors[f"{split}/teacher/{i}"] for i in range(2)])
+        torch.testing.assert_close(tensors[f"{split}/ensemble"], both)
+    assert record["cost"]["averaged"]["macs"] == record["cost"]["control"]["macs"]
+
+
+def test_arrays_become_tensors_without_a_copy(data):
+    arrays = {
+        f"{split}/{part}": np.asarray(getattr(getattr(data, split), part))
+        for split in ("train", "validation", "test")
+        for part in ("images", "labels")
+    }
+    for array in arrays.values():
+        array.flags.writeable = False
+    placed = place(arrays, data.description, torch.device("cpu"))
+    assert placed.train.images.data_ptr() == arrays["train/images"].ctypes.data
+    assert same_tensors(vars(placed.test), vars(data.test))

@@ -1,0 +1,69 @@
+"""What the documents tell a user to type is accepted, word for word, from the folder they say."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ekd_train.data import load_dataset
+from orchestrator.cli.main import EPILOG, build_parser
+from orchestrator.cli.tune_command import requested
+from orchestrator.experiment.schema import load_experiment
+
+ROOT = Path(__file__).parents[3]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")),
+    *(ROOT / "docs").glob("[!l]*.md"),  # not log.md: it keeps commands of its day
+]
+
+
+def commands() -> list[str]:
+    """Every `ekd ...` line of a shell block, and the examples of `ekd --help`."""
+    blocks = [b for page in PAGES for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
+    lines = {line for block in blocks for line in block.splitlines() if line.startswith("ekd ")}
+    examples = {line.strip().partition("  ")[0] for line in EPILOG.splitlines() if "  ekd " in line}
+    return sorted({line.partition(" > ")[0] for line in lines} | examples)
+
+
+def modules() -> list[str]:
+    """Every MODULE of `python -m MODULE`, wherever it is said."""
+    return sorted({m for page in PAGES for m in re.findall(r"python -m ([\w.]+)", page.read_text())})
+
+
+def test_there_are_such_commands():
+    assert len(commands()) >= 10
+    assert len(modules()) >= 8
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_documented_module_is_there(module, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert (
+        found.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None
+    )
+
+
+def test_the_examples_of_the_help_fit_a_terminal():
+    assert max(map(len, EPILOG.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_documented_command_is_accepted(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parsed = build_parser().parse_args(shlex.split(command, comments=True)[1:])
+    source = getattr(parsed, "experiment", None)
+    if source is None:
+        return
+    if not Path(source).exists() and source.endswith(".yaml"):  # `mine.yaml` is any experiment
+        mine = tmp_path / "mine.yaml"
+        mine.write_text((ROOT / "orchestrator/experiments/digits.yaml").read_text())
+        source = str(mine)
+    experiment = load_experiment(source, parsed.overrides, smoke=getattr(parsed, "smoke", False))
+    if getattr(parsed, "space", None) is not None:
+        requested(parsed, experiment)
+    if experiment.data.name == "digits":
+        load_dataset(experiment.data)

@@ -1,0 +1,179 @@
+"""Every packaged experiment can be read, planned on files in its format, and made small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import data_files
+import pytest
+
+from ekd_train.settings import Architecture, Distillation, Schedule, Speed, Training
+from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
+from orchestrator.experiment.schema import build_experiment, load_experiment
+from orchestrator.experiment.smoke import one_small_worker
+from orchestrator.planning.plan import passes, planned_runs
+from orchestrator.planning.preflight import check
+
+NAMES = packaged_experiments()
+QUICK = ("digits", "fashion_mnist", "image_folder")
+"""Those whose networks `make check` builds."""
+PER_CLASS = {"fashion_mnist": 20, "cifar10": 20, "cifar100": 6, "tiny_imagenet": 4, "image_folder": 25}
+"""Images of each class a file or split: enough for what a smoke run takes."""
+
+
+def test_the_contract_names_are_packaged():
+    assert set(NAMES) == {
+        *("digits", "fashion_mnist", "cifar10", "cifar100_latentbe", "cifar100_conf_ods", "cifar10_ekd"),
+        *("tiny_imagenet", "image_folder"),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is_and_its_file_names_it(name):
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    assert len(experiment.description.split()) > 8
+    assert build_experiment(experiment.resolved()) == experiment
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The overrides with which an experiment finds tiny files in its format and a place of its own."""
+    monkeypatch.setattr("orchestrator.runtime.address.STARTED_HERE", tmp_path / "no cluster")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def overrides(name: str) -> list[str]:
+        data = load_experiment(name).data.name
+        found = [f"storage.uri={tmp_path / 'runs'}"]
+        if data in data_files.NEEDS:
+            (tmp_path / "data").mkdir()
+            found.append(f"data.root={data_files.write(data, tmp_path / 'data', PER_CLASS[data])}")
+        return found
+
+    return overrides
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_made_small_it_passes_every_check_and_can_be_planned(name, small):
+    experiment = load_experiment(name, small(name), smoke=True)
+    experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})
+    checked = check(experiment)
+    assert checked.run_id.startswith(f"{name}-smoke-")
+    planned = planned_runs(experiment, checked.description)
+    assert len(planned) == experiment.teacher_count + 2
+    assert all(item.steps > 0 and item.params > 0 and item.flops > 0 for item in planned)
+
+
+def test_cifar100_latentbe_is_the_published_recipe():
+    """Nam et al., ICML 2022, as their released code has it."""
+    experiment = load_experiment("cifar100_latentbe")
+    recipe = Training(
+        epochs=200,
+        batch_size=128,
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule=Schedule(kind="cosine", warmup_epochs=5, warmup_start=0),
+        batch_norm="per_worker",
+        evaluate_every=1,
+        checkpoint_every=1,
+        speed=Speed(precision="float32"),
+    )
+    assert experiment.data.name == "cifar100"
+    assert (experiment.data.validation_size, experiment.data.test_size) == (5000, None)
+    assert (experiment.data.train_size, experiment.data.train_fraction) == (None, 1)
+    assert experiment.data.augmentation.model_dump() == {"crop_padding": 4, "flip": True}
+    (teachers,) = experiment.teachers
+    assert (teachers.count, teachers.training) == (4, recipe)
+    assert teachers.architecture == Architecture(name="wide_resnet", depth=28, width=4, stem_channels=16)
+    student = experiment.student
+    assert (student.method, student.members, student.select_by) == ("latent_be", 4, "averaged")
+    assert (student.architecture, student.training) == (teachers.architecture, recipe)
+    assert student.factors.model_dump() == {
+        **{"init": "ones", "gradient_scale": "members", "decay": "toward_one", "member_bias": False},
+        **{"learning_rate_multiplier": 1, "warmup_epochs": 0, "init_std": 0.5},
+    }
+    assert experiment.distillation == Distillation(objective="auto", temperature=4, alpha=1)
+    assert (experiment.perturbation.kind, experiment.perturbation.strength) == ("tdiv_sdiv", 1)
+    assert experiment.cluster.workers_per_run == 1  # batch statistics of the whole batch
+    assert passes(experiment.student_run()).total == 22
+
+
+def test_cifar100_conf_ods_is_the_published_recipe():
+    """Nam et al., NeurIPS 2021; its published schedule is for batches of 64 over 300 epochs."""
+    experiment = load_experiment("cifar100_conf_ods")
+    (teachers,) = experiment.teachers
+    student = experiment.student
+    assert teachers.count == 4
+    assert {one.training.speed.precision for one in (teachers, student)} == {"float32"}
+    assert teachers.architecture == Architecture(name="wide_resnet", depth=28, width=10)
+    assert student.architecture == teachers.architecture
+    assert (student.method, student.members, student.select_by) == ("batch_ensemble", 4, "members")
+    training = student.training
+    assert (training.epochs, training.batch_size, training.learning_rate) == (300, 64, 0.05)
+    assert (training.momentum, training.nesterov) == (0.9, False)
+    schedule = training.schedule
+    assert (schedule.kind, schedule.warmup_epochs, schedule.warmup_start) == ("flat_linear", 5, 0.01)
+    assert (schedule.flat_until * 300, schedule.decay_until * 300) == (150, 270)
+    assert schedule.final_factor == 0.01
+    factors = student.factors
+    assert (factors.init, factors.init_std, factors.gradient_scale) == ("normal", 0.5, "one")
+    assert (factors.decay, factors.learning_rate_multiplier, factors.member_bias) == ("none", 0.5, True)
+    assert (experiment.distillation.temperature, experiment.distillation.alpha) == (1, 0.9)
+    assert (experiment.perturbation.kind, experiment.perturbation.strength) == ("conf_ods", 1)
+
+
+def test_a_wheel_brings_the_experiments_along(tmp_path):
+    """Built from a copy, so that nothing is left in the working tree."""
+    root = Path(__file__).parents[3]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("not a source tree")
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "ekd_train", "orchestrator", "tune_spaces"):
+        subprocess.run(["cp", "-r", str(root / name), str(copy)], check=True)
+    build = (
+        "import sys; from setuptools import build_meta; "
+        "import os; os.chdir(sys.argv[1]); print(build_meta.build_wheel(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(copy), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("ekd-*.whl")
+    files = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"orchestrator/experiments/{path.name}" for path in PACKAGED.glob("*.yaml")} <= files
+    assert {f"tune_spaces/{path.name}" for path in (root / "tune_spaces").glob("*.yaml")} <= files
+    assert not [name for name in files if name.startswith(("tests", "benchmarks"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        "fashion_mnist",
+        "cifar10_ekd",
+        "image_folder",
+        "tiny_imagenet",
+        "cifar100_latentbe",
+        "cifar100_conf_ods",
+    ],
+)
+def test_the_smoke_run_ends_with_a_registered_model(name, small, tmp_path):
+    settings = [f"--set={override}" for override in small(name)]
+    command = [sys.executable, "-m", "orchestrator", "run", name, "--smoke", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"models:/ekd-{name}-smoke/1"
+    (run,) = (path for path in (tmp_path / "runs").glob("*-smoke-*") if path.is_dir())
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["predictors"]["averaged"]["params"] == summary["predictors"]["control"]["params"]

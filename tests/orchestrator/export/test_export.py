@@ -1,0 +1,329 @@
+"""Exported students: the same function, from the same weights, in the stock class."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ekd_train.models import build_model
+from orchestrator.cli.main import main
+from orchestrator.experiment.schema import ExperimentError, build_experiment
+from orchestrator.export import formats as module
+from orchestrator.export.formats import Source, export_network, format_of
+from orchestrator.export.source import from_run
+from orchestrator.registry import ExportError, weights_sha256
+from orchestrator.storage import open_storage
+
+SHAPE = (1, 8, 8)
+
+
+WRN = {"name": "wide_resnet", "depth": 10, "stem_channels": 4}
+
+
+def a_student(architecture=WRN, shape=SHAPE):
+    """With statistics of its own in every batch norm, and a normalisation that matters."""
+    torch.manual_seed(0)
+    channels, size, _ = shape
+    mean, std = [0.3, 0.4, 0.55][:channels], [0.5, 0.2, 0.3][:channels]
+    network = build_model(
+        **architecture, num_classes=4, in_channels=channels, image_size=size, mean=mean, std=std
+    )
+    network.train()(torch.rand(8, *shape))
+    return network.eval()
+
+
+def a_source(network, architecture=WRN, shape=SHAPE):
+    normalise = network.normalise
+    data = {
+        "num_classes": 4,
+        "image_shape": shape,
+        "mean": normalise.mean.flatten().tolist(),
+        "std": normalise.std.flatten().tolist(),
+    }
+    return Source(network, weights_sha256(network), "here", architecture, data)
+
+
+@pytest.fixture
+def student():
+    return a_student()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_pt2_file_answers_like_the_network_for_any_batch(student, images, tmp_path):
+    exported = export_network(a_source(student), "pt2", tmp_path / "a" / "student.pt2")
+    loaded = torch.export.load(exported.path).module()
+    assert torch.allclose(loaded(images), student(images), atol=1e-5)
+
+
+GREY, COLOUR = (1, 32, 32), (3, 32, 32)
+RESNET18 = {"name": "resnet18"}
+STUDENTS = {
+    "wide_resnet": (WRN | {"width": 2.0}, COLOUR),
+    "resnet, grey": ({"name": "resnet", "depth": 8, "width": 0.5, "stem_channels": 8}, SHAPE),
+    "resnet18": (RESNET18, COLOUR),
+    "resnet18, grey": (RESNET18, GREY),
+    "resnet18, small images": (RESNET18 | {"small_images": True}, COLOUR),
+    "resnet18, small images, grey": (RESNET18 | {"small_images": True}, GREY),
+    "mobilenet_v2, small images, grey": ({"name": "mobilenet_v2", "small_images": True}, GREY),
+    "vit_b_32, grey": ({"name": "vit_b_32"}, GREY),
+    "resnet, pruned": ({"name": "resnet", "depth": 8, "stem_channels": 4, "pruned": 0.5}, SHAPE),
+    "resnet18, pruned, small images, grey": (RESNET18 | {"small_images": True, "pruned": 0.75}, GREY),
+    "timm, grey": ({"name": "timm/resnet10t"}, GREY),
+}
+"""Architectures with the shape of their images."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["wide_resnet", "resnet18, small images, grey", "resnet, pruned"])
+def test_an_onnx_file_answers_like_the_network_for_any_batch(which, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    architecture, shape = STUDENTS[which]
+    student, images = a_student(architecture, shape), torch.rand(5, *shape)
+    exported = export_network(a_source(student, architecture, shape), "onnx", tmp_path / "student.onnx")
+    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), student(images), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["resnet18, small images, grey", "resnet18, pruned, small images, grey"])
+def test_a_pt2_file_of_a_library_network_answers_like_it(which, tmp_path):
+    architecture, shape = STUDENTS[which]
+    student, images = a_student(architecture, shape), torch.rand(5, *shape)
+    exported = export_network(a_source(student, architecture, shape), "pt2", tmp_path / "student.pt2")
+    assert torch.allclose(torch.export.load(exported.path).module()(images), student(images), atol=1e-4)
+
+
+FOLLOW = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("ekd_train", "orchestrator", "tune_spaces"):
+            raise ImportError(f"{name} is not installed here")
+if sys.argv[1:] == ["absent"]:
+    sys.meta_path.insert(0, Absent())
+exec(open("lines.py").read())
+torch.save(network(torch.load("images.pt")).detach(), "logits.pt")
+"""
+"""Follows the printed lines: where they do not ask for this project, without it."""
+
+
+@pytest.mark.parametrize("which", STUDENTS)
+def test_the_lines_that_come_with_a_state_dict_load_it_into_the_stock_class(which, tmp_path):
+    if which.startswith("timm"):
+        pytest.importorskip("timm", reason="needs the extra `timm`")
+    architecture, shape = STUDENTS[which]
+    student, images = a_student(architecture, shape), torch.rand(3, *shape)
+    source = a_source(student, architecture, shape)
+    exported = export_network(source, "state-dict", tmp_path / "student.safetensors")
+    own = architecture["name"] in ("wide_resnet", "resnet") or "pruned" in architecture
+    assert ("ekd_train" in exported.lines) == own
+    made: dict = {}
+    exec(exported.lines, made)
+    torch.testing.assert_close(made["network"](images), student(images))
+
+
+def test_a_grey_small_image_student_fits_torchvisions_resnet18_with_another_stem(tmp_path):
+    from torchvision.models import resnet18
+
+    architecture, shape = STUDENTS["resnet18, small images, grey"]
+    student, images = a_student(architecture, shape), torch.rand(3, *shape)
+    path = export_network(a_source(student, architecture, shape), "state-dict", tmp_path / "student.pt").path
+    stock = resnet18(num_classes=4)
+    stock.conv1 = torch.nn.Conv2d(1, 64, 3, padding=1, bias=False)
+    stock.maxpool = torch.nn.Identity()
+    stock.load_state_dict(torch.load(path))
+    torch.testing.assert_close(stock.eval()((images - 0.3) / 0.5), student(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["wide_resnet", "resnet18, small images, grey", "resnet, pruned"])
+@pytest.mark.parametrize("file", ["student.pt", "student.safetensors"])
+def test_whoever_follows_the_printed_lines_gets_the_students_logits(which, file, tmp_path, capsys):
+    from orchestrator.cli.main import main
+
+    architecture, shape = STUDENTS[which]
+    student, images = a_student(architecture, shape), torch.rand(3, *shape)
+    leave_run(tmp_path / "runs" / "mine", architecture, student, shape)
+    arguments = ["--format", "state-dict", "--output", str(tmp_path / file)]
+    assert main(["export", "mine", *arguments, "--storage", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(tmp_path / file)
+    lines = "\n".join(printed[printed.index("import torch") : -1])
+    (tmp_path / "lines.py").write_text(lines)
+    torch.save(images, tmp_path / "images.pt")
+    follow = [sys.executable, "-c", FOLLOW, *([] if "ekd_train" in lines else ["absent"])]
+    here = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+    subprocess.run(follow, cwd=tmp_path, env=here, check=True)
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), student(images))
+
+
+def test_a_safetensors_file_says_how_its_images_are_normalised(student, tmp_path):
+    from safetensors import safe_open
+
+    path = export_network(a_source(student), "state-dict", tmp_path / "student.safetensors").path
+    with safe_open(path, "pt") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert metadata["mean"] == pytest.approx([0.3])
+    assert metadata["std"] == [0.5]
+    assert metadata["architecture"] == WRN
+    assert metadata["weights_sha256"] == weights_sha256(student)
+
+
+@pytest.mark.parametrize("spoil", ["architecture", "mean"])
+def test_a_state_dict_whose_lines_do_not_give_the_student_is_refused(student, tmp_path, spoil):
+    source = a_source(student)
+    if spoil == "mean":
+        source = replace(source, data={**source.data, "mean": [0.0]})
+    else:
+        source = replace(source, architecture=WRN | {"stem_channels": 8})
+    with pytest.raises(ExportError, match=r"lines that should load it|differ by"):
+        export_network(source, "state-dict", tmp_path / "student.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_dict_of_a_student_whose_architecture_nobody_recorded_is_refused(student, tmp_path):
+    with pytest.raises(ExperimentError, match=r"no tag ekd\.architecture .*`ekd export RUN_ID`"):
+        export_network(a_source(student, architecture=None), "state-dict", tmp_path / "student.pt")
+
+
+def test_a_file_that_is_another_function_is_refused_and_not_left_behind(student, tmp_path, monkeypatch):
+    def wrong(source, path):
+        path.write_bytes(b"something")
+        return lambda images: source.network(images) + 0.01
+
+    monkeypatch.setitem(module._FORMS, "pt2", wrong)
+    with pytest.raises(ExportError, match="differ by"):
+        export_network(a_source(student), "pt2", tmp_path / "student.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "form"),
+    [
+        ("student.onnx", None, "onnx"),
+        ("student.safetensors", None, "state-dict"),
+        ("student.pt", None, "pt2"),
+        ("student", None, "pt2"),
+        ("student.pt", "state-dict", "state-dict"),
+    ],
+)
+def test_a_files_name_says_its_format_unless_somebody_else_does(name, wanted, form):
+    assert format_of(Path(name), wanted) == form
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.onnx", "pt2"), ("a.safetensors", "onnx")])
+def test_a_name_of_another_format_is_refused_before_anything_is_read(name, wanted, capsys, tmp_path):
+    words = ["export", "models:/nobody/1", "--format", wanted, "--output", str(tmp_path / name)]
+    assert main(words) == 2
+    assert f"not of --format {wanted}; change one of them" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_without_its_library_onnx_says_what_to_install(student, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExperimentError, match="ekd\\[export\\]"):
+        export_network(a_source(student), "onnx", tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("pt2", "x.pt2"), ("state-dict", "x.pt"), ("state-dict", "x.safetensors")]
+)
+def test_a_disk_without_room_is_an_error_that_names_the_file_and_nothing_is_left(
+    student, tmp_path, form, name
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(ExportError, match=f"--output '.*{name}': cannot be written"):
+            export_network(a_source(student), form, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["", ".", "/", "a folder", "/dev/null", "a file/x", "x" * 300, "\udc80"])
+def test_what_no_file_can_be_written_to_is_refused_before_anything_is_written(
+    student, tmp_path, monkeypatch, output
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").touch()
+    with pytest.raises(ExperimentError, match="--output"):
+        export_network(a_source(student), "pt2", Path(output))
+    assert {path.name for path in tmp_path.iterdir()} == {"a folder", "a file"}
+
+
+@pytest.mark.slow
+def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
+    done = export_network(a_source(student), "pt2", tmp_path / "student.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["student.bin"]
+    with done.path.open("rb") as file:
+        assert torch.allclose(torch.export.load(file).module()(images), student(images), atol=1e-5)
+    assert "archive" not in capfd.readouterr().err
+
+
+def leave_run(folder, architecture, student, shape=SHAPE):
+    """What an averaged run leaves in `folder`, as far as an export reads it."""
+    from ekd_train.persistence.networks import save_network
+
+    storage = open_storage(str(folder))
+    experiment = build_experiment({"name": "x", "student": {"architecture": architecture}})
+    storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
+    data = json.loads(json.dumps(a_source(student, shape=shape).data))
+    stages = {
+        "prepare": {"outputs": {"data": data}},
+        "average": {"outputs": {"weights_sha256": weights_sha256(student)}},
+    }
+    storage.write("manifest.json", json.dumps({"stages": stages}).encode())
+    save_network(storage, "averaged", student, {"identity": "x"})
+    return storage
+
+
+@pytest.fixture
+def run(student, tmp_path):
+    return leave_run(tmp_path / "run", WRN, student)
+
+
+def test_a_run_is_exported_from_its_storage_alone(run, student, images):
+    source = from_run(run)
+    assert source.image_shape == SHAPE
+    assert torch.equal(source.network(images), student(images))
+
+
+def test_weights_that_were_changed_since_are_not_exported(run, student):
+    from ekd_train.persistence.networks import save_network
+
+    with torch.no_grad():
+        student.network.linear.bias.add_(1)
+    save_network(run, "averaged", student, {"identity": "x"})
+    with pytest.raises(ExportError, match="SHA-256"):
+        from_run(run)
+
+
+def test_a_run_without_an_averaged_student_is_wrong_input(run):
+    run.write("manifest.json", json.dumps({"stages": {}}).encode())
+    with pytest.raises(ExperimentError, match="no averaged student"):
+        from_run(run)
+
+
+def test_a_partial_file_never_has_the_files_name(student, tmp_path, monkeypatch):
+    def dies(source, path: Path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(module._FORMS, "pt2", dies)
+    with pytest.raises(KeyboardInterrupt):
+        export_network(a_source(student), "pt2", tmp_path / "student.pt2")
+    assert list(tmp_path.iterdir()) == []

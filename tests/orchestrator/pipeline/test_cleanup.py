@@ -1,0 +1,92 @@
+"""`ekd clean` removes what a finished run no longer needs, and nothing else."""
+
+import json
+import time
+
+import pytest
+
+from orchestrator.errors import ExperimentError
+from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run, stored_experiment
+from orchestrator.pipeline.lease import LEASE, this_process
+from orchestrator.storage import open_storage
+
+KEPT = [
+    "experiment.json",
+    "manifest.json",
+    "networks/student.json",
+    "networks/student.safetensors",
+    "summary.json",
+]
+DROPPED = [
+    "checkpoints/student/epoch-00002.json",
+    "checkpoints/student/epoch-00002.safetensors",
+    "ray/w/marker",
+]
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(str(tmp_path))
+
+
+def make(storage, run_id, status, stages=()):
+    run = storage.child(run_id)
+    for key in (*KEPT, *DROPPED):
+        run.write(key, b"{}")
+    manifest = {
+        "status": status,
+        "stages": {stage: {"outputs": {}} for stage in stages},
+        "updated": time.time(),
+    }
+    run.write("manifest.json", json.dumps(manifest).encode())
+    return run
+
+
+def test_a_finished_run_keeps_its_results_and_loses_its_checkpoints(storage):
+    run = make(storage, "a", "done")
+    assert clean_run(run, "a") == len(DROPPED)
+    assert run.list() == KEPT
+    assert clean_run(run, "a") == 0
+
+
+def test_a_run_that_could_continue_keeps_its_checkpoints(storage):
+    run = make(storage, "a", "failed")
+    with pytest.raises(ExperimentError, match="failed: its checkpoints"):
+        clean_run(run, "a")
+    assert run.list() == sorted([*KEPT, *DROPPED])
+
+
+def test_finished_runs_are_found_among_others(storage):
+    make(storage, "a", "done")
+    make(storage, "b", "failed")
+    make(storage, "c", "done").write("manifest.json", b"{")
+    assert finished_runs(storage) == ["a"]
+
+
+def test_a_run_whose_manifest_is_damaged_can_be_removed(storage):
+    run = make(storage, "a", "done")
+    run.write("manifest.json", b"{")
+    remove_run(storage, run, "a", print)
+    assert run.list() == []
+
+
+def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
+    run = make(storage, "a", "running")
+    # Renewed long ago by the clock of its host, which is slow: what counts is that the driver lives.
+    run.write(LEASE, json.dumps(this_process() | {"token": "t", "since": time.time() - 1000}).encode())
+    with pytest.raises(ExperimentError, match="is being run"):
+        remove_run(storage, run, "a", print)
+    run.delete(LEASE)
+    other = make(storage, "ab", "done")
+    remove_run(storage, run, "a", print)
+    assert run.list() == []
+    assert other.exists("manifest.json")
+
+
+def test_only_a_measured_run_can_be_registered_later(storage):
+    run = make(storage, "a", "failed", stages=["teachers"])
+    with pytest.raises(ExperimentError, match="not trained and measured yet"):
+        stored_experiment(run, "a")
+    run = make(storage, "b", "failed", stages=["teachers", "evaluate"])
+    run.write("experiment.json", b'{"name": "digits"}')
+    assert stored_experiment(run, "b") == {"name": "digits"}

@@ -1,0 +1,216 @@
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.pipeline import lease as lease_module
+from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, is_gone, this_process
+from orchestrator.storage import Conflict, StorageError
+from orchestrator.storage.local import LocalStorage
+
+QUICK = {"lease_s": 0.6, "renew_s": 0.1}
+
+
+@pytest.fixture
+def storage(tmp_path) -> LocalStorage:
+    return LocalStorage(tmp_path)
+
+
+def put_owner(storage: LocalStorage, **changes) -> dict:
+    owner = this_process() | {"token": "another", "since": time.time()} | changes
+    storage.write(LEASE, json.dumps(owner).encode())
+    return owner
+
+
+def eventually(holds, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def test_a_second_driver_is_refused_with_the_first_ones_name(storage):
+    with (
+        Lease(storage).acquire(),
+        pytest.raises(LeaseHeld, match=rf"process {os.getpid()} on {socket.gethostname()}; wait for it"),
+    ):
+        Lease(storage).acquire()
+
+
+def test_time_in_which_the_store_was_away_is_not_held_against_the_owner(storage, monkeypatch):
+    """An owner that could not renew either renews as soon as the store is back."""
+    put_owner(storage, host="elsewhere", boot="b", pids="p")
+    waiter, reads = Lease(storage, lease_s=1.0, renew_s=0.2), []
+    read = LocalStorage.read_versioned
+
+    def read_slowly(self, key):
+        reads.append(key)
+        if len(reads) == 2:
+            time.sleep(1.5)
+        if len(reads) == 4:
+            put_owner(storage, host="elsewhere", boot="b", pids="p", since=time.time() + 1)
+        return read(self, key)
+
+    monkeypatch.setattr(LocalStorage, "read_versioned", read_slowly)
+    with pytest.raises(LeaseHeld):
+        waiter.acquire()
+    assert len(reads) == 4
+
+
+def test_a_run_that_was_given_up_is_free(storage):
+    with Lease(storage).acquire():
+        assert storage.exists(LEASE)
+    assert not storage.exists(LEASE)
+    Lease(storage).acquire().release()
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_run_whose_driver_was_killed_on_this_host_is_taken_over_at_once(storage, reaped):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    put_owner(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    with pytest.raises(LeaseHeld):
+        Lease(storage).acquire()
+    process.kill()
+    if reaped:
+        process.wait()
+    else:  # a zombie, as under an init that waits for nobody
+        assert eventually(lambda: lease_module._start_of(process.pid) is None)
+    began = time.monotonic()
+    Lease(storage).acquire().release()
+    assert time.monotonic() - began < 10
+    process.communicate()
+
+
+def test_a_process_id_that_another_process_has_now_is_no_owner(storage):
+    put_owner(storage, started="1")
+    Lease(storage).acquire().release()
+
+
+@pytest.mark.parametrize("where", ["host", "boot", "pids"])
+def test_elsewhere_the_lease_is_waited_for_and_then_taken_over(storage, where):
+    put_owner(storage, **{where: "elsewhere"}, pid=2**22 + 1)
+    said: list[str] = []
+    began = time.monotonic()
+    with Lease(storage, **QUICK).acquire(said.append):
+        assert time.monotonic() - began >= QUICK["lease_s"]
+    assert len(said) == 1
+    assert "to see if it lives" in said[0]
+
+
+def test_elsewhere_a_driver_that_renews_is_refused(storage):
+    owner = put_owner(storage, host="elsewhere")
+
+    class Renewed(LocalStorage):
+        def read_versioned(self, key):
+            owner["since"] += 1
+            storage.write(LEASE, json.dumps(owner).encode())
+            return super().read_versioned(key)
+
+    with pytest.raises(LeaseHeld, match="on elsewhere"):
+        Lease(Renewed(storage.folder), **QUICK).acquire()
+
+
+def test_without_proc_a_dead_owner_is_waited_for_not_refused_for_ever(storage, monkeypatch):
+    # Other systems than Linux: nothing is known about the processes of this host.
+    monkeypatch.setattr(lease_module, "_read_text", lambda path: "")
+    monkeypatch.setattr(lease_module, "_pid_namespace", lambda: "")
+    put_owner(storage, pid=2**22 + 1)
+    Lease(storage, **QUICK).acquire().release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"{}"])
+def test_a_damaged_lease_belongs_to_nobody(storage, content):
+    storage.write(LEASE, content)
+    Lease(storage).acquire().release()
+
+
+def test_the_lease_is_renewed_while_the_driver_lives(storage):
+    with Lease(storage, **QUICK).acquire():
+        first = storage.read(LEASE)
+        assert eventually(lambda: storage.read(LEASE) != first)
+
+
+def test_a_driver_notices_that_another_has_taken_over_and_leaves_that_lease_alone(storage):
+    with Lease(storage, **QUICK).acquire() as mine:
+        put_owner(storage, host="elsewhere", pid=77)
+        assert eventually(lambda: mine.lost is not None)
+        assert mine.lost == "process 77 on elsewhere"
+    assert storage.exists(LEASE)
+
+
+def test_a_takeover_that_was_not_noticed_yet_is_left_alone_too(storage):
+    mine = Lease(storage, lease_s=60, renew_s=60).acquire()
+    put_owner(storage, host="elsewhere")
+    mine.release()
+    assert storage.exists(LEASE)
+
+
+class Failing(LocalStorage):
+    """Fails as often as `failures` says, after doing what was asked if the answer is all that gets lost."""
+
+    failures: list[Exception] = []  # noqa: RUF012 (shared on purpose: a frozen dataclass)
+    answers_lost = False
+
+    def write_if(self, key, data, *, match):
+        if self.failures and self.answers_lost:
+            super().write_if(key, data, match=match)
+        if self.failures:
+            raise self.failures.pop()
+        return super().write_if(key, data, match=match)
+
+
+@pytest.mark.parametrize("lost_answer", [True, False])
+def test_a_store_that_is_away_for_a_while_costs_no_lease(tmp_path, lost_answer, monkeypatch):
+    error = Conflict("x") if lost_answer else StorageError("x", "away", "wait")
+    storage = Failing(tmp_path)
+    with Lease(storage, **QUICK).acquire() as mine:
+        monkeypatch.setattr(Failing, "answers_lost", lost_answer)
+        monkeypatch.setattr(Failing, "failures", [error])
+        assert eventually(lambda: not Failing.failures)
+        renewed = storage.read(LEASE)
+        assert eventually(lambda: storage.read(LEASE) != renewed)
+        assert mine.lost is None
+    assert not storage.exists(LEASE)
+
+
+def take(folder: str, wins) -> None:
+    try:
+        Lease(LocalStorage(folder)).acquire()
+    except LeaseHeld:
+        wins.put(None)
+    else:
+        wins.put(os.getpid())
+        time.sleep(60)
+
+
+@pytest.mark.slow
+def test_of_several_that_take_a_run_at_once_exactly_one_wins(tmp_path):
+    from pathlib import Path
+
+    spawn = multiprocessing.get_context("fork")
+    wins = spawn.Queue()
+    processes = [spawn.Process(target=take, args=(Path(tmp_path), wins)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    winners = [winner for _ in processes if (winner := wins.get(timeout=60)) is not None]
+    for process in processes:
+        process.kill()
+        process.join()
+    assert len(winners) == 1
+    assert is_gone(json.loads(LocalStorage(tmp_path).read(LEASE)))
+
+
+def test_a_stopped_process_is_still_an_owner(storage):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    put_owner(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(LeaseHeld):
+        Lease(storage).acquire()
+    process.kill()
+    process.communicate()

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, Manifest, read_run
+from orchestrator.storage import StorageError
+from orchestrator.storage.local import LocalStorage
+
+
+@pytest.fixture
+def storage(tmp_path) -> LocalStorage:
+    return LocalStorage(tmp_path)
+
+
+def begin(storage, *overrides, fingerprint="f" * 64) -> Manifest:
+    return Manifest.open(storage, load_experiment("digits", overrides), "mine", fingerprint, "code")
+
+
+def test_what_is_done_is_remembered(storage):
+    begin(storage).finish("teachers", 1.23456, {"teacher-0": {"best_epoch": 3}})
+    again = begin(storage)
+    assert again.done("teachers")
+    assert not again.done("control")
+    assert again.outputs("teachers") == {"teacher-0": {"best_epoch": 3}}
+    assert again.content["stages"]["teachers"]["seconds"] == 1.235
+
+
+def test_a_driver_that_was_overtaken_cannot_undo_what_its_successor_did(storage):
+    overtaken = begin(storage)
+    begin(storage).finish("teachers", 1.0, {})
+    with pytest.raises(StorageError, match="another driver has taken this run over"):
+        overtaken.finish("prepare", 1.0, {})
+    with pytest.raises(StorageError, match="another driver"):
+        overtaken.set(status="failed")
+    assert begin(storage).done("teachers")
+
+
+def test_the_mlflow_runs_of_an_earlier_start_are_remembered(storage):
+    begin(storage).note_mlflow_run("parent", "abc")
+    assert begin(storage).content["mlflow"] == {"parent": "abc"}
+
+
+def test_the_time_of_creation_stays(storage):
+    created = begin(storage).content["created"]
+    assert begin(storage).content["created"] == created
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["seed=1"], ["seed"]),
+        (["student.training.learning_rate=0.01"], ["student.training.learning_rate"]),
+        (["data.train_size=150", "distillation.alpha=0.5"], ["data.train_size", "distillation.alpha"]),
+        (["perturbation.kind=none"], ["perturbation.kind"]),
+        (["teachers.training.epochs=3"], ["teachers.0.training.epochs"]),
+    ],
+)
+def test_other_settings_are_refused_by_their_keys(storage, overrides, named):
+    begin(storage)
+    before = storage.read(MANIFEST)
+    with pytest.raises(ExperimentError, match="run mine was started with another") as refused:
+        begin(storage, *overrides)
+    assert all(key in str(refused.value) for key in named)
+    assert storage.read(MANIFEST) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "cluster.cpus_per_worker=2",
+        "cluster.address=local",
+        "storage.keep_checkpoints=5",
+        "tracking.registered_model=other",
+        "description=other",
+        "data.root=/elsewhere",
+    ],
+)
+def test_where_a_run_goes_on_does_not_matter(storage, override):
+    begin(storage).finish("teachers", 1, {})
+    assert begin(storage, override).done("teachers")
+
+
+def test_other_data_is_refused(storage):
+    begin(storage)
+    with pytest.raises(
+        ExperimentError, match=r"was started on other data.*data\.root, or use another --run-id"
+    ):
+        begin(storage, fingerprint="0" * 64)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_manifest_is_named(storage, content):
+    begin(storage)
+    storage.write(MANIFEST, content)
+    with pytest.raises(
+        ExperimentError, match=r"manifest\.json: not valid JSON, so the run cannot be continued"
+    ):
+        begin(storage)
+
+
+def test_a_manifest_of_another_format_is_refused(storage):
+    begin(storage)
+    content = json.loads(storage.read(MANIFEST)) | {"format": 99}
+    storage.write(MANIFEST, json.dumps(content).encode())
+    with pytest.raises(ExperimentError, match="format 99 is of another version of ekd"):
+        begin(storage)
+
+
+def test_the_resolved_experiment_lies_beside_it(storage):
+    begin(storage, "seed=7")
+    assert json.loads(storage.read(EXPERIMENT))["seed"] == 7
+
+
+def test_after_a_search_the_experiment_of_a_run_is_its_best_trials(storage):
+    begin(storage).finish("average", 1.0, {})
+    _, pool = read_run(storage, "average")
+    assert (len(pool["teachers"]), pool["teachers"][0]["count"]) == (1, 4)
+    values = {"distillation.temperature": 7.0, "student.members": 2}
+    begin(storage).finish("search", 1.0, {"best": {"values": values}})
+    _, best = read_run(storage, "average")
+    assert best["distillation"]["temperature"] == 7.0
+    assert best["student"]["members"] == best["teachers"][0]["count"] == 2
+    assert begin(storage).done("search"), "the run is continued as what it was begun with"

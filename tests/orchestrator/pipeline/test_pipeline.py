@@ -1,0 +1,216 @@
+"""How a run ends, and what it says then: with stages, tracker and view that are stand-ins."""
+
+import os
+import signal
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline import pipeline
+from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld
+from orchestrator.pipeline.manifest import MANIFEST, Manifest
+from orchestrator.pipeline.run_context import RunFailed
+from orchestrator.pipeline.stages.register import register
+from orchestrator.runtime import ray_session
+from orchestrator.runtime.address import local_capacity
+from orchestrator.storage import StorageError
+from orchestrator.storage.local import LocalStorage
+
+
+class FakeTracker:
+    run_id = "the-parent"
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    def close(self, status: str) -> str | None:
+        self.closed.append(status)
+        return None
+
+
+@pytest.fixture
+def tracker(monkeypatch) -> FakeTracker:
+    made = FakeTracker()
+    monkeypatch.setattr(pipeline.Tracker, "open", lambda *args, **kwargs: made)
+    return made
+
+
+@pytest.fixture
+def checked(tmp_path) -> Any:
+    return SimpleNamespace(
+        experiment=load_experiment("digits"),
+        run_id="mine",
+        storage=LocalStorage(tmp_path),
+        tracking_uri="sqlite:///unused",
+        description={"fingerprint": "f" * 64},
+    )
+
+
+def manifest(checked) -> Manifest:
+    return Manifest.open(checked.storage, checked.experiment, "mine", "f" * 64, "code")
+
+
+def failing(error: BaseException):
+    def stage(context):
+        raise error
+
+    return stage
+
+
+def test_stages_run_in_order_once_and_are_skipped_afterwards(checked, tracker):
+    seen: list[str] = []
+
+    def stage(name):
+        return lambda context: seen.append(name) or {"made": name}
+
+    stages = {name: stage(name) for name in ("one", "two")}
+    pipeline.run(checked, stages)
+    assert (seen, tracker.closed) == (["one", "two"], ["FINISHED"])
+    assert manifest(checked).content["status"] == "done"
+    assert manifest(checked).outputs("two") == {"made": "two"}
+    pipeline.run(checked, stages)
+    assert seen == ["one", "two"]
+    assert tracker.closed == ["FINISHED"]
+
+
+def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback(checked, tracker, tmp_path):
+    with pytest.raises(RunFailed) as failed:
+        pipeline.run(checked, {"one": failing(KeyError("boom"))})
+    log = tmp_path / "logs" / "ray.log"
+    assert str(failed.value) == f"one: KeyError: 'boom'; the traceback is in {log}"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "KeyError: 'boom'" in log.read_text()
+    assert tracker.closed == ["FAILED"]
+    assert manifest(checked).content["status"] == "failed"
+    assert not checked.storage.exists(LEASE)
+
+
+@pytest.mark.parametrize("error", [RunFailed("loss"), StorageError("s3://b", "is away", "wait")])
+def test_an_error_that_explains_itself_is_passed_on(checked, tracker, error):
+    with pytest.raises(type(error)) as failed:
+        pipeline.run(checked, {"one": failing(error)})
+    assert failed.value is error
+    assert tracker.closed == ["FAILED"]
+
+
+def test_a_tracker_that_cannot_be_opened_fails_the_run(checked, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise KeyError("schema")
+
+    monkeypatch.setattr(pipeline.Tracker, "open", refuse)
+    with pytest.raises(RunFailed, match="KeyError: 'schema'"):
+        pipeline.run(checked, {"one": lambda context: {}})
+    assert manifest(checked).content["status"] == "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_the_run(checked, tracker, number):
+    def stage(context):
+        os.kill(os.getpid(), number)
+        threading.Event().wait(30)
+
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # these tests themselves may run under nohup
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(checked, {"one": stage})
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, before)
+    assert tracker.closed == ["KILLED"]
+    assert manifest(checked).content["status"] == "interrupted"
+    assert not checked.storage.exists(LEASE)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(checked, tracker):
+    def stage(context):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return {}
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        pipeline.run(checked, {"one": stage})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert tracker.closed == ["FINISHED"]
+
+
+def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, monkeypatch, capsys):
+    def refuse(status):
+        raise OSError("the journal's disk is full")
+
+    monkeypatch.setattr(tracker, "close", refuse)
+    with pytest.raises(RunFailed, match=r"^the reason$"):
+        pipeline.run(checked, {"one": failing(RunFailed("the reason"))})
+    assert "WARNING: the journal's disk is full" in capsys.readouterr().err
+    assert manifest(checked).content["status"] == "failed"
+
+
+def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tracker):
+    def taken_over(context):
+        context.lease.lost = "process 7 on elsewhere"
+        return {}
+
+    def never(context):
+        raise AssertionError
+
+    with pytest.raises(RunFailed, match="process 7 on elsewhere has taken this run over"):
+        pipeline.run(checked, {"one": taken_over, "two": never})
+    assert tracker.closed == []
+    assert manifest(checked).content["status"] == "running"
+
+
+def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
+    with Lease(checked.storage).acquire(), pytest.raises(LeaseHeld):
+        pipeline.run(checked, {"one": failing(AssertionError())})
+    assert not checked.storage.exists(MANIFEST)
+
+
+class FakeWorkers:
+    """A worker group that ends, or fails to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.ended = error, threading.Event()
+
+    def close(self) -> bool:
+        self.ended.set()
+        if self.error is not None:
+            raise self.error
+        return True
+
+
+def registered_after(workers, monkeypatch, checked):
+    """A run whose MLflow answers only when its workers have been let go."""
+
+    def train(context):
+        context._workers, context._capacity = workers, local_capacity()
+        return {}
+
+    def away(context):
+        assert workers.ended.wait(10)
+        return {"registered": True}
+
+    monkeypatch.setattr("orchestrator.pipeline.stages.register._register", away)
+    return pipeline.run(checked, {"train": train, "register": register})
+
+
+def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(
+    checked, tracker, monkeypatch
+):
+    left = []
+    monkeypatch.setattr(ray_session, "stop_ray", lambda: left.append(threading.current_thread()))
+    done = registered_after(FakeWorkers(), monkeypatch, checked)
+    assert done.outputs("register") == {"registered": True}
+    assert left == [threading.main_thread()]  # Ray may end the process if another thread leaves it
+
+
+def test_workers_that_do_not_end_are_a_warning_and_the_student_is_registered(
+    checked, tracker, monkeypatch, capfd
+):
+    monkeypatch.setattr(ray_session, "stop_ray", lambda: pytest.fail("workers are still there"))
+    done = registered_after(FakeWorkers(RuntimeError("the head is gone")), monkeypatch, checked)
+    assert done.outputs("register") == {"registered": True}
+    assert "the head is gone" in capfd.readouterr().err

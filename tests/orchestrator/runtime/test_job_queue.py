@@ -1,0 +1,159 @@
+import asyncio
+
+import pytest
+
+from orchestrator.runtime.job_queue import Event, JobQueue
+
+
+def jobs_of(answers) -> list:
+    return [answer if isinstance(answer, str) else answer.job for answer in answers]
+
+
+class Job(str):
+    """A job that is its name."""
+
+    __slots__ = ()
+
+    @property
+    def name(self):
+        return str(self)
+
+
+def run(steps):
+    """Run a scenario against a job_queue of its own."""
+    return asyncio.run(steps(JobQueue()))
+
+
+def test_jobs_are_handed_out_first_come_first_served():
+    async def steps(jobs):
+        await jobs.add(["a", "b"])
+        return jobs_of([await jobs.next(0, None), await jobs.next(1, None)])
+
+    assert run(steps) == ["a", "b"]
+
+
+def test_all_workers_of_a_worker_group_get_the_same_job_however_often_they_ask():
+    async def steps(jobs):
+        await jobs.add(["a", "b"])
+        first = await jobs.next(0, None)
+        same = await jobs.next(0, None)
+        second = await jobs.next(0, first.serial)
+        late = await jobs.next(0, first.serial)
+        return jobs_of([first, same, second, late])
+
+    assert run(steps) == ["a", "a", "b", "b"]
+
+
+def test_a_worker_group_without_a_job_waits_until_there_is_one():
+    async def steps(jobs):
+        asked = asyncio.create_task(jobs.next(0, None))
+        await asyncio.sleep(0)
+        assert not asked.done()
+        await jobs.add(["a"])
+        return jobs_of([await asked])
+
+    assert run(steps) == ["a"]
+
+
+def test_a_worker_group_is_told_to_ask_again_when_it_has_waited_long_enough():
+    assert run(lambda jobs: jobs.next(0, None, timeout_s=0.01)) == "wait"
+
+
+def test_after_the_last_job_worker_groups_stop():
+    async def steps(jobs):
+        await jobs.add(["a"])
+        await jobs.close()
+        work = await jobs.next(0, None)
+        return [work.job, await jobs.next(0, work.serial), await jobs.next(1, None)]
+
+    assert run(steps) == ["a", "stop", "stop"]
+
+
+def test_a_group_that_was_started_again_gets_what_was_left_unfinished_and_in_order():
+    async def steps(jobs):
+        await jobs.add([Job(name) for name in "abcd"])
+        a, _, _ = [await jobs.next(group, None) for group in range(3)]
+        assert (await jobs.next(0, a.serial)).job == "d"
+        await jobs.begin()  # with one group fewer
+        return jobs_of([await jobs.next(0, None), await jobs.next(1, None)])
+
+    assert run(steps) == ["b", "c"]
+
+
+def test_every_run_whose_workers_are_started_again_is_told_of_once():
+    """Whoever misses the lost worker says so, if it is not ended before; nobody is to depend on that race."""
+
+    async def steps(jobs):
+        await jobs.add([Job("a"), Job("b"), Job("c")])
+        a, _ = [await jobs.next(group, None) for group in range(2)]
+        await jobs.next(0, a.serial)
+        await jobs.tell(Event("failed", 1, "b"))
+        await jobs.begin()
+        told = [(e.kind, e.group, e.run) for e in await jobs.drain()]
+        for group in range(2):
+            await jobs.next(group, None)
+        await jobs.begin()
+        return told, [(e.kind, e.group, e.run) for e in await jobs.drain()]
+
+    first, second = run(steps)
+    assert first == [("failed", 1, "b"), ("restarted", 0, "c")]
+    assert second == [("restarted", 0, "b"), ("restarted", 1, "c")]
+
+
+def test_an_abandoned_group_gets_no_more_work_even_if_it_is_started_again():
+    async def steps(jobs):
+        await jobs.add(["a", "b"])
+        await jobs.next(0, None)
+        await jobs.abandon()
+        await jobs.begin()
+        return [await jobs.next(0, None), await jobs.next(1, None)]
+
+    assert run(steps) == ["stop", "stop"]
+
+
+def test_events_are_drained_in_order_and_once():
+    async def steps(jobs):
+        for kind in ("started", "epoch", "done"):
+            await jobs.tell(Event(kind, 0, "teacher-0"))
+        return [e.kind for e in await jobs.drain()], await jobs.drain(timeout_s=0.01)
+
+    assert run(steps) == (["started", "epoch", "done"], [])
+
+
+def test_of_progress_only_the_latest_of_each_run_is_kept():
+    async def steps(jobs):
+        for step in range(3):
+            for name in ("teacher-0", "control"):
+                await jobs.tell(Event("progress", 0, name, {"step": step}))
+        return [(e.run, e.data["step"]) for e in await jobs.drain()]
+
+    assert run(steps) == [("teacher-0", 2), ("control", 2)]
+
+
+def test_draining_waits_for_news():
+    async def steps(jobs):
+        waiting = asyncio.create_task(jobs.drain(timeout_s=30))
+        await asyncio.sleep(0)
+        await jobs.tell(Event("done", 0, "control"))
+        return [e.run for e in await waiting]
+
+    assert run(steps) == ["control"]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_every_job_is_done_exactly_once(groups):
+    async def group(jobs, number, done):
+        finished = None
+        while (work := await jobs.next(number, finished, timeout_s=1)) != "stop":
+            await asyncio.sleep(0)
+            done.append(work.job)
+            finished = work.serial
+
+    async def steps(jobs):
+        done: list[int] = []
+        await jobs.add(list(range(20)))
+        await jobs.close()
+        await asyncio.gather(*(group(jobs, number, done) for number in range(groups)))
+        return sorted(done)
+
+    assert run(steps) == list(range(20))

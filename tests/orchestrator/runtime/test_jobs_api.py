@@ -1,0 +1,199 @@
+"""Submission through Ray's job API, against a job API that is made up."""
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.experiment.infrastructure import why_not_elsewhere
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.runtime import jobs_api
+from orchestrator.runtime.jobs_api import (
+    Jobs,
+    Submission,
+    SubmissionError,
+    decide,
+    follow,
+    start,
+    upload_folder,
+)
+
+STATUSES = st.sampled_from(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"])
+
+
+class JobApi:
+    """Ray's `JobSubmissionClient`, as far as it is used."""
+
+    def __init__(self):
+        self.jobs, self.log, self.submitted = {}, "", []
+
+    def list_jobs(self):
+        return [
+            SimpleNamespace(submission_id=k, status=SimpleNamespace(value=v)) for k, v in self.jobs.items()
+        ]
+
+    def submit_job(self, *, entrypoint, submission_id, runtime_env):
+        if submission_id in self.jobs:
+            raise RuntimeError(f"Job with submission_id {submission_id} already exists")
+        self.jobs[submission_id] = "PENDING"
+        self.submitted.append((submission_id, entrypoint, runtime_env))
+
+    def get_job_status(self, job):
+        return SimpleNamespace(value=self.jobs[job])
+
+    def get_job_logs(self, job):
+        return self.log
+
+    def get_job_info(self, job):
+        return SimpleNamespace(message="exit code 1, last available logs (truncated to 20,000 chars):\n...")
+
+
+@pytest.fixture
+def api(monkeypatch):
+    made = JobApi()
+    monkeypatch.setattr(jobs_api, "_client", lambda address: made)
+    return made
+
+
+RUN = Submission("digits-1", ["python", "-m", "orchestrator", "run", "my exp.yaml"], None, "abc")
+
+
+def test_a_first_submission_starts_the_run_and_sends_no_variable_but_the_version(api):
+    said = []
+    assert start(RUN, "http://head:8265", said.append) == "ekd-digits-1-1"
+    [(job, entrypoint, runtime_env)] = api.submitted
+    assert job == "ekd-digits-1-1"
+    assert entrypoint == "python -m orchestrator run 'my exp.yaml'"
+    assert runtime_env["env_vars"] == {"EKD_CODE_VERSION": "abc"}
+    assert "submitting" in said[0]
+
+
+def test_a_second_submission_of_a_running_run_attaches(api):
+    api.jobs["ekd-digits-1-1"] = "RUNNING"
+    said = []
+    assert start(RUN, "http://head:8265", said.append) == "ekd-digits-1-1"
+    assert not api.submitted
+    assert "attached" in said[-1]
+
+
+@pytest.mark.parametrize("ended", ["FAILED", "STOPPED", "SUCCEEDED"])
+def test_a_run_that_has_ended_is_continued_under_a_new_name(api, ended):
+    api.jobs["ekd-digits-1-1"] = ended
+    assert start(RUN, "http://head:8265", print) == "ekd-digits-1-2"
+
+
+def test_of_two_submissions_at_once_the_slower_attaches(api, monkeypatch):
+    known = iter([{}, {"ekd-digits-1-1": "PENDING"}])
+    monkeypatch.setattr(Jobs, "statuses", lambda self: next(known))
+    api.jobs["ekd-digits-1-1"] = "PENDING"
+    assert start(RUN, "http://head:8265", print) == "ekd-digits-1-1"
+    assert not api.submitted
+
+
+@given(st.dictionaries(st.integers(1, 30), STATUSES))
+def test_at_most_one_attempt_of_a_run_is_ever_made_at_a_time_and_no_name_twice(attempts):
+    jobs = {f"ekd-r-{n}": status for n, status in attempts.items()} | {
+        "ekd-r-x-1": "RUNNING",
+        "other": "RUNNING",
+    }
+    decision = decide("r", jobs)
+    newest = max(attempts, default=0)
+    if attempts.get(newest) in ("PENDING", "RUNNING"):
+        assert decision.action == "attach"
+        assert decision.job == f"ekd-r-{newest}"
+    else:
+        assert decision.action == "submit"
+        assert decision.job not in jobs
+
+
+def test_the_log_of_a_job_is_shown_once_and_its_end_is_the_status(api, capsys, monkeypatch):
+    monkeypatch.setattr(jobs_api.time, "sleep", lambda s: api.jobs.update(j="SUCCEEDED"))
+    api.jobs["j"], api.log = "RUNNING", "one\n"
+    assert follow("j", "http://head:8265", print) == 0
+    assert capsys.readouterr().out == "one\n"
+
+
+def test_a_failed_job_gives_status_1_and_says_how_to_continue(api, capsys):
+    api.jobs["j"] = "FAILED"
+    assert follow("j", "http://head:8265", print) == 1
+    said = capsys.readouterr().out
+    assert "job j failed: exit code 1; the same command continues the run" in said
+
+
+def test_ctrl_c_lets_go_and_says_how_to_stop_or_attach_again(api, capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs_api.time, "sleep", interrupt)
+    api.jobs["j"] = "RUNNING"
+    assert follow("j", "http://head:8265", print) == 1
+    said = capsys.readouterr().out
+    assert "ray job stop --address http://head:8265 j" in said
+    assert "attaches to it again" in said
+
+
+def test_a_head_that_is_replaced_is_told_from_one_that_is_away(api, monkeypatch):
+    def unknown(job):
+        raise RuntimeError(f"Job {job} does not exist")
+
+    monkeypatch.setattr(api, "get_job_status", unknown)
+    with pytest.raises(SubmissionError, match="submit the same run again"):
+        Jobs("http://head:8265").follow("j", print)
+
+
+def test_a_head_that_accepts_a_connection_and_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs_api, "REQUEST_TIMEOUT_S", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(SubmissionError, match="cannot reach"),
+    ):
+        Jobs(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_number_that_looks_like_a_refusal_is_none(api, monkeypatch):
+    def break_down():
+        raise RuntimeError("Request failed with status code 500: no such actor on port 8403")
+
+    monkeypatch.setattr(api, "list_jobs", break_down)
+    with pytest.raises(SubmissionError, match="8403") as raised:
+        Jobs("http://head:8265").statuses()
+    assert "token" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["AuthenticationError", "RuntimeError"])
+def test_a_missing_token_is_explained(api, monkeypatch, kind):
+    def refuse():
+        raise type(kind, (Exception,), {})("Request failed with status code 401: Unauthorized")
+
+    monkeypatch.setattr(api, "list_jobs", refuse)
+    with pytest.raises(SubmissionError, match="RAY_AUTH_TOKEN"):
+        Jobs("http://head:8265").statuses()
+
+
+def test_what_travels_is_the_code_and_ones_own_experiment(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: mine")
+    with upload_folder(mine) as folder:
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"mine.yaml", "ekd_train/training/loop.py", "orchestrator/experiments/digits.yaml"} <= names
+    assert not [name for name in names if "__pycache__" in name]
+    assert {name.split("/")[0] for name in names} == {"mine.yaml", *jobs_api.PACKAGES}
+    assert not folder.exists()
+
+
+def test_an_experiment_whose_results_would_be_lost_with_the_job_is_refused():
+    shared = ["storage.uri=s3://bucket/ekd", "tracking.uri=http://mlflow:5000"]
+    assert why_not_elsewhere(load_experiment("digits", shared)) is None
+    assert "storage.uri" in why_not_elsewhere(load_experiment("digits", shared[1:]))
+    assert "tracking.uri" in why_not_elsewhere(load_experiment("digits", shared[:1]))
+    for relative in (
+        "tracking.uri=sqlite:///x.db",
+        "tracking.uri=sqlite+pysqlite:///x.db",
+        "data.root=images",
+    ):
+        key = relative.partition("=")[0]
+        assert key in why_not_elsewhere(load_experiment("digits", [*shared, relative]))
+    absolute = ["tracking.uri=sqlite:////mnt/x.db", "data.root=/mnt/images"]
+    assert why_not_elsewhere(load_experiment("digits", [*shared, *absolute])) is None
