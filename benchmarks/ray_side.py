@@ -35,7 +35,7 @@ def main() -> None:
     """Start Ray and the worker pool, as `orchestrator.runtime` does."""
     from ray.train import RunConfig, ScalingConfig
 
-    from orchestrator.experiment.schema import Cluster
+    from orchestrator.experiment.infrastructure import Cluster
     from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
     from orchestrator.runtime.process_group import ProcessGroupConfig
     from orchestrator.runtime.ray_session import start_ray, stop_ray

@@ -6,7 +6,8 @@ import argparse
 import sys
 from functools import partial
 
-from orchestrator.experiment.schema import ExperimentError, apply_overrides, build_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import apply_overrides, build_experiment
 
 
 def submit(arguments: argparse.Namespace) -> int:

@@ -19,13 +19,9 @@ from orchestrator.cli.registry_commands import promote as promote
 from orchestrator.cli.registry_commands import rollback as rollback
 from orchestrator.cli.report_command import report as report
 from orchestrator.cli.search_options import check_no_search
-from orchestrator.experiment.packaged import read_experiment
-from orchestrator.experiment.schema import (
-    ExperimentError,
-    find_experiment,
-    load_experiment,
-    packaged_experiments,
-)
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
+from orchestrator.experiment.schema import load_experiment
 
 if TYPE_CHECKING:
     from orchestrator.experiment.schema import Experiment

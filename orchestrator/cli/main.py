@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may have any letter
     from orchestrator.cli import commands
-    from orchestrator.experiment.schema import ExperimentError
+    from orchestrator.errors import ExperimentError
 
     try:
         os.getcwd()

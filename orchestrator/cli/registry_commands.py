@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.model_uri import MODEL_NAME, MODEL_URI
 from orchestrator.pipeline.summary import compact
-from orchestrator.registry.model_uri import MODEL_NAME, MODEL_URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials
 from orchestrator.tuning.space import check_space, load_space

@@ -29,28 +29,15 @@ from ekd_train.settings import (
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import explain, quoted
 from orchestrator.experiment.infrastructure import (
-    RUN_ID,
     Cluster,
     StorageSettings,
     Tracking,
     checked_name,
     name_of_file,
 )
-from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
+from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.smoke import make_small
 from orchestrator.experiment.yaml_tree import read_yaml, set_key
-
-__all__ = [
-    "RUN_ID",
-    "Cluster",
-    "Experiment",
-    "ExperimentError",
-    "build_experiment",
-    "find_experiment",
-    "load_experiment",
-    "packaged_experiments",
-    "set_key",
-]
 
 MOST_NETWORKS = 256
 """Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.experiment.schema import ExperimentError
+from orchestrator.errors import ExperimentError
 from orchestrator.registry.exported_model import CHECKED_BATCHES, TOLERANCE, ExportError
 
 if TYPE_CHECKING:

@@ -6,13 +6,14 @@ import logging
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment.schema import ExperimentError, build_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.model_uri import MODEL_URI
+from orchestrator.experiment.schema import build_experiment
 from orchestrator.export.formats import Source
 from orchestrator.export.rebuilding import ARCHITECTURE_TAG
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
-from orchestrator.registry.model_uri import MODEL_URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

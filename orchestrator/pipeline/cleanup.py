@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.experiment.schema import ExperimentError
+from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.lease import Lease, LeaseHeld
 from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest, read_run
 from orchestrator.pipeline.status import state

@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.storage import Conflict, MissingKey, Storage, Version
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.experiment.schema import ExperimentError
+from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
 from orchestrator.pipeline.progress import View

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 
 HERE = "this machine"
 """Where a Ray is that the process itself starts."""

@@ -14,7 +14,9 @@ from typing import Any
 
 from ekd_train.data import Dataset, describe, load_dataset
 from ekd_train.settings import TrainingRun
-from orchestrator.experiment.schema import RUN_ID, Cluster, Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.infrastructure import RUN_ID, Cluster
+from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import MANIFEST, check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.experiment.model_uri import MODEL_NAME
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,
@@ -24,7 +25,6 @@ from orchestrator.registry.champion import (
     version_of,
 )
 from orchestrator.registry.exported_model import save_exported
-from orchestrator.registry.model_uri import MODEL_NAME
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
 from orchestrator.tracking.connection import explained, patient

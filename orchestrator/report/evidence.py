@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment.schema import ExperimentError
+from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.pipeline.summary import summarise
 from orchestrator.storage import Storage

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ekd_train.robustness.settings import BeyondSettings
+from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import explain
-from orchestrator.experiment.schema import Experiment, ExperimentError, apply_overrides, build_experiment
+from orchestrator.experiment.schema import Experiment, apply_overrides, build_experiment
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.storage import Storage
 from orchestrator.storage.data_source import local_data

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import HERE, Capacity, Node
 
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")

@@ -22,13 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import why_not_elsewhere
-from orchestrator.experiment.schema import (
-    ExperimentError,
-    find_experiment,
-    load_experiment,
-    packaged_experiments,
-)
+from orchestrator.experiment.packaged import find_experiment, packaged_experiments
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.registry import code_version
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import HERE, Capacity, Node, NodeGroup
 from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
 from orchestrator.runtime.environment import in_the_environment

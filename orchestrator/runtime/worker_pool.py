@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, cast
 
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
 from orchestrator.runtime.job_queue import Event, JobQueueClient, open_job_queue
 from orchestrator.runtime.ray_session import LaunchError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity
 from orchestrator.tuning.request import SearchRequest
 

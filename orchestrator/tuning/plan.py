@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ekd_train.settings import Training
-from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import network_on_paper

@@ -14,7 +14,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment, set_key
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.experiment.yaml_tree import set_key
 from orchestrator.tuning.domains import Domain, whole_numbers
 
 TEACHERS, MEMBERS = "teachers.count", "student.members"

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from ekd_train.settings import Positive, PositiveFloat, Settings
-from orchestrator.experiment.schema import Cluster, Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
 from orchestrator.tuning.space import Space

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.experiment.schema import Cluster, Experiment
+from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.schema import Experiment
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
 from orchestrator.tuning.cohorts import Cohort, brackets

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 
 import tune_spaces
 from ekd_train.settings import Settings
-from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.yaml_tree import read_yaml
 from orchestrator.tuning.domains import Domain
 from orchestrator.tuning.pool import pool_experiment, trial_experiment

@@ -7,7 +7,8 @@ import time
 from functools import partial
 from typing import Any
 
-from orchestrator.experiment.schema import Experiment, ExperimentError
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import read_json
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.storage import Storage

@@ -74,7 +74,7 @@ def tables() -> dict[str, tuple[str, list[str]]]:
         "objectives": ("tests/ekd_train/objectives", list(OBJECTIVES)),
         "methods": ("tests", list(METHOD_OBJECTIVES)),
         "data": ("tests/ekd_train/data", list(LOADERS)),
-        "corruptions": ("tests/ekd_train/corruptions", list(CORRUPTIONS)),
+        "corruptions": ("tests/ekd_train/robustness/corruptions", list(CORRUPTIONS)),
         "architectures": ("tests/ekd_train/models", list(SMALL_IMAGE_NETWORKS)),
     }
 
@@ -103,5 +103,5 @@ def test_the_settings_know_exactly_what_the_tables_hold():
 
 
 def test_each_folder_of_methods_has_tests_in_a_folder_of_its_name():
-    for package in ("corruptions", "data", "models", "objectives", "perturbations"):
+    for package in ("data", "models", "objectives", "perturbations", "robustness/corruptions"):
         assert list((ROOT / "tests" / "ekd_train" / package).glob("test_*.py")), package

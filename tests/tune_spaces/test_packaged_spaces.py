@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import tune_spaces
-from orchestrator.experiment.schema import ExperimentError, load_experiment, packaged_experiments
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.packaged import packaged_experiments
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
 from orchestrator.tuning.space import check_space, load_space, packaged_spaces
 

@@ -437,7 +437,8 @@ values = st.text(max_size=12) | st.sampled_from(NASTY)
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(key=keys, value=values)
 def test_no_override_whatsoever_gives_a_traceback(key, value):
-    from orchestrator.experiment.schema import Experiment, ExperimentError, load_experiment
+    from orchestrator.errors import ExperimentError
+    from orchestrator.experiment.schema import Experiment, load_experiment
 
     with suppress(ExperimentError):
         assert isinstance(load_experiment("digits", [f"{key}={value}"]), Experiment)

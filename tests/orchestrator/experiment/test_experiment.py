@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment, load_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.experiment.smoke import one_small_worker
 from orchestrator.pipeline.stages.teachers import queued_first
 

@@ -13,7 +13,8 @@ import torch
 
 from ekd_train.models import build_model
 from orchestrator.cli.main import main
-from orchestrator.experiment.schema import ExperimentError, build_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import build_experiment
 from orchestrator.export import formats as module
 from orchestrator.export.formats import Source, export_network, format_of
 from orchestrator.export.source import from_run

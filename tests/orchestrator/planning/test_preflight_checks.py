@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment.schema import Cluster, ExperimentError, load_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.planning.preflight import (
     bytes_needed,

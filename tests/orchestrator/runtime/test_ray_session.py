@@ -16,7 +16,7 @@ from orchestrator.runtime.ray_session import ONLY_TRAINING, variables_for_worker
 
 PROGRAM = """
 import json, os, pathlib, sys, threading, time
-from orchestrator.experiment.schema import Cluster
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.runtime.ray_session import start_ray, start_ray_beside
 
 def work():

@@ -83,7 +83,7 @@ def test_only_a_fixed_group_in_a_ray_of_our_own_asks_nobody_for_machines(own, wo
 
 @pytest.mark.parametrize("here", [True, False])
 def test_a_worker_group_tells_its_trainer_whose_ray_it_is(here, monkeypatch):
-    from orchestrator.experiment.schema import Cluster
+    from orchestrator.experiment.infrastructure import Cluster
     from orchestrator.planning.capacity import HERE, Capacity, Node
     from orchestrator.runtime import worker_pool
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.experiment.schema import Experiment, ExperimentError, build_experiment, load_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
 

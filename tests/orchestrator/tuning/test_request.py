@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ekd_train.settings import Training
-from orchestrator.experiment.schema import ExperimentError, load_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.domains import Choice, LogUniform

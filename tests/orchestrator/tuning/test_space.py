@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment.schema import ExperimentError, load_experiment
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.tuning.space import check_space, load_space
 
 REASON = "reason: because"
