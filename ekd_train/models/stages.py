@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import cast
-
 from torch import Tensor, nn
 
 from ekd_train.models.classifier import Classifier
-from ekd_train.models.pooling import GlobalAverage
-from ekd_train.models.resnet import ResNet
-from ekd_train.models.wide_resnet import WideResNet
-
-Stages = OrderedDict[str, nn.Module]
+from ekd_train.models.residual_stages import RESIDUAL_FAMILIES, Stages
 
 
 def stages(module: nn.Module) -> Stages:
@@ -26,6 +18,7 @@ def stages(module: nn.Module) -> Stages:
 
     Raises `TypeError` for any other module.
 
+    >>> from ekd_train.models.wide_resnet import WideResNet
     >>> list(stages(WideResNet(10, depth=10)))
     ['stem', 'group1', 'group2', 'group3', 'head']
     """
@@ -34,12 +27,12 @@ def stages(module: nn.Module) -> Stages:
         first = next(iter(row))
         row[first] = nn.Sequential(module.normalise, row[first])
         return row
-    families = _FAMILIES
+    families = RESIDUAL_FAMILIES
     if not isinstance(module, tuple(families)):
         # Imported late: torchvision takes longer to import than torch itself.
-        from ekd_train.models.torchvision_stages import FAMILIES
+        from ekd_train.models.torchvision_stages import TORCHVISION_FAMILIES
 
-        families = _FAMILIES | FAMILIES
+        families = RESIDUAL_FAMILIES | TORCHVISION_FAMILIES
     for family, split_up in families.items():
         if isinstance(module, family):
             return split_up(module)
@@ -55,34 +48,3 @@ def logits_and_features(module: nn.Module, images: Tensor) -> tuple[Tensor, Tens
     *body, head = stages(module).values()
     features = nn.Sequential(*body)(images)
     return head(features), features
-
-
-def _wide_resnet(net: WideResNet) -> Stages:
-    # The last BN and ReLU belong to the last feature map: pre-activation blocks end before them.
-    return OrderedDict(
-        stem=net.stem,
-        group1=net.group1,
-        group2=net.group2,
-        group3=nn.Sequential(net.group3, net.norm, nn.ReLU()),
-        head=pooled(net.linear),
-    )
-
-
-def _resnet(net: ResNet) -> Stages:
-    return OrderedDict(
-        stem=nn.Sequential(net.stem, net.norm, nn.ReLU()),
-        group1=net.group1,
-        group2=net.group2,
-        group3=net.group3,
-        head=pooled(net.linear),
-    )
-
-
-def pooled(head: nn.Module) -> nn.Module:
-    """Global pooling and `head`."""
-    return nn.Sequential(GlobalAverage(), head)
-
-
-_FAMILIES = cast(
-    dict[type[nn.Module], Callable[[nn.Module], Stages]], {WideResNet: _wide_resnet, ResNet: _resnet}
-)

@@ -1,4 +1,4 @@
-"""The stages of torchvision's families; see `stages`."""
+"""The stages of torchvision's families of networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models.densenet import DenseNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from ekd_train.models.stages import Stages, pooled
+from ekd_train.models.residual_stages import Stages, pooled
 
 
 def _resnet(net: models.ResNet) -> Stages:
@@ -74,7 +74,7 @@ def _features_and_classifier(net: Any) -> Stages:
     return row
 
 
-FAMILIES = cast(
+TORCHVISION_FAMILIES = cast(
     dict[type[nn.Module], Callable[[nn.Module], Stages]],
     {
         models.ResNet: _resnet,
@@ -87,4 +87,4 @@ FAMILIES = cast(
         models.ConvNeXt: _features_and_classifier,
     },
 )
-"""How each family is split up."""
+"""How each family is divided into stages."""
