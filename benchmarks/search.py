@@ -20,11 +20,13 @@ import torch
 
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
-from ekd_train.data import DataError, describe, load_dataset
+from ekd_train.data import DataError, load_dataset
+from ekd_train.data.shared import SharedData
+from ekd_train.data.tensors import place
 from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrialStep
-from ekd_train.workers.jobs import execute, place, training_data
+from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialBench, network_arrays
 from ekd_train.workers.workers import Workers
@@ -151,14 +153,12 @@ def taught(experiment: Experiment, store: Storage) -> Any:
     import ray
 
     dataset = load_dataset(experiment.data)
-    description = describe(dataset)
-    arrays = dataset.arrays()
-    placed = place(arrays, description, torch.device("cpu"))
+    placed = place(dataset, torch.device("cpu"))
     runs = experiment.teacher_runs()
     for run in runs:
         execute(run, placed, store, Silent(), Workers())
-    teachers = {run.name: load_network(store, run, description) for run in runs}
-    return ray.put((arrays | network_arrays(teachers), description))
+    teachers = {run.name: load_network(store, run, dict(placed.description)) for run in runs}
+    return ray.put(SharedData(dataset, network_arrays(teachers)))
 
 
 def overhead(folder: Path) -> list[Result]:
@@ -282,11 +282,11 @@ def _of_seeds(experiment: Experiment, data: Any, folder: Path, best: TrialRecord
     import ray
 
     store = open_storage(str(folder))
-    arrays, description = ray.get(data)
-    placed = place(arrays, description, torch.device("cpu"))
+    shared: SharedData = ray.get(data)
+    placed = place(shared.dataset, torch.device("cpu"))
     run = trial_experiment(experiment, best.values).student_run()
     runs = tuple(run.model_copy(update={"seed": run.seed + 100 + i}) for i in range(3))
-    bench = TrialBench(training_data(placed), description, store, Workers(), arrays=arrays)
+    bench = TrialBench(placed.training, placed.description, store, arrays=shared.weights)
     record = bench.step(TrialStep(name="again", runs=runs, after=run.training.epochs - 1), Silent())
     return [record[f"seeds/{i}/score"] for i in range(3)]
 

@@ -17,6 +17,7 @@ from benchmarks.straightforward import (
 )
 from benchmarks.timing import DEVICE
 from ekd_train.data.augment import augment
+from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.teachers import Teachers
@@ -32,7 +33,7 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.training.loop import Images, Loop, TrainingData
+from ekd_train.training.loop import Loop
 from ekd_train.workers.reporter import Reporter, Silent
 from ekd_train.workers.workers import Workers
 

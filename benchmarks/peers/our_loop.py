@@ -10,6 +10,7 @@ from benchmarks.peers import case
 from benchmarks.timed_loop import advance_in_turns
 from benchmarks.workload import MemoryStore
 from ekd_train.data.fashion_mnist import load_fashion_mnist
+from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
@@ -22,7 +23,7 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.training.loop import Images, Loop, TrainingData
+from ekd_train.training.loop import Loop
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 

@@ -17,7 +17,8 @@ from benchmarks.study.arms import ARMS
 from benchmarks.study.choice import Choice
 from benchmarks.study.regimes import REGIMES
 from benchmarks.study.weight_averages import swa, uniform_average
-from ekd_train.data import describe, load_dataset
+from ekd_train.data import load_dataset
+from ekd_train.data.tensors import DeviceData, place
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.metrics import all_metrics, fit_temperature
@@ -26,7 +27,7 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrainingRun
 from ekd_train.training.trainee import averaged
-from ekd_train.workers.jobs import Data, execute, place
+from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 from orchestrator.storage.local import LocalStorage
@@ -97,10 +98,9 @@ def _device() -> torch.device:
 
 
 @cache
-def data_of(regime: str) -> Data:
+def data_of(regime: str) -> DeviceData:
     """The regime's images, read once a process."""
-    dataset = load_dataset(REGIMES[regime].build("same").data)
-    return place(dataset.arrays(), describe(dataset), _device())
+    return place(load_dataset(REGIMES[regime].build("same").data), _device())
 
 
 def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
@@ -151,7 +151,7 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
     match arm.made_by:
         case "uniform average":
             networks = [_load(store, other.run(), data) for other in others]
-            network = uniform_average(networks, data.train.images)
+            network = uniform_average(networks, data.training.train.images)
         case "swa":
             network = swa(run, data, _teachers(run, store, data))
         case _:
@@ -167,27 +167,30 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
     return result
 
 
-def _teachers(run: TrainingRun, store: LocalStorage, data: Data) -> Teachers:
+def _teachers(run: TrainingRun, store: LocalStorage, data: DeviceData) -> Teachers:
     return Teachers([_load(store, teacher, data) for teacher in run.teachers])
 
 
-def _load(store: LocalStorage, run: TrainingRun, data: Data) -> nn.Module:
-    return load_network(store, run, dict(data.description)).to(data.train.images.device)
+def _load(store: LocalStorage, run: TrainingRun, data: DeviceData) -> nn.Module:
+    return load_network(store, run, dict(data.description)).to(data.training.train.images.device)
 
 
-def _measure(network: nn.Module, data: Data, splits: Sequence[str] = SPLITS) -> dict[str, dict[str, float]]:
-    images = {split: getattr(data, split) for split in splits}
+def _measure(
+    network: nn.Module, data: DeviceData, splits: Sequence[str] = SPLITS
+) -> dict[str, dict[str, float]]:
+    images = {"validation": data.training.validation, "test": data.test}
+    images = {split: images[split] for split in splits}
     probs = {split: predict(network, one.images).mean(0) for split, one in images.items()}
-    temperature = fit_temperature(probs["validation"], data.validation.labels)
+    temperature = fit_temperature(probs["validation"], data.training.validation.labels)
     return {split: all_metrics(probs[split], one.labels, temperature) for split, one in images.items()}
 
 
-def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: Data) -> str:
+def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: DeviceData) -> str:
     settings = [
         run.model_dump(mode="json"),
         [other.name for other in others],
         data.description["fingerprint"],
     ]
-    if (device := data.train.images.device.type) != "cpu":
+    if (device := data.training.train.images.device.type) != "cpu":
         settings.append(device)  # networks of another device are others
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

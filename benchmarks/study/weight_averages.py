@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ekd_train.data.augment import as_float
+from ekd_train.data.tensors import DeviceData
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import Schedule, TrainingRun
 from ekd_train.training.loop import Loop
-from ekd_train.workers.jobs import Data, training_data
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 from orchestrator.storage.local import LocalStorage
@@ -27,7 +27,7 @@ SWA_RATE = 0.3
 """Learning rate meanwhile, as a fraction of the peak: constant, so that the weights keep moving."""
 
 
-def swa(run: TrainingRun, data: Data, teachers: Teachers) -> nn.Module:
+def swa(run: TrainingRun, data: DeviceData, teachers: Teachers) -> nn.Module:
     """Stochastic weight averaging of a student trained as `run`, but for its schedule's last quarter.
 
     The weights of every validated epoch after `SWA_FROM` are averaged; batch statistics are
@@ -43,14 +43,14 @@ def swa(run: TrainingRun, data: Data, teachers: Teachers) -> nn.Module:
     changed = run.model_copy(update={"training": run.training.model_copy(update={"schedule": schedule})})
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(LocalStorage(Path(folder)), "checkpoints", "swa", keep=1)
-        workers = Workers(device=data.train.images.device)
-        loop = Loop(changed, training_data(data), checkpoints, Silent(), workers, teachers)
+        workers = Workers(device=data.training.train.images.device)
+        loop = Loop(changed, data.training, checkpoints, Silent(), workers, teachers)
         mean = AveragedModel(loop.step.trainee.network)
         while not loop.finished:
             loop.advance()
             if loop.epoch > SWA_FROM * run.training.epochs:
                 mean.update_parameters(loop.step.trainee.network)
-    return _with_new_statistics(mean.module, data.train.images)
+    return _with_new_statistics(mean.module, data.training.train.images)
 
 
 def uniform_average(networks: Sequence[nn.Module], images: Tensor) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,11 @@ class Dataset:
     mean: Channels
     std: Channels
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The three splits as `train/images`, `train/labels`, `validation/images`, ..."""
-        return {
-            f"{name}/{part}": getattr(getattr(self, name), part)
-            for name in ("train", "validation", "test")
-            for part in ("images", "labels")
-        }
+    def without_test_images(self) -> Dataset:
+        """The same data set, under the same fingerprint, with an empty test split: what a search may see."""
+        seen = replace(self, test=self.test.take(slice(0)))
+        vars(seen)["fingerprint"] = self.fingerprint  # where `cached_property` keeps it
+        return seen
 
     @property
     def num_classes(self) -> int:

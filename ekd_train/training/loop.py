@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ekd_train.data.augment import as_float, draw_augmentation
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.data.seeds import derive_seed
+from ekd_train.data.tensors import TrainingData
 from ekd_train.data.user_cache import cache_folder
 from ekd_train.evaluation.evaluate import averaging_gap_warning, validate
 from ekd_train.models.teachers import Teachers
@@ -36,31 +37,6 @@ PROGRESS_EVERY_S = 0.5
 
 class TrainingDiverged(RuntimeError):
     """Loss or weights are not finite any more; the message says where, and what to go back to."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images on the device that trains: uint8 `(n, c, h, w)` and int64 `(n,)`."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a training run sees: no test images."""
-
-    train: Images
-    validation: Images
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(channels, height, width)`."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
 
 
 @dataclass

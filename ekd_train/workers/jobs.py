@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ekd_train.data.augment import as_float
+from ekd_train.data.tensors import DeviceData
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
@@ -27,7 +23,7 @@ from ekd_train.persistence.networks import (
     starting_weights,
 )
 from ekd_train.settings import Evaluation, TrainingRun
-from ekd_train.training.loop import Images, TrainingData, train
+from ekd_train.training.loop import train
 from ekd_train.training.speed import precision_on
 from ekd_train.workers.reporter import Reporter
 from ekd_train.workers.workers import Workers
@@ -35,43 +31,9 @@ from ekd_train.workers.workers import Workers
 PREDICTIONS = "evaluation/predictions"
 
 
-@dataclass(frozen=True)
-class Data:
-    """A data set on a worker's device; `description` is `ekd_train.data.describe`'s."""
-
-    train: Images
-    validation: Images
-    test: Images
-    description: Mapping[str, Any]
-
-
-def place(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any], device: torch.device) -> Data:
-    """Tensors over `train/images`, `train/labels`, ... without a copy if `device` is the CPU."""
-
-    def images(split: str) -> Images:
-        with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is what we do
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            pixels, labels = (torch.from_numpy(arrays[f"{split}/{part}"]) for part in ("images", "labels"))
-        return Images(pixels.to(device), labels.to(device))
-
-    return Data(images("train"), images("validation"), images("test"), description)
-
-
-def training_data(data: Data) -> TrainingData:
-    """What a training run may see of `data`: all but the test images."""
-    description = data.description
-    return TrainingData(
-        train=data.train,
-        validation=data.validation,
-        num_classes=description["num_classes"],
-        mean=description["mean"],
-        std=description["std"],
-    )
-
-
 def execute(
     job: TrainingRun | Evaluation,
-    data: Data,
+    data: DeviceData,
     store: Store,
     reporter: Reporter,
     workers: Workers,
@@ -84,7 +46,7 @@ def execute(
 
 
 def _train(
-    run: TrainingRun, data: Data, store: Store, reporter: Reporter, workers: Workers, keep: int
+    run: TrainingRun, data: DeviceData, store: Store, reporter: Reporter, workers: Workers, keep: int
 ) -> dict[str, Any]:
     description = data.description
     key = identity(run, description["fingerprint"])
@@ -99,7 +61,7 @@ def _train(
         teachers = Teachers(networks).to(workers.device)
     trained = train(
         run,
-        training_data(data),
+        data.training,
         checkpoints=checkpoints,
         reporter=reporter,
         workers=workers,
@@ -119,12 +81,12 @@ def _train(
     return save_network(store, run.name, trained.network, record)
 
 
-def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> dict[str, Any]:
+def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers) -> dict[str, Any]:
     loaded = load_predictors(store, job.control, job.student, data.description, workers.device)
     predictors = loaded.named
     shape = tuple(data.description["image_shape"])
     tensors: dict[str, Tensor] = {}
-    for split, images in (("validation", data.validation), ("test", data.test)):
+    for split, images in (("validation", data.training.validation), ("test", data.test)):
         tensors[f"{split}/labels"] = images.labels
         for name, predictor in predictors.items():
             tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
@@ -137,8 +99,9 @@ def _evaluate(job: Evaluation, data: Data, store: Store, workers: Workers) -> di
         for name, measured in measure_latency(predictors, few).items():
             cost[name] |= measured
         record["latency"] = latency_setting(workers.device)
+        train_images = data.training.train
         effect = perturbation_effect(
-            job.student, loaded.teachers, loaded.student, data.train.images, data.train.labels
+            job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
         )
         tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
         record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)

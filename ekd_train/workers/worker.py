@@ -18,11 +18,13 @@ import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
+from ekd_train.data.shared import SharedData
+from ekd_train.data.tensors import place
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.checkpoint import Store
 from ekd_train.settings import Job, TrialStep
 from ekd_train.training.loop import TrainingDiverged
-from ekd_train.workers.jobs import execute, place, training_data
+from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Reporter
 from ekd_train.workers.trial_runner import TrialBench
 from ekd_train.workers.workers import Workers
@@ -72,7 +74,7 @@ class WorkerSetup:
     jobs: JobSource
     store: Store
     data: Any
-    """A `ray.ObjectRef` of (arrays, description)."""
+    """A `ray.ObjectRef` of an `ekd_train.data.shared.SharedData`."""
     workers_per_group: int | None
     """None: one worker group of all workers, however many there are (elastic)."""
     cpus_per_worker: int
@@ -162,10 +164,10 @@ def work(config: dict[str, Any]) -> None:
     if group is None:
         return  # too few workers are left over for a worker group of their own
     jobs = setup.jobs.of(group)
-    arrays, description = ray.get(setup.data)
-    data = place(arrays, description, workers.device)
+    shared: SharedData = ray.get(setup.data)
+    data = place(shared.dataset, workers.device)
     trials = TrialBench(
-        training_data(data), description, setup.store, workers, setup.keep_checkpoints, arrays
+        data.training, data.description, setup.store, workers, setup.keep_checkpoints, shared.weights
     )
     finished: int | None = None
     while (assignment := jobs.next(finished)) is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ekd_train.data.shared import SharedData
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
@@ -175,7 +176,7 @@ class RunContext:
             self._workers = worker_pool.WorkerPool(
                 experiment.cluster,
                 self.checked.storage,
-                worker_pool.share((self.checked.dataset.arrays(), self.checked.description)),
+                worker_pool.share(SharedData(self.checked.dataset)),
                 experiment.storage.keep_checkpoints,
             )
             self._groups = self._workers.start(capacity, experiment.teacher_count + 1)

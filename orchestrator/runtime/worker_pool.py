@@ -36,7 +36,7 @@ class WorkerPool:
         data: Any,
         keep_checkpoints: int,
     ) -> None:
-        """`data`: a `ray.ObjectRef` of (arrays, description), one copy a node, shared by all workers."""
+        """`data`: a `ray.ObjectRef` of a `SharedData`, one copy a node, shared by all workers."""
         self.cluster, self.store = cluster, store
         self.keep_checkpoints = keep_checkpoints
         self.job_queue = open_job_queue()

@@ -87,6 +87,7 @@ def search(context: RunContext, request: SearchRequest) -> dict[str, Any]:
 def _search(context: RunContext, request: SearchRequest, ledger: Ledger, spent: Spent) -> None:
     import ray
 
+    from ekd_train.data.shared import SharedData
     from ekd_train.persistence.networks import load_network
     from ekd_train.workers.trial_runner import network_arrays
     from orchestrator.tuning.recorder import Recorder
@@ -99,9 +100,7 @@ def _search(context: RunContext, request: SearchRequest, ledger: Ledger, spent: 
     capacity = context.ray()
     at_once = trials_at_once(pool.cluster, capacity, request)
     teachers = {run.name: load_network(storage, run, checked.description) for run in pool.teacher_runs()}
-    # Trials never see a test image.
-    arrays = {k: v[:0] if k.startswith("test/") else v for k, v in checked.dataset.arrays().items()}
-    data = ray.put((arrays | network_arrays(teachers), checked.description))
+    data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
     proposer = build_proposer(request, pool.seed)
     recorder = Recorder(
         ledger,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ekd_train.data.shared import SharedData
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.storage import Storage
@@ -40,7 +41,7 @@ class TrialPost:
     """The experiment with the pool of teachers, as plain values."""
     seeds: int
     data: Any
-    """A `ray.ObjectRef` of (arrays, description): data set and teachers, once a node."""
+    """A `ray.ObjectRef` of a `SharedData`: data set and teachers, once a node."""
     open_workshop: Callable[[TrialPost], Workshop]
 
 
@@ -80,7 +81,7 @@ class InProcess:
         import ray
         import torch
 
-        from ekd_train.workers.jobs import place, training_data
+        from ekd_train.data.tensors import place
         from ekd_train.workers.reporter import Silent
         from ekd_train.workers.trial_runner import TrialBench
         from ekd_train.workers.workers import Workers
@@ -89,10 +90,10 @@ class InProcess:
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         workers = Workers(device=device, notice=NodeNotice())
-        arrays, description = ray.get(post.data)
-        data = training_data(place(arrays, description, workers.device))
+        shared: SharedData = ray.get(post.data)
+        data = place(shared.dataset, workers.device)
         keep = experiment.storage.keep_checkpoints
-        self.bench = TrialBench(data, description, post.store, workers, keep, arrays)
+        self.bench = TrialBench(data.training, data.description, post.store, workers, keep, shared.weights)
         self.silent = Silent
 
     def step(self, step: TrialStep) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
@@ -17,7 +18,6 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.training.loop import Images, TrainingData
 from ekd_train.training.trainee import build_network
 
 CLASSES = 3

@@ -49,6 +49,14 @@ def test_the_description_is_plain_values():
     assert facts["fingerprint"] == dataset().fingerprint
 
 
+def test_what_a_search_sees_has_no_test_images_and_the_same_fingerprint():
+    seen = dataset().without_test_images()
+    assert len(seen.test) == 0
+    assert seen.image_shape == (3, 2, 2)
+    assert seen.fingerprint == dataset().fingerprint != dataset(test=seen.test).fingerprint
+    assert np.array_equal(seen.train.images, dataset().train.images)
+
+
 def test_channel_statistics_are_those_of_the_pixels_between_0_and_1():
     images = np.random.default_rng(0).integers(0, 256, (5000, 3, 4, 5), dtype=np.uint8)
     images[:, 1] //= 2

@@ -14,6 +14,7 @@ from training_runs import (
     student_run,
 )
 
+from ekd_train.data.tensors import DeviceData
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.persistence.checkpoint import load_record
@@ -21,7 +22,7 @@ from ekd_train.persistence.networks import identity, load_network, starting_weig
 from ekd_train.settings import Architecture, TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
 from ekd_train.training.trainee import averaged, build_network, build_plain
-from ekd_train.workers.jobs import Data, execute
+from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialBench
 from ekd_train.workers.workers import Workers
@@ -50,12 +51,11 @@ DESCRIPTION = {
 
 
 @pytest.fixture(scope="module")
-def data() -> Data:
-    made = made_up_data()
-    return Data(made.train, made.validation, made_up_images(12, seed=3), DESCRIPTION)
+def data() -> DeviceData:
+    return DeviceData(made_up_data(), made_up_images(12, seed=3), DESCRIPTION)
 
 
-def do(job: TrainingRun, data: Data, store: MemoryStore) -> dict:
+def do(job: TrainingRun, data: DeviceData, store: MemoryStore) -> dict:
     return execute(job, data, store, Silent(), Workers())
 
 

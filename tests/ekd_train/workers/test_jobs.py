@@ -1,7 +1,6 @@
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from training_runs import (
@@ -10,17 +9,17 @@ from training_runs import (
     label_run,
     made_up_data,
     made_up_images,
-    same_tensors,
     student_run,
     with_training,
 )
 
+from ekd_train.data.tensors import DeviceData
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
 from ekd_train.persistence.networks import load_network, save_network
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.speed import precision_on
 from ekd_train.training.trainee import averaged
-from ekd_train.workers.jobs import PREDICTIONS, Data, execute, place
+from ekd_train.workers.jobs import PREDICTIONS, execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 
@@ -37,7 +36,7 @@ class Forbidden:
 
 
 @pytest.fixture
-def data() -> Data:
+def data() -> DeviceData:
     made = made_up_data()
     described = {
         "num_classes": CLASSES,
@@ -46,7 +45,7 @@ def data() -> Data:
         "std": list(made.std),
         "fingerprint": "abc",
     }
-    return Data(made.train, made.validation, made_up_images(12, seed=3), described)
+    return DeviceData(made, made_up_images(12, seed=3), described)
 
 
 def do(job, data, store) -> tuple[dict[str, Any], Silent]:
@@ -58,7 +57,7 @@ def networks(store: MemoryStore) -> dict[str, bytes]:
     return {key: value for key, value in store.objects.items() if key.startswith("networks/")}
 
 
-def train_all(data: Data, store: MemoryStore) -> None:
+def train_all(data: DeviceData, store: MemoryStore) -> None:
     for run in (*STUDENT.teachers, CONTROL, STUDENT):
         do(run, data, store)
     student = load_network(store, STUDENT, dict(data.description))
@@ -66,7 +65,7 @@ def train_all(data: Data, store: MemoryStore) -> None:
 
 
 def test_training_never_touches_the_test_images(data):
-    hidden = Data(data.train, data.validation, Forbidden(), data.description)  # type: ignore[arg-type]
+    hidden = DeviceData(data.training, Forbidden(), data.description)  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="the test images were touched: images"):
         hidden.test.images  # noqa: B018
     train_all(hidden, MemoryStore())
@@ -125,7 +124,7 @@ def test_a_network_of_other_settings_is_not_taken_for_this_one(other: TrainingRu
 def test_a_network_of_other_data_is_not_taken_for_this_one(data):
     store = MemoryStore()
     do(TEACHER, data, store)
-    other = Data(data.train, data.validation, data.test, {**data.description, "fingerprint": "xyz"})
+    other = DeviceData(data.training, data.test, {**data.description, "fingerprint": "xyz"})
     assert do(TEACHER, other, store)[1].records
 
 
@@ -149,7 +148,7 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record["sha256"])
     members = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": 2, "members": 2, "averaged": 1}
     assert set(record["cost"]) == set(members)
-    for split, images in (("validation", data.validation), ("test", data.test)):
+    for split, images in (("validation", data.training.validation), ("test", data.test)):
         assert torch.equal(tensors[f"{split}/labels"], images.labels)
         for name, count in members.items():
             probs = tensors[f"{split}/{name}"]
@@ -158,16 +157,3 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
         both = torch.cat([tensors[f"{split}/teacher/{i}"] for i in range(2)])
         torch.testing.assert_close(tensors[f"{split}/ensemble"], both)
     assert record["cost"]["averaged"]["macs"] == record["cost"]["control"]["macs"]
-
-
-def test_arrays_become_tensors_without_a_copy(data):
-    arrays = {
-        f"{split}/{part}": np.asarray(getattr(getattr(data, split), part))
-        for split in ("train", "validation", "test")
-        for part in ("images", "labels")
-    }
-    for array in arrays.values():
-        array.flags.writeable = False
-    placed = place(arrays, data.description, torch.device("cpu"))
-    assert placed.train.images.data_ptr() == arrays["train/images"].ctypes.data
-    assert same_tensors(vars(placed.test), vars(data.test))

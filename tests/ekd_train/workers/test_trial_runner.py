@@ -11,12 +11,13 @@ import torch
 from training_runs import SlowStore
 
 from ekd_train.data import describe, load_dataset
+from ekd_train.data.tensors import place
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.persistence.networks import identity, load_network
 from ekd_train.settings import TrialStep
 from ekd_train.training.loop import Loop, train
-from ekd_train.workers.jobs import execute, place, training_data
+from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialBench, checkpoint_prefix, network_arrays, summarise
 from ekd_train.workers.workers import Workers
@@ -49,11 +50,11 @@ def world(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> d
     torch.set_num_threads(1)
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
-    data = place(dataset.arrays(), description, torch.device("cpu"))
+    data = place(dataset, torch.device("cpu"))
     store = open_storage(str(tmp_path_factory.mktemp("pool")))
     for teacher in experiment.teacher_runs():
         execute(teacher, data, store, Silent(), Workers())
-    return {"data": training_data(data), "description": description, "store": store}
+    return {"data": data.training, "description": description, "store": store}
 
 
 def bench(world: dict[str, Any], **changes: Any) -> TrialBench:

@@ -1,0 +1,23 @@
+"""What all workers of one node share through Ray's object store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .dataset import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class SharedData:
+    """A data set, and weights of finished networks.
+
+    Pickling (protocol 5) leaves the arrays outside the stream, so that Ray keeps them once a node and
+    gives every worker a read-only view of the same memory.
+    """
+
+    dataset: Dataset
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Of the teachers of a search: see `ekd_train.workers.trial_runner.network_arrays`."""
