@@ -39,7 +39,7 @@ def _measure(case: Workload, rounds: int, folder: str) -> list[Result]:
         batches = itertools.cycle(torch.randperm(case.images).split(case.batch_size)[:-1])
 
         def data_path(loop=loop, batches=batches) -> object:
-            batch = loop.batch(0, next(batches))
+            batch = loop.batches.draw(0, next(batches))
             return augment(batch.images, batch.augmentation)
 
         held_out, network = loop.data.validation, loop.step.trainee.network

@@ -110,7 +110,7 @@ class Weighed(Simulated):
     def step(self, step: TrialStep) -> dict[str, float]:
         inside = InProcess(self.post)
         (loop,) = inside.bench._open(step.name, step.runs, Silent())
-        loop.step(loop.batch(0, torch.arange(loop.settings.batch_size)))
+        loop.step(loop.batches.draw(0, torch.arange(loop.settings.batch_size)))
         float(loop.data.train.images.float().mean())
         store, together = self.post.store, int(self.post.store.read("weigh/together"))
         store.write(f"weigh/ready/{step.name}", b"")

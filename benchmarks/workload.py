@@ -116,7 +116,7 @@ class Workload:
         loop.step.trainee.train()
         rows = torch.arange(self.batch_size)
         counter = iter(range(1 << 30))
-        return lambda: loop.step(loop.batch(next(counter), rows))
+        return lambda: loop.step(loop.batches.draw(next(counter), rows))
 
     def straightforward_step(self) -> Callable[[], object]:
         """The same step, from the same draws, in the straightforward formulation."""
@@ -127,7 +127,7 @@ class Workload:
             optimiser = sgd(network.parameters())
 
             def label_step() -> Tensor:
-                batch = loop.batch(next(counter), rows)
+                batch = loop.batches.draw(next(counter), rows)
                 images = augment(batch.images, batch.augmentation)
                 return train_on_labels(network, optimiser, images, batch.labels)
 
@@ -138,7 +138,7 @@ class Workload:
         optimiser = straightforward_optimiser(student)
 
         def student_step() -> Tensor:
-            batch = loop.batch(next(counter), rows)
+            batch = loop.batches.draw(next(counter), rows)
             pair = batch.perturbation.teachers
             return train_student(
                 student,

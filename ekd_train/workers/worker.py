@@ -23,7 +23,7 @@ from ekd_train.data.tensors import place
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.checkpoint import Store
 from ekd_train.settings import Job, TrialStep
-from ekd_train.training.loop import TrainingDiverged
+from ekd_train.training.divergence import TrainingDiverged
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Reporter
 from ekd_train.workers.trial_runner import TrialBench

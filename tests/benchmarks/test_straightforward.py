@@ -42,7 +42,7 @@ def test_both_formulations_of_a_step_make_the_same_weights(kind, layout, monkeyp
     in_float64 = lambda images, draw: augment(images, draw).double()  # noqa: E731
     monkeypatch.setattr("ekd_train.training.step.augment", in_float64)
     for index in range(3):
-        batch = loop.batch(index, torch.arange(index, index + SMALL.batch_size))
+        batch = loop.batches.draw(index, torch.arange(index, index + SMALL.batch_size))
         losses = loop.step(batch)
         loss = train_student(
             student,
@@ -73,7 +73,7 @@ def test_both_formulations_of_a_teachers_step_make_the_same_weights(architecture
     optimiser = sgd(network.parameters())
     set_learning_rate(loop.step.optimiser, 1.0)
     for index in range(3):
-        batch = loop.batch(index, torch.arange(index, index + SMALL.batch_size))
+        batch = loop.batches.draw(index, torch.arange(index, index + SMALL.batch_size))
         losses = loop.step(batch)
         loss = train_on_labels(network, optimiser, augment(batch.images, batch.augmentation), batch.labels)
         torch.testing.assert_close(losses["loss"], loss)

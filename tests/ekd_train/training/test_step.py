@@ -37,7 +37,7 @@ def loop_of(run: TrainingRun) -> Loop:
 
 def first_batch(loop: Loop):
     rows = torch.from_numpy(global_batches(epoch_order(0, 1, 28), 7))[0]
-    return rows, loop.batch(0, rows)
+    return rows, loop.batches.draw(0, rows)
 
 
 def without_augmentation(run: TrainingRun) -> TrainingRun:

@@ -242,7 +242,7 @@ def test_in_rotation_every_member_learns_from_every_teacher(world: dict[str, Any
     loop = Loop(
         run, world["data"], Checkpoints(open_storage(str(tmp_path)), "c", "x"), Silent(), Workers(), teachers
     )
-    seen = [[list(teachers).index(t) for t in loop._teachers_of(step) or ()] for step in range(4)]
+    seen = [[list(teachers).index(t) for t in loop.batches.teachers_at(step) or ()] for step in range(4)]
     assert seen == [[0, 1], [1, 2], [2, 0], [0, 1]]
 
 
@@ -256,7 +256,7 @@ def test_with_as_many_members_as_teachers_the_first_step_of_a_rotation_is_the_fi
         checkpoints = Checkpoints(open_storage(str(tmp_path / assignment)), "c", "x")
         taught = bench(world)._taught_by(run)
         loop = Loop(run, world["data"], checkpoints, Silent(), Workers(), taught)
-        losses[assignment] = float(loop.step(loop.batch(0, torch.arange(20)))["loss"])
+        losses[assignment] = float(loop.step(loop.batches.draw(0, torch.arange(20)))["loss"])
     assert losses["fixed"] == losses["rotating"]
 
 

@@ -70,9 +70,8 @@ class Diverging(Simulated):
     """Trial 1 diverges in its second epoch."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        from ekd_train.training.loop import (
-            TrainingDiverged,
-        )  # every process of a trial imports this module: no torch
+        # Every process of a trial imports this module: no torch.
+        from ekd_train.training.divergence import TrainingDiverged
 
         if step.name == "trial-0001" and step.after == 1:
             raise TrainingDiverged("student: the loss became nan at step 7")

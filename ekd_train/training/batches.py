@@ -1,0 +1,94 @@
+"""The batches of one run, with every random choice that a step needs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekd_train.data.augment import draw_augmentation
+from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.data.seeds import derive_seed
+from ekd_train.data.tensors import TrainingData
+from ekd_train.models.teachers import Teachers
+from ekd_train.perturbations import draw
+from ekd_train.settings import TrainingRun
+from ekd_train.training.step import Batch
+from ekd_train.training.teacher_cache import TeacherCache
+from ekd_train.training.transfer import to_device
+from ekd_train.workers.workers import Workers
+
+
+class Batches:
+    """Draws batches; every choice is a function of (seed, run, step), whatever was drawn before.
+
+    Choices are made for the whole global batch and then divided, so that any number of workers sees
+    the same augmented images.
+
+    Raises `ValueError` when there are fewer training images than a batch.
+    """
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        data: TrainingData,
+        workers: Workers,
+        teachers: Teachers | None,
+        teacher_cache: TeacherCache | None,
+    ) -> None:
+        self.run, self.data, self.workers = run, data, workers
+        self.teachers, self.teacher_cache = teachers, teacher_cache
+        self.members = run.student.members if run.student is not None else 1
+        self.rotating = run.distillation is not None and run.distillation.assignment == "rotating"
+        self.per_epoch = len(global_batches(self._order(0), run.training.batch_size))
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        """Numbers of the training images of each global batch, int64 `(steps, batch_size)`."""
+        return torch.from_numpy(global_batches(self._order(epoch), self.run.training.batch_size))
+
+    def draw(self, step: int, rows: Tensor) -> Batch:
+        """This worker's share of the global batch of the training images `rows`, drawn for `step`.
+
+        Seeds the global generator too, from which dropout and the like draw, differently on every worker.
+        """
+        size, device = len(rows), self.workers.device
+        start, stop = self.workers.shard(size)
+        generator = torch.Generator().manual_seed(self._seed("augmentation", step))
+        augmentation = draw_augmentation(generator, size, self.run.augmentation)
+        teachers = self.teachers_at(step)
+        perturbation = draw(
+            self.run.perturbation.kind,
+            torch.Generator().manual_seed(self._seed("perturbation", step)),
+            batch_size=size,
+            num_teachers=len(teachers) if teachers is not None else 0,
+        )
+        self.workers.seed_noise(self._seed("noise", step, self.workers.rank))
+        teacher_logits = None
+        if self.teacher_cache is not None:
+            teacher_logits = to_device(self.teacher_cache.lookup(rows, augmentation)[:, start:stop], device)
+            if self.rotating:
+                teacher_logits = torch.stack(
+                    [teacher_logits[(step + m) % len(teacher_logits)] for m in range(self.members)]
+                )
+        mine = to_device(rows[start:stop], device)
+        return Batch(
+            images=self.data.train.images[mine],
+            labels=self.data.train.labels[mine],
+            augmentation=augmentation.rows(start, stop),
+            perturbation=perturbation.rows(start, stop),
+            teachers=teachers,
+            teacher_logits=teacher_logits,
+            weight=(stop - start) * self.workers.size / size,
+        )
+
+    def teachers_at(self, step: int) -> Teachers | None:
+        """The teachers of `step`: all, or with `distillation.assignment=rotating` one for each member."""
+        if self.teachers is None or not self.rotating:
+            return self.teachers
+        return self.teachers.rotated(step, self.members)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return epoch_order(self._seed("order"), epoch, len(self.data.train.labels))
+
+    def _seed(self, *parts: str | int) -> int:
+        return derive_seed(self.run.seed, self.run.name, *parts)

@@ -1,0 +1,55 @@
+"""What a checkpoint of a run holds: how far it has come, its weights, and the optimiser's momenta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekd_train.training.trainee import Trainee
+
+TRAINEE, MOMENTUM = "trainee.", "momentum."
+"""Prefixes of the names of tensors in a checkpoint."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that is in a checkpoint beside the tensors."""
+
+    epoch: int
+    """Whole epochs done."""
+    seconds: float
+    """Spent on them, over all starts."""
+    history: list[dict[str, float]]
+    """The record of every validated epoch."""
+    best: dict[str, float] | None
+    """The best of them; None before the first."""
+
+
+def state_tensors(trainee: Trainee, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Parameters, buffers and momenta by name; not copies."""
+    state: Any = optimiser.state
+    tensors = {f"{TRAINEE}{name}": value for name, value in trainee.state_dict().items()}
+    for name, parameter in trainee.named_parameters():
+        if (momentum := state.get(parameter, {}).get("momentum_buffer")) is not None:
+            tensors[f"{MOMENTUM}{name}"] = momentum
+    return tensors
+
+
+def load_state_tensors(
+    trainee: Trainee, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put what `state_tensors` returned back, in place. Raises `RuntimeError` for other networks' tensors."""
+    trainee.load_state_dict(_below(TRAINEE, tensors))
+    momenta = _below(MOMENTUM, tensors)
+    for name, parameter in trainee.named_parameters():
+        if name in momenta:
+            momentum = torch.empty_like(parameter).copy_(momenta[name])  # the parameter's layout
+            optimiser.state[parameter]["momentum_buffer"] = momentum
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
