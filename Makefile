@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAST_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 # Two, not as many as cores: each starts Rays that claim all of them, and one alone left 28 % of two cores idle.
-SLOW_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m slow tests
+SLOW_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile tests
+FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fashion-mnist test faults check format bench clean
+.PHONY: help demo fashion-mnist test test-all faults faults-ci check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,12 +27,18 @@ demo: $(STAMP)  ## set-up, and the whole main job on data that needs no download
 fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package, or downloaded
 	$(BIN)/python -m ekd_train.data.prepare fashion_mnist --root data
 
-test: $(STAMP)  ## set-up, and the whole suite
+test: $(STAMP)  ## set-up, fast tests and slow ones: a quarter of an hour
 	$(FAST_TESTS)
-	$(SLOW_TESTS)
+	$(SLOW_TESTS) -m "slow and not installs"
 
-faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, three quarters of an hour
-	EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
+test-all: test  ## and those that install packages into environments of their own
+	$(SLOW_TESTS) -m installs
+
+faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, half an hour; writes docs/faults.md
+	EKD_FAULTS=all EKD_FAULTS_PAGE=docs/faults.md $(FAULT_TESTS)
+
+faults-ci: $(STAMP)  ## the seven faults of every CI run, and three others, chosen by the commit's hash
+	EKD_FAULTS=core+3 $(FAULT_TESTS)
 
 check: $(STAMP)  ## format, lint, types, import rules, fast tests: two and a half minutes
 	$(BIN)/ruff format --check .

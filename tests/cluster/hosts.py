@@ -60,7 +60,7 @@ class Namespaces:
 
     def _wait_for_init(self) -> int:
         children = f"/proc/{self._process.pid}/task/{self._process.pid}/children"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"host {self.name} could not be set up"
             with open(children) as file:
@@ -70,7 +70,7 @@ class Namespaces:
                     if file.read().startswith(b"sleep\0"):
                         return int(pids[0])
             time.sleep(0.02)
-        raise TimeoutError(f"host {self.name} is not up after 20 s")
+        raise TimeoutError(f"host {self.name} is not up after 120 s")
 
     def enter(self, command: list[str], folder) -> list[str]:
         """`command` as it has to be called from outside to run inside, in `folder`."""
@@ -124,7 +124,7 @@ class Host(Namespaces):
         self.ip("address", "add", f"{address}/24", "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
 
-    def call(self, *command: str, timeout_s: float = 120, **variables: str) -> subprocess.CompletedProcess:
+    def call(self, *command: str, timeout_s: float = 300, **variables: str) -> subprocess.CompletedProcess:
         """Run `command` to its end and give its status and output."""
         return subprocess.run(
             self.enter(list(command), self.folder),

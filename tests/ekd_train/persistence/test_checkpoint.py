@@ -120,7 +120,7 @@ class HeldStore(MemoryStore):
         self.let, self.failures = threading.Event(), 0
 
     def write(self, key: str, data: bytes) -> None:
-        assert self.let.wait(10)
+        assert self.let.wait(300)
         if self.failures:
             self.failures -= 1
             raise OSError("the store is full")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import zipfile
@@ -10,17 +11,27 @@ from pathlib import Path
 
 import data_files
 import pytest
+import torch
+from smoke_runs import run_smoke
 
-from ekd_train.settings import Architecture, Distillation, Schedule, Speed, Training
+from ekd_train.persistence.networks import load_network, load_predictions, save_network
+from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
+from ekd_train.training.trainee import averaged
+from ekd_train.workers.jobs import PREDICTIONS, execute, place
+from ekd_train.workers.reporter import Silent
+from ekd_train.workers.workers import Workers
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.experiment.smoke import one_small_worker
+from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.planning.plan import passes, planned_runs
 from orchestrator.planning.preflight import check
 
 NAMES = packaged_experiments()
 QUICK = ("digits", "fashion_mnist", "image_folder")
 """Those whose networks `make check` builds."""
+THROUGH_RAY = ("digits", "fashion_mnist")
+"""Those that a whole `ekd run` is started for; of the others the same jobs are done in this process."""
 PER_CLASS = {"fashion_mnist": 20, "cifar10": 20, "cifar100": 6, "tiny_imagenet": 4, "image_folder": 25}
 """Images of each class a file or split: enough for what a smoke run takes."""
 
@@ -156,24 +167,38 @@ def test_a_wheel_brings_the_experiments_along(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "digits",
-        "fashion_mnist",
-        "cifar10_ekd",
-        "image_folder",
-        "tiny_imagenet",
-        "cifar100_latentbe",
-        "cifar100_conf_ods",
-    ],
-)
-def test_the_smoke_run_ends_with_a_registered_model(name, small, tmp_path):
-    settings = [f"--set={override}" for override in small(name)]
-    command = [sys.executable, "-m", "orchestrator", "run", name, "--smoke", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == f"models:/ekd-{name}-smoke/1"
-    (run,) = (path for path in (tmp_path / "runs").glob("*-smoke-*") if path.is_dir())
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in THROUGH_RAY])
+def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_control(name, small):
+    experiment = load_experiment(name, small(name), smoke=True)
+    experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})
+    checked = check(experiment)
+    description, storage = checked.description, checked.storage
+    data = place(checked.dataset.arrays(), description, torch.device("cpu"))
+
+    def do(job):
+        return execute(job, data, storage, Silent(), Workers())
+
+    for run in experiment.training_runs():
+        assert [record["epoch"] for record in do(run)["history"]] == [1, 2]
+    student = experiment.student_run()
+    save_network(
+        storage, "averaged", averaged(load_network(storage, student, description)), {"identity": "x"}
+    )
+    evaluated = do(Evaluation(control=experiment.control_run(), student=student))
+    assert evaluated["cost"]["averaged"]["params"] == evaluated["cost"]["control"]["params"]
+    tensors = load_predictions(storage, PREDICTIONS, evaluated["sha256"])
+    for values in measure(tensors, evaluated["cost"]).values():
+        assert all(map(math.isfinite, values["test"].values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THROUGH_RAY)
+def test_the_smoke_run_ends_with_a_registered_model(name, small, tmp_path, request):
+    if name == "digits":
+        folder = request.getfixturevalue("finished_smoke_run")
+    else:
+        folder = run_smoke(name, tmp_path, *small(name))
+    assert (folder / "out").read_text().splitlines()[-1] == f"models:/ekd-{name}-smoke/1"
+    (run,) = (path.parent for path in (folder / "runs").glob("*/manifest.json"))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["predictors"]["averaged"]["params"] == summary["predictors"]["control"]["params"]

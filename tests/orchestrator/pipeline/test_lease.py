@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +29,7 @@ def put_owner(storage: LocalStorage, **changes) -> dict:
     return owner
 
 
-def eventually(holds, seconds: float = 20.0) -> bool:
+def eventually(holds, seconds: float = 300.0) -> bool:
     deadline = time.monotonic() + seconds
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -47,17 +48,22 @@ def test_time_in_which_the_store_was_away_is_not_held_against_the_owner(storage,
     """An owner that could not renew either renews as soon as the store is back."""
     put_owner(storage, host="elsewhere", boot="b", pids="p")
     waiter, reads = Lease(storage, lease_s=1.0, renew_s=0.2), []
-    read = LocalStorage.read_versioned
+    read, clock = LocalStorage.read_versioned, SimpleNamespace(now=0.0)
+
+    def sleep(seconds):
+        clock.now += seconds
 
     def read_slowly(self, key):
         reads.append(key)
         if len(reads) == 2:
-            time.sleep(1.5)
+            sleep(1.5)
         if len(reads) == 4:
             put_owner(storage, host="elsewhere", boot="b", pids="p", since=time.time() + 1)
         return read(self, key)
 
     monkeypatch.setattr(LocalStorage, "read_versioned", read_slowly)
+    made_up = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep, time=time.time)
+    monkeypatch.setattr(lease_module, "time", made_up)
     with pytest.raises(LeaseHeld):
         waiter.acquire()
     assert len(reads) == 4
@@ -81,9 +87,7 @@ def test_a_run_whose_driver_was_killed_on_this_host_is_taken_over_at_once(storag
         process.wait()
     else:  # a zombie, as under an init that waits for nobody
         assert eventually(lambda: lease_module._start_of(process.pid) is None)
-    began = time.monotonic()
-    Lease(storage).acquire().release()
-    assert time.monotonic() - began < 10
+    Lease(storage).acquire(lambda said: pytest.fail(f"it waits: {said}")).release()
     process.communicate()
 
 
@@ -186,7 +190,7 @@ def take(folder: str, wins) -> None:
         wins.put(None)
     else:
         wins.put(os.getpid())
-        time.sleep(60)
+        time.sleep(600)  # until it is killed
 
 
 @pytest.mark.slow
@@ -198,7 +202,7 @@ def test_of_several_that_take_a_run_at_once_exactly_one_wins(tmp_path):
     processes = [spawn.Process(target=take, args=(Path(tmp_path), wins)) for _ in range(4)]
     for process in processes:
         process.start()
-    winners = [winner for _ in processes if (winner := wins.get(timeout=60)) is not None]
+    winners = [winner for _ in processes if (winner := wins.get(timeout=300)) is not None]
     for process in processes:
         process.kill()
         process.join()

@@ -110,7 +110,7 @@ def test_a_tracker_that_cannot_be_opened_fails_the_run(checked, monkeypatch):
 def test_a_signal_interrupts_the_run(checked, tracker, number):
     def stage(context):
         os.kill(os.getpid(), number)
-        threading.Event().wait(30)
+        threading.Event().wait(300)
 
     usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     before = signal.signal(number, usual)  # these tests themselves may run under nohup
@@ -190,7 +190,7 @@ def registered_after(workers, monkeypatch, checked):
         return {}
 
     def away(context):
-        assert workers.ended.wait(10)
+        assert workers.ended.wait(300)
         return {"registered": True}
 
     monkeypatch.setattr("orchestrator.pipeline.stages.register._register", away)

@@ -21,7 +21,7 @@ from ekd_train.models import build_model
 from orchestrator.registry import register_averaged_student
 
 # A torch for GPUs is several GB, which pip may have to fetch.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.installs, pytest.mark.timeout(1200)]
 
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 INSTALLING_S = 720

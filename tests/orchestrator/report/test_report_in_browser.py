@@ -1,8 +1,6 @@
 """The page as a person meets it: in a real browser, with a keyboard, on paper, on a phone."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -27,13 +25,9 @@ def made_up(evidence, search, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(finished_smoke_run):
     """The address of the page that a real run leaves."""
-    folder = tmp_path_factory.mktemp("real")
-    command = [sys.executable, "-m", "orchestrator", "run", "digits", "--smoke", "--run-id", "real"]
-    chosen = ["cluster.address=local", "storage.uri=runs", "tracking.uri=sqlite:///mlflow.db"]
-    subprocess.run([*command, *(f"--set={setting}" for setting in chosen)], cwd=folder, check=True)
-    return (folder / "runs/real/report.html").as_uri()
+    return (finished_smoke_run / "runs/smoke/report.html").as_uri()
 
 
 @pytest.fixture
@@ -50,6 +44,7 @@ def open_page(browser, address):
 
     def open_it(width=1280, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(180_000)
         contexts.append(context)
         page = context.new_page()
         page.complaints, page.requests = [], []

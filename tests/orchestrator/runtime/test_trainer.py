@@ -39,7 +39,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_in_a_ray_of_our_own_nobody_waits_to_clean_up_or_to_ask_for_machines():
-    done = subprocess.check_output([sys.executable, "-c", FIT], text=True, timeout=180)
+    done = subprocess.check_output([sys.executable, "-c", FIT], text=True, timeout=500)
     found = {key: set(names) for key, names in json.loads(done.splitlines()[-1]).items()}
     assert found["own"] == {"TrainController", "RayTrainWorker", "SynchronizationActor"}
     assert found["shared"] - found["own"] == {"PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}

@@ -33,10 +33,10 @@ class Server:
     def start(self):
         command = [word.replace("PORT", str(self.port)) for word in self.command]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while True:
             assert self.process.poll() is None, f"{command[0]} ended with {self.process.returncode}"
-            assert time.monotonic() < deadline, f"{command[0]} does not listen after 30 s"
+            assert time.monotonic() < deadline, f"{command[0]} does not listen after 180 s"
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return

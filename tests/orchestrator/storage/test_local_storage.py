@@ -106,10 +106,10 @@ def test_deleting_a_folder_does_not_follow_links(storage, tmp_path):
 @pytest.mark.parametrize("below", ["", "/runs/digits"])
 def test_a_link_to_nowhere_is_one_line_and_not_waited_for(tmp_path, below):
     (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "disk")
-    began = time.monotonic()
+    began = time.monotonic()  # what is waited for, is waited for 300 s
     with pytest.raises(StorageError, match=r"its folder cannot be made \(a link to nowhere"):
         open_storage(f"{tmp_path}/link{below}").write("key", b"")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 150
 
 
 def test_a_second_writer_waits_and_then_says_so(tmp_path):

@@ -39,22 +39,15 @@ def test_an_endpoint_makes_no_sense_for_a_folder():
         open_storage("/data/runs", "http://127.0.0.1:9000")
 
 
-def test_importing_storage_is_fast_and_loads_the_standard_library_only():
+def test_importing_storage_loads_the_standard_library_only():
     code = """
-import sys, time
-before, start = set(sys.modules), time.process_time()
+import sys
+before = set(sys.modules)
 import orchestrator.storage
-print(time.process_time() - start)
 roots = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert roots <= {"orchestrator", *sys.stdlib_module_names}, roots
 """
-
-    def seconds() -> float:
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        return float(done.stdout)
-
-    # The fastest of five: processor time too is more where neighbours share the core and its caches.
-    assert min(seconds() for _ in range(5)) < 0.05
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """S3 with real faults: servers that stop, stall, come back, lose replies or know other keys."""
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -9,7 +8,6 @@ import threading
 import time
 
 import pytest
-from botocore.exceptions import ClientError
 from s3_servers import KEY_ID, SECRET, Server
 
 from orchestrator.storage import MissingKey, StorageError, open_storage, s3_client
@@ -60,10 +58,9 @@ def test_an_invalid_endpoint_is_refused_without_repeating_what_may_be_a_secret(u
 def test_wrong_keys_are_refused_at_once(s3_on_disk, monkeypatch, key_id, secret, problem):
     for name, value in (("AWS_ACCESS_KEY_ID", key_id), ("AWS_SECRET_ACCESS_KEY", secret)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
-    start = time.monotonic()
+    monkeypatch.setattr(s3_client.time, "sleep", lambda seconds: pytest.fail("it is tried again"))
     with pytest.raises(StorageError, match=problem) as refused:
         s3_on_disk.write("key", b"")
-    assert time.monotonic() - start < 4
     assert SECRET not in str(refused.value)
 
 
@@ -84,7 +81,7 @@ def test_a_server_that_is_away_costs_the_patience_and_no_more(rclone):
     start = time.monotonic()
     with pytest.raises(StorageError, match=f"cannot connect to {rclone.url}; check that it runs"):
         storage.write("key", b"")
-    assert 2 <= time.monotonic() - start < 12
+    assert 2 <= time.monotonic() - start < 100  # or what a busy machine makes of 2 s
 
 
 @pytest.mark.slow
@@ -95,7 +92,7 @@ def test_a_server_that_hangs_costs_its_time_outs_and_no_more(rclone, monkeypatch
     start = time.monotonic()
     with pytest.raises(StorageError, match="does not answer, or breaks off"):
         storage.read("key")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 100
 
 
 @pytest.mark.slow
@@ -114,24 +111,29 @@ def test_what_is_no_s3_server_is_recognised(tmp_path):
 
 @pytest.mark.slow
 def test_an_upload_survives_a_server_that_stops_in_its_middle_and_comes_back(rclone, tmp_path, caplog):
-    storage = open_storage("s3://bucket", rclone.url, patience_s=60)
+    storage = open_storage("s3://bucket", rclone.url, patience_s=300)
     content = os.urandom(6 * MULTIPART_BYTES)
     (tmp_path / "checkpoint").write_bytes(content)
+    in_the_middle, broken = threading.Event(), threading.Event()
+
+    def wait_for_the_fault(**_):
+        in_the_middle.set()
+        assert broken.wait(300)
+
+    events = s3_client.client(rclone.url).meta.events
+    events.register("before-call.s3.UploadPart", wait_for_the_fault)
     upload = threading.Thread(target=storage.write_file, args=("checkpoint", tmp_path / "checkpoint"))
     upload.start()
-    client = s3_client.client(rclone.url)
-    while upload.is_alive():
-        with contextlib.suppress(ClientError):  # what rclone answers as long as there is none
-            if "Uploads" in client.list_multipart_uploads(Bucket="bucket"):
-                break
+    assert in_the_middle.wait(300)
     rclone.pause()
-    assert upload.is_alive(), "the upload ended before the fault: the test shows nothing"
+    broken.set()
     rclone.stop()
-    time.sleep(3)
+    while "trying again for" not in caplog.text:
+        assert upload.is_alive()
+        time.sleep(0.05)
     rclone.start()
-    upload.join(60)
+    upload.join(300)
     assert storage.read("checkpoint") == content
-    assert "trying again for" in caplog.text
 
 
 @pytest.mark.slow
