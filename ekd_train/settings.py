@@ -61,6 +61,8 @@ class DataSettings(Settings):
     """Class-balanced, nested subset of the training images."""
     image_size: Positive | None = None
     """`image_folder`, `tiny_imagenet`: images become this many pixels square; null: their own size."""
+    max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = 25_000_000
+    """`image_folder`, `tiny_imagenet`: a file that claims more is an error; at most Pillow's own limit."""
     held_out_classes: tuple[str, ...] = ()
     """Classes, by name, whose images no split has: `ekd evaluate` tries whether the networks notice
     that they do not know them."""

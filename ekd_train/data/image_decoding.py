@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from ekd_train.settings import DataSettings
+
 from .dataset import Split
 from .errors import DataError
 from .image_tree import ImageFiles
@@ -20,26 +20,34 @@ from .image_tree import ImageFiles
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
+"""What Pillow may take a file for, whatever its name: readers of other formats start programs (EPS)."""
+
 CHUNK = 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode_splits(splits: Sequence[ImageFiles], folder: Path, image_size: int | None) -> list[Split]:
+def decode_splits(splits: Sequence[ImageFiles], folder: Path, settings: DataSettings) -> list[Split]:
     """Decode every split to one common shape.
 
     Images are grey (c = 1) if all of them are, otherwise RGB (c = 3); transparency is dropped.
-    With `image_size` they are resized to that many pixels square, without keeping their
+    With `settings.image_size` they are resized to that many pixels square, without keeping their
     aspect ratio, by Pillow's antialiased bilinear filter; without, all must be of one size.
 
     Raises:
         DataError: naming the first file that cannot be decoded, is of another size than the
-            first, or has more than 8 bits a channel; or `folder`, when the decoded images
-            would not fit into this machine's memory.
+            first, has more than 8 bits a channel, or more than `settings.max_image_pixels`; or
+            `folder`, when the decoded images would not fit into this machine's memory.
     """
+    image_size = settings.image_size
+
+    def header(path: Path) -> tuple[str, tuple[int, int]]:
+        return _header(path, settings.max_image_pixels)
+
     paths = [path for split in splits for path in split.paths]
-    headers = _in_parallel(_header, paths)
+    headers = _in_parallel(header, paths)
     channels = 1 if all(mode in GREY_MODES for mode, _ in headers) else 3
     width, height = (
         (image_size, image_size) if image_size else _common_size(paths, [size for _, size in headers])
@@ -78,8 +86,14 @@ def _in_parallel(function: Callable[[Item], Result], items: Sequence[Item]) -> l
         pool.shutdown(cancel_futures=True)
 
 
-def _header(path: Path) -> tuple[str, tuple[int, int]]:
+def _header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
     with _open(path) as image:
+        if image.width * image.height > max_pixels:
+            raise DataError(
+                path,
+                f"is {image.width}x{image.height} pixels, more than data.max_image_pixels={max_pixels}",
+                "replace or remove the file, or raise that limit (a core decodes one such image at a time)",
+            )
         if image.mode not in GREY_MODES | COLOUR_MODES:
             raise DataError(
                 path, f"has pixels of mode {image.mode}, not 8 bits a channel", "convert it to 8 bits"
@@ -92,24 +106,21 @@ def _pixels(path: Path, mode: str, size: tuple[int, int]) -> np.ndarray:
     with _open(path) as image:
         try:
             converted = image.convert(mode)
-        except DAMAGE as error:
+            if converted.size != size:
+                converted = converted.resize(size, Image.Resampling.BILINEAR)
+        except Exception as error:
             raise _damaged(path, error) from error
-    if converted.size != size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
     values = np.asarray(converted)
     return values[None] if mode == "L" else values.transpose(2, 0, 1)
 
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow's readers raise on files that are truncated, corrupt, or too large to be honest."""
-
-
 def _open(path: Path) -> Image.Image:
+    """The image, not decoded yet. Pillow's readers raise anything on bytes that they do not expect."""
     try:
-        return Image.open(path)
+        return Image.open(path, formats=FORMATS)
     except PermissionError as error:
         raise DataError(path, "cannot be read (permission denied)", "check the file's permissions") from error
-    except DAMAGE as error:
+    except Exception as error:
         raise _damaged(path, error) from error
 
 

@@ -37,7 +37,7 @@ def load_image_folder(settings: DataSettings) -> Source:
             if os.path.exists(folder):
                 folders.setdefault(split, folder)
     files = [labelled_files(folder, names) for folder in folders.values()]
-    splits = dict(zip(folders, decode_splits(files, root, settings.image_size), strict=True))
+    splits = dict(zip(folders, decode_splits(files, root, settings), strict=True))
     return Source(
         train=splits["train"],
         test=splits.get("test"),

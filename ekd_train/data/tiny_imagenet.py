@@ -35,7 +35,7 @@ def load_tiny_imagenet(settings: DataSettings) -> Source:
     wnids = class_names(folder / "train")
     files = [labelled_files(folder / "train", wnids, inner="images"), _annotated(folder / "val", wnids)]
     words = dict(_columns(folder / "words.txt"))
-    train, test = decode_splits(files, folder, settings.image_size)
+    train, test = decode_splits(files, folder, settings)
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
     return Source(train, test, names, official_order=False, normalisation=NORMALISATION)
 

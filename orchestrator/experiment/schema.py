@@ -240,7 +240,7 @@ class Experiment(Settings):
         kept = self.resolved()
         for key in ("name", "description", "cluster", "storage", "tracking"):
             del kept[key]
-        for key in ("root", "download"):
+        for key in ("root", "download", "max_image_pixels"):
             del kept["data"][key]
         return kept
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +114,8 @@ def _writable(output: Path, suffix: str) -> Path:
         if not output.name or (output.exists() and not output.is_file()):
             raise ExperimentError(f"--output {str(output)!r}: is not a file; name the file to write")
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(f".{output.stem}.partial{suffix}")
-        partial.touch()
+        partial = output.with_name(f".ekd-{secrets.token_hex(8)}{suffix}")  # nobody could plant a link there
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except (OSError, UnicodeEncodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "not a name that a file can have"
         raise ExperimentError(f"--output {str(output)!r}: cannot be written: {why}") from None

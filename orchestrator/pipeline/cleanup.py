@@ -32,11 +32,10 @@ def clean_run(run: Storage, run_id: str) -> int:
     found = _state(run)
     if found != "done":
         raise ExperimentError(f"run {run_id} is {found}: its checkpoints are what it would continue from")
-    removed = 0
+    there = run.list()  # without what is behind links: `delete_prefix` removes those, and nothing beyond
     for folder in DISPENSABLE:
-        removed += len(run.list(folder))
         run.delete_prefix(folder)
-    return removed
+    return sum(key.startswith(tuple(f"{folder}/" for folder in DISPENSABLE)) for key in there)
 
 
 def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:

@@ -6,12 +6,14 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from orchestrator.storage.atomic_files import delete_tree, raise_unless_missing, replacing
+from orchestrator.storage.atomic_files import FOLDER, delete_tree, folder_below, replacing
 from orchestrator.storage.base import (
     Conflict,
     MissingKey,
@@ -38,6 +40,10 @@ _EXPLANATIONS = {
     errno.ENOTDIR: ("a file stands where a folder is needed", "move it away, or set storage.uri elsewhere"),
     errno.EISDIR: ("a folder stands where a file is needed", "move it away, or set storage.uri elsewhere"),
     errno.ENAMETOOLONG: ("a name in the path is too long", "choose a shorter storage.uri"),
+    errno.ELOOP: (
+        "a link stands below the storage's folder; none is followed there",
+        "put what it names in its place, or set storage.uri to that",
+    ),
     errno.ENOLCK: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
     errno.ENOSYS: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
     errno.ETIMEDOUT: (
@@ -61,14 +67,23 @@ def explained(uri: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalStorage(Storage):
-    """Files below `folder`, an absolute path; it is made by the first write."""
+    """Files below `folder`, an absolute path; it is made by the first write.
+
+    Whoever may write there could plant links that lead out: below `root` none is followed.
+    """
 
     folder: Path
+    root: Path = field(default=None, compare=False)  # type: ignore[assignment]
+    """`folder` itself (the default), or the folder of the storage that this is a child of."""
+
+    def __post_init__(self) -> None:
+        if self.root is None:
+            object.__setattr__(self, "root", self.folder)
 
     def read(self, key: str) -> bytes:
         """See `Storage.read`."""
-        with self._reading(key):
-            return self._path(key).read_bytes()
+        with self._open(key) as file, explained(self.uri(key)):
+            return file.read()
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
         """See `Storage.read_versioned`; the version is a digest of the content."""
@@ -77,15 +92,16 @@ class LocalStorage(Storage):
 
     def write(self, key: str, data: bytes) -> None:
         """See `Storage.write`."""
-        with explained(self.uri(key)), replacing(self._path(key)) as file:
+        with explained(self.uri(key)), self._replacing(key) as file:
             file.write(data)
 
     def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
         """See `Storage.write_if`."""
-        path = self._path(key)
         # `replacing` admits one writer at a time: nothing can change between the comparison and the write.
-        with explained(self.uri(key)), replacing(path) as file:
-            current = _version(path.read_bytes()) if path.exists() else None
+        with explained(self.uri(key)), self._replacing(key) as file:
+            current = None
+            with suppress(MissingKey):
+                current = _version(self.read(key))
             if current != match:
                 raise Conflict(self.uri(key))
             file.write(data)
@@ -93,43 +109,48 @@ class LocalStorage(Storage):
 
     def write_file(self, key: str, path: Path) -> None:
         """See `Storage.write_file`."""
-        with open(path, "rb") as source, explained(self.uri(key)), replacing(self._path(key)) as file:
+        with open(path, "rb") as source, explained(self.uri(key)), self._replacing(key) as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
 
     def read_file(self, key: str, path: Path) -> None:
         """See `Storage.read_file`."""
-        with self._reading(key):
-            source = open(self._path(key), "rb")  # noqa: SIM115 (closed two lines below; errors differ)
-        with source, explained(str(path)), replacing(path) as file:
+        with self._open(key) as source, explained(str(path)), replacing(path) as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
-        with explained(self.uri(key)):
-            return self._path(key).is_file()
+        try:
+            self._open(key).close()
+        except MissingKey:
+            return False
+        return True
 
     def list(self, prefix: str = "") -> list[str]:
-        """See `Storage.list`; files whose name is no key (`.pending-…`) are left out."""
-        keys = []
-        with explained(self.uri(prefix)):
-            for folder, subfolders, names in os.walk(self.uri(prefix), onerror=raise_unless_missing):
-                subfolders[:] = [name for name in subfolders if is_key(name)]
-                below = Path(folder).relative_to(self.folder)
-                keys += [(below / name).as_posix() for name in names if is_key(name)]
-        return sorted(keys)
+        """See `Storage.list`; links, and files whose name is no key (`.pending-…`), are left out."""
+        found: list[str] = []
+        with (
+            explained(self.uri(prefix)),
+            suppress(FileNotFoundError, NotADirectoryError),
+            folder_below(self.root, Path(self.uri(prefix)).relative_to(self.root).parts) as folder,
+        ):
+            found += _keys(folder, f"{prefix}/" if prefix else "")
+        return sorted(found)
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
-        path = self._path(key)
-        with explained(self.uri(key)):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+        *parts, name = self._parts(key)
+        with (
+            explained(self.uri(key)),
+            suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+            folder_below(self.root, parts) as folder,
+        ):
+            os.unlink(name, dir_fd=folder)
 
     def delete_prefix(self, prefix: str) -> None:
-        """See `Storage.delete_prefix`; files that killed writers left, and the empty folders, go too."""
-        path = self._path(prefix)
+        """See `Storage.delete_prefix`; files that killed writers left, links and empty folders go too."""
+        parts = self._parts(prefix)
         with explained(self.uri(prefix)):
-            delete_tree(path)
+            delete_tree(self.root, parts)
 
     def uri(self, key: str = "") -> str:
         """See `Storage.uri`."""
@@ -137,7 +158,7 @@ class LocalStorage(Storage):
 
     def child(self, prefix: str) -> LocalStorage:
         """See `Storage.child`."""
-        return LocalStorage(self._path(prefix))
+        return LocalStorage(self._path(prefix), self.root)
 
     def free_bytes(self) -> int:
         """See `Storage.free_bytes`; what an unprivileged user may use of the disk."""
@@ -153,16 +174,47 @@ class LocalStorage(Storage):
     def _path(self, key: str) -> Path:
         return self.folder / validate_key(key)
 
-    @contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        validate_key(key)
+    def _parts(self, key: str) -> tuple[str, ...]:
+        """The names between `root` and the file of `key`."""
+        return self._path(key).relative_to(self.root).parts
+
+    def _replacing(self, key: str) -> AbstractContextManager[BinaryIO]:
+        return replacing(self._path(key), below=self.root)
+
+    def _open(self, key: str) -> BinaryIO:
+        """The file of `key`, to be read. Raises `MissingKey` and `StorageError`."""
+        *parts, name = self._parts(key)
         try:
             with explained(self.uri(key)):
-                yield
+                with folder_below(self.root, parts) as folder:
+                    # A pipe would be waited for, for ever.
+                    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                if stat.S_ISREG(os.fstat(opened).st_mode):
+                    return os.fdopen(opened, "rb")
         except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise MissingKey(self.uri(key)) from None
             raise
+        os.close(opened)
+        raise MissingKey(self.uri(key))
+
+
+def _keys(folder: int, prefix: str) -> Iterator[str]:
+    """The keys below a folder: `prefix` and the names of its files; their length bounds how deep it is."""
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if is_key(prefix + entry.name)]
+    for entry in found:
+        if entry.is_file(follow_symlinks=False):
+            yield prefix + entry.name
+        elif entry.is_dir(follow_symlinks=False):
+            try:
+                below = os.open(entry.name, FOLDER, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError):  # deleted or replaced meanwhile
+                continue
+            try:
+                yield from _keys(below, f"{prefix}{entry.name}/")
+            finally:
+                os.close(below)
 
 
 def _version(data: bytes) -> Version:

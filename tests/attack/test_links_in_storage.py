@@ -1,0 +1,140 @@
+"""Whoever may write to a shared storage folder may plant links in it: none of them leads out."""
+
+import os
+import stat
+
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.export import formats
+from orchestrator.storage import MissingKey, StorageError, open_storage
+
+pytestmark = pytest.mark.attack
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder of the user's, which no storage has anything to do with."""
+    folder = tmp_path / "outside"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("kept", "checkpoints/kept", "manifest.json"):
+        (folder / name).write_bytes(b"kept")
+    return folder
+
+
+@pytest.fixture
+def storage(tmp_path):
+    made = open_storage(str(tmp_path / "runs"))
+    made.write("run/manifest.json", b"{}")
+    return made
+
+
+def assert_untouched(outside):
+    assert sorted(os.listdir(outside)) == ["checkpoints", "kept", "manifest.json"]
+    assert os.listdir(outside / "checkpoints") == ["kept"]
+    assert {file.read_bytes() for file in outside.rglob("*") if file.is_file()} == {b"kept"}
+
+
+def test_a_folder_of_a_run_that_is_a_link_is_removed_and_what_it_names_stays(storage, outside):
+    link = storage.local_folder / "run" / "checkpoints"
+    link.symlink_to(outside)
+    storage.child("run").delete_prefix("checkpoints")
+    assert not link.is_symlink()
+    assert_untouched(outside)
+
+
+def test_nothing_is_read_written_or_deleted_through_a_run_that_is_a_link(storage, outside):
+    (storage.local_folder / "linked").symlink_to(outside)
+    run = storage.child("linked")
+    refused = {
+        "read": lambda: run.read("kept"),
+        "exists": lambda: run.exists("kept"),
+        "list": run.list,
+        "write": lambda: run.write("kept", b"changed"),
+        "make a folder": lambda: run.write("new/key", b"changed"),
+        "write_if": lambda: run.write_if("new", b"changed", match=None),
+        "delete": lambda: run.delete("kept"),
+        "delete_prefix": lambda: run.delete_prefix("checkpoints"),
+        "of the whole": lambda: storage.delete_prefix("linked/checkpoints"),
+    }
+    for name, action in refused.items():
+        with pytest.raises(StorageError, match="a link stands below the storage's folder") as error:
+            action()
+        assert not isinstance(error.value, MissingKey), name
+    assert_untouched(outside)
+    assert storage.list() == ["run/manifest.json"]
+    storage.delete_prefix("linked")
+    assert not (storage.local_folder / "linked").is_symlink()
+    assert_untouched(outside)
+
+
+def test_a_key_that_is_a_link_is_replaced_or_removed_itself(storage, outside):
+    key = storage.local_folder / "run" / "key"
+    key.symlink_to(outside / "kept")
+    with pytest.raises(StorageError, match="a link stands"):
+        storage.read("run/key")
+    assert storage.list("run") == ["run/manifest.json"]
+    storage.write("run/key", b"new")
+    assert (storage.read("run/key"), key.is_symlink()) == (b"new", False)
+    key.unlink()
+    key.symlink_to(outside / "kept")
+    storage.delete("run/key")
+    assert not key.is_symlink()
+    assert_untouched(outside)
+
+
+def test_a_planted_link_of_a_file_that_is_about_to_be_written_is_not_followed(storage, outside):
+    pending = storage.local_folder / "run" / ".pending-key"
+    pending.symlink_to(outside / "kept")
+    with pytest.raises(StorageError, match="a link stands"):
+        storage.write("run/key", b"new")
+    storage.delete_prefix("run")
+    assert not pending.is_symlink()
+    assert_untouched(outside)
+
+
+def test_a_pipe_in_the_place_of_a_key_is_not_waited_for(storage):
+    os.mkfifo(storage.local_folder / "run" / "pipe")
+    with pytest.raises(MissingKey):
+        storage.read("run/pipe")
+    assert storage.list("run") == ["run/manifest.json"]
+
+
+def test_a_folder_deeper_than_any_run_is_one_line(storage):
+    here = os.open(storage.local_folder / "run", os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert storage.list() == ["run/manifest.json"]
+    with pytest.raises(StorageError, match="a name in the path is too long"):
+        storage.delete_prefix("run/d")
+
+
+def test_the_users_own_link_to_the_storage_is_followed(tmp_path, storage):
+    (tmp_path / "link").symlink_to(storage.local_folder)
+    linked = open_storage(str(tmp_path / "link"))
+    linked.write("run/key", b"new")
+    assert storage.read("run/key") == b"new"
+
+
+def test_cleaning_spares_what_a_link_among_the_runs_names(storage, outside, capsys):
+    (storage.local_folder / "linked").symlink_to(outside)
+    for command in (["clean", "linked"], ["clean", "linked", "--everything"], ["clean"]):
+        main([*command, "--storage", storage.uri()])
+        assert_untouched(outside)
+    assert "a link stands below the storage's folder" in capsys.readouterr().err
+
+
+def test_the_file_that_an_export_writes_first_has_no_name_that_anybody_could_plant(tmp_path, outside):
+    for guessed in (".student.partial.pt2", ".student.pt2"):
+        (tmp_path / guessed).symlink_to(outside / "kept")
+    names = {formats._writable(tmp_path / "student.pt2", ".pt2") for _ in range(3)}
+    assert len(names) == 3
+    for name in names:
+        found = name.lstat()
+        assert stat.S_ISREG(found.st_mode)
+        assert name.suffix == ".pt2"
+    assert_untouched(outside)
