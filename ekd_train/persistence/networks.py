@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -18,14 +16,14 @@ from ekd_train.persistence.checkpoint import (
     save_record,
     save_tensors,
 )
+from ekd_train.persistence.identity import identity_of
 from ekd_train.settings import TrainingRun
 from ekd_train.training.trainee import averaged, build_network
 
 
 def identity(run: TrainingRun, data_fingerprint: str) -> str:
-    """SHA-256 of everything that decides a run's weights: its settings, its teachers', and the data."""
-    settings = run.model_dump(mode="json")
-    return hashlib.sha256(json.dumps([settings, data_fingerprint], sort_keys=True).encode()).hexdigest()
+    """What a run's weights are known by: its settings, its teachers', and the data."""
+    return identity_of(run, data_fingerprint)
 
 
 def save_network(store: Store, name: str, network: nn.Module, record: dict[str, Any]) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from torch import Tensor
 from ekd_train.data.augment import AugmentationDraw, augment, variant, variant_indices
 from ekd_train.data.user_cache import locked
 from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.identity import identity_of
 from ekd_train.settings import Augmentation
 
 BATCH = 500
 """Images evaluated at a time: always the same, because batch size decides rounding."""
-
-_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _make(path: Path, teachers: Teachers, images: Tensor, augmentation: Augmenta
 
 
 def _key(teachers: Teachers, images: Tensor, augmentation: Augmentation) -> str:
-    digest = hashlib.sha256(f"{_VERSION} {augmentation!r} {teachers!r} {tuple(images.shape)}".encode())
+    digest = hashlib.sha256(identity_of(augmentation, repr(teachers), images.shape).encode())
     for tensor in (images, *teachers.state_dict().values(), *teachers.buffers()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -7,13 +7,13 @@ that names the key, the rule and, for an unknown key, the nearest known one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
 
+from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import (
     Architecture,
     DataSettings,
@@ -38,6 +38,12 @@ from orchestrator.experiment.infrastructure import (
 from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.smoke import make_small
 from orchestrator.experiment.yaml_tree import read_yaml, set_key
+
+PLACES = (
+    *("name", "description", "cluster", "storage", "tracking"),
+    *("data.root", "data.download", "data.max_image_pixels"),
+)
+"""Keys that cannot change a result: where it runs and is kept, what it is called, what is refused."""
 
 MOST_NETWORKS = 256
 """Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""
@@ -236,18 +242,12 @@ class Experiment(Settings):
         return self.model_dump(mode="json")
 
     def result_settings(self) -> dict[str, Any]:
-        """The resolved experiment without what cannot change a result: where it runs and is kept."""
-        kept = self.resolved()
-        for key in ("name", "description", "cluster", "storage", "tracking"):
-            del kept[key]
-        for key in ("root", "download", "max_image_pixels"):
-            del kept["data"][key]
-        return kept
+        """What decides results, as far as it differs from the defaults, as nested dictionaries."""
+        return differing(self, without=PLACES)
 
     def result_hash(self) -> str:
-        """SHA-256 of `result_settings` and the number of workers, which decides batch statistics."""
-        settings = [self.result_settings(), self.resolved()["cluster"]["workers_per_run"]]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        """Identity of `result_settings` and the number of workers, which decides batch statistics."""
+        return identity_of(self.result_settings(), self.cluster.workers_per_run)
 
     def default_run_id(self) -> str:
         """The id under which the same command finds the same run again."""

@@ -156,8 +156,9 @@ def _check_same(
             f"{storage.uri(MANIFEST)}: format {content.get('format')!r} is of another version of ekd; "
             "use another --run-id"
         )
-    before = read_json(storage, EXPERIMENT) or {}
-    changed = sorted(_differences(before, experiment.result_settings()))
+    before = read_json(storage, EXPERIMENT)
+    known = build_experiment(before).result_settings() if before is not None else {}
+    changed = sorted(_differences(known, experiment.result_settings()))
     if changed:
         raise ExperimentError(
             f"run {run_id} was started with another {', '.join(changed[:4])}; "
@@ -171,9 +172,12 @@ def _check_same(
 
 
 def _differences(before: Any, now: Any, key: str = "") -> set[str]:
-    """Dotted keys of `now` whose values are others in `before`; keys of `before` alone do not count."""
-    if isinstance(now, dict) and isinstance(before, dict):
-        return {k for name, v in now.items() for k in _differences(before.get(name), v, f"{key}.{name}")}
+    """Dotted keys whose values differ; a dictionary that is not there is an empty one."""
+    if isinstance(before, dict) or isinstance(now, dict):
+        before, now = before or {}, now or {}
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = before.keys() | now.keys()
+        return {k for n in names for k in _differences(before.get(n), now.get(n), f"{key}.{n}")}
     if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
         pairs = zip(before, now, strict=True)
         return {k for i, (b, n) in enumerate(pairs) for k in _differences(b, n, f"{key}.{i}")}

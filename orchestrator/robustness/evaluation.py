@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.robustness.settings import BeyondSettings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import explain
@@ -276,13 +277,12 @@ def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], No
 
 
 def _identity(run: FinishedRun, settings: BeyondSettings, outside: Outside | None) -> str:
-    """SHA-256 of everything that decides what is measured."""
-    kept = settings.model_dump(mode="json", exclude={"outside", "outside_root", "data_root"})
+    """What a measurement is known by: everything that decides it."""
+    kept = differing(settings, without=("outside", "outside_root", "data_root"))
     foreign = None
     if outside is not None:
         foreign = [outside.name, hashlib.sha256(outside.images.numpy().tobytes()).hexdigest()]
-    parts = [FORMAT, kept, foreign, run.manifest["data_fingerprint"], run.weights]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return identity_of(FORMAT, kept, foreign, run.manifest["data_fingerprint"], run.weights)
 
 
 def _stored(storage: Storage) -> dict[str, Any] | None:

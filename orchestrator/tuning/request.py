@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from typing import Any
 
 from pydantic import Field
 
+from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import Positive, PositiveFloat, Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
@@ -50,13 +49,13 @@ class SearchRequest(Settings):
     """ASHA and HyperBand let about one trial in so many go on at every rung."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides which trials there are; budgets of time and place do not."""
-        return self.model_dump(mode="json", exclude={"time_budget_s", "max_concurrent"})
+        """What decides which trials there are, as far as it differs from the defaults; budgets of time and
+        place do not."""
+        return differing(self, without=("time_budget_s", "max_concurrent"))
 
     def default_run_id(self, experiment: Experiment) -> str:
         """The id under which the same command finds the same search again."""
-        text = json.dumps([experiment.result_hash(), self.identity()], sort_keys=True)
-        return f"{experiment.name}-tune-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"{experiment.name}-tune-{identity_of(experiment.result_hash(), self.identity())[:10]}"
 
 
 def grid_size(space: Space) -> int:

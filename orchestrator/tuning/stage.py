@@ -28,7 +28,10 @@ class Spent:
     def __init__(self, storage: Storage, request: SearchRequest) -> None:
         self.storage = storage
         found = read_json(storage, SEARCH)
-        if found is not None and found["request"] != request.identity():
+        if (
+            found is not None
+            and SearchRequest.model_validate(found["request"]).identity() != request.identity()
+        ):
             raise ExperimentError(
                 f"{storage.uri(SEARCH)}: this run searches otherwise (space, trials, seeds, scheduler or "
                 "searcher); use the same options to continue it, or another --run-id"
@@ -50,7 +53,7 @@ class Spent:
 
     def save(self) -> None:
         """Store it."""
-        content = {"request": self.request.identity(), "seconds": self.seconds}
+        content = {"request": self.request.model_dump(mode="json"), "seconds": self.seconds}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
 
 
