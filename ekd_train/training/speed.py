@@ -25,7 +25,8 @@ def lay_out(module: nn.Module, speed: Speed) -> None:
 def computing(speed: Speed, device: torch.device) -> AbstractContextManager[object]:
     """Within it, convolutions and matrix products compute in `precision_on(speed, device)`.
 
-    Weights, their gradients and the optimiser stay float32.
+    Weights, their gradients and the optimiser stay float32. Use one context for networks that are
+    evaluated without gradients and another for those with: autocast keeps converted weights until its end.
     """
     if precision_on(speed, device) == "float32":
         return nullcontext()

@@ -79,6 +79,9 @@ class Step:
             teacher_logits, teacher_features = batch.teacher_logits, None
             if teacher_logits is None:
                 teacher_logits, teacher_features = self._teach(batch.teachers, images)
+        # A context of its own: autocast keeps converted weights until its end, and those that the
+        # perturbation had converted without gradients would give the training forward none either.
+        with computing(self.speed, clean.device):
             student, student_clean, ours, theirs = self.parallel(
                 images, clean if twice else None, teacher_features
             )

@@ -17,9 +17,11 @@ from ekd_train.data.augment import as_float, augment
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.models.batch_ensemble import factors
-from ekd_train.objectives import label_ce
+from ekd_train.objectives import METHOD_OBJECTIVES, label_ce
+from ekd_train.perturbations import PERTURBATIONS, needs_student
 from ekd_train.settings import Augmentation, TrainingRun
 from ekd_train.training.loop import Loop
+from ekd_train.training.speed import computing
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 
@@ -178,3 +180,39 @@ def test_every_parameter_learns():
         loop.step(first_batch(loop)[1])
         still = [n for n, p in loop.step.trainee.named_parameters() if torch.equal(before[n], p)]
         assert still == []
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        (method, kind)
+        for method in METHOD_OBJECTIVES
+        for kind in PERTURBATIONS
+        if not (method == "kd" and needs_student(kind))  # a plain student has no members to compare
+    ],
+)
+def test_in_bfloat16_every_weight_gets_a_gradient_whatever_was_evaluated_without_before(method, kind):
+    loop = loop_of(student_run(method, kind, alpha=0.9, speed={"precision": "bfloat16"}))
+    loop.step(first_batch(loop)[1])
+    without = [n for n, p in loop.step.trainee.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+def test_the_training_forward_shares_no_autocast_context_with_the_perturbation(monkeypatch):
+    """Autocast may keep what it converted without gradients until its context ends (PyTorch 2.9 does)."""
+    entered = []
+    loop = loop_of(student_run("latent_be", "tdiv_sdiv", speed={"precision": "bfloat16"}))
+
+    def entering(speed, device):
+        entered.append(0)
+        return computing(speed, device)
+
+    monkeypatch.setattr("ekd_train.training.step.computing", entering)
+    network, calls = loop.step.trainee.network, []
+    network.register_forward_pre_hook(lambda module, _: calls.append((module.training, len(entered))))
+    loop.step(first_batch(loop)[1])
+    perturbing = {context for training, context in calls if not training}
+    learning = {context for training, context in calls if training}
+    assert perturbing
+    assert learning
+    assert not perturbing & learning
