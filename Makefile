@@ -9,7 +9,9 @@ SLOW_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --di
 FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fashion-mnist test test-all faults faults-ci check format bench clean
+MINUTES ?= 10
+
+.PHONY: help demo fashion-mnist test test-all faults faults-ci attack fuzz check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +41,13 @@ faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root,
 
 faults-ci: $(STAMP)  ## the seven faults of every CI run, and three others, chosen by the commit's hash
 	EKD_FAULTS=core+3 $(FAULT_TESTS)
+
+attack: $(STAMP)  ## what others may do to a user: links, archives, documents, images, text; a minute or two
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m attack tests
+
+fuzz: $(STAMP)  ## the parsers of what others wrote against arbitrary input, for MINUTES (10)
+	end=$$(($$(date +%s) + 60 * $(MINUTES))); while [ $$(date +%s) -lt $$end ]; do \
+	    EKD_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q -m "attack and hypothesis" tests/attack || exit 1; done
 
 check: $(STAMP)  ## format, lint, types, import rules, fast tests: two and a half minutes
 	$(BIN)/ruff format --check .

@@ -18,6 +18,6 @@ def cache_folder(name: str) -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Of all processes of the machine only this one is inside; others wait. `path`: a file for the lock."""
-    with path.open("w") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed, or the process dies
         yield

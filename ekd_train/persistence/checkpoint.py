@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -19,6 +20,8 @@ from typing import Any, Protocol
 
 import safetensors.torch
 from torch import Tensor
+
+from ekd_train.persistence.bounded_json import read_bounded_json
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +72,14 @@ def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote; raises `DamagedCheckpoint` if the hash is another."""
+    """Read what `save_tensors` wrote; raises `DamagedCheckpoint` if the hash is another, or it lies."""
     data = store.read(key)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedCheckpoint(f"{key}: its bytes have changed since it was written (SHA-256 differs)")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:  # whoever wrote it wrote its hash as well
+        raise DamagedCheckpoint(f"{key}: not safetensors ({' '.join(str(error).split())[:200]})") from error
 
 
 def save_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
@@ -85,8 +91,10 @@ def load_record(store: Store, key: str) -> dict[str, Any]:
     """Read what `save_record` wrote; raises `DamagedCheckpoint` if it was changed or cut."""
     data = store.read(key)
     try:
-        document = json.loads(data)
+        document = read_bounded_json(data)
         record, sha256 = document["record"], document["sha256"]
+        if not isinstance(record, dict):
+            raise TypeError
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedCheckpoint(f"{key}: not a complete record ({type(error).__name__})") from error
     if _hash(record) != sha256:
@@ -206,11 +214,13 @@ class Checkpoints:
                 if document["identity"] != self.identity:
                     logger.warning("%s: made with other settings or data; not continued", key)
                     continue
+                if document["epoch"] != _epoch(key):
+                    raise DamagedCheckpoint(f"it says that it is of epoch {document['epoch']!r:.20}")
                 tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document["sha256"])
                 best = Stored(**document["best"]) if document["best"] else None
                 weights = load_tensors(self.store, best.key, best.sha256) if best else {}
-            except (DamagedCheckpoint, LookupError) as error:
-                logger.warning("%s; falling back to the checkpoint before it", error)
+            except (ValueError, LookupError, TypeError) as error:  # a record may hold anything
+                logger.warning("%s: %s; falling back to the checkpoint before it", key, error)
                 continue
             self._best = best
             return Checkpoint(document["epoch"], tensors, document["state"], weights)
@@ -221,7 +231,8 @@ class Checkpoints:
         return f"{self.prefix}/epoch-{epoch:05d}"
 
     def _keys(self, start: str) -> list[str]:
-        return [key for key in self.store.list(self.prefix) if key.startswith(f"{self.prefix}/{start}-")]
+        ours = re.compile(rf"{re.escape(self.prefix)}/{start}-[0-9]+\.(json|safetensors)")
+        return [key for key in self.store.list(self.prefix) if ours.fullmatch(key)]
 
     def _prune(self, newest: int) -> None:
         """Drop what the newest `keep` up to epoch `newest` replace, and what was passed over.

@@ -52,7 +52,12 @@ def load_weights(store: Store, name: str, network: nn.Module) -> nn.Module:
     Raises `DamagedCheckpoint` if they are not the bytes that were stored.
     """
     record = load_record(store, f"networks/{name}.json")
-    network.load_state_dict(load_tensors(store, f"networks/{name}.safetensors", record["sha256"]))
+    weights = load_tensors(store, f"networks/{name}.safetensors", record["sha256"])
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:300]
+        raise DamagedCheckpoint(f"networks/{name}: of another network than its run's: {why}") from error
     return network.eval()
 
 

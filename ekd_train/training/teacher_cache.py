@@ -55,6 +55,7 @@ def open_cache(folder: Path, teachers: Teachers, images: Tensor, augmentation: A
 @torch.no_grad()
 def _make(path: Path, teachers: Teachers, images: Tensor, augmentation: Augmentation) -> None:
     unfinished = path.with_suffix(".part")
+    unfinished.unlink(missing_ok=True)  # of a killed process, or a link that somebody put there
     table: np.memmap | None = None
     for number in range(augmentation.variants):
         for start in range(0, len(images), BATCH):

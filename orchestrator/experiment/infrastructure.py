@@ -11,7 +11,7 @@ from pydantic import field_validator
 from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import quoted
-from orchestrator.tracking.address import redacted
+from orchestrator.experiment.redaction import redacted
 
 if TYPE_CHECKING:
     from orchestrator.experiment.schema import Experiment
@@ -85,7 +85,7 @@ class StorageSettings(Settings):
     @field_validator("uri", "endpoint_url")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
-        return _refuse_credentials(value)
+        return refuse_credentials(value)
 
 
 class Tracking(Settings):
@@ -101,7 +101,7 @@ class Tracking(Settings):
     @field_validator("uri")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
-        return _refuse_credentials(value)
+        return refuse_credentials(value)
 
     @field_validator("registered_model")
     @classmethod
@@ -129,9 +129,10 @@ def name_of_file(path: Path) -> str:
         ) from None
 
 
-def _refuse_credentials(value: str | None) -> str | None:
+def refuse_credentials(value: str | None, key: str = "") -> str | None:
+    """`value`, a URI or None, if it holds no credentials; raises `ValueError`, which begins with `key`."""
     if value and redacted(value) != value:
-        raise ValueError("credentials do not belong in an experiment; set them in the environment")
+        raise ValueError(f"{key}credentials do not belong in an experiment; set them in the environment")
     return value
 
 

@@ -34,6 +34,7 @@ from orchestrator.experiment.infrastructure import (
     Tracking,
     checked_name,
     name_of_file,
+    refuse_credentials,
 )
 from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.smoke import make_small
@@ -93,6 +94,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Experiment:
+        refuse_credentials(self.data.root, "data.root: ")
         count, method = self.teacher_count, self.student.method
         if count < 1:
             raise ValueError("teachers: at least one is needed")

@@ -18,8 +18,21 @@ MOST_VALUES = 10_000
 """More are no experiment, but aliases of aliases that would fill the memory."""
 
 
+MOST_CHARACTERS = 1_000_000
+
+
 class _Loader(yaml.SafeLoader):
     """Safe, and strict about keys."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in what its merge keys (`<<`) name, and count it: a few lines of them can mean millions."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MOST_VALUES:
+            problem = f"its merge keys (<<) make more than {MOST_VALUES} values"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of `node`. Raises `yaml.constructor.ConstructorError`."""
@@ -55,6 +68,8 @@ def read_yaml(text: str, where: str) -> Any:
     >>> read_yaml("learning_rate: 1e-3", "x.yaml")
     {'learning_rate': 0.001}
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ExperimentError(f"{where}: is longer than {MOST_CHARACTERS} characters; is it an experiment?")
     try:
         return _Plain(where).copy(yaml.load(text, Loader=_Loader))  # a SafeLoader
     except yaml.MarkedYAMLError as error:

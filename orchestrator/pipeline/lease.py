@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, Version
 
 LEASE = "owner.json"
@@ -97,7 +98,7 @@ class Lease:
         except MissingKey:
             return None, None
         try:
-            owner = json.loads(data)
+            owner = read_bounded_json(data)
         except ValueError:
             owner = None
         return (owner if isinstance(owner, dict) else {}), version

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.storage import Conflict, MissingKey, Storage, Version
@@ -111,7 +112,7 @@ class Manifest:
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     """A stored JSON object, or None if there is none. Raises `ExperimentError` if it is damaged."""
     try:
-        content = json.loads(storage.read(key))
+        content = read_bounded_json(storage.read(key))
     except MissingKey:
         return None
     except ValueError:

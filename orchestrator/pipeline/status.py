@@ -11,7 +11,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.lease import LEASE, LEASE_S
 from orchestrator.pipeline.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json, read_manifest
 from orchestrator.pipeline.progress import duration
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,17 +46,23 @@ def all_runs(storage: Storage) -> Table | str:
 def _row(run: Storage, run_id: str) -> tuple[float, list[str]]:
     """When a run changed, and its cells; one that cannot be read says so instead of hiding the others."""
     try:
-        content = _manifest(run)
-    except ExperimentError:
+        return _readable_row(run, run_id)
+    except StorageError:
+        raise
+    except Exception:  # whatever somebody has written there
         return 0.0, [run_id, "unreadable", "", "", "`ekd status` with its id says why", ""]
+
+
+def _readable_row(run: Storage, run_id: str) -> tuple[float, list[str]]:
+    content = _manifest(run)
     stages = content["stages"]
     predictors = stages.get("evaluate", {}).get("outputs", {}).get("predictors")
     return content["updated"], [
         run_id,
-        state(run, content),
+        str(state(run, content)),
         list(stages)[-1] if stages else "",
         f"{100 * predictors['averaged']['test']['accuracy']:.2f} %" if predictors else "",
-        stages.get("register", {}).get("outputs", {}).get("uri", ""),
+        str(stages.get("register", {}).get("outputs", {}).get("uri", "")),
         _ago(time.time() - content["updated"]),
     ]
 

@@ -86,6 +86,7 @@ def _data(experiment: Experiment) -> str:
 def _cluster(experiment: Experiment) -> str:
     from orchestrator.planning.preflight import check_capacity, log_of_ray
     from orchestrator.runtime.ray_session import start_ray, stop_ray
+    from orchestrator.runtime.token import token_warning
 
     with log_of_ray() as log_file:
         try:
@@ -93,4 +94,5 @@ def _cluster(experiment: Experiment) -> str:
         finally:
             stop_ray()
     check_capacity(experiment, capacity)
-    return capacity.describe()
+    warning = token_warning()
+    return capacity.describe() + (f"; WARNING: {warning}" if warning else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +34,9 @@ class ListedVersion:
     def __str__(self) -> str:
         """Where it is from and what became of it, in a line."""
         told = f"models:/{self.name}/{self.version} (run {self.run_id})"
-        if not self.why:
-            return told
-        return f"{told} {'is' if self.why.partition(':')[0] in self.aliases else 'was'} {self.why}"
+        if self.why:
+            told += f" {'is' if self.why.partition(':')[0] in self.aliases else 'was'} {self.why}"
+        return " ".join(told.split())  # tags: anybody may have written them
 
 
 def list_versions(client: MlflowClient, name: str | None = None) -> list[ListedVersion]:
@@ -56,12 +58,21 @@ def list_versions(client: MlflowClient, name: str | None = None) -> list[ListedV
                     name=each,
                     version=str(version.version),
                     aliases=tuple(sorted(aliases.get(str(version.version), []))),
-                    metrics={key: float(tags[f"ekd.{key}"]) for key in MEASURED if f"ekd.{key}" in tags},
+                    metrics=_metrics(tags),
                     run_id=tags["ekd.run_id"],
                     why=tags.get(PROMOTION_TAG, ""),
                     created_ms=int(version.creation_timestamp),
                 )
             )
+    return found
+
+
+def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    """Those of `MEASURED` that have a tag which is a number: anybody may have written it."""
+    found = {}
+    for key in MEASURED:
+        with suppress(KeyError, ValueError):
+            found[key] = float(tags[f"ekd.{key}"])
     return found
 
 

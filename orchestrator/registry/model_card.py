@@ -6,9 +6,11 @@ it must answer on its own what the model is, how good it is and compared to what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.experiment.redaction import visible
 from orchestrator.export.rebuilding import rebuilding
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
@@ -81,7 +83,7 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     )
     if experiment["student"]["method"] != "kd":
         what += f": {experiment['student']['members']} subnetworks were trained and their weights averaged"
-    description = " ".join(experiment.get("description", "").split())
+    description = escaped(experiment.get("description", ""))
     about = f"\n\n> Of the experiment before `--set`: {description}" if description else ""
     return f"{what}. It runs at the cost of one network.{about}"
 
@@ -168,7 +170,7 @@ def _how_it_was_made(
         if perturbation["kind"] != "none"
         else "none",
         **{
-            f"`{key}`": f"`{text}`" for key, text in sorted(lineage.items()) if not (runs and "run_id" in key)
+            f"`{key}`": _code(text) for key, text in sorted(lineage.items()) if not (runs and "run_id" in key)
         },
         "artifacts of the parent run": f"the report, `{REPORT}`, with every interval and figure; "
         f"this card, `{CARD}`",
@@ -195,4 +197,19 @@ def _architecture(architecture: Mapping[str, Any]) -> str:
     ]
     if architecture.get("pruned"):
         parts.append(f"with {100 * architecture['pruned']:g} % of its channels pruned")
-    return " ".join([f"`{architecture['name']}`", *parts])
+    return " ".join([_code(architecture["name"]), *parts])
+
+
+def escaped(text: str) -> str:
+    """What a user wrote, in one line that is the same text in Markdown: no link, image, tag or heading.
+
+    >>> escaped("see ![x](http://evil/x.png) <b>")
+    'see \\\\!\\\\[x\\\\](http:\\\\//evil/x.png) \\\\<b\\\\>'
+    """
+    line = visible(" ".join(text.split()))
+    return re.sub(r"[\\`*_\[\]<>!|~&#]", r"\\\g<0>", line).replace("://", ":\\//")
+
+
+def _code(text: str) -> str:
+    """`text` as code, which ends at the next backtick and knows no escapes."""
+    return f"`{' '.join(visible(text).replace('`', chr(39)).split())}`"

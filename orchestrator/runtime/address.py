@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,14 +32,22 @@ def wanted_address(cluster: Cluster) -> str | None:
     """The address of a running cluster to use, or None to start Ray on this machine.
 
     The experiment's ("local": none), else RAY_ADDRESS, else that of a cluster started here with
-    `ray start`, if it still answers: a cluster that was killed leaves its note behind.
+    `ray start` by this user, if it still answers: a cluster that was killed leaves its note behind.
     """
     if address := cluster.address or os.environ.get("RAY_ADDRESS"):
         return None if address == "local" else address
-    with contextlib.suppress(OSError):
-        noted = STARTED_HERE.read_text().strip()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        noted = _own_note(STARTED_HERE)
         return noted if noted and why_unreachable(noted) is None else None
     return None
+
+
+def _own_note(file: Path) -> str:
+    """What is written there by this user or root: anybody may write in that folder. Raises OSError."""
+    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as note:
+        found = os.fstat(note.fileno())
+        trusted = stat.S_ISREG(found.st_mode) and found.st_uid in (os.geteuid(), 0)
+        return note.read(1000).strip() if trusted else ""
 
 
 def why_unreachable(address: str) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import why_not_elsewhere
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
@@ -270,6 +270,6 @@ def _words(error: Exception, address: str) -> str:
 def _line(text: object) -> str:
     message = str(text)
     with contextlib.suppress(ValueError):  # the API answers with JSON
-        found = json.loads(message)
+        found = read_bounded_json(message)
         message = str(found.get("msg", message)) if isinstance(found, dict) else message
     return " ".join(message.split())[:400]

@@ -22,6 +22,7 @@ from orchestrator.planning.capacity import HERE, Capacity, Node, NodeGroup
 from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
+from orchestrator.runtime.token import private_token
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ def start_ray(
             elif not _started_here():
                 # Its processes inherit them, daemons too: with a runtime environment each worker would be
                 # started twice.
-                with in_the_environment(variables):
+                with in_the_environment(variables), private_token():
                     _init(options, attempts)
         atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
     except Exception as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ekd_train.data.user_cache import cache_folder, locked
+from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.settings import DataSettings
 from orchestrator.errors import ExperimentError
 from orchestrator.storage.atomic_files import replacing
@@ -86,7 +87,7 @@ def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
 
 def _read_index(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.read_text())
+        found = read_bounded_json(file.read_bytes())
     except (OSError, ValueError):  # none yet, or damaged: all is fetched again
         return {}
     return found if isinstance(found, dict) else {}

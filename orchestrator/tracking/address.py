@@ -6,15 +6,15 @@ Pure functions on addresses; nothing here imports mlflow or opens a connection.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-_USER_INFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
-_SECRET_PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|secret|token)=[^&\s'\"]+")
+from orchestrator.experiment.redaction import redacted
+
+__all__ = ["artifact_location", "redacted", "resolve_tracking_uri", "sqlite_file", "ui_command"]
 
 
 def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
@@ -76,15 +76,6 @@ def ui_command(uri: str) -> str:
     mlflow = "mlflow" if shutil.which("mlflow") else f"{python} -m mlflow"
     # One worker is enough for one person, and there in a quarter of the time.
     return f"{mlflow} ui --workers 1 --backend-store-uri {shown}"
-
-
-def redacted(text: str) -> str:
-    """`text` (a URI, or a message that may quote one) without credentials.
-
-    >>> redacted("cannot reach https://ann:s3cret@mlflow.example.org/x")
-    'cannot reach https://***@mlflow.example.org/x'
-    """
-    return _SECRET_PARAMETER.sub(r"\1=***", _USER_INFO.sub(r"\1***@", text))
 
 
 def _local_folder(storage_uri: str) -> Path | None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ekd_train.persistence.bounded_json import read_bounded_json
+
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
 MAX_KEY_CHARACTERS = 250
@@ -95,7 +97,7 @@ def from_line(line: str) -> Record:
         ValueError: not such a line (a process was killed while it wrote).
     """
     try:
-        fields = json.loads(line)
+        fields = read_bounded_json(line)
         return _KINDS[fields.pop("kind")](**fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {line[:80]!r}") from error

@@ -10,7 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -125,7 +126,7 @@ def test_the_limit_changes_no_result_and_no_run_id():
     assert len(ids) == 1
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzzed
 @given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "BMP", "PPM", "WEBP"]))
 def test_a_damaged_header_is_decoded_or_named(root, data, kind):
     content = bytearray(encoded(kind))

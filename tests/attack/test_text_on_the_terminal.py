@@ -1,0 +1,170 @@
+"""What runs, tags and errors say was written by others: it is shown, and nothing in it is obeyed."""
+
+import json
+
+import pytest
+from fuzzing import fuzzed
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from orchestrator.cli.main import main
+from orchestrator.cli.terminal import PlainConsole, results_console
+from orchestrator.experiment.redaction import redacted, visible
+from orchestrator.registry.model_card import model_card
+from orchestrator.storage import open_storage
+
+pytestmark = pytest.mark.attack
+
+TITLE = "\x1b]0;owned\x07"
+TEXTS = ["[/x]", "[red]x", f"a{TITLE}b", "\r\x1b[2Kok", "\x9b31m", "\u202egnp.exe", ":smile:", "\ud800"]
+
+
+@fuzzed
+@given(st.text(st.characters(exclude_categories=[])))
+@example(TITLE)
+def test_nothing_that_a_terminal_obeys_is_left(text):
+    assert not {c for c in visible(text) if c not in "\n\t" and (ord(c) < 32 or 127 <= ord(c) < 160)}
+    visible(text).encode()
+    assert visible(text) == text or not text.isprintable()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_console_prints_text_and_cells_as_they_are(text):
+    table = Table("heading")
+    table.add_row(text)
+    console = PlainConsole(width=100)
+    with console.capture() as captured:
+        console.print(text)
+        console.print(table)
+    assert captured.get().count(visible(text)) == 2
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    {
+        "markup": {"status": "[/x]"},
+        "escape": {"status": TITLE},
+        "wrong kinds": {"updated": "now", "stages": {"evaluate": {"outputs": {"predictors": [1]}}}},
+        "numbers": {"stages": {"evaluate": {"outputs": {"predictors": {"averaged": {"test": 1}}}}}},
+        "stages": {"stages": [[]]},
+        "huge": {"updated": 1e300},
+        "not a number": {"updated": float("nan")},
+        "a list": {"status": [1]},
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_one_hostile_run_is_one_row_and_hides_no_other(tmp_path, capsys, hostile):
+    storage = open_storage(str(tmp_path))
+    whole = {"format": 1, "run_id": "r", "experiment": "e", "stages": {}, "updated": 1.0, "status": "done"}
+    storage.write("good/manifest.json", json.dumps(whole).encode())
+    storage.write("hostile/manifest.json", json.dumps(whole | hostile[1]).encode())
+    assert main(["status", "--storage", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:]].count("good") == 1
+    assert [line.split()[0] for line in out.splitlines()[1:]].count("hostile") == 1
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"a":' * 200_000, b"[" * 500 + b"]" * 500, b"\xff", b"1"]
+)
+def test_a_manifest_nested_without_end_is_one_row(tmp_path, capsys, content):
+    storage = open_storage(str(tmp_path))
+    storage.write("hostile/manifest.json", content)
+    assert main(["status", "--storage", str(tmp_path)]) == 0
+    assert "unreadable" in capsys.readouterr().out
+    assert main(["status", "hostile", "--storage", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+secret = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1).map(
+    lambda text: f"S3cr{text}et"
+)
+
+
+@fuzzed
+@given(secret, st.sampled_from(["http", "https", "postgresql+psycopg2", "mysql", "s3"]), st.booleans())
+@example("S3cr/@:/et", "http", True)
+def test_no_password_of_a_uri_is_shown_whatever_it_holds(password, scheme, quoted):
+    uri = f"{scheme}://ann:{password}@host/db"
+    shown = redacted(f"cannot reach '{uri}': refused" if quoted else uri)
+    assert password not in shown
+    assert "S3cr" not in shown
+    assert "@host/db" in shown
+
+
+plain = st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters="/+=%-_."), min_size=1)
+
+
+@fuzzed
+@given(
+    plain,
+    st.sampled_from(
+        [
+            "password",
+            "passwd",
+            "pwd",
+            "secret",
+            "token",
+            "access_token",
+            "api_key",
+            "apikey",
+            "api-key",
+            "client_secret",
+            "id_token",
+            "X-Amz-Signature",
+            "X-Amz-Credential",
+            "X-Amz-Security-Token",
+            "AWSAccessKeyId",
+            "Signature",
+            "sig",
+            "auth",
+        ]
+    ),
+    st.sampled_from("?&;#"),
+)
+def test_no_secret_parameter_is_shown(value, name, before):
+    value = f"S3cr{value}"
+    shown = redacted(f"https://host/path{before}{name}={value}&x=1")
+    assert "S3cr" not in shown
+    assert shown.endswith("&x=1")
+    assert shown.startswith("https://host/path")
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "s3://bucket/team@site/runs",
+        "/data/a@b",
+        "models:/ekd-digits@champion",
+        "http://mlflow:5000/#/experiments/1?workflowType=machine_learning",
+        "sqlite:////data/mlflow.db",
+        "data.max_image_pixels=25000000",
+        "storage.keep_checkpoints=2",
+    ],
+)
+def test_what_is_no_secret_stays_as_it_is(harmless):
+    assert redacted(harmless) == harmless
+
+
+@pytest.mark.parametrize("key", ["tracking.uri", "storage.uri", "storage.endpoint_url", "data.root"])
+@pytest.mark.parametrize(
+    "uri", ["http://ann:S3cr/et@host", "s3://AKIA:S3cr/et@bucket/x", "https://h/?api_key=S3cr"]
+)
+def test_credentials_in_an_experiment_are_refused_and_not_repeated(key, uri, capsys):
+    assert main(["plan", "digits", "--set", f"{key}={uri}"]) == 2
+    err = capsys.readouterr().err
+    assert "credentials do not belong in an experiment" in err
+    assert "S3cr" not in err
+
+
+@pytest.mark.parametrize("uri", ["s3://AKIA:S3cr/et@bucket/x", "ftp://ann:S3cret@host/x"])
+def test_credentials_in_an_option_are_not_repeated(uri, capsys):
+    assert main(["status", "--storage", uri]) == 2
+    assert "S3cr" not in capsys.readouterr().err
+
+
+def test_results_are_printed_by_that_console():
+    assert isinstance(results_console(), PlainConsole)
+    assert callable(model_card)
