@@ -20,20 +20,13 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.checkpoint import Store
-from ekd_train.settings import Job, TrialStep
+from ekd_train.settings import TrialStep
 from ekd_train.training.loop import TrainingDiverged
+from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute, place, training_data
 from ekd_train.workers.reporter import Reporter
-from ekd_train.workers.trial_runner import TrialBench
+from ekd_train.workers.trial_runner import TrialRunner
 from ekd_train.workers.workers import Workers
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One job for one worker group; `serial` tells it from every other assignment."""
-
-    serial: int
-    job: Job
 
 
 class JobSource(Reporter, Protocol):
@@ -121,7 +114,7 @@ class PreemptionNotice:
             os._exit(1)  # an exception would count as a failure of the run, not as a preemption
 
 
-def _step(trials: TrialBench, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
+def _step(trials: TrialRunner, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
     """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
     try:
         return dict(trials.step(step, jobs))
@@ -164,7 +157,7 @@ def work(config: dict[str, Any]) -> None:
     jobs = setup.jobs.of(group)
     arrays, description = ray.get(setup.data)
     data = place(arrays, description, workers.device)
-    trials = TrialBench(
+    trials = TrialRunner(
         training_data(data), description, setup.store, workers, setup.keep_checkpoints, arrays
     )
     finished: int | None = None
