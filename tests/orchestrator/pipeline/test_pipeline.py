@@ -12,13 +12,16 @@ from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld
 from orchestrator.pipeline.manifest import MANIFEST, Manifest
-from orchestrator.pipeline.order import Stage
+from orchestrator.pipeline.order import SEARCH, Stage
 from orchestrator.pipeline.run_context import RunFailed
 from orchestrator.pipeline.stages.register import register
+from orchestrator.planning.preflight import Checked
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.space import load_space
 
 
 class FakeTracker:
@@ -80,6 +83,28 @@ def test_stages_run_in_order_once_and_are_skipped_afterwards(checked, tracker):
     run(checked, work)
     assert seen == ["one", "two"]
     assert tracker.closed == ["FINISHED"]
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["ekd tune", "ekd register"])
+def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tracker, asked):
+    seen = []
+
+    def look(context):
+        distillation = context.checked.experiment.distillation
+        seen.append((distillation.temperature, context.manifest.content["result_hash"]))
+        return {}
+
+    checked = Checked(**vars(checked), dataset=None, capacity=local_capacity())
+    request = SearchRequest(space=load_space("student"))
+    found = {"best": {"values": {"distillation.temperature": 2.5}}}
+    work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
+    stages = [Stage(name) for name in work]
+    with pytest.raises(RunFailed, match="cut off"):
+        pipeline.run(checked, request, stages=stages, work=work)
+    again = [stage for stage in stages if asked or stage.name != SEARCH]
+    pipeline.run(checked, request if asked else None, stages=again, work={**work, "after": look})
+    best = load_experiment("digits", ["distillation.temperature=2.5"])
+    assert seen == [(4.0, checked.experiment.result_hash()), (2.5, best.result_hash())]
 
 
 def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback(checked, tracker, tmp_path):

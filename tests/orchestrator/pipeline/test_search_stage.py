@@ -20,6 +20,7 @@ from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.space import load_space
 
 REQUEST = SearchRequest(space=load_space("student"), trials=2)
+VALUES = {"distillation.temperature": 4.0, "student.members": 4, "perturbation.strength": 1.0}
 
 
 class Deaf:
@@ -62,7 +63,7 @@ def lose(context: RunContext) -> None:
 
 def end(callback: Any, number: int) -> None:
     """Trial `number` is proposed, and ends at once."""
-    callback.store.add(number, {"student.members": 4}, 1.0)
+    callback.store.add(number, VALUES, 1.0)
     trial = SimpleNamespace(config={"number": number}, last_result={"failure": "a test"})
     callback.on_trial_complete(0, [], trial)
 
