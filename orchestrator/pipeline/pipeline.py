@@ -114,9 +114,8 @@ def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str,
     status: RunStatus = "FAILED"
     tracking = _TrackerOpening(context)
     try:
-        _plan_training(
-            context, stages
-        )  # Ray and its workers take seconds to start; MLflow is opened meanwhile
+        # Ray and its workers take seconds to start, while MLflow is opened.
+        _plan_training(context, stages)
         for stage in stages:
             if manifest.done(stage.name):
                 context.view.end(stage.name, None)
