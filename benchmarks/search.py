@@ -28,21 +28,21 @@ from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrialStep
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
-from ekd_train.workers.trial_runner import TrialBench, network_arrays
+from ekd_train.workers.trial_runner import TrialRunner, network_arrays
 from ekd_train.workers.workers import Workers
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.pipeline.progress import View
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_session import variables_for_workers
 from orchestrator.storage import Storage, open_storage
-from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial
+from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
-from orchestrator.tuning.proposals import build_proposer
-from orchestrator.tuning.recorder import Recorder
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.search import Search, run_search
+from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.space import load_space
-from orchestrator.tuning.workshops import InProcess, TrialPost, Workshop, open_workshop
+from orchestrator.tuning.trial_executor import InProcess, TrialExecutor, TrialSetup, open_executor
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial
 
 TARGET = 8
 SIMULATED, STOPPED, TIMED = 1000, 24, 8
@@ -68,7 +68,7 @@ FASHION_MNIST_IMAGES = 60_000
 """The data that memory is measured with is as large as Fashion-MNIST, and random."""
 
 
-class Timed(Recorder):
+class Timed(SearchCallback):
     """Also knows when every trial ended."""
 
     def __init__(self, *args: Any) -> None:
@@ -83,8 +83,8 @@ class Timed(Recorder):
 class Simulated:
     """Trials without training: a learning curve that depends on the temperature alone."""
 
-    def __init__(self, post: TrialPost) -> None:
-        self.post = post
+    def __init__(self, setup: TrialSetup) -> None:
+        self.setup = setup
 
     def step(self, step: TrialStep) -> dict[str, float]:
         run, epoch = step.runs[0], step.after + 1
@@ -94,12 +94,6 @@ class Simulated:
         finished = float(epoch >= run.training.epochs)
         return record | {"score": score, "score_nll": 1 - score, "finished": finished}
 
-    def save(self, step: TrialStep) -> None:
-        """Nothing is kept."""
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """Nothing is kept."""
-
     def close(self) -> None:
         """Nothing is held."""
 
@@ -108,11 +102,11 @@ class Weighed(Simulated):
     """Builds a trial, trains one batch, reads all images, and weighs its process beside the others."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        inside = InProcess(self.post)
-        (loop,) = inside.bench._open(step.name, step.runs, Silent())
+        inside = InProcess(self.setup)
+        (loop,) = inside.runner._open(step.name, step.runs, Silent())
         loop.step(loop.batches.draw(0, torch.arange(loop.settings.batch_size)))
         float(loop.data.train.images.float().mean())
-        store, together = self.post.store, int(self.post.store.read("weigh/together"))
+        store, together = self.setup.store, int(self.setup.store.read("weigh/together"))
         store.write(f"weigh/ready/{step.name}", b"")
         while len(store.list("weigh/ready")) < together:
             time.sleep(0.1)
@@ -132,20 +126,20 @@ def search(
     store: Storage,
     data: Any,
     at_once: int,
-    workshop: Callable[[TrialPost], Workshop],
+    executor: Callable[[TrialSetup], TrialExecutor],
     **options: Any,
-) -> tuple[Ledger, float, list[float]]:
+) -> tuple[TrialStore, float, list[float]]:
     """A search without MLflow and without a final training; its trials, seconds, and when they ended."""
     request = SearchRequest.model_validate({"space": load_space("student"), **options})
     pool = pool_experiment(experiment, request.space.domains)
-    ledger, proposer = Ledger(store), build_proposer(request, experiment.seed)
+    trials, searcher = TrialStore(store), build_searcher(request, experiment.seed)
     view = View.open("benchmark", [], "nowhere")
     view.console.quiet = True
-    recorder = Timed(ledger, proposer, None, view, request.trials)
-    post = TrialPost(store, pool.resolved(), request.seeds, data, workshop)
+    callback = Timed(trials, searcher, None, view, request.trials)
+    setup = TrialSetup(store, pool.resolved(), request.seeds, data, executor)
     began = time.perf_counter()
-    run_search(Search(request, pool, store, ledger, proposer, post), recorder, at_once, None)
-    return ledger, time.perf_counter() - began, recorder.ends
+    run_search(Search(request, pool, trials, searcher, setup), callback, at_once, None)
+    return trials, time.perf_counter() - began, callback.ends
 
 
 def taught(experiment: Experiment, store: Storage) -> Any:
@@ -167,10 +161,10 @@ def overhead(folder: Path) -> list[Result]:
     data, found, results = taught(experiment, store), {}, []
     for at_once in (1, 2):
         store.delete_prefix("trials")
-        ledger, seconds, ends = search(
-            experiment, store, data, at_once, open_workshop, trials=TIMED, scheduler="none"
+        searched, seconds, ends = search(
+            experiment, store, data, at_once, open_executor, trials=TIMED, scheduler="none"
         )
-        trained = [_trained_seconds(store, record.name) for record in ledger.trials.values()]
+        trained = [_trained_seconds(store, record.name) for record in searched.trials.values()]
         found[at_once] = 3600 * TIMED / seconds
         if at_once == 1:
             extra = (ends[-1] - ends[0]) / (TIMED - 1) - statistics.mean(trained[1:])
@@ -190,9 +184,9 @@ def simulated(folder: Path) -> list[Result]:
     """Trials without training through the same path: wall time and the driver's memory."""
     experiment, store = load_experiment("digits", DIGITS), open_storage(str(folder / "simulated"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ledger, seconds, _ = search(experiment, store, None, 2, Simulated, trials=SIMULATED)
+    searched, seconds, _ = search(experiment, store, None, 2, Simulated, trials=SIMULATED)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    results = sum(len(record.history) for record in ledger.trials.values())
+    results = sum(len(record.history) for record in searched.trials.values())
     return [
         Result(
             TARGET, f"{SIMULATED} trials that compute nothing", seconds, unit="s", note=f"{results} results"
@@ -238,7 +232,7 @@ def memory(folder: Path) -> list[Result | Skipped]:
 
 def stopping(folder: Path) -> list[Result | Skipped]:
     """Training passes that early stopping saves on a fixed search on digits, and how good the best is."""
-    return _stopping(folder, load_experiment("digits", DIGITS), ("none", "asha", "hyperband"))
+    return _stopping(folder, load_experiment("digits", DIGITS), ("none", "asha"))
 
 
 def stopping_fashion_mnist(folder: Path) -> list[Result | Skipped]:
@@ -258,11 +252,11 @@ def _stopping(folder: Path, experiment: Experiment, schedulers: tuple[str, ...])
     results: list[Result | Skipped] = []
     for scheduler in schedulers:
         store.delete_prefix("trials")
-        ledger, seconds, _ = search(
-            experiment, store, data, 2, open_workshop, trials=STOPPED, scheduler=scheduler
+        searched, seconds, _ = search(
+            experiment, store, data, 2, open_executor, trials=STOPPED, scheduler=scheduler
         )
-        passes[scheduler] = sum(record.cost * record.epochs / EPOCHS for record in ledger.trials.values())
-        found = best_trial(ledger.trials)
+        passes[scheduler] = sum(record.cost * record.epochs / EPOCHS for record in searched.trials.values())
+        found = best_trial(searched.trials)
         assert found is not None
         accuracies = _of_seeds(experiment, data, folder / f"{name}-{scheduler}", found)
         spread = statistics.stdev(accuracies)
@@ -286,8 +280,8 @@ def _of_seeds(experiment: Experiment, data: Any, folder: Path, best: TrialRecord
     placed = place(shared.dataset, torch.device("cpu"))
     run = trial_experiment(experiment, best.values).student_run()
     runs = tuple(run.model_copy(update={"seed": run.seed + 100 + i}) for i in range(3))
-    bench = TrialBench(placed.training, placed.description, store, arrays=shared.weights)
-    record = bench.step(TrialStep(name="again", runs=runs, after=run.training.epochs - 1), Silent())
+    runner = TrialRunner(placed.training, placed.description, store, arrays=shared.weights)
+    record = runner.step(TrialStep(name="again", runs=runs, after=run.training.epochs - 1), Silent())
     return [record[f"seeds/{i}/score"] for i in range(3)]
 
 

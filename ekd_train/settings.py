@@ -7,7 +7,7 @@ neither torch nor ray, so that `ekd --help` and `ekd plan` stay fast.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -250,6 +250,11 @@ class TrainingRun(Settings):
             raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
         return self
 
+    @property
+    def needs(self) -> tuple[TrainingRun, ...]:
+        """The runs whose networks it learns or starts from."""
+        return self.teachers + ((self.starts_from,) if self.starts_from is not None else ())
+
     def why_not_cached(self) -> str | None:
         """Why the teachers' predictions cannot be kept from epoch to epoch; None if they can."""
         variants, epochs = self.augmentation.variants, self.training.epochs
@@ -274,10 +279,6 @@ class TrainingRun(Settings):
         speed = self.training.speed.model_copy(update={"cache_teachers": True})
         return self.model_copy(update={"training": self.training.model_copy(update={"speed": speed})})
 
-    def identity(self) -> dict[str, Any]:
-        """The plain dictionary that a fingerprint of this run is taken of."""
-        return self.model_dump(mode="json")
-
 
 class Evaluation(Settings):
     """Predict validation and test images with everything that was trained; done once, at the end."""
@@ -296,7 +297,3 @@ class TrialStep(Settings):
     """One for each seed, alike but for it; they move on together."""
     after: NonNegative
     """The last epoch that was reported; 0: none."""
-
-
-Job = TrainingRun | Evaluation | TrialStep
-"""What a worker group can be asked to do; its carrier, the job_queue, imports no torch for it."""

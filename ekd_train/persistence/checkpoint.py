@@ -196,19 +196,16 @@ class Checkpoints:
         else:
             done.set_result(None)
 
-    def newest(self, until: int | None = None) -> Checkpoint | None:
-        """The newest whole checkpoint, of epoch `until` at the latest; damaged ones are passed over with a
-        warning."""
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are passed over with a warning."""
         self.flush()
         there = [*self._keys("epoch"), *self._keys("best")]
-        found = self._newest(_records(there), until)
+        found = self._newest(_records(there))
         self._passed_over = {key for key in there if found is None or _epoch(key) > found.epoch}
         return found
 
-    def _newest(self, records: list[str], until: int | None) -> Checkpoint | None:
+    def _newest(self, records: list[str]) -> Checkpoint | None:
         for key in reversed(records):
-            if until is not None and _epoch(key) > until:
-                continue
             try:
                 document = load_record(self.store, key)
                 if document["identity"] != self.identity:

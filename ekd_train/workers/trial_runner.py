@@ -31,7 +31,7 @@ def checkpoint_prefix(trial: str, seed: int) -> str:
 
 
 def network_arrays(networks: Mapping[str, torch.nn.Module]) -> dict[str, np.ndarray]:
-    """The weights of finished networks by name, to be shared between processes (`TrialBench`)."""
+    """The weights of finished networks by name, to be shared between processes (`TrialRunner`)."""
     return {
         f"networks/{name}/{key}": value.detach().cpu().numpy()
         for name, network in networks.items()
@@ -39,7 +39,7 @@ def network_arrays(networks: Mapping[str, torch.nn.Module]) -> dict[str, np.ndar
     }
 
 
-class TrialBench:
+class TrialRunner:
     """Trains one trial after another; keeps the one that is being trained between its steps.
 
     Args:
@@ -79,40 +79,13 @@ class TrialBench:
         loops = self._open(step.name, step.runs, reporter)
         histories = []
         for loop in loops:
-            with loop.checkpoints.storing():  # whoever hears of this step may copy or remove them
+            with loop.checkpoints.storing():  # whoever learns of this step may remove them
                 while not any(record["epoch"] > step.after for record in loop.history):
                     loop.advance()
             count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
             histories.append(loop.history[:count])
         first = step.runs[0]
         return summarise(histories, first.training.epochs, selected_by(first))
-
-    def save(self, step: TrialStep, reporter: Reporter) -> None:
-        """Store a checkpoint of the trial where it is now."""
-        for loop in self._open(step.name, step.runs, reporter):
-            if loop.epoch > 0:
-                with loop.checkpoints.storing():
-                    loop.save()
-
-    def clone(self, step: TrialStep, donor: TrialStep, reporter: Reporter) -> None:
-        """Go on with the weights, momenta and history that `donor` had after its epoch `donor.after`.
-
-        A trial that has gone on from there before, and was interrupted, goes on where it was.
-        Raises `LookupError` when the donor's checkpoint of that epoch is not there.
-        """
-        self.close()
-        loops = self._open(step.name, step.runs, reporter)
-        for seed, (loop, run) in enumerate(zip(loops, donor.runs, strict=True)):
-            if loop.epoch > donor.after:
-                continue
-            found = self._checkpoints(donor.name, seed, run).newest(until=donor.after)
-            if found is None or found.epoch != donor.after:
-                raise LookupError(f"{donor.name}: its checkpoint of epoch {donor.after} is not there")
-            # What this trial's own checkpoints hold is another network's.
-            loop.checkpoints = self._checkpoints(step.name, seed, loop.run)
-            loop.load(found)
-            with loop.checkpoints.storing():
-                loop.save()
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""
@@ -126,13 +99,11 @@ class TrialBench:
         return self._loops
 
     def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
-        checkpoints = self._checkpoints(name, seed, run)
-        start = starting_weights(self.store, run, self.description)
-        return Loop(run, self.data, checkpoints, reporter, self.workers, self._taught_by(run), start)
-
-    def _checkpoints(self, name: str, seed: int, run: TrainingRun) -> Checkpoints:
         key = identity(run, self.description["fingerprint"])
-        return Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
+        checkpoints = Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
+        start = starting_weights(self.store, run, self.description)
+        shared = run.sharing_predictions()  # the same student to rounding, so of the same identity
+        return Loop(shared, self.data, checkpoints, reporter, self.workers, self._taught_by(run), start)
 
     def _taught_by(self, run: TrainingRun) -> Teachers | None:
         for teacher in run.teachers:
@@ -155,7 +126,7 @@ class TrialBench:
 
 
 def summarise(histories: list[list[dict[str, float]]], epochs: int, by: str) -> dict[str, float]:
-    """One record of a trial from its runs' records so far; see `TrialBench.step`."""
+    """One record of a trial from its runs' records so far; see `TrialRunner.step`."""
     last = [history[-1] for history in histories]
     shared = [key for key in last[0] if all(key in record for record in last)]
     record = {key: float(np.mean([r[key] for r in last])) for key in shared}

@@ -22,20 +22,13 @@ from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.checkpoint import Store
-from ekd_train.settings import Job, TrialStep
+from ekd_train.settings import TrialStep
 from ekd_train.training.divergence import TrainingDiverged
+from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Reporter
-from ekd_train.workers.trial_runner import TrialBench
+from ekd_train.workers.trial_runner import TrialRunner
 from ekd_train.workers.workers import Workers
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One job for one worker group; `serial` tells it from every other assignment."""
-
-    serial: int
-    job: Job
 
 
 class JobSource(Reporter, Protocol):
@@ -123,7 +116,7 @@ class PreemptionNotice:
             os._exit(1)  # an exception would count as a failure of the run, not as a preemption
 
 
-def _step(trials: TrialBench, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
+def _step(trials: TrialRunner, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
     """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
     try:
         return dict(trials.step(step, jobs))
@@ -166,7 +159,7 @@ def work(config: dict[str, Any]) -> None:
     jobs = setup.jobs.of(group)
     shared: SharedData = ray.get(setup.data)
     data = place(shared.dataset, workers.device)
-    trials = TrialBench(
+    trials = TrialRunner(
         data.training, data.description, setup.store, workers, setup.keep_checkpoints, shared.weights
     )
     finished: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.experiment.schema import Experiment
     from orchestrator.planning.preflight import Checked
     from orchestrator.storage import Storage
+    from orchestrator.tuning.request import SearchRequest
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,9 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     return run_checked(_check(arguments, begins=True))
 
 
-def run_checked(checked: Checked) -> int:
-    """Run it, and say what came of it; the exit status."""
+def run_checked(checked: Checked, request: SearchRequest | None = None) -> int:
+    """Run it, with a search if there is a request, and say what came of it; the exit status."""
     from orchestrator.cli.terminal import results_console
+    from orchestrator.cli.tune_command import print_search
     from orchestrator.pipeline.lease import LeaseHeld
     from orchestrator.pipeline.pipeline import RunFailed
     from orchestrator.pipeline.pipeline import run as run_pipeline
@@ -47,7 +49,7 @@ def run_checked(checked: Checked) -> int:
     from orchestrator.tracking import TrackingError, ui_command
 
     try:
-        manifest = run_pipeline(checked)
+        manifest = run_pipeline(checked, request)
     except (RunFailed, LaunchError, LeaseHeld, StorageError, TrackingError) as error:
         print(f"ekd: {one_line(error)}", file=sys.stderr)
         if not isinstance(error, LeaseHeld):
@@ -56,6 +58,8 @@ def run_checked(checked: Checked) -> int:
     summary = summarise(manifest.content)
     registered = manifest.outputs("register")
     console = results_console()
+    if request is not None:
+        print_search(console, checked, manifest, request)
     console.print(table(summary["predictors"]))
     console.print()
     console.print(verdict(summary["predictors"]), soft_wrap=True)
@@ -98,10 +102,8 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def tune(arguments: argparse.Namespace) -> int:
     """`ekd tune`: search, then the best configuration in full."""
-    request, checked = _check_search(arguments)
-    from orchestrator.cli.tune_command import tune as run_tune
-
-    return run_tune(checked, request)
+    request, checked = _check_search(arguments, begins=True)
+    return run_checked(checked, request)
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -156,7 +158,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 2
 
 
-def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
+def _check_search(arguments: argparse.Namespace, *, begins: bool = False) -> tuple[SearchRequest, Checked]:
     """The search that is asked for, and its experiment with the pool of teachers, checked."""
     from orchestrator.cli.tune_command import requested
     from orchestrator.tuning.plan import check_students
@@ -164,9 +166,8 @@ def _check_search(arguments: argparse.Namespace) -> tuple[Any, Any]:
     experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
     request, pool = requested(arguments, experiment)
     run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
-    checked = check_experiment(pool, run_id, smoke=arguments.smoke)
-    check_students(request, pool, checked.description)
-    return request, checked
+    further = partial(check_students, request, pool)
+    return request, check_experiment(pool, run_id, smoke=arguments.smoke, begins=begins, further=further)
 
 
 def _check(arguments: argparse.Namespace, *, begins: bool = False) -> Checked:
@@ -176,11 +177,17 @@ def _check(arguments: argparse.Namespace, *, begins: bool = False) -> Checked:
 
 
 def check_experiment(
-    experiment: Experiment, run_id: str | None, *, smoke: bool, begins: bool = False
+    experiment: Experiment,
+    run_id: str | None,
+    *,
+    smoke: bool,
+    begins: bool = False,
+    further: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checked:
     """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
 
     `begins`: it runs at once, so a Ray of its own may start beside the slow checks.
+    `further`: one more check, given the data's description.
     """
     from orchestrator.experiment.smoke import one_small_worker
     from orchestrator.planning.capacity import why_never
@@ -200,7 +207,7 @@ def check_experiment(
         addresses = environment(experiment.storage.endpoint_url)
         meanwhile = partial(start_ray_beside, experiment.cluster, addresses)
     try:
-        checked = check(experiment, run_id, capacity=capacity, meanwhile=meanwhile)
+        checked = check(experiment, run_id, capacity=capacity, meanwhile=meanwhile, further=further)
     except ExperimentError:
         raise
     except (ValueError, OSError, StorageError, TrackingError) as error:

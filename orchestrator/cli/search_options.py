@@ -53,8 +53,8 @@ def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> No
         "--scheduler",
         choices=get_args(SchedulerName),
         default=_DEFAULTS["scheduler"],
-        help="which trials train on; default: %(default)s. hyperband: compared in groups that wait for each "
-        "other; median: against the median; pbt: the worse go on with copies of the better, settings changed",
+        help="which trials train on; default: %(default)s. asha: the best of each rung; median: those above "
+        "the median; none: all",
     )
     group.add_argument(
         "--searcher",

@@ -1,10 +1,9 @@
-"""`ekd tune` and the part of `ekd plan --space` that is about the search."""
+"""The parts of `ekd tune` and `ekd plan --space` that are about the search."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -13,6 +12,10 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials
 from orchestrator.tuning.space import check_space, load_space
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline.manifest import Manifest
+    from orchestrator.planning.preflight import Checked
 
 
 def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[SearchRequest, Experiment]:
@@ -42,29 +45,13 @@ def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[Se
     return request, pool_experiment(experiment, space.domains)
 
 
-def tune(checked: Any, request: SearchRequest) -> int:
-    """Search, train the best in full, register it; the last line on stdout is its URI."""
-    from orchestrator.cli.terminal import results_console
-    from orchestrator.pipeline.lease import LeaseHeld
-    from orchestrator.pipeline.pipeline import RunFailed
-    from orchestrator.pipeline.summary import summarise, table, verdict
-    from orchestrator.planning.preflight import one_line
-    from orchestrator.runtime.ray_session import LaunchError
-    from orchestrator.storage import StorageError
-    from orchestrator.tracking import TrackingError, ui_command
-    from orchestrator.tuning.ledger import Ledger
-    from orchestrator.tuning.pipeline import run
+def print_search(console: Any, checked: Checked, manifest: Manifest, request: SearchRequest) -> None:
+    """All trials, the Pareto set if cost was searched too, and the best trial."""
     from orchestrator.tuning.table import short_values, trials_table
+    from orchestrator.tuning.trial_store import TrialStore
 
-    try:
-        manifest = run(checked, request)
-    except (RunFailed, LaunchError, LeaseHeld, StorageError, TrackingError) as error:
-        print(f"ekd: {one_line(error)}", file=sys.stderr)
-        print("ekd: what is done is kept; the same command continues from there", file=sys.stderr)
-        return 1
-    console = results_console()
-    ledger, found = Ledger(checked.storage), manifest.outputs("search")
-    console.print(trials_table(ledger.trials, rows=None))
+    found = manifest.outputs("search")
+    console.print(trials_table(TrialStore(checked.storage).trials, rows=None))
     console.print()
     if request.searcher == "pareto":
         console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")
@@ -78,12 +65,3 @@ def tune(checked: Any, request: SearchRequest) -> int:
         soft_wrap=True,
     )
     console.print()
-    summary = summarise(manifest.content)
-    registered = manifest.outputs("register")
-    console.print(table(summary["predictors"]))
-    console.print()
-    console.print(verdict(summary["predictors"]), soft_wrap=True)
-    console.print(f"Registered as {registered['promotion']}", soft_wrap=True)
-    console.print(f"Look at it: {ui_command(checked.tracking_uri)}", soft_wrap=True)
-    console.print(registered["uri"], soft_wrap=True)
-    return 0

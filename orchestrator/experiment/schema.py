@@ -196,15 +196,6 @@ class Experiment(Settings):
         whole = architecture.model_copy(update={"pruned": 0.0})
         return self._label_run("unpruned", whole, self.student.training)
 
-    def first_runs(self) -> tuple[TrainingRun, ...]:
-        """The training runs that control or student need before they can begin."""
-        unpruned = self.unpruned_run()
-        return self.teacher_runs() if unpruned is None else (*self.teacher_runs(), unpruned)
-
-    def training_runs(self) -> tuple[TrainingRun, ...]:
-        """Every training run, in the order of their stages."""
-        return (*self.first_runs(), self.control_run(), self.student_run())
-
     def control_run(self) -> TrainingRun:
         """One plain network of the student's architecture, trained alike, on labels alone.
 

@@ -1,4 +1,4 @@
-"""The main job from beginning to end: a table of contents of its stages."""
+"""One run from beginning to end: the stages of `orchestrator.pipeline.order`, one after the other."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
+from orchestrator.pipeline.order import SEARCH, Stage, stages_of, training_runs
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import average
-from orchestrator.pipeline.stages.control import control
-from orchestrator.pipeline.stages.distil import distil
 from orchestrator.pipeline.stages.evaluate import evaluate
 from orchestrator.pipeline.stages.prepare import prepare
 from orchestrator.pipeline.stages.register import register
 from orchestrator.pipeline.stages.report import report
-from orchestrator.pipeline.stages.teachers import teachers
+from orchestrator.pipeline.stages.search import search
+from orchestrator.pipeline.stages.train import train
 from orchestrator.planning.plan import doubts, training_work
 from orchestrator.planning.preflight import Checked, one_line
 from orchestrator.registry import code_version
@@ -33,75 +34,70 @@ from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.storage import StorageError
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker, TrackingError
+from orchestrator.tuning.pool import same_in_all_trials, trial_experiment
+from orchestrator.tuning.request import SearchRequest
 
 log = logging.getLogger(__name__)
 
 EXPLAINED = (RunFailed, LaunchError, StorageError, TrackingError, ExperimentError)
 """Errors whose message says all that a user needs."""
 
-Stage = Callable[[RunContext], dict[str, Any]]
+Work = Callable[[RunContext], dict[str, Any]]
 
-STAGES: dict[str, Stage] = {
+WORK: dict[str, Work] = {
     "prepare": prepare,
-    "teachers": teachers,
-    "control": control,
-    "distil": distil,
+    "search": search,
     "average": average,
     "evaluate": evaluate,
     "register": register,
     "report": report,
 }
+"""What the stages of `orchestrator.pipeline.order` do; those that are not here only train."""
 
 
 def run(
     checked: Checked,
-    stages: Mapping[str, Stage] = STAGES,
+    request: SearchRequest | None = None,
     *,
-    command: str = "ekd run",
-    begin: Callable[[RunContext], None] | None = None,
+    stages: Sequence[Stage] | None = None,
+    work: Mapping[str, Work] = WORK,
 ) -> Manifest:
-    """Run every stage that is not done yet; the manifest of the finished run.
+    """Do every stage that is not done yet; the manifest of the finished run.
 
     Args:
-        checked: what to run, and where.
-        stages: in their order; the first one is `prepare`.
-        command: what the user called, for the view.
-        begin: called before the first stage; default: show every training run of the experiment.
+        checked: what to run, and where; with a search, the experiment with the pool of teachers.
+        request: what to search before the student is trained; None: nothing.
+        stages: default: those of `orchestrator.pipeline.order`.
+        work: what they do.
 
     Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `LeaseHeld`; what was
     done by then is kept, and the same call continues.
     """
+    if stages is None:
+        stages = stages_of(searched=request is not None)
     os.environ.update(environment(checked.experiment.storage.endpoint_url))
     folder = local_folder(checked)
-    view = View.open(f"{command} {checked.run_id}", list(stages), str(folder / "logs" / "ray.log"))
+    title = f"ekd {'run' if request is None else 'tune'} {checked.run_id}"
+    view = View.open(title, [stage.name for stage in stages], str(folder / "logs" / "ray.log"))
     lease = Lease(checked.storage)
     try:
         with lease.acquire(view.say):
             experiment = checked.experiment
             fingerprint = checked.description["fingerprint"]
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
-            if all(manifest.done(stage) for stage in stages):
+            if all(manifest.done(stage.name) for stage in stages):
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
-            context = RunContext(checked, manifest, view, folder, lease)
-            for doubt in doubts(checked.experiment.training_runs()):
+            context = RunContext(checked, manifest, view, folder, lease, request)
+            for doubt in doubts(training_runs(checked.experiment)):
                 view.warn(doubt)
-            (begin or _expect_all_runs)(context)
+            if manifest.done(SEARCH):
+                _adopt_best(context)
             with _terminated_is_interrupted():
-                _run_stages(context, stages)
+                _run_stages(context, stages, work)
             return manifest
     finally:
         view.close()
-
-
-def _expect_all_runs(context: RunContext) -> None:
-    if context.manifest.done("search"):  # `ekd register` of what `ekd tune` found
-        from orchestrator.tuning.pipeline import adopt_best
-
-        adopt_best(context)
-        return
-    for run in context.checked.experiment.training_runs():
-        context.view.expect(run.name, run.training.epochs, training_work(run))
 
 
 def local_folder(checked: Checked) -> Path:
@@ -111,27 +107,29 @@ def local_folder(checked: Checked) -> Path:
     return folder
 
 
-def _run_stages(context: RunContext, stages: Mapping[str, Stage]) -> None:
+def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str, Work]) -> None:
     manifest = context.manifest
     divert_logging(context.log_file)
     manifest.set(status="running")
     status: RunStatus = "FAILED"
     tracking = _TrackerOpening(context)
     try:
-        for name, stage in stages.items():
-            if manifest.done(name):
-                context.view.end(name, None)
+        # Ray and its workers take seconds to start, while MLflow is opened.
+        _plan_training(context, stages)
+        for stage in stages:
+            if manifest.done(stage.name):
+                context.view.end(stage.name, None)
                 continue
             context.stop_if_taken_over()
-            if name == "prepare":
-                # Ray and its workers take seconds to start; MLflow is opened meanwhile.
-                context.submit(context.checked.experiment.first_runs())
             tracking.join()
-            context.view.begin(name)
+            context.view.begin(stage.name)
             began = time.perf_counter()
-            outputs = stage(context)
-            manifest.finish(name, time.perf_counter() - began, outputs)
-            context.view.end(name, time.perf_counter() - began)
+            outputs = _do(context, stage, stages, work)
+            manifest.finish(stage.name, time.perf_counter() - began, outputs)
+            context.view.end(stage.name, time.perf_counter() - began)
+            if stage.name == SEARCH:
+                _adopt_best(context)
+                _plan_training(context, stages)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -147,6 +145,40 @@ def _run_stages(context: RunContext, stages: Mapping[str, Stage]) -> None:
         ) from error
     finally:
         _end(context, tracking, status)
+
+
+def _adopt_best(context: RunContext) -> None:
+    """After a search the run is about the best trial's experiment."""
+    values = context.manifest.outputs(SEARCH)["best"]["values"]
+    best = trial_experiment(context.checked.experiment, values)
+    context.checked = replace(context.checked, experiment=best)
+    context.manifest.set(result_hash=best.result_hash())
+
+
+def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
+    """Show the training runs whose settings are known, and have those of stages that are left queued.
+
+    Before a search those are the runs that are the same in all trials.
+    """
+    manifest, request = context.manifest, context.request
+    for stage in stages:
+        runs = stage.trains(context.checked.experiment)
+        if request is not None and not manifest.done(SEARCH):
+            runs = tuple(run for run in runs if same_in_all_trials(run, request.space.domains))
+        for run in runs:
+            if run.name not in context.view.runs:
+                context.view.expect(run.name, run.training.epochs, training_work(run))
+        if not manifest.done(stage.name):
+            context.plan(runs)
+
+
+def _do(
+    context: RunContext, stage: Stage, stages: Sequence[Stage], work: Mapping[str, Work]
+) -> dict[str, Any]:
+    """What one stage makes, once the training runs that it needs are there."""
+    experiment = context.checked.experiment
+    context.wait([run for s in stages if s.name in stage.needs for run in s.trains(experiment)])
+    return work[stage.name](context) if stage.name in work else train(context, stage.trains(experiment))
 
 
 def _end(context: RunContext, tracking: _TrackerOpening, status: RunStatus) -> None:

@@ -1,9 +1,9 @@
-"""What the stages of one `ekd run` share: where things are, and the training runs in their worker groups."""
+"""What the stages of one run share: where things are, and the training runs in their worker groups."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from orchestrator.runtime import ray_session, worker_pool
 from orchestrator.runtime.job_queue import Event
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
+from orchestrator.tuning.request import SearchRequest
 
 AT_THE_END = (
     "mlflow.pytorch",
@@ -45,7 +46,7 @@ class RunFailed(RuntimeError):
 
 @dataclass
 class RunContext:
-    """One `ekd run` in progress."""
+    """One run in progress."""
 
     checked: Checked
     manifest: Manifest
@@ -54,6 +55,8 @@ class RunContext:
     """On this machine, for logs and for what waits to be sent."""
     lease: Lease | None = None
     """Of the run, by this process."""
+    request: SearchRequest | None = None
+    """What is searched, if anything."""
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
     tracker_: Tracker | None = None
@@ -61,7 +64,9 @@ class RunContext:
     _capacity: Capacity | None = None
     _groups: int = 0
     _looked_ahead: threading.Thread | None = None
-    _submitted: set[str] = field(default_factory=set)
+    _planned: list[TrainingRun] = field(default_factory=list)
+    """Not queued yet."""
+    _submitted: dict[str, TrainingRun | Evaluation] = field(default_factory=dict)
     _ending: Future[bool] | None = None
     _mlflow: dict[str, str] = field(default_factory=dict)
     _logged: set[tuple[str, int]] = field(default_factory=set)
@@ -77,19 +82,29 @@ class RunContext:
         """Where Ray's and libraries' messages go."""
         return self.local_folder / "logs" / "ray.log"
 
+    def plan(self, runs: Iterable[TrainingRun]) -> None:
+        """Queue each training run as soon as the networks that it needs are there."""
+        self._planned += runs
+        self._submit_ready()
+
     def submit(self, jobs: Sequence[TrainingRun | Evaluation]) -> None:
         """Queue jobs that were not queued before; finished ones answer at once from storage."""
-        new = [job for job in jobs if job.name not in self._submitted]
+        new = [job for job in jobs if self._submitted.get(job.name) != job]
         if new:
             self._start_workers().add(new)
-            self._submitted.update(job.name for job in new)
+            for job in new:
+                self._submitted[job.name] = job
+                self.records.pop(job.name, None)  # of other settings
 
     def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
             self.stop_if_taken_over()
-            if len(self._submitted - self.records.keys()) < max(2, self._groups) and not self._looked_ahead:
+            if (
+                len(self._submitted.keys() - self.records.keys()) < max(2, self._groups)
+                and not self._looked_ahead
+            ):
                 # A worker group has nothing to do, so its core can import what registering and the report
                 # need; where there is only one, the driver does it beside the last job.
                 self._looked_ahead = _importing(AT_THE_END)
@@ -97,6 +112,10 @@ class RunContext:
                 self._handle(event)
             self.tracker.flush()
         return [self.records[job.name] for job in jobs]
+
+    def wait_for_queued(self) -> None:
+        """Wait until every job that was queued is done. Raises `RunFailed`."""
+        self.wait(list(self._submitted.values()))
 
     @property
     def taken_over(self) -> str | None:
@@ -187,6 +206,11 @@ class RunContext:
             )
         return self._workers
 
+    def _submit_ready(self) -> None:
+        ready = [run for run in self._planned if all(other.name in self.records for other in run.needs)]
+        self._planned = [run for run in self._planned if run not in ready]
+        self.submit(ready)
+
     def _handle(self, event: Event) -> None:
         self.view.show(event)
         match event.kind:
@@ -194,6 +218,7 @@ class RunContext:
                 self._log_epoch(event.run, event.data["record"])
             case "done":
                 self.records[event.run] = event.data["record"]
+                self._submit_ready()
                 # Epochs whose events died with an earlier driver: checkpoints have their records.
                 for record in event.data["record"].get("history", []):
                     self._log_epoch(event.run, record)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
 
@@ -98,7 +99,7 @@ def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[Pl
         return costs[key]
 
     planned = []
-    for run in experiment.training_runs():
+    for run in training_runs(experiment):
         params, macs = cost(run)
         steps = run.training.epochs * (description["train"] // run.training.batch_size)
         each = passes(run)

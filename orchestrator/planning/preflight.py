@@ -18,6 +18,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import MANIFEST, check_continuable
+from orchestrator.pipeline.order import training_runs
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.runtime.ray_session import LaunchError, start_ray, stop_ray
@@ -52,6 +53,7 @@ def check(
     *,
     capacity: Capacity | None = None,
     meanwhile: Callable[[Callable[[], None]], None] | None = None,
+    further: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checked:
     """Check everything.
 
@@ -61,6 +63,7 @@ def check(
         capacity: what `ask_capacity` said, if it was asked before.
         meanwhile: for a run that is not there yet: calls the checks that take seconds, once
             everything else is right, and may do something beside them.
+        further: one more check of networks, given the data's description.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
@@ -76,6 +79,8 @@ def check(
 
     def check_networks_and_their_room() -> None:
         check_networks(experiment, description)
+        if further is not None:
+            further(description)
         check_room(impatient, bytes_needed(experiment, description))
 
     with nothing_left(root.local_folder):
@@ -229,7 +234,7 @@ def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
         sum(p.numel() * p.element_size() for p in network_on_paper(run, description).state_dict().values())
         for run in distinct_runs(experiment).values()
     ]
-    networks = len(experiment.training_runs()) + 1  # and the average
+    networks = len(training_runs(experiment)) + 1  # and the average
     checkpoints = 3 * (experiment.storage.keep_checkpoints + 1)
     images = description["validation"] + description["test"]
     predictions = 4 * images * description["num_classes"] * 2 * networks

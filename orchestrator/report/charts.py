@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.pipeline.summary import compact, kind_of
 from orchestrator.report.evidence import Evidence, History
 from orchestrator.report.findings import Findings, Row
-from orchestrator.report.svg import COLOURS, STYLE, to_svg
+from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
 """Predictors differ in shape as well as in colour."""
@@ -32,36 +26,6 @@ DASHES: dict[str, Any] = {
 """And the lines of charts that compare them: in print their colours are the same grey."""
 LEAST_SPAN = 1.1
 """Of a logarithmic axis: the ratio of values below which it is widened."""
-
-
-def styled(chart: Callable[P, R]) -> Callable[P, R]:
-    """Draw in the report's style, and leave matplotlib's own settings as they were."""
-
-    @wraps(chart)
-    def draw(*arguments: P.args, **named: P.kwargs) -> R:
-        # Without a home folder that can be written it would say so on stderr; it works without.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):
-            return chart(*arguments, **named)
-
-    return draw
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no display; inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def over_epochs(axes: Axes) -> None:
-    """Name the horizontal axis, and divide it into whole epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 @styled

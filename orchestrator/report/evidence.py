@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.pipeline.summary import summarise
+from orchestrator.report.search import Search, load_search
 from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from orchestrator.report.search import Search
 
 History = Sequence[Mapping[str, float]]
 """One record for each validated epoch, as `ekd_train.evaluation.evaluate.validate` names the values."""
@@ -65,7 +64,6 @@ def load_evidence(storage: Storage) -> Evidence:
     from ekd_train.persistence.checkpoint import load_record
     from ekd_train.persistence.networks import load_predictions
     from ekd_train.workers.jobs import PREDICTIONS
-    from orchestrator.report.search import load_search
 
     found = read_run(storage, "evaluate")
     if found is None:

@@ -10,9 +10,9 @@ from ekd_train.evaluation.bootstrap import Interval
 from ekd_train.robustness.ood_detection import MERITS
 from ekd_train.robustness.settings import FAMILIES, CorruptionName
 from orchestrator.pipeline.summary import order
-from orchestrator.report.charts import DASHES, MARKERS, new_figure, styled
+from orchestrator.report.charts import DASHES, MARKERS
 from orchestrator.report.evidence import Evidence
-from orchestrator.report.svg import COLOURS, to_svg
+from orchestrator.report.svg import COLOURS, new_figure, styled, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

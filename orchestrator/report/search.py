@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from orchestrator.pipeline.manifest import read_json
 from orchestrator.pipeline.progress import duration
-from orchestrator.report.charts import new_figure, over_epochs, styled
-from orchestrator.report.svg import COLOURS, to_svg
-from orchestrator.tuning.ledger import Ledger, TrialRecord
-from orchestrator.tuning.pictures import draw_trials, importance
+from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
+from orchestrator.storage import Storage
+from orchestrator.tuning.domains import Choice, Domain, LogUniform
+from orchestrator.tuning.search_budget import SEARCH
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.table import seed_scores, short, short_values
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Storage
+    from matplotlib.axes import Axes
+
+APART = 0.02
+"""Height by which lines of equal choices are moved apart."""
+FEWEST_FOR_IMPORTANCE = 4
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,10 @@ class Search:
 
 def load_search(storage: Storage, manifest: Mapping[str, Any]) -> Search | None:
     """The search of a run; None where nothing was searched. Raises `StorageError`."""
-    from orchestrator.pipeline.manifest import read_json
-    from orchestrator.tuning.stage import SEARCH
-
     content = read_json(storage, SEARCH)
     if content is None or "search" not in manifest["stages"]:
         return None
-    trials = sorted(Ledger(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
+    trials = sorted(TrialStore(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
     return Search(content["request"], trials, manifest["stages"]["search"]["outputs"])
 
 
@@ -133,7 +137,7 @@ def trials_chart(search: Search) -> str:
     trials = search.scored
     figure = new_figure(9.6, 3.6)
     axes = figure.subplots()
-    draw_trials(axes, search.space, trials, partial(_style, search), lines=COLOURS["muted"])
+    _draw_trials(axes, search)
     handles, labels = axes.get_legend_handles_labels()
     shown = dict(zip(labels, handles, strict=True))
     figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3)
@@ -161,6 +165,69 @@ def curves_chart(search: Search) -> str:
     stopped = sum(record.status == "pruned" for record in search.trials)
     spoken = f"Stopped before their end: {stopped} of {len(search.trials)}."
     return to_svg(figure, "search-curves", "Trials over their epochs", spoken)
+
+
+def _draw_trials(axes: Axes, search: Search) -> None:
+    """A vertical line for each key and for the accuracy; a line for each trial, the best on top."""
+    space, trials = search.space, search.scored
+    keys = [*space.domains, "validation accuracy"]
+    scores = [100 * record.quality[0] for record in trials]
+    low, high = min(scores), max(scores)
+    ranked = sorted(zip(trials, scores, strict=True), key=lambda pair: pair[1])
+    for rank, (record, score) in enumerate(ranked):
+        # Lines of equal choices lie beside each other.
+        apart = APART * (0.5 - rank / max(1, len(trials) - 1))
+        heights = [_position(domain, record.values[key]) + apart for key, domain in space.domains.items()]
+        heights.append((score - low) / (high - low) if high > low else 0.5)
+        axes.plot(heights, **_style(search, record))
+    for index in range(len(keys)):
+        axes.axvline(index, color=COLOURS["muted"], linewidth=0.8)
+    beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+    for index, domain in enumerate(space.domains.values()):
+        for value in domain.points(3):
+            axes.annotate(short(value), (index, _position(domain, value)), (-4, 0), ha="right", **beside)
+    for height, score in ((0.0, low), (1.0, high)):
+        axes.annotate(f"{score:.2f} %", (len(space.domains), height), (4, 0), **beside)
+    axes.set_xticks(range(len(keys)), [key.replace(".", ".\n") for key in keys])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.margins(x=0.12)
+
+
+def importance(space: Space, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Share of each key in what a random forest learns of the validation accuracy; sums to 1.
+
+    Permutation importance on the trials themselves: it ranks, it does not predict. Empty with
+    fewer than four trials, or when all are equally good.
+    """
+    scores = np.array([record.quality[0] for record in trials])
+    if len(trials) < FEWEST_FOR_IMPORTANCE or np.ptp(scores) == 0:
+        return {}
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    points = np.array(
+        [[_position(domain, r.values[key]) for key, domain in space.domains.items()] for r in trials]
+    )
+    forest = RandomForestRegressor(n_estimators=100, random_state=0).fit(points, scores)
+    found = permutation_importance(forest, points, scores, n_repeats=20, random_state=0)
+    positive = np.clip(found.importances_mean, 0, None)
+    total = positive.sum()
+    if total == 0:
+        return {}
+    shares = (positive / total).tolist()
+    return dict(sorted(zip(space.domains, shares, strict=True), key=lambda item: -item[1]))
+
+
+def _position(domain: Domain, value: Any) -> float:
+    """Where a value lies in its domain, from 0 to 1."""
+    if isinstance(domain, Choice):
+        return domain.choice.index(value) / max(1, len(domain.choice) - 1)
+    low, high = domain.ends
+    if isinstance(domain, LogUniform):
+        return float(np.log(value / low) / np.log(high / low))
+    return float((value - low) / (high - low))
 
 
 def _style(search: Search, record: TrialRecord) -> dict[str, Any]:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import html
 import io
+import logging
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 COLOURS = {
     "text": "#010101",
@@ -58,6 +65,36 @@ STYLE: Any = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
+
+
+def styled(chart: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the report's style, and leave matplotlib's own settings as they were."""
+
+    @wraps(chart)
+    def draw(*arguments: P.args, **named: P.kwargs) -> R:
+        # Without a home folder that can be written it would say so on stderr; it works without.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return chart(*arguments, **named)
+
+    return draw
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no display; inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def over_epochs(axes: Axes) -> None:
+    """Name the horizontal axis, and divide it into whole epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:

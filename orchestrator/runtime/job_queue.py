@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ekd_train.workers.assignment import Assignment
 from orchestrator.runtime.retry import failure_kind, out_of_memory
 
 EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed", "restarted"]
@@ -26,14 +27,6 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Work:
-    """An assignment as the job_queue knows it; the group's side is `ekd_train.workers.worker.Assignment`."""
-
-    serial: int
-    job: Any
-
-
 class JobQueue:
     """A queue of jobs, the job that each group is at, and a list of events.
 
@@ -42,8 +35,8 @@ class JobQueue:
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[Work] = deque()
-        self.current: dict[int, Work] = {}
+        self.waiting: deque[Assignment] = deque()
+        self.current: dict[int, Assignment] = {}
         self.finished: set[int] = set()
         self.events: list[Event] = []
         self.closed = False
@@ -55,7 +48,7 @@ class JobQueue:
     async def add(self, jobs: list[Any]) -> None:
         """Queue `jobs`, first come first served."""
         for job in jobs:
-            self.waiting.append(Work(self._serial, job))
+            self.waiting.append(Assignment(self._serial, job))
             self._serial += 1
         await self._wake()
 
@@ -82,7 +75,7 @@ class JobQueue:
         self.current.clear()
         await self._wake()
 
-    async def next(self, group: int, finished: int | None, timeout_s: float = 20.0) -> Work | str:
+    async def next(self, group: int, finished: int | None, timeout_s: float = 20.0) -> Assignment | str:
         """The group's job, or "wait" (ask again) or "stop"; see `ekd_train.workers.worker.JobSource.next`."""
         if finished is not None:
             self.finished.add(finished)
@@ -151,14 +144,12 @@ class JobQueueClient:
         """See `ekd_train.workers.worker.JobSource.next`."""
         import ray
 
-        from ekd_train.workers.worker import Assignment
-
         while True:
             answer = ray.get(self.actor.next.remote(self.group, finished))
             if answer == "stop":
                 return None
             if answer != "wait":
-                return Assignment(answer.serial, answer.job)
+                return answer
 
     def about(self, run: str, reporting: bool) -> None:
         """See `ekd_train.workers.worker.JobSource.about`."""

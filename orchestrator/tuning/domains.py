@@ -1,8 +1,7 @@
-"""What one key may be: domains, how to draw from them, and how to divide them."""
+"""What one key may be: domains, and how to divide them into the points of a grid."""
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,10 +21,6 @@ class Choice(Settings):
         if any(value in self.choice[:i] for i, value in enumerate(self.choice)):
             raise ValueError("choice: a value is there twice")
         return self
-
-    def draw(self, generator: np.random.Generator) -> Any:
-        """One value, all equally likely."""
-        return self.choice[int(generator.integers(len(self.choice)))]
 
     def points(self, count: int) -> list[Any]:
         """All values, whatever `count` is."""
@@ -72,10 +67,6 @@ class Uniform(_Range):
         """`(low, high)`."""
         return self.uniform
 
-    def draw(self, generator: np.random.Generator) -> float:
-        """One number."""
-        return float(generator.uniform(*self.uniform))
-
     def points(self, count: int) -> list[float]:
         """`count` numbers at equal distances, the ends among them."""
         return [float(x) for x in np.linspace(*self.uniform, count)]
@@ -95,11 +86,6 @@ class LogUniform(_Range):
         """`(low, high)`."""
         return self.log_uniform
 
-    def draw(self, generator: np.random.Generator) -> float:
-        """One number."""
-        low, high = self.log_uniform
-        return min(high, max(low, math.exp(generator.uniform(math.log(low), math.log(high)))))
-
     def points(self, count: int) -> list[float]:
         """`count` numbers at equal ratios, the ends among them."""
         return [float(x) for x in np.geomspace(*self.log_uniform, count)]
@@ -118,10 +104,6 @@ class Integer(_Range):
     def ends(self) -> tuple[int, int]:
         """`(low, high)`."""
         return self.integer
-
-    def draw(self, generator: np.random.Generator) -> int:
-        """One number."""
-        return int(generator.integers(self.integer[0], self.integer[1], endpoint=True))
 
     def points(self, count: int) -> list[int]:
         """At most `count` numbers, spread evenly, the ends among them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-SchedulerName = Literal["asha", "hyperband", "pbt", "median", "none"]
+SchedulerName = Literal["asha", "median", "none"]
 SearcherName = Literal["random", "grid", "optuna", "pareto"]
 
 DEFAULT_TRIALS = 24

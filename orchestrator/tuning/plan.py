@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from statistics import mean
 
-from ekd_train.settings import Training
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import network_on_paper
 from orchestrator.tuning.capacity import trials_at_once
-from orchestrator.tuning.cohorts import Bracket, brackets
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.request import SearchRequest, grid_size, longest_training, longest_warmup
-from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
+from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.searchers import random_points
 
 SAMPLE = 200
 """Points of the space that the mean cost of a trial is taken over."""
@@ -30,9 +29,7 @@ def search_lines(
     longest = longest_training(pool, space)
     grace = grace_epochs(training, longest, longest_warmup(pool, space), request.reduction_factor)
     stops = rungs(request.scheduler, grace, longest, request.reduction_factor)
-    generator = np.random.default_rng(0)
-    points = [{k: d.draw(generator) for k, d in space.domains.items()} for _ in range(SAMPLE)]
-    per_image = float(np.mean([trial_cost(pool, values) for values in points]))
+    per_image = mean(trial_cost(pool, values) for values in random_points(space, SAMPLE))
     full = per_image * request.trials * request.seeds * description["train"]
     share = expected_share(request, grace, longest)
     at_once = trials_at_once(pool.cluster, capacity, request)
@@ -42,7 +39,7 @@ def search_lines(
     seeds = f", each from {request.seeds} seeds" if request.seeds > 1 else ""
     budget = f", at most {request.time_budget_s:g} s" if request.time_budget_s is not None else ""
     lines.append(f"trials    {request.trials}{of}, {request.searcher} search{seeds}{budget}")
-    lines.append(f"stopping  {_stopping(request, training, stops, longest, grace)}")
+    lines.append(f"stopping  {_stopping(request, stops, longest, grace)}")
     lines.append(
         f"passes    {compact(full)} forward-pass equivalents if all trials train in full"
         + (f", about {compact(share * full)} ({100 * share:.0f} %) expected" if share < 1 else "")
@@ -60,10 +57,8 @@ def check_students(request: SearchRequest, pool: Experiment, description: dict[s
         for key, domain in request.space.domains.items()
         if isinstance(domain, Choice) and key.startswith("student.")
     }
-    generator = np.random.default_rng(0)
     seen: set[str] = set()
-    for _ in range(SAMPLE if shapes else 1):
-        values = {key: domain.draw(generator) for key, domain in request.space.domains.items()}
+    for values in random_points(request.space, SAMPLE if shapes else 1):
         run = trial_experiment(pool, values).student_run()
         assert run.student is not None
         shape = run.student.model_dump_json(exclude={"training"})
@@ -79,23 +74,11 @@ def check_students(request: SearchRequest, pool: Experiment, description: dict[s
             ) from None
 
 
-def _stopping(request: SearchRequest, training: Training, stops: list[int], longest: int, grace: int) -> str:
+def _stopping(request: SearchRequest, stops: list[int], longest: int, grace: int) -> str:
     factor, after = request.reduction_factor, ", ".join(map(str, stops))
     match request.scheduler:
         case "none":
             return f"none: every trial trains its {longest} epochs"
-        case "pbt":
-            rounds = ", ".join(map(str, exploit_epochs(training, grace, longest)))
-            if not rounds:
-                return f"pbt: no round before the last of {longest} epochs: nothing is exchanged"
-            return (
-                f"pbt: every trial trains its {longest} epochs; after epochs {rounds} "
-                "all wait for each other, and the worst quarter goes on with the networks of the best, its "
-                "settings changed"
-            )
-        case "hyperband" if stops:
-            made = brackets(request.trials, stops, factor)
-            return "hyperband: " + "; ".join(_bracket(bracket, factor, longest) for bracket in made)
         case "median":
             return f"median: from epoch {grace} on, what is below the median; at most {longest} epochs"
         case _ if not stops:
@@ -105,13 +88,6 @@ def _stopping(request: SearchRequest, training: Training, stops: list[int], long
                 f"{request.scheduler}: rungs after epochs {after}, each passed by about 1 in {factor}; "
                 f"at most {longest} epochs"
             )
-
-
-def _bracket(bracket: Bracket, factor: int, longest: int) -> str:
-    trials = len(bracket.numbers)
-    kept = zip(bracket.kept(factor), bracket.stops, strict=True)
-    left = "".join(f", {count} past epoch {epoch}" for count, epoch in kept)
-    return f"{trials} trial{'s' if trials > 1 else ''}{left or f' of {longest} epochs'}"
 
 
 def _taught(request: SearchRequest, pool: Experiment) -> str:

@@ -11,9 +11,10 @@ sets members apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ekd_train.settings import TrainingRun
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.experiment.yaml_tree import set_key
@@ -54,6 +55,20 @@ def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:
         raise ExperimentError(f"{TEACHERS}={count}: the pool has {pool.teacher_count} teachers")
     tree["teachers"] = _first(tree["teachers"], count)
     return build_experiment(tree)
+
+
+def trial_runs(pool: Experiment, values: Mapping[str, Any], seeds: int) -> tuple[TrainingRun, ...]:
+    """The students of one trial, alike but for their seed; the first is the experiment's own student."""
+    run = trial_experiment(pool, values).student_run()
+    return tuple(run.model_copy(update={"seed": run.seed + number}) for number in range(seeds))
+
+
+def same_in_all_trials(run: TrainingRun, keys: Iterable[str]) -> bool:
+    """Whether a training run of the experiment is every trial's, in a space of these keys."""
+    if run.role == "student":
+        return False
+    of_student = ("student.architecture.", "student.training.")
+    return run.name != "control" or not any(key.startswith(of_student) for key in keys)
 
 
 def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import bisect
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ekd_train.settings import Training
-from orchestrator.tuning.cohorts import brackets
 from orchestrator.tuning.names import SchedulerName
 from orchestrator.tuning.request import SearchRequest
 
@@ -39,37 +37,23 @@ def rungs(scheduler: SchedulerName, grace: int, longest: int, factor: int) -> li
     [2, 6]
     """
     match scheduler:
-        case "asha" | "hyperband":
+        case "asha":
             count = int(math.log(longest / grace) / math.log(factor) + 1)
             return [epoch for k in range(count) if (epoch := grace * factor**k) < longest]
         case "median":
             return [grace]
-        case "pbt" | "none":
+        case "none":
             return []
-
-
-def exploit_epochs(training: Training, grace: int, longest: int) -> list[int]:
-    """Epochs after which a population exchanges networks: validated ones, about ten, past the grace.
-
-    >>> exploit_epochs(Training(epochs=50, evaluate_every=2), 3, 50)
-    [6, 12, 18, 24, 30, 36, 42, 48]
-    """
-    every = training.evaluate_every * math.ceil(max(1, longest // 10) / training.evaluate_every)
-    return [epoch for epoch in range(every, longest, every) if epoch >= grace]
 
 
 def expected_share(request: SearchRequest, grace: int, longest: int, simulations: int = 200) -> float:
     """Share of the epochs of running all trials in full that is expected to be trained.
 
     Trials arrive one after another, each with a random rank that is the same at every rung: the
-    most that early stopping can know. PBT and no scheduler train everything.
+    most that early stopping can know.
     """
-    factor, stops = (
-        request.reduction_factor,
-        rungs(request.scheduler, grace, longest, request.reduction_factor),
-    )
-    if request.scheduler == "hyperband":
-        return _hyperband_share(request, stops, longest)
+    factor = request.reduction_factor
+    stops = rungs(request.scheduler, grace, longest, factor)
     if not stops:
         return 1.0
     generator = np.random.default_rng(0)
@@ -98,22 +82,8 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def _hyperband_share(request: SearchRequest, stops: list[int], longest: int) -> float:
-    """As many trials as the brackets keep train from stop to stop."""
-    trained = 0
-    for bracket in brackets(request.trials, stops, request.reduction_factor):
-        counts = (len(bracket.numbers), *bracket.kept(request.reduction_factor))
-        ends = (0, *bracket.stops, longest)
-        lengths = [end - start for start, end in pairwise(ends)]
-        trained += sum(n * length for n, length in zip(counts, lengths, strict=True))
-    return trained / (request.trials * longest)
-
-
 def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialScheduler:
-    """Ray's scheduler, comparing `score` (higher is better) over epochs.
-
-    Those that pause trials are `orchestrator.tuning.waiting`.
-    """
+    """Ray's scheduler, comparing `score` (higher is better) over epochs."""
     from ray.tune import schedulers
 
     shared: dict[str, Any] = {"time_attr": TIME, "metric": SCORE, "mode": "max"}
@@ -124,5 +94,5 @@ def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialSc
             )
         case "median":
             return schedulers.MedianStoppingRule(**shared, grace_period=grace, min_samples_required=3)
-        case _:
+        case "none":
             return schedulers.FIFOScheduler()

@@ -1,30 +1,26 @@
 """The search itself: the only builder of a Ray `Tuner`.
 
 What Tune keeps of an experiment is not used to go on after an interruption: it is pickled, lags
-behind, and knows neither MLflow nor our checkpoints. The ledger is. Trials that had ended are
-told to the scheduler again, trials that had begun continue, and the rest is proposed anew.
+behind, and knows neither MLflow nor our checkpoints. The trial store is. Trials that had ended
+report to the scheduler again, trials that had begun continue, and the rest is suggested anew.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
-from orchestrator.storage import Storage
-from orchestrator.storage.vendor_settings import ray_storage
-from orchestrator.tuning.cohorts import Cohort, brackets
 from orchestrator.tuning.cost import trial_cost
-from orchestrator.tuning.ledger import Ledger
-from orchestrator.tuning.population import Population
-from orchestrator.tuning.proposals import Proposer
 from orchestrator.tuning.request import SearchRequest, longest_training, longest_warmup
-from orchestrator.tuning.schedulers import build_scheduler, exploit_epochs, grace_epochs, rungs
+from orchestrator.tuning.schedulers import build_scheduler, grace_epochs
+from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.trial import Trial
-from orchestrator.tuning.workshops import TrialPost
+from orchestrator.tuning.trial_executor import TrialSetup
+from orchestrator.tuning.trial_store import TrialStore
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -40,14 +36,13 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Search:
-    """One search: what is asked, of which experiment, and where things are."""
+    """One search: what is asked, of which experiment, and what it works with."""
 
     request: SearchRequest
     pool: Experiment
-    storage: Storage
-    ledger: Ledger
-    proposer: Proposer
-    post: TrialPost
+    trials: TrialStore
+    searcher: Searcher
+    setup: TrialSetup
 
     @property
     def longest(self) -> int:
@@ -61,12 +56,12 @@ class Search:
         return grace_epochs(self.pool.student.training, self.longest, warmup, self.request.reduction_factor)
 
 
-def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float | None) -> None:
-    """Run trials until all have ended or the time is over; `recorder` is a `tune.Callback`.
+def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float | None) -> None:
+    """Run trials until all have ended or the time is over; `callback` is a `tune.Callback`.
 
     Args:
         search: what to search.
-        recorder: hears of everything and keeps it (`orchestrator.tuning.recorder`).
+        callback: keeps what happens (`orchestrator.tuning.callback`).
         at_once: trials side by side.
         time_budget_s: what is left of it; None: no limit.
     """
@@ -75,38 +70,30 @@ def run_search(search: Search, recorder: Any, at_once: int, time_budget_s: float
     from ray import tune
 
     request, cluster = search.request, search.pool.cluster
-    population = _population(search, recorder)
-    waiting = _waiting(search, population, at_once)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
-    path, filesystem = ray_storage(search.storage)
-    name = f"ray/tune-{time.time_ns()}"
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(Trial, post=search.post),
-            tune.PlacementGroupFactory([trial_resources(cluster)]),
-        ),
-        tune_config=tune.TuneConfig(
-            search_alg=_searcher(search, waiting, population),
-            scheduler=waiting or build_scheduler(request, search.grace, search.longest),
-            # Ray ends the processes of paused trials as soon as no new trial can come.
-            num_samples=-1 if waiting else request.trials,
-            # Ray's limit counts paused trials, which then keep the others from ever starting.
-            max_concurrent_trials=None if waiting else at_once,
-            time_budget_s=time_budget_s,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
-            callbacks=[recorder],
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-    search.storage.delete_prefix(name)
+    # What Tune writes it also unpickles: it stays here, in a folder that only this user can write to.
+    with tempfile.TemporaryDirectory(prefix="ekd-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(Trial, trial_setup=search.setup),
+                tune.PlacementGroupFactory([trial_resources(cluster)]),
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_suggestions(search),
+                scheduler=build_scheduler(request, search.grace, search.longest),
+                num_samples=request.trials,
+                max_concurrent_trials=at_once,
+                time_budget_s=time_budget_s,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                callbacks=[callback],
+                verbose=0,
+            ),
+        ).fit()
 
 
 def trial_resources(cluster: Cluster) -> dict[str, float]:
@@ -121,73 +108,40 @@ def trial_resources(cluster: Cluster) -> dict[str, float]:
     return resources | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
 
 
-def _population(search: Search, recorder: Any) -> Population | None:
-    if search.request.scheduler != "pbt":
-        return None
-    return Population(search.storage, search.ledger, search.request.space, search.pool.seed, recorder.cloned)
-
-
-def _waiting(search: Search, population: Population | None, at_once: int) -> Any:
-    """The scheduler that pauses trials; None if the request's does not."""
-    request = search.request
-    if request.scheduler not in ("hyperband", "pbt"):
-        return None
-    from orchestrator.tuning.waiting import Waiting
-
-    if population is not None:
-        left = {n for n in range(request.trials) if not _ended(search.ledger, n)}
-        stops = exploit_epochs(search.pool.student.training, search.grace, search.longest)
-        cohort = Cohort(left, [epoch for epoch in stops if epoch > population.epoch])
-        return Waiting([cohort], lambda cohort: ([], population.decide(cohort)), at_once)
-    factor = request.reduction_factor
-    stops = rungs("hyperband", search.grace, search.longest, factor)
-    made = brackets(request.trials, stops, factor)
-    cohorts = [Cohort(set(b.numbers), list(b.stops), list(b.kept(factor))) for b in made]
-    return Waiting(cohorts, lambda cohort: (cohort.halve(), {}), at_once)
-
-
-def _ended(ledger: Ledger, number: int) -> bool:
-    return number in ledger.trials and ledger.trials[number].ended
-
-
-def _searcher(search: Search, waiting: Any, population: Population | None) -> Any:
+def _suggestions(search: Search) -> Any:
     from ray.tune.search import Searcher
 
-    ledger, proposer = search.ledger, search.proposer
+    store, searcher = search.trials, search.searcher
 
-    class Proposals(Searcher):
-        """Trials that were proposed before, then new ones, in the order of their numbers."""
+    class Suggestions(Searcher):
+        """Trials that were suggested before, then new ones, in the order of their numbers."""
 
         def __init__(self) -> None:
             super().__init__()
             self.number = 0
 
         def __reduce__(self) -> tuple[type[object], tuple[()]]:
-            return object, ()  # as the recorder: a copy for Tune's own resume
+            return object, ()  # as the callback: a copy for Tune's own resume
 
         def suggest(self, trial_id: str) -> Any:
             number = self.number
             if number >= search.request.trials:
-                return Searcher.FINISHED if waiting is None or waiting.over else None
-            if waiting is not None and not waiting.room:
-                return None
-            record = ledger.trials.get(number)
+                return Searcher.FINISHED
+            record = store.trials.get(number)
             if record is None:
-                if (values := proposer.propose(number)) is None:
+                if (values := searcher.suggest(number)) is None:
                     return Searcher.FINISHED
-                record = ledger.propose(number, values, trial_cost(search.pool, values))
+                record = store.add(number, values, trial_cost(search.pool, values))
             self.number += 1
-            if population is not None:
-                return population.configuration(record)
             return {"number": number, "values": dict(record.values)}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """The recorder tells the proposer, which needs our record of the trial."""
+            """Nothing: the callback gives our searcher the record of the trial."""
 
         def save(self, checkpoint_path: str) -> None:
-            """The ledger is the state."""
+            """Nothing: the trial store is the state."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """The ledger is the state."""
+            """Nothing: the trial store is the state."""
 
-    return Proposals()
+    return Suggestions()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tuning.ledger import TrialRecord, best_trial
+from orchestrator.tuning.trial_store import TrialRecord, best_trial
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,112 +3,68 @@
 With one worker a trial trains here, in the trial's own process, which is reused for the next
 trial: data and teachers are in place, only a network is built. With several workers it has a
 worker pool of its own, which outlives the trial in the same way. Either way nothing trains
-ahead of Tune's decision, so a trial that is stopped costs nothing more.
+ahead of Tune's decision, so a trial that is stopped costs nothing more. Tune keeps no
+checkpoints: a trial whose process was lost begins again and continues from its own.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from ekd_train.settings import TrainingRun, TrialStep
+from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.runtime.retry import failure_kind, out_of_memory
-from orchestrator.tuning.ledger import TrialRecord, find_trial, trial_name
-from orchestrator.tuning.pool import trial_experiment
+from orchestrator.tuning.pool import trial_runs
 from orchestrator.tuning.schedulers import SCORE, TIME
-from orchestrator.tuning.workshops import TrialFailed, TrialPost
-
-POINTER = "epoch"
-"""In Tune's checkpoint: after which epoch the trial paused. Its networks are in the run's storage."""
+from orchestrator.tuning.trial_executor import TrialFailed, TrialSetup
+from orchestrator.tuning.trial_store import find_trial, trial_name
 
 
 class Trial(tune.Trainable):
-    """Ray's side of a trial; `config` holds `number` and `values`.
+    """Ray's side of a trial; `config` holds its `number` and `values`."""
 
-    In a population (`orchestrator.tuning.population`) also `after`, the epoch that it goes on from, and
-    `donor`, whose networks it had then.
-    """
-
-    def setup(self, config: dict[str, Any], post: TrialPost | None = None) -> None:
-        """The process begins: with data and teachers, then the first trial."""
-        assert post is not None
-        self.post = post
-        self.pool = build_experiment(post.pool)
-        self.workshop = post.open_workshop(post)
+    def setup(self, config: dict[str, Any], trial_setup: TrialSetup | None = None) -> None:
+        """Open the executor of this process, then begin the first trial."""
+        assert trial_setup is not None
+        self.trial_setup = trial_setup
+        self.pool = build_experiment(trial_setup.pool)
+        self.executor = trial_setup.open_executor(trial_setup)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial in the same process."""
+        """Begin the next trial in the same process; always true."""
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """One validated epoch: trained, or reported again if an earlier start had it."""
-        if self.told:
-            record = self.told.popleft()
-            return self._report(record, done=not self.told)
+        """Report one validated epoch: trained now, or known from an earlier start of the search."""
+        if self.known:
+            record = self.known.popleft()
+            return self._report(record, done=not self.known)
         if self.ended is not None:  # it failed before it reported anything
             return {"done": True, "failure": self.ended.error or "it had ended without a result"}
         try:
-            self._adopt()
-            record = self.workshop.step(self._next_step())
+            record = self.executor.step(TrialStep(name=self.name, runs=self.runs, after=self.epoch))
         except Exception as error:
             if failure_kind(error) == "hopeless" and not out_of_memory(error):
                 return {"done": True, "failure": _reason(error)}
             raise
         return self._report(record, done=bool(record["finished"]))
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """The trial pauses: store it in the run's storage, and for Tune where it is."""
-        if self.ended is None:
-            self.workshop.save(self._next_step())
-        (Path(checkpoint_dir) / POINTER).write_text(str(self.epoch))
-
-    def restore(self, checkpoint_path: Any) -> None:
-        """As Tune's own, which would also unpickle a file that somebody has put into the checkpoint."""
-        self._iteration = checkpoint_path.metrics.get("training_iteration", 0)
-        with checkpoint_path.checkpoint.as_directory() as folder:
-            self.load_checkpoint(folder)
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on where it paused."""
-        self.epoch = int((Path(checkpoint) / POINTER).read_text())
-        while self.told and self.told[0]["epoch"] <= self.epoch:
-            self.told.popleft()
-
     def cleanup(self) -> None:
-        """The process ends."""
-        self.workshop.close()
+        """Close the executor; the process ends."""
+        self.executor.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.name = trial_name(config["number"])
-        known = find_trial(self.post.store, config["number"])
-        self.ended: TrialRecord | None = known if known is not None and known.ended else None
-        self.told = deque(self.ended.history if self.ended else ())
-        self.runs = self._runs(config["values"])
-        self.epoch = config.get("after", 0)
-        self.donor: TrialStep | None = None
-        if (donor := config.get("donor")) is not None:
-            runs = self._runs(donor["values"])
-            self.donor = TrialStep(name=trial_name(donor["number"]), runs=runs, after=config["after"])
-
-    def _next_step(self) -> TrialStep:
-        return TrialStep(name=self.name, runs=self.runs, after=self.epoch)
-
-    def _runs(self, values: Mapping[str, Any]) -> tuple[TrainingRun, ...]:
-        run = trial_experiment(self.pool, values).student_run().sharing_predictions()
-        return tuple(run.model_copy(update={"seed": run.seed + seed}) for seed in range(self.post.seeds))
-
-    def _adopt(self) -> None:
-        """Take the donor's networks, if the trial is where it was to take them."""
-        if self.donor is not None and self.epoch == self.donor.after:
-            self.workshop.clone(self._next_step(), self.donor)
-            self.donor = None
+        found = find_trial(self.trial_setup.store, config["number"])
+        self.ended = found if found is not None and found.ended else None
+        self.known = deque(self.ended.history if self.ended else ())
+        self.runs = trial_runs(self.pool, config["values"], self.trial_setup.seeds)
+        self.epoch = 0
 
     def _report(self, record: dict[str, float], done: bool) -> dict[str, Any]:
         self.epoch = int(record["epoch"])

@@ -18,13 +18,6 @@ domains:
   perturbation.strength: {choice: [0.0, 1.0], reason: a test}
 """
 
-MUTABLE_SPACE = """
-description: what may change while a network trains
-domains:
-  distillation.temperature: {log_uniform: [1, 8], reason: a test}
-  student.training.learning_rate: {log_uniform: [0.01, 0.1], reason: a test}
-"""
-
 COSTLY_SPACE = """
 description: cheap and dear students
 domains:
@@ -76,7 +69,7 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 1000) -> tuple[int
 
 
 def trials(folder: Path) -> dict[int, dict[str, Any]]:
-    """The ledger, as it is stored."""
+    """The trial store, as it is on disk."""
     found = (json.loads(p.read_text()) for p in (folder / "runs/search/trials").glob("trial-*/trial.json"))
     return {record["number"]: record for record in found}
 

@@ -1,4 +1,4 @@
-"""The stages of the main job, one file each, in the order of `orchestrator.pipeline.pipeline.STAGES`.
+"""What each stage of `orchestrator.pipeline.order` does, one file each.
 
 A stage takes the `RunContext` and returns what it made as plain JSON values for the manifest.
 """

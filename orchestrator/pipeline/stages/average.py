@@ -17,7 +17,6 @@ def average(context: RunContext) -> dict[str, Any]:
     from orchestrator.registry import weights_sha256
 
     checked = context.checked
-    context.wait([checked.experiment.student_run()])  # of an earlier start: found whole, or trained again
     student = load_network(checked.storage, checked.experiment.student_run(), checked.description)
     plain = averaged(student)
     made = {"identity": context.manifest.content["result_hash"], "averaged_from": "student"}
@@ -39,5 +38,6 @@ def averaged_student(context: RunContext) -> nn.Module:
         return load_weights(checked.storage, "averaged", plain)
     except (DamagedCheckpoint, LookupError) as error:
         context.view.warn(f"{error}; the student is averaged again")
+        context.wait([checked.experiment.student_run()])  # found whole, or trained again
         average(context)
         return load_weights(checked.storage, "averaged", plain)

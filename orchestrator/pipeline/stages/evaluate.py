@@ -19,7 +19,6 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     from ekd_train.workers.jobs import PREDICTIONS
 
     experiment = context.checked.experiment
-    context.wait(experiment.training_runs())
     averaged_student(context)
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
     (record,) = context.wait([job])

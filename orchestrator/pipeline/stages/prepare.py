@@ -1,4 +1,4 @@
-"""Record what is about to run, and bring up the worker groups."""
+"""Record what is about to run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import sys
 from typing import Any
 
 from orchestrator.pipeline.run_context import RunContext
-from orchestrator.pipeline.stages.teachers import queued_first
 
 
 def prepare(context: RunContext) -> dict[str, Any]:
-    """Queue the first training runs, so that their workers start, and describe the run in MLflow."""
-    context.submit(queued_first(context.checked.experiment))
+    """Describe the run in MLflow; the data that it is trained on."""
     tags = {"ekd.command": shlex.join(["ekd", *sys.argv[1:]])}
     context.tracker.set_tags(context.tracker.run_id, tags)
     return describe(context)

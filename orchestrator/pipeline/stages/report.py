@@ -7,6 +7,7 @@ from typing import Any
 
 from ekd_train.persistence.checkpoint import load_record
 from orchestrator.pipeline.manifest import REPORT, SUMMARY
+from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.prepare import describe
 from orchestrator.pipeline.summary import summarise
@@ -39,9 +40,9 @@ def _tell_again(context: RunContext) -> None:
 
     A driver that was killed while the tracking server was away took its unsent records with it.
     """
-    tracker, experiment = context.tracker, context.checked.experiment
+    tracker = context.tracker
     describe(context)
-    for run in experiment.training_runs():
+    for run in training_runs(context.checked.experiment):
         child = context.mlflow_run(run.name)
         for record in load_record(context.checked.storage, f"networks/{run.name}.json")["history"]:
             values = {key: value for key, value in record.items() if key != "epoch"}

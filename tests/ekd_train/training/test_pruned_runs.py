@@ -24,7 +24,7 @@ from ekd_train.training.loop import Loop
 from ekd_train.training.trainee import averaged, build_network, build_plain
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
-from ekd_train.workers.trial_runner import TrialBench
+from ekd_train.workers.trial_runner import TrialRunner
 from ekd_train.workers.workers import Workers
 
 WHOLE = Architecture(name="resnet", depth=8, stem_channels=4)
@@ -143,7 +143,7 @@ def test_what_a_run_starts_from_and_its_share_are_part_of_its_identity():
 def test_a_trial_starts_where_the_run_would(data, store):
     run = STUDENTS["latent_be"]
     made = made_up_data()
-    bench = TrialBench(made, DESCRIPTION, store)
+    bench = TrialRunner(made, DESCRIPTION, store)
     record = bench.step(TrialStep(name="trial-0000", runs=(run,), after=0), Silent())
     do(run, data, store)
     first = load_record(store, "networks/student.json")["history"][0]

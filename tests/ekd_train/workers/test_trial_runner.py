@@ -1,4 +1,4 @@
-"""Trials on a bench: the same training as `train`, moved on one validated epoch at a time."""
+"""Trials: the same training as `train`, moved on one validated epoch at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ekd_train.settings import TrialStep
 from ekd_train.training.loop import Loop, train
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.reporter import Silent
-from ekd_train.workers.trial_runner import TrialBench, checkpoint_prefix, network_arrays, summarise
+from ekd_train.workers.trial_runner import TrialRunner, checkpoint_prefix, network_arrays, summarise
 from ekd_train.workers.workers import Workers
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.storage import Storage, open_storage
@@ -57,8 +57,8 @@ def world(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> d
     return {"data": data.training, "description": description, "store": store}
 
 
-def bench(world: dict[str, Any], **changes: Any) -> TrialBench:
-    return TrialBench(**(world | changes))
+def runner(world: dict[str, Any], **changes: Any) -> TrialRunner:
+    return TrialRunner(**(world | changes))
 
 
 def copy_of(world: dict[str, Any], folder: Path) -> Storage:
@@ -69,7 +69,7 @@ def copy_of(world: dict[str, Any], folder: Path) -> Storage:
     return copy
 
 
-def walk(made: TrialBench, step: TrialStep, until: float = 99) -> list[dict[str, float]]:
+def walk(made: TrialRunner, step: TrialStep, until: float = 99) -> list[dict[str, float]]:
     records: list[dict[str, float]] = []
     while not records or (not records[-1]["finished"] and records[-1]["epoch"] < until):
         after = int(records[-1]["epoch"]) if records else 0
@@ -83,14 +83,14 @@ def step(experiment: Experiment) -> TrialStep:
 
 
 @pytest.mark.slow
-def test_a_trial_on_the_bench_is_the_training_run_bit_for_bit(
+def test_a_trial_is_the_training_run_bit_for_bit(
     world: dict[str, Any], step: TrialStep, tmp_path: Path
 ) -> None:
     (run,) = step.runs
     store = copy_of(world, tmp_path)
-    records = walk(bench(world, store=store), step)
+    records = walk(runner(world, store=store), step)
     alone = open_storage(str(tmp_path / "alone"))
-    made = bench(world, store=store)
+    made = runner(world, store=store)
     trained = train(
         run,
         world["data"],
@@ -119,8 +119,8 @@ def test_trials_of_a_machine_read_one_copy_of_their_teachers_predictions(
             "distillation.temperature": temperature,
         }
         run = load_experiment("digits", [f"{key}={value}" for key, value in changes.items()]).student_run()
-        step = TrialStep(name=f"trial-000{number}", runs=(run.sharing_predictions(),), after=0)
-        bench(world, store=store).step(step, Silent())
+        step = TrialStep(name=f"trial-000{number}", runs=(run,), after=0)
+        runner(world, store=store).step(step, Silent())
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
 
 
@@ -128,10 +128,10 @@ def test_trials_of_a_machine_read_one_copy_of_their_teachers_predictions(
 def test_an_interrupted_trial_continues_from_its_checkpoint_and_ends_alike(
     world: dict[str, Any], step: TrialStep, tmp_path: Path
 ) -> None:
-    whole = walk(bench(world, store=copy_of(world, tmp_path / "a")), step)
+    whole = walk(runner(world, store=copy_of(world, tmp_path / "a")), step)
     store = copy_of(world, tmp_path / "b")
-    walk(bench(world, store=store), step, until=2)
-    again = bench(world, store=store)
+    walk(runner(world, store=store), step, until=2)
+    again = runner(world, store=store)
     records = walk(again, step)
     assert records == whole
     assert again._loops[0].progress.epoch == 4
@@ -139,23 +139,16 @@ def test_an_interrupted_trial_continues_from_its_checkpoint_and_ends_alike(
 
 def test_what_a_trial_has_done_is_stored_when_it_says_so(world: dict[str, Any], step: TrialStep) -> None:
     store = SlowStore({key: world["store"].read(key) for key in world["store"].list("networks")})
-    made = bench(world, store=store)
-    epoch = int(made.step(step, Silent())["epoch"])
-    stored = [f"{checkpoint_prefix(f'trial-000{i}', 0)}/epoch-{epoch:05d}.json" for i in (0, 1)]
-    assert store.objects.pop(stored[0])
-    made.save(step, Silent())
-    assert stored[0] in store.objects
-    clone = step.model_copy(update={"name": "trial-0001"})
-    made.clone(clone, step.model_copy(update={"after": epoch}), Silent())
-    assert stored[1] in store.objects
+    epoch = int(runner(world, store=store).step(step, Silent())["epoch"])
+    assert f"{checkpoint_prefix('trial-0000', 0)}/epoch-{epoch:05d}.json" in store.objects
 
 
 def test_what_was_trained_before_is_reported_without_training(
     world: dict[str, Any], step: TrialStep, tmp_path: Path
 ) -> None:
     store = copy_of(world, tmp_path)
-    walk(bench(world, store=store), step)
-    loops = bench(world, store=store)
+    walk(runner(world, store=store), step)
+    loops = runner(world, store=store)
     first = loops.step(step, Silent())
     assert first["epoch"] == 1
     assert not first["finished"]
@@ -169,54 +162,15 @@ def test_several_seeds_are_compared_by_their_mean(
     (run,) = step.runs
     runs = tuple(run.model_copy(update={"seed": seed}) for seed in (0, 1))
     alone = [
-        walk(bench(world, store=copy_of(world, tmp_path / f"{i}")), step.model_copy(update={"runs": (r,)}))
+        walk(runner(world, store=copy_of(world, tmp_path / f"{i}")), step.model_copy(update={"runs": (r,)}))
         for i, r in enumerate(runs)
     ]
-    both = walk(bench(world, store=copy_of(world, tmp_path / "both")), step.model_copy(update={"runs": runs}))
+    together = step.model_copy(update={"runs": runs})
+    both = walk(runner(world, store=copy_of(world, tmp_path / "both")), together)
     for mean, one, two in zip(both, *alone, strict=True):
         assert mean["score"] == pytest.approx((one["score"] + two["score"]) / 2)
         assert (mean["seeds/0/score"], mean["seeds/1/score"]) == (one["score"], two["score"])
         assert mean["train/loss"] == pytest.approx((one["train/loss"] + two["train/loss"]) / 2)
-
-
-def test_a_clone_goes_on_as_the_donor_would_have_with_its_settings(
-    world: dict[str, Any], step: TrialStep, tmp_path: Path
-) -> None:
-    """With the donor's own settings: the same bits, though the donor has trained on since, and it lasts."""
-    (run,) = step.runs
-    store = copy_of(world, tmp_path)
-    whole = walk(bench(world, store=store, keep_checkpoints=4), step)
-    donor = step.model_copy(update={"after": 2})
-    other = run.model_copy(update={"training": run.training.model_copy(update={"learning_rate": 0.001})})
-    worse = TrialStep(name="trial-0001", runs=(other,), after=0)
-    clone = TrialStep(name="trial-0001", runs=(run,), after=2)
-
-    made = bench(world, store=store)
-    walk(made, worse, until=2)
-    made.clone(clone, donor, Silent())
-    assert made.step(clone, Silent()) == whole[2]
-
-    again = bench(world, store=store)  # another process, after this one was killed
-    again.clone(clone, donor, Silent())
-    assert again._loops[0].epoch == 3
-    records = [again.step(clone.model_copy(update={"after": epoch}), Silent()) for epoch in (2, 3)]
-    assert records == whole[2:]
-    key = identity(run, world["description"]["fingerprint"])
-    stored = [Checkpoints(store, checkpoint_prefix(f"trial-000{i}", 0), key).newest() for i in (0, 1)]
-    assert stored[0] is not None
-    assert stored[1] is not None
-    for name, value in stored[0].best.items():
-        torch.testing.assert_close(stored[1].best[name], value, rtol=0, atol=0)
-
-
-def test_a_clone_of_an_epoch_that_is_gone_is_refused(
-    world: dict[str, Any], step: TrialStep, tmp_path: Path
-) -> None:
-    store = copy_of(world, tmp_path)
-    walk(bench(world, store=store, keep_checkpoints=1), step)
-    clone = step.model_copy(update={"name": "trial-0001", "after": 2})
-    with pytest.raises(LookupError, match=r"trial-0000.*epoch 2 is not there"):
-        bench(world, store=store).clone(clone, step.model_copy(update={"after": 2}), Silent())
 
 
 def test_teachers_are_the_shared_memory_itself(
@@ -226,7 +180,7 @@ def test_teachers_are_the_shared_memory_itself(
     loaded = {run.name: load_network(world["store"], run, world["description"]) for run in teachers}
     arrays = network_arrays(loaded)
     empty = open_storage(str(tmp_path))
-    taught = bench(world, store=empty, arrays=arrays)._taught_by(experiment.student_run())
+    taught = runner(world, store=empty, arrays=arrays)._taught_by(experiment.student_run())
     assert taught is not None
     images = torch.rand(3, 1, 8, 8)
     for teacher, run in zip(taught, teachers, strict=True):
@@ -254,7 +208,7 @@ def test_with_as_many_members_as_teachers_the_first_step_of_a_rotation_is_the_fi
         overrides = [f"{key}={value}" for key, value in TINY.items()]
         run = load_experiment("digits", [*overrides, f"distillation.assignment={assignment}"]).student_run()
         checkpoints = Checkpoints(open_storage(str(tmp_path / assignment)), "c", "x")
-        taught = bench(world)._taught_by(run)
+        taught = runner(world)._taught_by(run)
         loop = Loop(run, world["data"], checkpoints, Silent(), Workers(), taught)
         losses[assignment] = float(loop.step(loop.batches.draw(0, torch.arange(20)))["loss"])
     assert losses["fixed"] == losses["rotating"]

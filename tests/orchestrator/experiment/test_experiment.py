@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.experiment.smoke import one_small_worker
-from orchestrator.pipeline.stages.teachers import queued_first
+from orchestrator.pipeline.order import training_runs
 
 ROOT = Path(__file__).parents[3]
 
@@ -160,7 +160,7 @@ def test_a_smoke_run_asks_for_no_gpu_where_there_is_none():
     "path", sorted((ROOT / "docs" / "examples").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_example_of_the_documentation_describes_an_experiment(path):
-    assert load_experiment(str(path)).training_runs()
+    assert training_runs(load_experiment(str(path)))
 
 
 PRUNED = {"name": "resnet", "depth": 8, "pruned": 0.25}
@@ -168,7 +168,7 @@ PRUNED = {"name": "resnet", "depth": 8, "pruned": 0.25}
 
 def test_a_pruned_student_and_its_control_start_from_the_same_unpruned_network():
     experiment = described(student={"architecture": PRUNED, "training": {"epochs": 7}})
-    names = [run.name for run in experiment.training_runs()]
+    names = [run.name for run in training_runs(experiment)]
     assert names == [*(f"teacher-{i}" for i in range(4)), "unpruned", "control", "student"]
     unpruned = experiment.unpruned_run()
     assert unpruned.architecture.pruned == 0
@@ -180,15 +180,10 @@ def test_a_pruned_student_and_its_control_start_from_the_same_unpruned_network()
 
 def test_a_student_that_is_not_pruned_starts_from_nothing():
     experiment = described()
-    assert [run.name for run in experiment.training_runs()][-2:] == ["control", "student"]
-    assert len(experiment.training_runs()) == 6
+    assert [run.name for run in training_runs(experiment)][-2:] == ["control", "student"]
+    assert len(training_runs(experiment)) == 6
     assert experiment.control_run().starts_from is None
     assert experiment.student_run().starts_from is None
-
-
-def test_the_control_waits_for_the_network_that_it_starts_from():
-    assert [run.name for run in queued_first(described())][-1] == "control"
-    assert [run.name for run in queued_first(described(student={"architecture": PRUNED}))][-1] == "unpruned"
 
 
 def test_a_pruned_teacher_is_refused_by_its_key():

@@ -14,10 +14,11 @@ import pytest
 import torch
 from smoke_runs import run_smoke
 
+from ekd_train.data.tensors import place
 from ekd_train.persistence.networks import load_network, load_predictions, save_network
 from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
 from ekd_train.training.trainee import averaged
-from ekd_train.workers.jobs import PREDICTIONS, execute, place
+from ekd_train.workers.jobs import PREDICTIONS, execute
 from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
@@ -173,7 +174,7 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
     experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})
     checked = check(experiment)
     description, storage = checked.description, checked.storage
-    data = place(checked.dataset.arrays(), description, torch.device("cpu"))
+    data = place(checked.dataset, torch.device("cpu"))
 
     def do(job):
         return execute(job, data, storage, Silent(), Workers())

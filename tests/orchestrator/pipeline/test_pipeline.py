@@ -12,12 +12,16 @@ from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld
 from orchestrator.pipeline.manifest import MANIFEST, Manifest
+from orchestrator.pipeline.order import SEARCH, Stage
 from orchestrator.pipeline.run_context import RunFailed
 from orchestrator.pipeline.stages.register import register
+from orchestrator.planning.preflight import Checked
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.space import load_space
 
 
 class FakeTracker:
@@ -53,6 +57,11 @@ def manifest(checked) -> Manifest:
     return Manifest.open(checked.storage, checked.experiment, "mine", "f" * 64, "code")
 
 
+def run(checked, work):
+    """A run of these stages, a function each."""
+    return pipeline.run(checked, stages=[Stage(name) for name in work], work=work)
+
+
 def failing(error: BaseException):
     def stage(context):
         raise error
@@ -66,19 +75,41 @@ def test_stages_run_in_order_once_and_are_skipped_afterwards(checked, tracker):
     def stage(name):
         return lambda context: seen.append(name) or {"made": name}
 
-    stages = {name: stage(name) for name in ("one", "two")}
-    pipeline.run(checked, stages)
+    work = {name: stage(name) for name in ("one", "two")}
+    run(checked, work)
     assert (seen, tracker.closed) == (["one", "two"], ["FINISHED"])
     assert manifest(checked).content["status"] == "done"
     assert manifest(checked).outputs("two") == {"made": "two"}
-    pipeline.run(checked, stages)
+    run(checked, work)
     assert seen == ["one", "two"]
     assert tracker.closed == ["FINISHED"]
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["ekd tune", "ekd register"])
+def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tracker, asked):
+    seen = []
+
+    def look(context):
+        distillation = context.checked.experiment.distillation
+        seen.append((distillation.temperature, context.manifest.content["result_hash"]))
+        return {}
+
+    checked = Checked(**vars(checked), dataset=None, capacity=local_capacity())
+    request = SearchRequest(space=load_space("student"))
+    found = {"best": {"values": {"distillation.temperature": 2.5}}}
+    work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
+    stages = [Stage(name) for name in work]
+    with pytest.raises(RunFailed, match="cut off"):
+        pipeline.run(checked, request, stages=stages, work=work)
+    again = [stage for stage in stages if asked or stage.name != SEARCH]
+    pipeline.run(checked, request if asked else None, stages=again, work={**work, "after": look})
+    best = load_experiment("digits", ["distillation.temperature=2.5"])
+    assert seen == [(4.0, checked.experiment.result_hash()), (2.5, best.result_hash())]
+
+
 def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback(checked, tracker, tmp_path):
     with pytest.raises(RunFailed) as failed:
-        pipeline.run(checked, {"one": failing(KeyError("boom"))})
+        run(checked, {"one": failing(KeyError("boom"))})
     log = tmp_path / "logs" / "ray.log"
     assert str(failed.value) == f"one: KeyError: 'boom'; the traceback is in {log}"
     assert "Traceback (most recent call last)" in log.read_text()
@@ -91,7 +122,7 @@ def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback
 @pytest.mark.parametrize("error", [RunFailed("loss"), StorageError("s3://b", "is away", "wait")])
 def test_an_error_that_explains_itself_is_passed_on(checked, tracker, error):
     with pytest.raises(type(error)) as failed:
-        pipeline.run(checked, {"one": failing(error)})
+        run(checked, {"one": failing(error)})
     assert failed.value is error
     assert tracker.closed == ["FAILED"]
 
@@ -102,7 +133,7 @@ def test_a_tracker_that_cannot_be_opened_fails_the_run(checked, monkeypatch):
 
     monkeypatch.setattr(pipeline.Tracker, "open", refuse)
     with pytest.raises(RunFailed, match="KeyError: 'schema'"):
-        pipeline.run(checked, {"one": lambda context: {}})
+        run(checked, {"one": lambda context: {}})
     assert manifest(checked).content["status"] == "failed"
 
 
@@ -116,7 +147,7 @@ def test_a_signal_interrupts_the_run(checked, tracker, number):
     before = signal.signal(number, usual)  # these tests themselves may run under nohup
     try:
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(checked, {"one": stage})
+            run(checked, {"one": stage})
         assert signal.getsignal(number) == usual
     finally:
         signal.signal(number, before)
@@ -132,7 +163,7 @@ def test_a_run_under_nohup_outlives_its_terminal(checked, tracker):
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        pipeline.run(checked, {"one": stage})
+        run(checked, {"one": stage})
     finally:
         signal.signal(signal.SIGHUP, before)
     assert tracker.closed == ["FINISHED"]
@@ -144,7 +175,7 @@ def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, 
 
     monkeypatch.setattr(tracker, "close", refuse)
     with pytest.raises(RunFailed, match=r"^the reason$"):
-        pipeline.run(checked, {"one": failing(RunFailed("the reason"))})
+        run(checked, {"one": failing(RunFailed("the reason"))})
     assert "WARNING: the journal's disk is full" in capsys.readouterr().err
     assert manifest(checked).content["status"] == "failed"
 
@@ -158,14 +189,14 @@ def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tra
         raise AssertionError
 
     with pytest.raises(RunFailed, match="process 7 on elsewhere has taken this run over"):
-        pipeline.run(checked, {"one": taken_over, "two": never})
+        run(checked, {"one": taken_over, "two": never})
     assert tracker.closed == []
     assert manifest(checked).content["status"] == "running"
 
 
 def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
     with Lease(checked.storage).acquire(), pytest.raises(LeaseHeld):
-        pipeline.run(checked, {"one": failing(AssertionError())})
+        run(checked, {"one": failing(AssertionError())})
     assert not checked.storage.exists(MANIFEST)
 
 
@@ -194,7 +225,7 @@ def registered_after(workers, monkeypatch, checked):
         return {"registered": True}
 
     monkeypatch.setattr("orchestrator.pipeline.stages.register._register", away)
-    return pipeline.run(checked, {"train": train, "register": register})
+    return run(checked, {"train": train, "register": register})
 
 
 def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(

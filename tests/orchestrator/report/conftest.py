@@ -13,8 +13,8 @@ from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.pipeline.summary import summarise
 from orchestrator.report import Evidence
 from orchestrator.report.search import Search
-from orchestrator.tuning.ledger import TrialRecord
 from orchestrator.tuning.space import load_space
+from orchestrator.tuning.trial_store import TrialRecord
 
 TEACHERS, MEMBERS, IMAGES = 2, 2, 120
 SCORES = (0.91, 0.95, 0.93, 0.90, 0.92)

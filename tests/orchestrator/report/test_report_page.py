@@ -238,7 +238,7 @@ def test_what_a_pruned_student_started_from_is_a_dashed_curve_and_its_share_is_s
 
 @pytest.mark.slow
 def test_drawing_without_a_home_folder_says_nothing():
-    draw = "from orchestrator.report.charts import styled; styled(lambda: None)()"
+    draw = "from orchestrator.report.svg import styled; styled(lambda: None)()"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPLCONFIGDIR"))}
     environment = {**kept, "HOME": os.devnull}
     done = subprocess.run(

@@ -13,7 +13,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.tuning.capacity import trials_at_once
-from orchestrator.tuning.domains import Choice, LogUniform
+from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.plan import search_lines
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import (
@@ -23,15 +23,9 @@ from orchestrator.tuning.request import (
     grid_size,
     longest_warmup,
 )
-from orchestrator.tuning.schedulers import expected_share, exploit_epochs, grace_epochs, rungs
+from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
 from orchestrator.tuning.search import trial_resources
 from orchestrator.tuning.space import Space, load_space
-
-MUTABLE = Space(
-    name="mutable",
-    description="what may change while a network trains",
-    domains={"distillation.temperature": LogUniform(log_uniform=(1, 8), reason="a test")},
-)
 
 
 def request(**options: Any) -> SearchRequest:
@@ -41,12 +35,6 @@ def request(**options: Any) -> SearchRequest:
 @pytest.mark.parametrize(
     ("options", "overrides", "complaint"),
     [
-        ({"scheduler": "pbt"}, [], "student.members of space student decides which network"),
-        ({"scheduler": "pbt", "space": MUTABLE, "searcher": "optuna"}, [], "no part in it"),
-        ({"scheduler": "pbt", "space": MUTABLE, "seeds": 2}, [], "--seeds 1"),
-        ({"scheduler": "pbt", "space": MUTABLE, "trials": 3}, [], "4 trials or more|population"),
-        ({"scheduler": "pbt", "space": MUTABLE}, ["cluster.workers_per_run=2"], "cannot be paused"),
-        ({"scheduler": "hyperband"}, ["cluster.workers_per_run=2"], "hyperband with cluster.workers"),
         ({"searcher": "pareto"}, [], "add --scheduler none"),
         ({"searcher": "grid", "trials": 28}, [], "27 points"),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
@@ -71,8 +59,6 @@ def test_what_cannot_work_together_is_refused(
         ({}, []),
         ({"scheduler": "median", "searcher": "optuna", "seeds": 3}, []),
         ({"scheduler": "none", "searcher": "pareto"}, []),
-        ({"scheduler": "hyperband", "searcher": "optuna", "max_concurrent": 2}, []),
-        ({"scheduler": "pbt", "space": MUTABLE, "max_concurrent": 2}, []),
         ({"searcher": "grid", "trials": 27}, []),
         ({}, ["cluster.gpus_per_worker=0.25"]),
         ({}, ["student.architecture.pruned=0.25"]),
@@ -143,7 +129,6 @@ def test_early_stopping_is_expected_to_save_about_what_successive_halving_does()
     # A third passes each of the rungs at 4, 12, 36: 0.04 + 0.08/3 + 0.24/9 + 0.64/27.
     assert asha == pytest.approx(0.117, abs=0.03)
     assert asha < expected_share(request(trials=24), 4, 100) < 0.4
-    assert 0.1 < expected_share(request(trials=24, scheduler="hyperband"), 4, 81) < 1
 
 
 HUNDRED_EPOCHS = ["student.training.epochs=100", "student.training.evaluate_every=2"]
@@ -204,13 +189,6 @@ def test_several_seeds_are_in_the_plan_and_in_its_cost() -> None:
     assert passes[1] == pytest.approx(3 * passes[0], rel=0.05)
 
 
-def test_the_plan_says_who_waits_for_whom() -> None:
-    hyperband = plan_of(scheduler="hyperband", trials=9)
-    assert "hyperband: 5 trials, 2 past epoch 6, 1 past epoch 18, 1 past epoch 54; 2 trials, " in hyperband
-    pbt = plan_of(scheduler="pbt", space=MUTABLE, trials=8)
-    assert "after epochs 10, 20, 30, 40, 50, 60, 70, 80, 90 all wait for each other" in pbt
-
-
 def test_the_plan_says_which_teachers_of_the_pool_teach_a_trial() -> None:
     first, turns = "pairs members with teachers takes the pool's first ones", "by the whole pool, in turn"
     rotating = "distillation.assignment=rotating"
@@ -222,8 +200,3 @@ def test_the_plan_says_which_teachers_of_the_pool_teach_a_trial() -> None:
     assert [text in plan_of() for text in (first, turns)] == [True, False]
     assert [text in plan_of([rotating]) for text in (first, turns)] == [False, True]
     assert [text in plan_of(space=either) for text in (first, turns)] == [True, True]
-
-
-def test_a_population_exchanges_networks_where_it_validates_and_after_the_warm_up() -> None:
-    assert exploit_epochs(Training(epochs=9), 1, 9) == list(range(1, 9))
-    assert exploit_epochs(Training(epochs=100, evaluate_every=4), 13, 100) == list(range(24, 100, 12))

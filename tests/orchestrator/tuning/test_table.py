@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.tuning.ledger import TrialRecord
 from orchestrator.tuning.table import trials_table
+from orchestrator.tuning.trial_store import TrialRecord
 
 
 def record(number: int, score: float, **changes: Any) -> TrialRecord:

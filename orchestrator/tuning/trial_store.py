@@ -33,23 +33,15 @@ class TrialRecord:
     """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
     status: TrialStatus = "proposed"
     history: list[dict[str, float]] = field(default_factory=list)
-    """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialBench.step`)."""
+    """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialRunner.step`)."""
     error: str | None = None
     seconds: float = 0.0
     """Of training, in the trial's process."""
-    clones: list[dict[str, Any]] = field(default_factory=list)
-    """Population-based training: after which `epoch` it went on with the networks `of` which trial, whose
-    settings were `of_values`, and with which `values` instead of those it had `before`."""
 
     @property
     def name(self) -> str:
         """Unique in the search, in order."""
         return trial_name(self.number)
-
-    @property
-    def first_values(self) -> dict[str, Any]:
-        """What it began with."""
-        return self.clones[0]["before"] if self.clones else self.values
 
     @property
     def ended(self) -> bool:
@@ -81,7 +73,7 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-class Ledger:
+class TrialStore:
     """The trials of one search; only the driver writes it."""
 
     def __init__(self, storage: Storage) -> None:
@@ -89,11 +81,11 @@ class Ledger:
         self.trials: dict[int, TrialRecord] = {}
         for key in storage.list("trials"):
             if re.fullmatch(r"trials/trial-\d+/trial\.json", key):
-                record = TrialRecord(**(read_json(storage, key) or {}))
+                record = _record(read_json(storage, key) or {})
                 self.trials[record.number] = record
 
-    def propose(self, number: int, values: Mapping[str, Any], cost: float) -> TrialRecord:
-        """Note that a trial is to be run."""
+    def add(self, number: int, values: Mapping[str, Any], cost: float) -> TrialRecord:
+        """Note that a trial is to be run; its record."""
         record = TrialRecord(number, dict(values), cost)
         self.trials[number] = record
         self.save(record)
@@ -120,7 +112,7 @@ class Ledger:
 def find_trial(storage: Storage, number: int) -> TrialRecord | None:
     """What is known of one trial."""
     content = read_json(storage, _key(number))
-    return TrialRecord(**content) if content is not None else None
+    return _record(content) if content is not None else None
 
 
 def best_trial(trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
@@ -140,6 +132,11 @@ def pareto_set(trials: Mapping[int, TrialRecord]) -> list[TrialRecord]:
         if not front or record.quality[0] > front[-1].quality[0]:
             front.append(record)
     return front
+
+
+def _record(content: dict[str, Any]) -> TrialRecord:
+    content.pop("clones", None)  # of an earlier version, which changed trials' settings on the way
+    return TrialRecord(**content)
 
 
 def _key(number: int) -> str:

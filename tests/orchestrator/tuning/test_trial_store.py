@@ -1,4 +1,4 @@
-"""The ledger: what is stored of trials is what the next start finds, and which of them is best."""
+"""The trial store: what is stored of trials is what the next start finds, and which of them is best."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.storage import Storage, open_storage
-from orchestrator.tuning.ledger import Ledger, TrialRecord, best_trial, find_trial, pareto_set
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, find_trial, pareto_set
 
 
 @pytest.fixture
@@ -27,23 +27,23 @@ def by_number(*records: TrialRecord) -> dict[int, TrialRecord]:
 
 
 def test_another_start_finds_every_trial_as_it_was(storage: Storage) -> None:
-    ledger = Ledger(storage)
-    first = ledger.propose(0, {"distillation.temperature": 2.5, "student.members": 3}, 12.0)
-    ledger.propose(1, {"distillation.temperature": 4.0, "student.members": 2}, 8.0)
+    trials = TrialStore(storage)
+    first = trials.add(0, {"distillation.temperature": 2.5, "student.members": 3}, 12.0)
+    trials.add(1, {"distillation.temperature": 4.0, "student.members": 2}, 8.0)
     first.history.append({"epoch": 1.0, "score": 0.5, "score_nll": 1.5})
-    ledger.end(first, "failed", "TrainingDiverged: student")
-    assert Ledger(storage).trials == ledger.trials
+    trials.end(first, "failed", "TrainingDiverged: student")
+    assert TrialStore(storage).trials == trials.trials
     assert find_trial(storage, 0) == first
-    assert [Ledger(storage).trials[n].ended for n in (0, 1)] == [True, False]
+    assert [TrialStore(storage).trials[n].ended for n in (0, 1)] == [True, False]
     assert find_trial(storage, 7) is None
 
 
 def test_checkpoints_go_with_a_trial_that_nothing_continues(storage: Storage) -> None:
-    ledger = Ledger(storage)
+    trials = TrialStore(storage)
     for number, status in enumerate(("pruned", "failed", "completed", "out_of_time")):
-        made = ledger.propose(number, {}, 1.0)
+        made = trials.add(number, {}, 1.0)
         storage.write(f"trials/{made.name}/seed-0/epoch-00001.json", b"{}")
-        ledger.end(made, status)  # type: ignore[arg-type]
+        trials.end(made, status)  # type: ignore[arg-type]
     left = {key.split("/")[1] for key in storage.list("trials") if "seed-0" in key}
     assert left == {"trial-0002", "trial-0003"}
 

@@ -1,8 +1,7 @@
-"""What the driver keeps of a search while it goes on: ledger, MLflow, and what a person sees."""
+"""What the driver keeps of a search while it goes on: the trial store, MLflow, and what a person sees."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -13,9 +12,8 @@ from ray import tune
 
 from orchestrator.pipeline.progress import View
 from orchestrator.tracking import RunStatus, Tracker
-from orchestrator.tuning.ledger import Ledger, TrialRecord, TrialStatus, trial_name
-from orchestrator.tuning.proposals import Proposer
-from orchestrator.tuning.table import short_values
+from orchestrator.tuning.searchers import Searcher
+from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
 
 MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
     "completed": "FINISHED",
@@ -27,7 +25,7 @@ MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Recorder(tune.Callback):
+class SearchCallback(tune.Callback):
     """Tune calls it from the driver's loop, one event at a time.
 
     Args:
@@ -38,22 +36,22 @@ class Recorder(tune.Callback):
 
     def __init__(
         self,
-        ledger: Ledger,
-        proposer: Proposer,
+        store: TrialStore,
+        searcher: Searcher,
         tracker: Tracker | None,
         view: View,
         total: int,
         before_event: Callable[[], None] = lambda: None,
         after_trial: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ledger, self.proposer, self.tracker, self.view = ledger, proposer, tracker, view
+        self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
         self.total, self.before_event, self.after_trial = total, before_event, after_trial
         self.runs: dict[int, str] = {}
-        self.kept = {number for number, record in ledger.trials.items() if record.ended}
-        """Ended in an earlier start: what they report now is only told again."""
+        self.kept = {number for number, record in store.trials.items() if record.ended}
+        """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.began: dict[int, float] = {}
         for number in sorted(self.kept):
-            proposer.observe(ledger.trials[number])
+            searcher.observe(store.trials[number])
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Tune stores a copy of all that it is given, for a resume that is not used here."""
@@ -81,23 +79,6 @@ class Recorder(tune.Callback):
             shown = {k: v for k, v in values.items() if k not in ("epoch", "finished")}
             self.tracker.log_metrics(self._open_run(record), shown, int(values["epoch"]))
 
-    def cloned(self, record: TrialRecord) -> None:
-        """A member of a population goes on with another's networks, and with other values."""
-        clone = record.clones[-1]
-        self.view.say(
-            f"{record.name}: from epoch {clone['epoch']} on with the networks of {trial_name(clone['of'])}, "
-            f"{short_values(record.values)}"
-        )
-        if self.tracker is not None:  # MLflow's parameters cannot change: they are what the trial began with
-            self._tell_clones(self.tracker, self._open_run(record), record)
-
-    @staticmethod
-    def _tell_clones(tracker: Tracker, run: str, record: TrialRecord) -> None:
-        numbers = {key: value for key, value in record.values.items() if isinstance(value, int | float)}
-        values = {f"values/{key}": float(value) for key, value in numbers.items()}
-        tracker.log_metrics(run, values, record.clones[-1]["epoch"])
-        tracker.set_tags(run, {"ekd.trial.clones": json.dumps(record.clones)})
-
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself or was stopped."""
         if (record := self._record(trial)) is None:
@@ -110,60 +91,51 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed more often than it may."""
-        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self._end(record, "failed", _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process was lost; it is started again."""
-        _forget_pickled(trial)
         if (record := self._record(trial)) is not None:
             self.view.warn(f"{record.name}: {_reason(trial)}; it continues from its last checkpoint")
 
     def out_of_time(self) -> None:
         """The time is over: what had begun stands as it is."""
-        for record in self.ledger.trials.values():
+        for record in self.store.trials.values():
             if record.status == "proposed":
                 self._end(record, "out_of_time")
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
         record.seconds += time.monotonic() - self.began.pop(record.number, time.monotonic())
-        if self.tracker is not None:  # before the ledger: what it calls ended is in MLflow's journal
+        if self.tracker is not None:  # before the store: what that calls ended is in MLflow's journal
             run = self._open_run(record)
             tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
-            if record.clones:  # again: a kill may have come between the copy and its tag
-                self._tell_clones(self.tracker, run, record)
             self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
             self.tracker.finish(run, MLFLOW_STATUS[status])
-        self.ledger.end(record, status, error)
+        self.store.end(record, status, error)
         if record.number not in self.kept:
-            self.proposer.observe(record)
+            self.searcher.observe(record)
         self.after_trial()
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
-        ended = sum(r.ended for r in self.ledger.trials.values())
+        ended = sum(r.ended for r in self.store.trials.values())
         self.view.say(
             f"{record.name} ({ended} of {self.total}): {status} after epoch {record.epochs}{score}{reason}"
         )
 
     def _record(self, trial: Any) -> TrialRecord | None:
-        """The record of a trial, unless it is only told again."""
+        """The record of a trial; None for one that had ended in an earlier start."""
         number = trial.config["number"]
-        return None if number in self.kept else self.ledger.trials[number]
+        return None if number in self.kept else self.store.trials[number]
 
     def _open_run(self, record: TrialRecord) -> str:
         if self.tracker is None:
             return ""
         if record.number not in self.runs:
             run = self.tracker.child(record.name, None, {"ekd.trial": str(record.number)})
-            self.tracker.log_params(run, record.first_values)
+            self.tracker.log_params(run, record.values)
             self.runs[record.number] = run
         return self.runs[record.number]
-
-
-def _forget_pickled(trial: Any) -> None:
-    """At its end Tune unpickles a failed trial's error from the storage, where anybody may have put it."""
-    trial.run_metadata.pickled_error_filename = None
 
 
 def _reason(trial: Any) -> str:

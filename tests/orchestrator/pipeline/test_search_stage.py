@@ -13,13 +13,14 @@ import pytest
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.pipeline.stages.search import search
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.storage import LocalStorage
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.space import load_space
-from orchestrator.tuning.stage import search
 
 REQUEST = SearchRequest(space=load_space("student"), trials=2)
+VALUES = {"distillation.temperature": 4.0, "student.members": 4, "perturbation.strength": 1.0}
 
 
 class Deaf:
@@ -44,7 +45,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     view = View.open("test", [], "nowhere")
     view.console.quiet = True
     made = RunContext(
-        cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None))
+        cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None)), REQUEST
     )
     made.tracker_, made._capacity = cast(Any, Deaf()), Capacity((Node(4),), "a test")
     return made
@@ -60,11 +61,11 @@ def lose(context: RunContext) -> None:
     context.lease.lost = "process 7 on another host"
 
 
-def end(recorder: Any, number: int) -> None:
+def end(callback: Any, number: int) -> None:
     """Trial `number` is proposed, and ends at once."""
-    recorder.ledger.propose(number, {"student.members": 4}, 1.0)
+    callback.store.add(number, VALUES, 1.0)
     trial = SimpleNamespace(config={"number": number}, last_result={"failure": "a test"})
-    recorder.on_trial_complete(0, [], trial)
+    callback.on_trial_complete(0, [], trial)
 
 
 def test_a_driver_that_lost_its_run_writes_no_more_trials(
@@ -72,17 +73,17 @@ def test_a_driver_that_lost_its_run_writes_no_more_trials(
 ) -> None:
     before: dict[str, bytes] = {}
 
-    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
-        recorder.on_step_begin(0, [])
-        end(recorder, 0)
+    def run_search(asked: Any, callback: Any, at_once: int, left: Any) -> None:
+        callback.on_step_begin(0, [])
+        end(callback, 0)
         lose(context)
         before.update(stored(context))
-        recorder.on_step_begin(1, [])
-        end(recorder, 1)
+        callback.on_step_begin(1, [])
+        end(callback, 1)
 
     monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
     with pytest.raises(RunFailed, match="process 7 on another host has taken this run over"):
-        search(context, REQUEST)
+        search(context)
     assert "trials/trial-0000/trial.json" in before
     assert stored(context) == before
 
@@ -92,14 +93,14 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
 ) -> None:
     before: dict[str, bytes] = {}
 
-    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
-        end(recorder, 0)
+    def run_search(asked: Any, callback: Any, at_once: int, left: Any) -> None:
+        end(callback, 0)
         lose(context)
         before.update(stored(context))
 
     monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
     with pytest.raises(RunFailed, match="has taken this run over"):
-        search(context, REQUEST)
+        search(context)
     assert stored(context) == before
 
 
@@ -110,12 +111,12 @@ def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_n
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
     kept: list[float] = []
 
-    def run_search(asked: Any, recorder: Any, at_once: int, left: Any) -> None:
+    def run_search(asked: Any, callback: Any, at_once: int, left: Any) -> None:
         clock.now += 30
-        end(recorder, 0)
+        end(callback, 0)
         kept.append(json.loads(context.checked.storage.read("search.json"))["seconds"])
 
     monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
     with pytest.raises(RunFailed, match="no trial has a result"):
-        search(context, REQUEST)
+        search(context)
     assert kept == [30.0]

@@ -16,24 +16,18 @@ class TrialFailed(ValueError):
     """The trial cannot be trained, now or ever; the message says why."""
 
 
-class Workshop(Protocol):
-    """Where trials are trained, one after another."""
+class TrialExecutor(Protocol):
+    """Trains one trial after another."""
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        """See `ekd_train.workers.trial_runner.TrialBench.step`."""
-
-    def save(self, step: TrialStep) -> None:
-        """Store a checkpoint of the trial where it is now."""
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """Go on with the networks that another trial had after the epoch `donor.after`."""
+        """The next record of a trial, as `ekd_train.workers.trial_runner.TrialRunner.step`."""
 
     def close(self) -> None:
         """Free everything."""
 
 
 @dataclass(frozen=True)
-class TrialPost:
+class TrialSetup:
     """Everything that a trial's process needs to begin."""
 
     store: Storage
@@ -42,87 +36,59 @@ class TrialPost:
     seeds: int
     data: Any
     """A `ray.ObjectRef` of a `SharedData`: data set and teachers, once a node."""
-    open_workshop: Callable[[TrialPost], Workshop]
+    open_executor: Callable[[TrialSetup], TrialExecutor]
 
 
-def open_workshop(post: TrialPost) -> Workshop:
+def open_executor(setup: TrialSetup) -> TrialExecutor:
     """In this process for one worker, else in a worker pool."""
-    several = build_experiment(post.pool).cluster.most_workers > 1
-    return InWorkerPool(post) if several else InProcess(post)
-
-
-class NodeNotice:
-    """Ray's word that this node is about to be taken; `ekd_train.workers.workers.Notice`.
-
-    In a worker pool Ray Train hears it; a trial's own process has to ask, which it does once an epoch.
-    """
-
-    def given(self) -> bool:
-        """Whether this node is about to be taken; not if nobody answers."""
-        import ray
-        from ray._private.state import state
-
-        if not ray.is_initialized():  # else asking would start Ray, or wait for one that has gone
-            return False
-        try:
-            return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
-        except Exception:
-            return False
-
-    def leave(self) -> None:
-        """Train on, with a checkpoint after every epoch, until the node is gone: the trial may end before,
-        and a process that ended by itself would count as a failure of the trial."""
+    several = build_experiment(setup.pool).cluster.most_workers > 1
+    return InWorkerPool(setup) if several else InProcess(setup)
 
 
 class InProcess:
     """Trains in the calling process, on the device that Ray gave it."""
 
-    def __init__(self, post: TrialPost) -> None:
+    def __init__(self, setup: TrialSetup) -> None:
         import ray
         import torch
 
         from ekd_train.data.tensors import place
         from ekd_train.workers.reporter import Silent
-        from ekd_train.workers.trial_runner import TrialBench
+        from ekd_train.workers.trial_runner import TrialRunner
         from ekd_train.workers.workers import Workers
 
-        experiment = build_experiment(post.pool)
+        experiment = build_experiment(setup.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        workers = Workers(device=device, notice=NodeNotice())
-        shared: SharedData = ray.get(post.data)
+        workers = Workers(device=device)
+        shared: SharedData = ray.get(setup.data)
         data = place(shared.dataset, workers.device)
         keep = experiment.storage.keep_checkpoints
-        self.bench = TrialBench(data.training, data.description, post.store, workers, keep, shared.weights)
-        self.silent = Silent
+        self.runner = TrialRunner(data.training, data.description, setup.store, workers, keep, shared.weights)
+        self.reporter = Silent()
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        """See `Workshop`."""
-        return self.bench.step(step, self.silent())
-
-    def save(self, step: TrialStep) -> None:
-        """See `Workshop`."""
-        self.bench.save(step, self.silent())
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """See `Workshop`."""
-        self.bench.clone(step, donor, self.silent())
+        """Train here until the next record."""
+        return self.runner.step(step, self.reporter)
 
     def close(self) -> None:
-        """See `Workshop`."""
-        self.bench.close()
+        """Let the trial go, so that its memory is free."""
+        self.runner.close()
 
 
 class InWorkerPool:
     """Trains in a worker pool of its own, started at the first step and kept for the next trial."""
 
-    def __init__(self, post: TrialPost) -> None:
-        self.post = post
-        self.experiment = build_experiment(post.pool)
+    def __init__(self, setup: TrialSetup) -> None:
+        self.setup = setup
+        self.experiment = build_experiment(setup.pool)
         self._group: Any = None
 
     def step(self, step: TrialStep) -> dict[str, float]:
-        """See `Workshop`. Workers that are lost are started again by the group, as often as it may."""
+        """Have the workers train until the next record; lost ones are started again as often as allowed.
+
+        Raises `TrialFailed` when they cannot go on.
+        """
         from orchestrator.runtime.ray_session import LaunchError
 
         group = self._open()
@@ -149,14 +115,6 @@ class InWorkerPool:
                         self.close()
                         raise TrialFailed(reason)
 
-    def save(self, step: TrialStep) -> None:
-        """Schedulers that pause trials are refused for trials of several workers."""
-        raise NotImplementedError("a trial of several workers is never paused")
-
-    def clone(self, step: TrialStep, donor: TrialStep) -> None:
-        """As `save`."""
-        raise NotImplementedError("a trial of several workers is never paused")
-
     def close(self) -> None:
         """End the workers: what they held is free."""
         if self._group is not None:
@@ -169,6 +127,6 @@ class InWorkerPool:
             from orchestrator.runtime.worker_pool import WorkerPool
 
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
-            self._group = WorkerPool(cluster, self.post.store, self.post.data, keep)
+            self._group = WorkerPool(cluster, self.setup.store, self.setup.data, keep)
             self._group.start(cluster_capacity("the cluster"), 1)
         return self._group

@@ -1,0 +1,156 @@
+"""Search: from trained teachers to the best configuration."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.pool import trial_runs
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.search_budget import SearchBudget
+from orchestrator.tuning.searchers import build_searcher
+from orchestrator.tuning.table import short_values, trials_table
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set
+
+
+def search(context: RunContext) -> dict[str, Any]:
+    """Run the trials that have not ended; the best of all. Raises `RunFailed` if none has a result."""
+    assert context.request is not None
+    storage, request = context.checked.storage, context.request
+    budget, trials = SearchBudget(storage, request), TrialStore(storage)
+    if budget.left() != 0.0 and not _all_ended(trials, request):
+        _run_trials(context, request, trials, budget)
+    context.stop_if_taken_over()
+    budget.save()
+    best = best_trial(trials.trials)
+    if best is None:
+        reasons = [r.error for r in trials.trials.values() if r.error]
+        raise RunFailed(f"no trial has a result: {reasons[0] if reasons else 'out of time'}")
+    context.view.say(
+        f"best: {best.name}, validation accuracy {100 * best.quality[0]:.2f} %, {short_values(best.values)}"
+    )
+    _keep_student(context, best)
+    for record in trials.trials.values():
+        trials.forget_checkpoints(record)
+    _publish(context, request, trials, best)
+    context.stop_if_taken_over()
+    return {
+        "best": _outcome(best),
+        "pareto": [_outcome(record) for record in pareto_set(trials.trials)],
+        "trials": _counts(trials),
+        "seconds": round(budget.seconds, 3),
+    }
+
+
+def _run_trials(
+    context: RunContext, request: SearchRequest, trials: TrialStore, budget: SearchBudget
+) -> None:
+    import ray
+
+    from ekd_train.data.shared import SharedData
+    from ekd_train.persistence.networks import load_network
+    from ekd_train.workers.trial_runner import network_arrays
+    from orchestrator.tuning.callback import SearchCallback
+    from orchestrator.tuning.search import Search, run_search
+    from orchestrator.tuning.trial_executor import TrialSetup, open_executor
+
+    checked = context.checked
+    pool, storage = checked.experiment, checked.storage
+    context.wait_for_queued()
+    context.end_workers()
+    capacity = context.ray()
+    at_once = trials_at_once(pool.cluster, capacity, request)
+    teachers = {run.name: load_network(storage, run, checked.description) for run in pool.teacher_runs()}
+    data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
+    searcher = build_searcher(request, pool.seed)
+    callback = SearchCallback(
+        trials,
+        searcher,
+        context.tracker,
+        context.view,
+        request.trials,
+        before_event=context.stop_if_taken_over,
+        after_trial=budget.save,
+    )
+    setup = TrialSetup(storage, pool.resolved(), request.seeds, data, open_executor)
+    context.view.panel = partial(trials_table, trials.trials)
+    context.view.say(
+        f"{request.trials} trials, {at_once} at a time; {_counts(trials) or 'none yet'}"
+        f"; Ray: {capacity.describe()}{capacity.unused_gpus(pool.cluster)}"
+    )
+    try:
+        run_search(Search(request, pool, trials, searcher, setup), callback, at_once, budget.left())
+        context.stop_if_taken_over()
+        callback.out_of_time()
+    finally:
+        context.view.panel = None
+        if not context.taken_over:
+            budget.save()
+    context.tracker.flush()
+
+
+def _all_ended(trials: TrialStore, request: SearchRequest) -> bool:
+    return sum(record.ended for record in trials.trials.values()) >= request.trials
+
+
+def _keep_student(context: RunContext, best: TrialRecord) -> None:
+    """If the best trial was trained in full, its network of the student's own seed is the student."""
+    from ekd_train.persistence.checkpoint import Checkpoints
+    from ekd_train.persistence.networks import find_network, identity, save_network
+    from ekd_train.training.trainee import build_network
+    from ekd_train.workers.trial_runner import checkpoint_prefix
+
+    checked = context.checked
+    storage, description = checked.storage, checked.description
+    (run,) = trial_runs(checked.experiment, best.values, 1)
+    key = identity(run, description["fingerprint"])
+    found = Checkpoints(storage, checkpoint_prefix(best.name, 0), key).newest()
+    if found is None or found.epoch < run.training.epochs or find_network(storage, run.name, key):
+        return
+    keys = ("num_classes", "image_shape", "mean", "std")
+    network = build_network(run, **{k: description[k] for k in keys})
+    network.load_state_dict(found.best)
+    state = found.record
+    record = {
+        "identity": key,
+        "best": state["best"],
+        "history": state["history"],
+        "seconds": state["seconds"],
+        "workers": checked.experiment.cluster.most_workers,
+    }
+    save_network(storage, run.name, network, record)
+    context.view.say(f"{best.name} was trained in full: its network is the student")
+
+
+def _publish(context: RunContext, request: SearchRequest, trials: TrialStore, best: TrialRecord) -> None:
+    tracker = context.tracker
+    records = [vars(record) for record in trials.trials.values()]
+    tracker.log_dict(tracker.run_id, "search/trials.json", {"trials": records})
+    found = {"search/best_score": best.quality[0], "search/trials": len(records)}
+    tracker.log_metrics(tracker.run_id, found, 0)
+    tracker.set_tags(
+        tracker.run_id,
+        {"ekd.search.space": request.space.name, "ekd.search.best": best.name, **_tags(best)},
+    )
+
+
+def _tags(best: TrialRecord) -> dict[str, str]:
+    return {f"ekd.search.best.{key}": str(value) for key, value in best.values.items()}
+
+
+def _outcome(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "trial": record.name,
+        "values": record.values,
+        "score": record.quality[0],
+        "nll": -record.quality[1],
+        "epochs": record.epochs,
+        "cost": record.cost,
+    }
+
+
+def _counts(trials: TrialStore) -> dict[str, int]:
+    statuses = [record.status for record in trials.trials.values()]
+    return {status: statuses.count(status) for status in sorted(set(statuses))}

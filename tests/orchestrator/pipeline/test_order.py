@@ -1,0 +1,129 @@
+"""The table of the order of work: what a stage needs comes before it, and nothing trains too early."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from ekd_train.settings import TrainingRun
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
+from orchestrator.pipeline.pipeline import WORK
+from orchestrator.pipeline.progress import View
+from orchestrator.pipeline.run_context import RunContext
+from orchestrator.runtime.job_queue import Event
+from orchestrator.tuning.pool import same_in_all_trials
+
+NAMES = [stage.name for stage in ORDER]
+PRUNED = ["student.architecture={name: resnet, depth: 8, pruned: 0.25}"]
+
+
+def test_a_run_with_a_search_has_one_stage_more():
+    run, tune = ([s.name for s in stages_of(searched=searched)] for searched in (False, True))
+    assert run == ["prepare", "teachers", "control", "distil", "average", "evaluate", "register", "report"]
+    assert [name for name in tune if name not in run] == [SEARCH]
+
+
+def test_a_stage_either_trains_or_does_something_else():
+    trains = {stage.name for stage in ORDER if stage.trains(load_experiment("digits"))}
+    assert trains | WORK.keys() == set(NAMES)
+    assert not trains & WORK.keys()
+
+
+def test_what_a_stage_needs_comes_before_it():
+    for index, stage in enumerate(ORDER):
+        assert set(stage.needs) <= set(NAMES[:index])
+        assert stage.makes
+
+
+@pytest.mark.parametrize("changes", [[], PRUNED])
+def test_every_network_that_a_training_run_needs_is_trained_by_a_stage_that_its_stage_needs(changes):
+    experiment = load_experiment("digits", changes)
+    of = {stage.name: stage.trains(experiment) for stage in ORDER}
+    for stage in ORDER:
+        made = [run for need in stage.needs for run in of[need]]
+        for run in of[stage.name]:
+            assert all(other in made for other in run.needs)
+    names = [run.name for run in training_runs(experiment)]
+    assert names == [
+        *(f"teacher-{i}" for i in range(4)),
+        *(["unpruned"] if changes else []),
+        "control",
+        "student",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "early"),
+    [
+        ("distillation.temperature", True),
+        ("student.members", True),
+        ("student.training.learning_rate", False),
+        ("student.architecture.width", False),
+    ],
+)
+def test_the_control_is_trained_before_a_search_that_does_not_change_it(key, early):
+    experiment = load_experiment("digits")
+    assert same_in_all_trials(experiment.control_run(), [key]) is early
+    assert all(same_in_all_trials(run, [key]) for run in experiment.teacher_runs())
+    assert not same_in_all_trials(experiment.student_run(), [key])
+
+
+class Workers:
+    """Takes jobs; `finish` says that one is done."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.queued: list[str] = []
+
+    def add(self, jobs: list[TrainingRun]) -> None:
+        self.queued += [job.name for job in jobs]
+
+    def finish(self, name: str) -> None:
+        self.context._handle(Event("done", 0, name, {"record": {}}))
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A function: the workers of a run with these settings, all of whose training runs are planned."""
+
+    def plan(*changes: str) -> Workers:
+        view = View.open("test", [], "nowhere")
+        context = RunContext(cast(Any, None), cast(Any, None), view, tmp_path)
+        workers = Workers(context)
+        context._workers = cast(Any, workers)
+        context.plan(
+            training_runs(load_experiment("digits", ["teachers.count=2", "student.members=2", *changes]))
+        )
+        return workers
+
+    return plan
+
+
+def test_the_control_is_queued_behind_the_teachers_and_the_student_when_they_are_done(planned):
+    workers = planned()
+    assert workers.queued == ["teacher-0", "teacher-1", "control"]
+    workers.finish("teacher-1")
+    workers.finish("control")
+    assert workers.queued[3:] == []
+    workers.finish("teacher-0")
+    assert workers.queued[3:] == ["student"]
+
+
+def test_a_pruned_control_waits_for_the_network_that_it_starts_from(planned):
+    workers = planned(*PRUNED)
+    assert workers.queued == ["teacher-0", "teacher-1", "unpruned"]
+    workers.finish("unpruned")
+    assert workers.queued[3:] == ["control"]
+
+
+def test_a_job_is_queued_again_only_if_its_settings_are_others(planned):
+    workers = planned()
+    context, (control,) = workers.context, ORDER[3].trains(load_experiment("digits"))
+    context.submit([control])
+    assert workers.queued.count("control") == 1
+    workers.finish("control")
+    context.submit([control.model_copy(update={"seed": 5})])
+    assert workers.queued.count("control") == 2
+    assert "control" not in context.records

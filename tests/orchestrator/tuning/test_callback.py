@@ -1,0 +1,61 @@
+"""What the driver writes down of trials, as Tune tells it: trial store and MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.pipeline.progress import View
+from orchestrator.storage import open_storage
+from orchestrator.tracking import Tracker
+from orchestrator.tuning.callback import SearchCallback
+from orchestrator.tuning.domains import Choice
+from orchestrator.tuning.searchers import OptunaSearcher
+from orchestrator.tuning.space import Space
+from orchestrator.tuning.trial_store import TrialStore
+
+SPACE = Space(
+    name="test",
+    description="a test",
+    domains={"perturbation.temperature": Choice(choice=(None, 2.0), reason="a test")},
+)
+
+
+@pytest.fixture
+def callback(tmp_path: Path, tracker: Tracker) -> SearchCallback:
+    view = View.open("test", [], "nowhere")
+    view.console.quiet = True
+    trials = TrialStore(open_storage(str(tmp_path / "runs")))
+    return SearchCallback(trials, OptunaSearcher(SPACE, 0, "random"), tracker, view, 2)
+
+
+def told(number: int, **changes: Any) -> Any:
+    """A trial as Tune's callbacks see it."""
+    fields = {"last_result": {}, "error_file": None} | changes
+    return SimpleNamespace(config={"number": number}, **fields)
+
+
+def mlflow_run(callback: SearchCallback, number: int) -> Any:
+    assert callback.tracker is not None
+    callback.tracker.flush()
+    return callback.tracker.client.get_run(callback.tracker.resolve(callback.runs[number]))
+
+
+def test_a_trial_that_fails_is_failed_in_mlflow_with_its_reason(
+    callback: SearchCallback, tmp_path: Path
+) -> None:
+    for number in range(2):
+        callback.store.add(number, {"perturbation.temperature": 2.0}, 1.0)
+        callback.on_trial_start(0, [], told(number))
+    diverged = "TrainingDiverged: student: the loss became nan at step 7"
+    callback.on_trial_complete(1, [], told(0, last_result={"failure": diverged}))
+    (tmp_path / "error.txt").write_text("Failure # 1 (occurred at x)\nOSError: gone\n")
+    callback.on_trial_error(2, [], told(1, error_file=str(tmp_path / "error.txt")))
+    for number, reason in enumerate((diverged, "OSError: gone")):
+        run = mlflow_run(callback, number)
+        assert run.info.status == "FAILED"
+        assert run.data.tags["ekd.trial.status"] == "failed"
+        assert run.data.tags["ekd.trial.error"] == reason == callback.store.trials[number].error
