@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ekd_train.settings import Architecture
-from orchestrator.export.rebuilding import ARCHITECTURE_TAG, PRUNED_TAG
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
 from orchestrator.pipeline.summary import summarise
 from orchestrator.planning.preflight import Checked
+from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG
 from orchestrator.tracking import TrackingError
 
 if TYPE_CHECKING:
