@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import safetensors.torch
 from torch import Tensor
 
+from ekd_train.errors import EkdError
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ class Store(Protocol):
         """Remove `key`; nothing happens if it is not there."""
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(EkdError, ValueError):
     """An object's bytes are not those that were written; the message names the object."""
 
 

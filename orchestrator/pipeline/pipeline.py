@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ExperimentError
+from orchestrator.errors import EkdError, continuable
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
 from orchestrator.pipeline.progress import View
@@ -29,15 +29,10 @@ from orchestrator.planning.plan import doubts, training_work
 from orchestrator.planning.preflight import Checked, one_line
 from orchestrator.registry import code_version
 from orchestrator.runtime.ray_logging import divert_logging
-from orchestrator.runtime.ray_session import LaunchError
-from orchestrator.storage import StorageError
 from orchestrator.storage.vendor_settings import environment
-from orchestrator.tracking import RunStatus, Tracker, TrackingError
+from orchestrator.tracking import RunStatus, Tracker
 
 log = logging.getLogger(__name__)
-
-EXPLAINED = (RunFailed, LaunchError, StorageError, TrackingError, ExperimentError)
-"""Errors whose message says all that a user needs."""
 
 Stage = Callable[[RunContext], dict[str, Any]]
 
@@ -68,15 +63,15 @@ def run(
         command: what the user called, for the view.
         begin: called before the first stage; default: show every training run of the experiment.
 
-    Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `LeaseHeld`; what was
-    done by then is kept, and the same call continues.
+    Raises `LeaseHeld` where another driver has the run, and other `EkdError`s; what was done by then is
+    kept, and the same call continues.
     """
     os.environ.update(environment(checked.experiment.storage.endpoint_url))
     folder = local_folder(checked)
     view = View.open(f"{command} {checked.run_id}", list(stages), str(folder / "logs" / "ray.log"))
     lease = Lease(checked.storage)
     try:
-        with lease.acquire(view.say):
+        with lease.acquire(view.say), continuable():
             experiment = checked.experiment
             fingerprint = checked.description["fingerprint"]
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
@@ -136,7 +131,7 @@ def _run_stages(context: RunContext, stages: Mapping[str, Stage]) -> None:
     except KeyboardInterrupt:
         status = "KILLED"
         raise
-    except EXPLAINED:
+    except EkdError:
         log.exception("the run failed")
         raise
     except Exception as error:
