@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ekd_train.data import describe, load_dataset
 from orchestrator.experiment.schema import Experiment
+from orchestrator.planning.networks import check_networks
 from orchestrator.planning.preflight import (
     PATIENCE_S,
     check_capacity,
     check_images,
-    check_networks,
     log_of_ray,
     nothing_left,
     one_line,

@@ -19,11 +19,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.data import DataError, Dataset, load_dataset
 from ekd_train.data.subsets import balanced_order
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.persistence.checkpoint import load_record
+from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.robustness import measures
 from ekd_train.robustness.ood_data import Outside, load_held_out, load_outside

@@ -9,7 +9,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.preflight import network_on_paper
+from orchestrator.planning.networks import network_on_paper
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.cohorts import Bracket, brackets
 from orchestrator.tuning.cost import trial_cost
