@@ -12,7 +12,6 @@ from ekd_train.settings import TrainingRun
 from ekd_train.training.trainee import build_network
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
-from orchestrator.planning.preflight import one_line
 
 
 def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
@@ -28,13 +27,13 @@ def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
                 stages(network)  # raises if nobody knows where its features are
         except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
             raise ExperimentError(
-                f"{where}: {one_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"
+                f"{where}: {_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"
             ) from None
     try:
         name = objective_for(experiment.student.method, experiment.distillation.objective)
         build_objective(name, experiment.distillation)
     except ValueError as error:
-        raise ExperimentError(f"distillation: {one_line(error)}") from None
+        raise ExperimentError(f"distillation: {_line(error)}") from None
 
 
 def network_on_paper(run: TrainingRun, description: dict[str, Any]) -> Any:
@@ -70,3 +69,7 @@ def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
     images = description["validation"] + description["test"]
     predictions = 4 * images * description["num_classes"] * 2 * networks
     return (networks * (1 + checkpoints)) * max(per_network) + predictions + (64 << 20)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
