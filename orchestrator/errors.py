@@ -1,7 +1,29 @@
-"""The error of an input that cannot be run."""
+"""The errors of the command line, and what they promise."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
 
-class ExperimentError(ValueError):
-    """The experiment as written cannot be run; the message says which key, what is wrong, what to do."""
+from ekd_train.errors import EkdError as EkdError
+
+CONTINUES = "what is done is kept; the same command continues from there"
+
+
+class ExperimentError(EkdError, ValueError):
+    """The input as written cannot be used; the message says which key, what is wrong, what to do."""
+
+    exit_status: ClassVar[int] = 2
+
+
+@contextmanager
+def continuable() -> Iterator[None]:
+    """What fails in this block says, as its hint, that the same command continues."""
+    try:
+        yield
+    except ExperimentError:
+        raise
+    except EkdError as error:
+        error.hint = CONTINUES
+        raise

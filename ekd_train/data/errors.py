@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ekd_train.errors import EkdError
 
-class DataError(ValueError):
+
+class DataError(EkdError, ValueError):
     """Data that cannot be used, said in one line: where, what is wrong, what to do.
 
     `where` is the file or folder at fault, or the settings key (`data.train_size`) when

@@ -40,7 +40,10 @@ def timm_classifier(
         )
     if small_images:
         raise ValueError(f"{full_name}: small_images applies to torchvision's names only")
-    own = timm_arguments(name, num_classes, in_channels=in_channels, image_size=image_size)
+    own: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
+    made_for = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if made_for is not None and made_for.fixed_input_size:
+        own["img_size"] = image_size
     try:
         network: nn.Module = timm.create_model(name, **own)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
@@ -49,20 +52,3 @@ def timm_classifier(
         ) from error
     check_takes(full_name, network, (in_channels, image_size, image_size))
     return network
-
-
-def timm_arguments(name: str, num_classes: int, *, in_channels: int, image_size: int) -> dict[str, Any]:
-    """With what `timm_classifier`, whose arguments these are, calls `timm.create_model`.
-
-    Raises:
-        ValueError: timm is not installed.
-    """
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"timm/{name} needs timm: pip install 'ekd[timm]'") from None
-    own = {"pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
-    made_for = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if made_for is not None and made_for.fixed_input_size:
-        own["img_size"] = image_size
-    return own

@@ -61,20 +61,6 @@ def torchvision_classifier(
     return network
 
 
-def torchvision_construction(
-    name: str, num_classes: int, *, in_channels: int, image_size: int, small_images: bool
-) -> tuple[dict[str, object], dict[str, nn.Module]]:
-    """How `torchvision_classifier` makes its network, whose arguments these are.
-
-    Returns the arguments of `torchvision.models.get_model`, and the layers that then replace its own,
-    by their place in it.
-    """
-    own = _own_arguments(name, num_classes, image_size)
-    if in_channels == 3 and not small_images:
-        return own, {}
-    return own, _stem_changes(name, models.get_model(name, **own), in_channels, small_images)
-
-
 def _own_arguments(name: str, num_classes: int, image_size: int) -> dict[str, object]:
     own: dict[str, object] = {"weights": None, "num_classes": num_classes}
     if name.startswith("vit_"):

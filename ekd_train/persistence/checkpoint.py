@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import safetensors.torch
 from torch import Tensor
 
+from ekd_train.errors import EkdError
 from ekd_train.persistence.bounded_json import read_bounded_json
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Store(Protocol):
         """Remove `key`; nothing happens if it is not there."""
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(EkdError, ValueError):
     """An object's bytes are not those that were written; the message names the object."""
 
 

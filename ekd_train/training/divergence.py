@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ekd_train.errors import EkdError
 from ekd_train.settings import TrainingRun
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(EkdError):
     """Loss or weights are not finite any more; the message says where, and what to go back to."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import field_validator
 
@@ -12,9 +12,6 @@ from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, Positive
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import quoted
 from orchestrator.experiment.redaction import redacted
-
-if TYPE_CHECKING:
-    from orchestrator.experiment.schema import Experiment
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What run ids and registered models' names look like: they become folders, keys and tags."""
@@ -134,29 +131,3 @@ def refuse_credentials(value: str | None, key: str = "") -> str | None:
     if value and redacted(value) != value:
         raise ValueError(f"{key}credentials do not belong in an experiment; set them in the environment")
     return value
-
-
-def why_not_elsewhere(experiment: Experiment) -> str | None:
-    """Why an experiment that could run here would lose its results on a cluster; None if it would not."""
-    uri = experiment.storage.uri
-    if "://" not in uri and not Path(uri).is_absolute():
-        return (
-            f"storage.uri is {uri!r}, a folder relative to a job's temporary directory, which is deleted "
-            "with the job; use s3://bucket/prefix, or the absolute path of a folder that all hosts mount"
-        )
-    if experiment.tracking.uri is None:
-        return (
-            "tracking.uri is not set, and a job would keep its records in a temporary file; set tracking.uri"
-        )
-    if re.match(r"sqlite(\+\w+)?:///(?!/)|file:(?!//)", experiment.tracking.uri):
-        return (
-            f"tracking.uri is {experiment.tracking.uri!r}, a file relative to a job's temporary directory, "
-            "which is deleted with the job; use an MLflow server's address"
-        )
-    root = experiment.data.root
-    if root is not None and not root.startswith("s3://") and not Path(root).is_absolute():
-        return (
-            f"data.root is {root!r}, a folder relative to a job's temporary directory; use "
-            "s3://bucket/prefix, or the absolute path of a folder that the cluster's head has"
-        )
-    return None

@@ -37,7 +37,6 @@ from orchestrator.experiment.infrastructure import (
     refuse_credentials,
 )
 from orchestrator.experiment.packaged import find_experiment, read_experiment
-from orchestrator.experiment.smoke import make_small
 from orchestrator.experiment.yaml_tree import read_yaml, set_key
 
 PLACES = (
@@ -247,7 +246,7 @@ class Experiment(Settings):
         return f"{self.name}-{self.result_hash()[:10]}"
 
 
-def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool = False) -> Experiment:
+def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment named (packaged) or read (a path to YAML) with `key=value` overrides applied.
 
     Raises `ExperimentError`.
@@ -260,8 +259,7 @@ def load_experiment(source: str, overrides: Iterable[str] = (), *, smoke: bool =
     apply_overrides(tree, overrides)
     if "name" not in tree:
         tree["name"] = name_of_file(path)
-    experiment = build_experiment(tree)
-    return make_small(experiment) if smoke else experiment
+    return build_experiment(tree)
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from glob import escape, glob
-from typing import TYPE_CHECKING
 
 from ekd_train.settings import Architecture, DataSettings, Training
-
-if TYPE_CHECKING:
-    from orchestrator.experiment.infrastructure import Cluster
-    from orchestrator.experiment.schema import Experiment
+from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.schema import Experiment
 
 CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""

@@ -6,16 +6,19 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ekd_train.models import build_model
 from orchestrator.errors import ExperimentError
 from orchestrator.registry.exported_model import CHECKED_BATCHES, TOLERANCE, ExportError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from orchestrator.registry.provenance import ARCHITECTURE_TAG
 
 Format = Literal["pt2", "onnx", "state-dict"]
 
@@ -38,9 +41,11 @@ class Source:
     """Of the network's state dict, equal to what the registry or the manifest has."""
     where: str
     architecture: Mapping[str, Any] | None
-    """The student's, resolved; None: not recorded."""
+    """The student's `ekd_train.settings.Architecture`, without what is None; None: not recorded."""
     data: Mapping[str, Any]
     """Its `num_classes`, `image_shape`, `mean` and `std`."""
+    class_names: Sequence[str] | None = None
+    """In the order of the logits; None: not recorded."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -56,8 +61,8 @@ class Exported:
     path: Path
     worst: float
     """Largest difference between its logits and the network's, over batches of 1, 2 and 7."""
-    lines: str = ""
-    """`state-dict`: the Python that builds the network and loads the file; it was run for the check."""
+    sidecar: Path | None = None
+    """`state-dict`: the JSON that says which network the weights fit, and how images are normalised."""
 
 
 def format_of(output: Path, wanted: Format | None) -> Format:
@@ -81,14 +86,15 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
 
     `pt2`: `torch.export`, needs torch alone. `onnx`: images (batch, c, h, w) -> logits, any batch
     size. `state-dict`: the stock class's own keys, in safetensors form where the name ends with
-    `.safetensors`, else `torch.save` of plain tensors. The normalisation is no part of it; the lines that
-    load it have it, and so has the metadata of a safetensors file.
+    `.safetensors`, else `torch.save` of plain tensors; beside it `PATH.json` has the arguments of
+    `ekd_train.models.build_model` that build the network, the normalisation among them.
 
     Raises:
         ExportError: it cannot be written in this form, what was written is another function, or the disk
             is full.
         ExperimentError: a library of the extra `export` is missing, or no file can be written there.
     """
+    sidecar: Path | None = None
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
     source.network.cpu().requires_grad_(False)
     try:
@@ -96,6 +102,9 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         worst = _worst_difference(source, answer)
         if not worst <= TOLERANCE:
             raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
+        if form == "state-dict":
+            sidecar = output.with_name(f"{output.name}.json")
+            sidecar.write_bytes(_sidecar(source))
         os.replace(partial, output)
     except OSError as error:
         raise ExportError(
@@ -103,8 +112,7 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
-    lines = _loading_lines(source, output) if form == "state-dict" else ""
-    return Exported(output, worst, lines)
+    return Exported(output, worst, sidecar)
 
 
 def _writable(output: Path, suffix: str) -> Path:
@@ -123,8 +131,6 @@ def _writable(output: Path, suffix: str) -> Path:
 
 
 def _worst_difference(source: Source, answer: Callable[[Tensor], Tensor]) -> float:
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in CHECKED_BATCHES:
@@ -137,8 +143,6 @@ def _worst_difference(source: Source, answer: Callable[[Tensor], Tensor]) -> flo
 
 
 def _pt2(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
-    import torch
-
     batch = torch.export.Dim("batch", min=1)
     content = io.BytesIO()  # torch ends the process where a file cannot take all it writes
     try:
@@ -153,9 +157,7 @@ def _pt2(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _onnx(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
-    import torch
-
-    try:
+    try:  # of an extra, and seconds to import
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
@@ -182,46 +184,61 @@ def _onnx(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _state_dict(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
-    """The inner network's state dict, loaded by the very lines that a person is told to use."""
-    import safetensors.torch
-    import torch
-
+    """The inner network's state dict, read back into a network that is built from the sidecar's arguments."""
+    arguments = _construction(source)
     stored = source.network.state_dict()
     if not all(name.startswith(_INNER) for name in stored):
         raise ExportError("its parameters are not those of a classifier of this project")
-    lines = _loading_lines(source, path)
     state = {name.removeprefix(_INNER): tensor.detach().clone() for name, tensor in stored.items()}
     if path.suffix == ".safetensors":
-        known = {"architecture": source.architecture, **source.data, "weights_sha256": source.weights_sha256}
-        metadata = {key: json.dumps(value) for key, value in known.items()}
-        path.write_bytes(safetensors.torch.save(state, metadata))
+        path.write_bytes(safetensors.torch.save(state))
     else:
         content = io.BytesIO()
         torch.save(state, content)
         path.write_bytes(content.getbuffer())
-    made: dict[str, Any] = {}
     try:
-        exec(lines, made)
-    except Exception as error:
-        raise ExportError(
-            f"the lines that should load it do not: {' '.join(str(error).split())[:300]}"
-        ) from error
-    loaded: nn.Module = made["network"]
-    return lambda images: loaded(images).detach()
-
-
-def _loading_lines(source: Source, file: Path) -> str:
-    from orchestrator.export.rebuilding import ARCHITECTURE_TAG, rebuilding
-
-    if source.architecture is None:
-        raise ExperimentError(
-            f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which class its "
-            "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
-        )
-    try:
-        return rebuilding(source.architecture, source.data, str(file))
+        network = build_model(**arguments)
     except ValueError as error:
         raise ExperimentError(f"--format state-dict: {error}") from None
+    read: dict[str, Tensor] = (
+        safetensors.torch.load_file(path)
+        if path.suffix == ".safetensors"
+        else torch.load(path, weights_only=True)
+    )
+    try:
+        network.network.load_state_dict(read)
+    except RuntimeError as error:
+        raise ExportError(
+            f"its weights do not fit the network of its architecture: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+def _construction(source: Source) -> dict[str, Any]:
+    """The arguments of `ekd_train.models.build_model` that build the student."""
+    if source.architecture is None:
+        raise ExperimentError(
+            f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which network its "
+            "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
+        )
+    channels, size, _ = source.image_shape
+    return {
+        **source.architecture,
+        "num_classes": source.data["num_classes"],
+        "in_channels": channels,
+        "image_size": size,
+        "mean": [float(value) for value in source.data["mean"]],
+        "std": [float(value) for value in source.data["std"]],
+    }
+
+
+def _sidecar(source: Source) -> bytes:
+    content = {
+        "build_model": _construction(source),
+        "class_names": source.class_names,
+        "weights_sha256": source.weights_sha256,
+    }
+    return json.dumps(content, indent=1).encode()
 
 
 _FORMS: dict[Format, Callable[[Source, Path], Callable[[Tensor], Tensor]]] = {

@@ -6,20 +6,25 @@ import logging
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from ekd_train.persistence.networks import load_weights
+from ekd_train.settings import Architecture
+from ekd_train.training.trainee import build_plain
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_URI
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.export.formats import Source
-from orchestrator.export.rebuilding import ARCHITECTURE_TAG
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
+from orchestrator.registry.registration import WEIGHTS_TAG
+from orchestrator.storage import Storage
+from orchestrator.tracking.connection import patient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from torch import nn
-
-    from orchestrator.storage import Storage
 
 
 def from_run(storage: Storage) -> Source:
@@ -29,10 +34,6 @@ def from_run(storage: Storage) -> Source:
         ExperimentError: the run has no averaged student yet.
         DamagedCheckpoint, ExportError: the stored weights are not those that the run made.
     """
-    from ekd_train.persistence.networks import load_weights
-    from ekd_train.training.trainee import build_plain
-    from orchestrator.registry.provenance import weights_sha256
-
     found = read_run(storage, "average")
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
@@ -45,7 +46,8 @@ def from_run(storage: Storage) -> Source:
     sha256 = weights_sha256(network)
     _check_hash(sha256, manifest["stages"]["average"]["outputs"]["weights_sha256"], storage.uri())
     where = storage.uri("networks/averaged")
-    return Source(network, sha256, where, architecture.model_dump(exclude_none=True), data)
+    shape = architecture.model_dump(exclude_none=True)
+    return Source(network, sha256, where, shape, data, description.get("class_names"))
 
 
 def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
@@ -56,13 +58,7 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
         NoSuchVersion: the registry has no such model, version or alias.
         TrackingError: the registry cannot be reached.
     """
-    import mlflow
-    import mlflow.pytorch
-
-    from ekd_train.settings import Architecture
-    from orchestrator.registry.provenance import weights_sha256
-    from orchestrator.registry.registration import WEIGHTS_TAG
-    from orchestrator.tracking.connection import patient
+    import mlflow.pytorch  # 2 s, which an export of a run need not wait
 
     name, version = _resolve(client, uri)
     found = version_of(client, name, version)

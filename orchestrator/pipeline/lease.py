@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.persistence.bounded_json import read_bounded_json
+from orchestrator.errors import EkdError
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, Version
 
 LEASE = "owner.json"
@@ -28,7 +29,7 @@ _ENDED = ("Z", "X")
 """States of a process that has ended and that nobody has waited for: in a container perhaps for ever."""
 
 
-class LeaseHeld(RuntimeError):
+class LeaseHeld(EkdError):
     """Another driver is running this run; the message says which."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ExperimentError
+from orchestrator.errors import EkdError, continuable
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
 from orchestrator.pipeline.order import SEARCH, Stage, stages_of, training_runs
@@ -30,17 +30,12 @@ from orchestrator.planning.plan import doubts, training_work
 from orchestrator.planning.preflight import Checked, one_line
 from orchestrator.registry import code_version
 from orchestrator.runtime.ray_logging import divert_logging
-from orchestrator.runtime.ray_session import LaunchError
-from orchestrator.storage import StorageError
 from orchestrator.storage.vendor_settings import environment
-from orchestrator.tracking import RunStatus, Tracker, TrackingError
+from orchestrator.tracking import RunStatus, Tracker
 from orchestrator.tuning.pool import same_in_all_trials, trial_experiment
 from orchestrator.tuning.request import SearchRequest
 
 log = logging.getLogger(__name__)
-
-EXPLAINED = (RunFailed, LaunchError, StorageError, TrackingError, ExperimentError)
-"""Errors whose message says all that a user needs."""
 
 Work = Callable[[RunContext], dict[str, Any]]
 
@@ -70,8 +65,8 @@ def run(
         stages: default: those of `orchestrator.pipeline.order`.
         work: what they do.
 
-    Raises `RunFailed`, `LaunchError`, `StorageError`, `TrackingError` or `LeaseHeld`; what was
-    done by then is kept, and the same call continues.
+    Raises `LeaseHeld` where another driver has the run, and other `EkdError`s; what was done by then is
+    kept, and the same call continues.
     """
     if stages is None:
         stages = stages_of(searched=request is not None)
@@ -81,7 +76,7 @@ def run(
     view = View.open(title, [stage.name for stage in stages], str(folder / "logs" / "ray.log"))
     lease = Lease(checked.storage)
     try:
-        with lease.acquire(view.say):
+        with lease.acquire(view.say), continuable():
             experiment = checked.experiment
             fingerprint = checked.description["fingerprint"]
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
@@ -134,7 +129,7 @@ def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str,
     except KeyboardInterrupt:
         status = "KILLED"
         raise
-    except EXPLAINED:
+    except EkdError:
         log.exception("the run failed")
         raise
     except Exception as error:

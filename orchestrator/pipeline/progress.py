@@ -1,22 +1,49 @@
-"""What a person sees while a run is going: a live table on a terminal, plain lines elsewhere."""
+"""What a person sees while a run is going: rich's progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 from orchestrator.runtime.job_queue import Event
-
-if TYPE_CHECKING:
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.table import Table
 
 PLAIN_EVERY_S = 10.0
 PLAIN_EVERY_SHARE = 0.02
 """Where that is longer, plain lines of a run are this share of its time so far apart: an hour fits a log."""
+
+
+class Bars(Progress):
+    """rich's progress bars: a line for each training run, with a table below them while there is one."""
+
+    table: Callable[[], Table] | None = None
+
+    def __init__(self, console: Console) -> None:
+        texts = (
+            "{task.fields[epoch]}",
+            "{task.fields[result]}",
+            "{task.fields[speed]}",
+            "{task.fields[left]}",
+        )
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            *(TextColumn(text, justify="right") for text in texts),
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, and below them the table."""
+        yield from super().get_renderables()
+        if self.table is not None:
+            yield self.table()
 
 
 @dataclass
@@ -27,6 +54,7 @@ class RunState:
     epochs: int
     work: float
     """Cost relative to the other runs: what the overall estimate is made of."""
+    bar: TaskID
     status: str = "waiting"
     epoch: int = 0
     fraction: float = 0.0
@@ -47,51 +75,58 @@ class RunState:
 
 @dataclass
 class View:
-    """Keeps the state of everything and shows it; `close` it before printing anything else."""
+    """Keeps the state of every training run and shows it; `close` it before printing anything else."""
 
     title: str
     console: Console
-    live: bool
+    bars: Bars
     stages: list[str]
     runs: dict[str, RunState] = field(default_factory=dict)
     stage: str = ""
-    done: list[str] = field(default_factory=list)
-    note: str = ""
     started: float = field(default_factory=time.monotonic)
-    panel: Callable[[], Table] | None = None
-    """Shown below the training runs while it is set."""
-    _live: Live | None = None
+    _all: TaskID | None = None
     _last: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, title: str, stages: list[str], log_file: str) -> View:
-        """A view on stderr: live if that is a terminal."""
-        from rich.console import Console
-        from rich.live import Live
-
+        """A view on stderr: bars if that is a terminal, else lines."""
         console = Console(stderr=True)
-        view = cls(title, console, console.is_terminal, stages)
+        view = cls(title, console, Bars(console), stages)
         view.say(f"{title}; Ray's and libraries' messages: {log_file}")
-        if view.live:
-            view._live = Live(
-                get_renderable=view._render_all, console=console, refresh_per_second=4, transient=True
-            )
-            view._live.start()
+        view.bars.start()
         return view
+
+    @property
+    def live(self) -> bool:
+        """Whether bars are drawn, and need no lines beside them."""
+        return not self.bars.disable
+
+    @property
+    def panel(self) -> Callable[[], Table] | None:
+        """A table that is shown below the training runs while it is set."""
+        return self.bars.table
+
+    @panel.setter
+    def panel(self, table: Callable[[], Table] | None) -> None:
+        self.bars.table = table
 
     def expect(self, name: str, epochs: int, work: float) -> None:
         """A training run that will come."""
-        self.runs[name] = RunState(name, epochs, work)
+        bar = self.runs[name].bar if name in self.runs else self._bar(name)
+        self.runs[name] = RunState(name, epochs, work, bar)
 
     def begin(self, stage: str) -> None:
         """A stage begins."""
         self.stage = stage
+        if self._all is None:
+            self._all = self._bar(stage)
+        number = f" ({self.stages.index(stage) + 1} of {len(self.stages)})" if stage in self.stages else ""
+        self.bars.update(self._all, description=f"[bold]{stage}{number}")
         if not self.live:
             self.say(f"{stage} ...")
 
     def end(self, stage: str, seconds: float | None, note: str = "") -> None:
         """A stage is done; `seconds` is None if an earlier start had done it."""
-        self.done.append(stage)
         took = "done before" if seconds is None else f"{seconds:.1f} s"
         self.say(f"{stage}: {took}{f', {note}' if note else ''}")
 
@@ -140,12 +175,11 @@ class View:
                     self.say(
                         f"{state.name}: done, validation accuracy {100 * best['averaged/accuracy']:.2f} %"
                     )
+        self._draw(state, now)
 
     def close(self) -> None:
         """Stop drawing."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self.bars.stop()
 
     def seconds_left(self) -> float | None:
         """Estimate for all training runs, from the work done so far in this start."""
@@ -160,6 +194,31 @@ class View:
         longest = max((s.seconds_left(now) or 0.0 for s in active), default=0.0)
         return max(longest, left * spent / done / at_once)
 
+    def _bar(self, name: str) -> TaskID:
+        return self.bars.add_task(name, total=1, epoch="", result="", speed="", left="")
+
+    def _draw(self, state: RunState, now: float) -> None:
+        done = state.status == "done"
+        results = (
+            "" if state.loss is None else f"loss {state.loss:.4f}",
+            "" if state.accuracy is None else f"val. acc. {100 * state.accuracy:.2f} %",
+        )
+        self.bars.update(
+            state.bar,
+            completed=state.fraction,
+            epoch=f"epoch {state.epoch}/{state.epochs}",
+            result=", ".join(filter(None, results)),
+            speed="" if done or state.images_per_s is None else f"{state.images_per_s:,.0f} images/s",
+            left="done" if done else f"{duration(state.seconds_left(now))} left",
+        )
+        if self._all is not None:
+            work = sum(run.work for run in self.runs.values())
+            self.bars.update(
+                self._all,
+                completed=sum(run.work * run.fraction for run in self.runs.values()) / work if work else 0,
+                left=f"{duration(self.seconds_left())} of training left",
+            )
+
     def _plain_progress(self, state: RunState, now: float) -> None:
         apart = max(PLAIN_EVERY_S, PLAIN_EVERY_SHARE * (now - self.started))
         if self.live or now - self._last.get(state.name, state.began) < apart:
@@ -171,41 +230,6 @@ class View:
             f"{state.images_per_s:,.0f} images/s, {duration(left)} left; "
             f"all training: {duration(self.seconds_left())} left"
         )
-
-    def _render_all(self) -> Group:
-        from rich.console import Group
-
-        return Group(self._render(), *([self.panel()] if self.panel is not None else []))
-
-    def _render(self) -> Table:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-
-        now = time.monotonic()
-        stages = "  ".join(
-            f"[green]{s}[/]" if s in self.done else f"[bold]{s}[/]" if s == self.stage else f"[dim]{s}[/]"
-            for s in self.stages
-        )
-        left = self.seconds_left()
-        table = Table(
-            title=f"{stages}   {duration(now - self.started)} gone, {duration(left)} of training left",
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-        )
-        for heading in ("run", "", "epoch", "loss", "val. acc.", "images/s", "left"):
-            table.add_column(heading, justify="left" if heading in ("run", "") else "right", no_wrap=True)
-        for s in self.runs.values():
-            table.add_row(
-                s.name,
-                ProgressBar(total=1, completed=s.fraction, width=20),
-                f"{s.epoch}/{s.epochs}",
-                "" if s.loss is None else f"{s.loss:.4f}",
-                "" if s.accuracy is None else f"{100 * s.accuracy:.2f} %",
-                "" if s.images_per_s is None or s.status == "done" else f"{s.images_per_s:,.0f}",
-                s.status if s.status != "training" else duration(s.seconds_left(now)),
-            )
-        return table
 
 
 def duration(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ekd_train.data.shared import SharedData
 from ekd_train.settings import Evaluation, TrainingRun
+from orchestrator.errors import EkdError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.progress import View
@@ -40,7 +41,7 @@ ENDING_S = 60.0
 """How long the end of the worker groups is waited for at most."""
 
 
-class RunFailed(RuntimeError):
+class RunFailed(EkdError):
     """The run cannot go on; one line says why. What is done is kept."""
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
 
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.lease import LEASE, LEASE_S
+from orchestrator.pipeline.lease import LEASE, LEASE_S, is_gone
 from orchestrator.pipeline.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json, read_manifest
 from orchestrator.pipeline.progress import duration
 from orchestrator.storage import Storage, StorageError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def all_runs(storage: Storage) -> Table | str:
@@ -22,8 +21,6 @@ def all_runs(storage: Storage) -> Table | str:
 
     Raises `ExperimentError` if the storage is not a folder.
     """
-    from rich.table import Table
-
     folder = storage.local_folder
     if folder is not None and os.path.exists(folder) and not folder.is_dir():
         raise ExperimentError(
@@ -118,8 +115,6 @@ def state(run: Storage, manifest: dict[str, Any]) -> str:
     owner = read_json(run, LEASE)
     if owner is None:
         return "stopped"
-    from orchestrator.pipeline.lease import is_gone
-
     return "stopped" if is_gone(owner) or time.time() - owner.get("since", 0) > 2 * LEASE_S else "running"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.table import Table
 
-    from ekd_train.evaluation.bootstrap import Interval
+from ekd_train.evaluation.bootstrap import Interval
 
 
 def summarise(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,8 +81,6 @@ def rows(predictors: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def table(predictors: Mapping[str, Any]) -> Table:
     """The table of predictors for a terminal."""
-    from rich.table import Table
-
     headings, cells = rows(predictors)
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):

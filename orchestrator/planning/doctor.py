@@ -6,7 +6,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ekd_train.data import describe, load_dataset
 from orchestrator.experiment.schema import Experiment
+from orchestrator.planning.networks import check_networks
+from orchestrator.planning.preflight import (
+    PATIENCE_S,
+    check_capacity,
+    check_images,
+    log_of_ray,
+    nothing_left,
+    one_line,
+)
+from orchestrator.runtime.ray_session import start_ray, stop_ray
+from orchestrator.runtime.token import token_warning
+from orchestrator.storage import open_storage
+from orchestrator.storage.data_source import local_data
+from orchestrator.storage.preflight import check
+from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
+from orchestrator.tracking.address import sqlite_file
 
 
 @dataclass(frozen=True)
@@ -24,8 +41,6 @@ def diagnose(experiment: Experiment) -> Iterator[Finding]:
 
     Nothing is left behind but a log that an error names.
     """
-    from orchestrator.planning.preflight import one_line
-
     checks: dict[str, Callable[[Experiment], str]] = {
         "storage": _storage,
         "tracking": _tracking,
@@ -42,10 +57,6 @@ def diagnose(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _storage(experiment: Experiment) -> str:
-    from orchestrator.planning.preflight import PATIENCE_S, nothing_left
-    from orchestrator.storage import open_storage
-    from orchestrator.storage.preflight import check
-
     kept = experiment.storage
     storage = open_storage(kept.uri, kept.endpoint_url, patience_s=PATIENCE_S)
     with nothing_left(storage.local_folder):
@@ -58,10 +69,6 @@ def _storage(experiment: Experiment) -> str:
 
 
 def _tracking(experiment: Experiment) -> str:
-    from orchestrator.planning.preflight import nothing_left
-    from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
-    from orchestrator.tracking.address import sqlite_file
-
     uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
     file = sqlite_file(uri)
     with nothing_left(file.parent if file else None):
@@ -70,10 +77,6 @@ def _tracking(experiment: Experiment) -> str:
 
 
 def _data(experiment: Experiment) -> str:
-    from ekd_train.data import describe, load_dataset
-    from orchestrator.planning.preflight import check_images, check_networks
-    from orchestrator.storage.data_source import local_data
-
     found = describe(load_dataset(local_data(experiment.data, experiment.storage.endpoint_url)))
     check_images(experiment, found)
     check_networks(experiment, found)
@@ -84,10 +87,6 @@ def _data(experiment: Experiment) -> str:
 
 
 def _cluster(experiment: Experiment) -> str:
-    from orchestrator.planning.preflight import check_capacity, log_of_ray
-    from orchestrator.runtime.ray_session import start_ray, stop_ray
-    from orchestrator.runtime.token import token_warning
-
     with log_of_ray() as log_file:
         try:
             capacity = start_ray(experiment.cluster, log_file)

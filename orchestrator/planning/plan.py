@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.table import Table
+
+from ekd_train.models.cost import count_macs, count_parameters
+from ekd_train.objectives import build_objective, objective_for
+from ekd_train.perturbations import PERTURBATIONS, changes_images
 from ekd_train.settings import TrainingRun
+from ekd_train.training.trainee import build_plain
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from orchestrator.planning.preflight import Checked
+from orchestrator.planning.preflight import Checked
+from orchestrator.tracking import redacted
 
 BACKWARD = 2
 """A backward pass costs about two forward passes; through activations alone, one."""
@@ -42,8 +45,6 @@ def passes(run: TrainingRun) -> Passes:
     """
     if run.student is None:
         return Passes(0, 1 + BACKWARD)
-    from ekd_train.perturbations import PERTURBATIONS
-
     members = 1 if run.student.method == "kd" else run.student.members
     teachers = float(len(run.teachers))
     student = float(members * (1 + BACKWARD))
@@ -57,9 +58,6 @@ def passes(run: TrainingRun) -> Passes:
 
 
 def _judges_clean_images_too(run: TrainingRun) -> bool:
-    from ekd_train.objectives import build_objective, objective_for
-    from ekd_train.perturbations import changes_images
-
     if run.student is None or run.distillation is None:
         return False
     name, perturbation = objective_for(run.student.method, run.distillation.objective), run.perturbation
@@ -85,9 +83,6 @@ class PlannedRun:
 
 def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[PlannedRun]:
     """Every training run with its size and cost. Imports torch."""
-    from ekd_train.models.cost import count_macs, count_parameters
-    from ekd_train.training.trainee import build_plain
-
     keys = ("num_classes", "image_shape", "mean", "std")
     costs: dict[str, tuple[int, int]] = {}
 
@@ -131,8 +126,6 @@ def doubts(runs: Iterable[TrainingRun]) -> list[str]:
 
 def plan_lines(checked: Checked) -> list[str]:
     """What is planned, where: run id, data, cluster, workers, storage, tracking."""
-    from orchestrator.tracking import redacted
-
     experiment, described = checked.experiment, checked.description
     sizes = f"{described['train']} training, {described['validation']} validation, {described['test']} test"
     shape = "x".join(map(str, described["image_shape"]))
@@ -159,8 +152,6 @@ def total_line(planned: list[PlannedRun], note: str = "") -> str:
 
 def runs_table(planned: list[PlannedRun]) -> Table:
     """Every training run: workers, batch, learning rate, steps, passes, FLOPs."""
-    from rich.table import Table
-
     made = Table(box=None, pad_edge=False, header_style="bold")
     headings = (
         "run",

@@ -13,12 +13,10 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ekd_train.data import Dataset, describe, load_dataset
-from ekd_train.settings import TrainingRun
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import MANIFEST, check_continuable
-from orchestrator.pipeline.order import training_runs
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.runtime.ray_session import LaunchError, start_ray, stop_ray
@@ -26,7 +24,7 @@ from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check as check_storage
 from orchestrator.storage.preflight import check_room
-from orchestrator.tracking import check_tracking, resolve_tracking_uri
+from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
 
 PATIENCE_S = 10.0
 """How long a check waits for a store that does not answer."""
@@ -78,6 +76,9 @@ def check(
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
 
     def check_networks_and_their_room() -> None:
+        # It imports torch, 2 s that nobody waits for whose input is wrong, nor who only reads.
+        from orchestrator.planning.networks import bytes_needed, check_networks
+
         check_networks(experiment, description)
         if further is not None:
             further(description)
@@ -175,74 +176,6 @@ def check_images(experiment: Experiment, description: dict[str, Any]) -> None:
         )
 
 
-def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
-    """Build and apply every network once, on paper; raises `ExperimentError` for one that cannot be."""
-    import torch
-
-    from ekd_train.models.stages import stages
-    from ekd_train.objectives import build_objective, objective_for
-
-    shape, classes = description["image_shape"], description["num_classes"]
-    for where, run in distinct_runs(experiment).items():
-        try:
-            network = network_on_paper(run, description)
-            logits = network.train()(torch.zeros(2, *shape, device="meta"))
-            if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (2, classes):
-                raise ValueError(f"{run.architecture.name} does not give logits (b, {classes}) in training")
-            if experiment.distillation.ekd.feature > 0 and where.startswith("teachers"):
-                stages(network)  # raises if nobody knows where its features are
-        except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
-            raise ExperimentError(
-                f"{where}: {one_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"
-            ) from None
-    try:
-        name = objective_for(experiment.student.method, experiment.distillation.objective)
-        build_objective(name, experiment.distillation)
-    except ValueError as error:
-        raise ExperimentError(f"distillation: {one_line(error)}") from None
-
-
-def network_on_paper(run: TrainingRun, description: dict[str, Any]) -> Any:
-    """The network of `run` on torch's meta device: shapes without values."""
-    import torch
-
-    from ekd_train.training.trainee import build_network
-
-    keys = ("num_classes", "image_shape", "mean", "std")
-    with torch.device("meta"):
-        return build_network(run, **{key: description[key] for key in keys})
-
-
-def distinct_runs(experiment: Experiment) -> dict[str, TrainingRun]:
-    """One training run for each different network, by the experiment key that describes it."""
-    teachers = experiment.teacher_runs()
-    runs: dict[str, TrainingRun] = {}
-    first = 0
-    for index, group in enumerate(experiment.teachers):
-        runs[
-            "teachers.architecture" if len(experiment.teachers) == 1 else f"teachers.{index}.architecture"
-        ] = teachers[first]
-        first += group.count
-    if unpruned := experiment.unpruned_run():
-        runs["student.architecture"] = unpruned
-    return runs | {"student": experiment.student_run()}
-
-
-def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
-    """About what a run stores at most: checkpoints with momentum, weights, predictions."""
-    per_network = [
-        sum(p.numel() * p.element_size() for p in network_on_paper(run, description).state_dict().values())
-        for run in distinct_runs(experiment).values()
-    ]
-    networks = len(training_runs(experiment)) + 1  # and the average
-    checkpoints = 3 * (experiment.storage.keep_checkpoints + 1)
-    images = description["validation"] + description["test"]
-    predictions = 4 * images * description["num_classes"] * 2 * networks
-    return (networks * (1 + checkpoints)) * max(per_network) + predictions + (64 << 20)
-
-
 def one_line(error: BaseException) -> str:
     """An exception as one line, without what could be a credential."""
-    from orchestrator.tracking import redacted
-
     return redacted(re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import ExperimentError
 from orchestrator.registry.promotion import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MOVE = re.compile(
 )
 
 
-class NoSuchVersion(LookupError):
+class NoSuchVersion(ExperimentError):
     """The registry has no such model, version, or earlier champion; the message says which."""
 
 
@@ -136,11 +137,11 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
 
     Raises:
         NoSuchVersion: there is no such model or version.
-        ValueError: no reason was given.
+        ExperimentError: no reason was given.
     """
     reason = " ".join(reason.split())
     if not reason:
-        raise ValueError("a reason is needed: it is what the next person reads")
+        raise ExperimentError("a reason is needed: it is what the next person reads")
     before = champion_of(client, name)
     version_of(client, name, version)
     move = None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import EkdError
+
 if TYPE_CHECKING:
     import numpy as np
     from mlflow.entities import LoggedModel
@@ -17,7 +19,7 @@ TOLERANCE = 1e-4
 """Largest difference between the saved and the given network's logits, absolute and relative."""
 
 
-class ExportError(RuntimeError):
+class ExportError(EkdError):
     """The network cannot be saved in pt2 form, or what was saved is not the same function."""
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment.redaction import visible
-from orchestrator.export.rebuilding import rebuilding
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
 
@@ -58,7 +57,7 @@ def model_card(
         _limitations(experiment),
         _how_to_use(experiment, predictors["averaged"]["temperature"]),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
-        *_how_to_build(experiment["student"]["architecture"], data),
+        *_how_to_build(experiment["student"]["architecture"]),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
@@ -126,17 +125,23 @@ mlflow models serve --env-manager local -m "models:/{name}@champion"
 ```"""
 
 
-def _how_to_build(architecture: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+def _how_to_build(architecture: Mapping[str, Any]) -> list[str]:
     if not architecture.get("pruned"):
         return []
     return [
-        f"""## Its weights alone
+        """## Its weights alone
 
-Channels were pruned, so no stock class has its shapes: a file of `ekd export --format state-dict` loads
-where this project is installed. The pt2 and ONNX forms need nothing of it.
+Channels were pruned, so no stock class has its shapes: a file of `ekd export --format state-dict
+--output student.safetensors` loads where this project is installed. The pt2 and ONNX forms need nothing of
+it.
 
 ```python
-{rebuilding(architecture, data)}
+import json
+from pathlib import Path
+from safetensors.torch import load_file
+from ekd_train.models import build_model
+network = build_model(**json.loads(Path("student.safetensors.json").read_text())["build_model"]).eval()
+network.network.load_state_dict(load_file("student.safetensors"))  # the normalisation is no part of the file
 ```"""
     ]
 

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+ARCHITECTURE_TAG = "ekd.architecture"
+"""On a registered version: the student's architecture, as JSON."""
+PRUNED_TAG = "ekd.pruned"
+"""On a registered version whose student was pruned: the share."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
+from ekd_train.evaluation.diversity import diversity
+from ekd_train.metrics import ECE_BINS, apply_temperature
 from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RESAMPLES, SEED = 2000, 0
 FEWEST_IN_A_BIN = 10
@@ -101,10 +103,6 @@ class Findings:
 
     def reliability(self, name: str, calibrated: bool) -> Reliability:
         """Bins of the largest probability on the test images, before or after the temperature."""
-        import torch
-
-        from ekd_train.metrics import ECE_BINS, apply_temperature
-
         probs = self.evidence.probs(name).double()
         if calibrated:
             probs = apply_temperature(probs, self.evidence.predictors[name]["temperature"])
@@ -123,8 +121,6 @@ class Findings:
     @cached_property
     def confusion(self) -> Tensor:
         """Counts `(c, c)` of the averaged student on the test images: label, then prediction."""
-        import torch
-
         labels, predicted = self.evidence.labels(), self.evidence.probs("averaged").argmax(-1)
         classes = self.evidence.data["num_classes"]
         return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -145,8 +141,6 @@ class Findings:
     @cached_property
     def disagreement(self) -> dict[str, dict[str, dict[str, float]]]:
         """Diversity of teachers and members on training images, `clean` and `perturbed`."""
-        from ekd_train.evaluation.diversity import diversity
-
         tensors = self.evidence.tensors
         return {
             who: {what: diversity(tensors[f"perturbation/{who}/{what}"]) for what in ("clean", "perturbed")}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from PIL import Image
+from torch import Tensor
+
+from ekd_train.evaluation.diversity import diversity
 from orchestrator.report.evidence import Evidence
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 HALF_RANGE = 0.5
 """The amplified difference maps no change to mid grey, and the largest shown change to black or white."""
@@ -33,8 +34,6 @@ class Example:
 
 def examples(evidence: Evidence) -> tuple[list[Example], float]:
     """The examples, and the factor by which their differences are amplified (the same for all)."""
-    from ekd_train.evaluation.diversity import diversity
-
     tensors = evidence.tensors
     if "perturbation/clean" not in tensors:
         return [], 1.0
@@ -63,8 +62,6 @@ def examples(evidence: Evidence) -> tuple[list[Example], float]:
 
 def png(image: Tensor) -> str:
     """`(channel, height, width)` in [0, 1], one or three channels, as a data URI."""
-    from PIL import Image
-
     pixels: Any = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")

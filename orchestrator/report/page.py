@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ekd_train.evaluation.bootstrap import Interval
 from orchestrator.pipeline.progress import duration
@@ -17,9 +19,7 @@ from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Fi
 from orchestrator.report.images import examples
 from orchestrator.report.robustness import SCORES, beyond_section
 from orchestrator.report.search import search_section
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from orchestrator.tracking.records import flattened
 
 _HERE = Path(__file__).parent
 
@@ -73,8 +73,6 @@ def render(evidence: Evidence, *, tracking_uri: str | None = None, standing: Sta
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -118,6 +116,4 @@ def _architecture(architecture: dict[str, Any]) -> str:
 
 def _settings(experiment: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Every setting, as dotted key and value."""
-    from orchestrator.tracking.records import flattened
-
     return list(flattened(experiment, prefix).items())

@@ -12,25 +12,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
+from ekd_train.data import DataError, Dataset, load_dataset
+from ekd_train.data.subsets import balanced_order
+from ekd_train.evaluation.predictors import load_predictors
+from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.identity import differing, identity_of
+from ekd_train.persistence.networks import load_predictions
+from ekd_train.robustness import measures
+from ekd_train.robustness.ood_data import Outside, load_held_out, load_outside
 from ekd_train.robustness.settings import BeyondSettings
-from orchestrator.errors import ExperimentError
+from ekd_train.settings import DataSettings
+from ekd_train.workers.jobs import PREDICTIONS
+from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.explanation import explain
 from orchestrator.experiment.schema import Experiment, apply_overrides, build_experiment
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.storage import Storage
 from orchestrator.storage.data_source import local_data
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ekd_train.data import Dataset
-    from ekd_train.robustness.ood_data import Outside
-    from ekd_train.settings import DataSettings
 
 FORMAT = 3
 """Of `evaluation.json`; another one is measured again."""
@@ -38,7 +43,7 @@ CHECKED_IMAGES, CHECKED_TO = 100, 0.01
 """So many stored predictions must be met, to this difference in probability, before anything is measured."""
 
 
-class EvaluationFailed(RuntimeError):
+class EvaluationFailed(EkdError):
     """The stored run cannot be measured; one line says why."""
 
 
@@ -136,13 +141,6 @@ def _measure(
     settings: BeyondSettings,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    import torch
-
-    from ekd_train.evaluation.predictors import load_predictors
-    from ekd_train.persistence.checkpoint import load_record
-    from ekd_train.persistence.networks import load_predictions
-    from ekd_train.robustness import measures
-    from ekd_train.workers.jobs import PREDICTIONS
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sha256 = load_record(run.storage, f"{PREDICTIONS}.json")["sha256"]
@@ -187,8 +185,6 @@ def _idle_cores() -> Iterator[None]:
     Its threads wait for each other in every operation: on two cores with ten other processes, two threads
     took 10 s for what one did in 0.6 s.
     """
-    import torch
-
     before = torch.get_num_threads()
     idle = (os.cpu_count() or 1) - round(os.getloadavg()[0])
     torch.set_num_threads(max(1, min(before, idle)))
@@ -210,9 +206,6 @@ def _check_same_predictions(now: Mapping[str, Tensor], stored: Mapping[str, Tens
 
 def _chosen(dataset: Dataset, settings: BeyondSettings) -> Any:
     """Which test images are corrupted: int64, ascending."""
-    import numpy as np
-
-    from ekd_train.data.subsets import balanced_order
 
     count = len(dataset.test)
     if settings.images is None:
@@ -225,8 +218,6 @@ def _chosen(dataset: Dataset, settings: BeyondSettings) -> Any:
 
 def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
     """The run's data set, which must be the very images that it was measured on."""
-    from ekd_train.data import DataError, load_dataset
-
     try:
         dataset = load_dataset(_where(run, settings))
     except DataError as error:
@@ -249,9 +240,6 @@ def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
 
 
 def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:
-    from ekd_train.data import DataError
-    from ekd_train.robustness.ood_data import load_held_out, load_outside
-
     own, held_out = run.data["name"], run.experiment.data.held_out_classes
     if settings.outside == "none":
         return None

@@ -7,13 +7,10 @@ submission id cannot be used twice.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ekd_train.persistence.bounded_json import read_bounded_json
-from orchestrator.errors import ExperimentError
-from orchestrator.experiment.infrastructure import why_not_elsewhere
-from orchestrator.experiment.packaged import find_experiment, packaged_experiments
-from orchestrator.experiment.schema import load_experiment
-from orchestrator.planning.preflight import check_run_id
-from orchestrator.registry import code_version
+from orchestrator.errors import EkdError
 
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 """What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
@@ -39,7 +31,7 @@ PATIENCE_S = 120.0
 """How long a head that does not answer is asked again while its job is followed."""
 
 
-class SubmissionError(RuntimeError):
+class SubmissionError(EkdError):
     """The cluster's job API cannot be used; one line says what is wrong and what to do."""
 
 
@@ -209,36 +201,6 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> int:
         say(f"job {job} {status.lower()}: {jobs.why(job)}; the same command continues the run")
         return 1
     return 0
-
-
-def submit_command(arguments: argparse.Namespace) -> int:
-    """What `ekd submit` does with its arguments; the exit status. Raises `ExperimentError`."""
-    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if not address:
-        raise ExperimentError("--address: which cluster? Give its dashboard's address, http://HEAD:8265")
-    experiment = load_experiment(arguments.experiment, arguments.overrides, smoke=arguments.smoke)
-    if problem := why_not_elsewhere(experiment):
-        raise ExperimentError(problem)
-    run_id = check_run_id(arguments.run_id or experiment.default_run_id())
-    packaged = arguments.experiment in packaged_experiments()
-    own = None if packaged else find_experiment(arguments.experiment)
-    words = ["run", own.name if own else arguments.experiment, "--run-id", run_id]
-    words += [word for override in arguments.overrides for word in ("--set", override)]
-    words += ["--smoke"] if arguments.smoke else []
-    submission = Submission(run_id, ["python", "-m", "orchestrator", *words], own, code_version())
-    try:
-        job = start(submission, address, _say)
-        if arguments.wait:
-            return follow(job, address, _say)
-    except SubmissionError as error:
-        print(f"ekd: {error}", file=sys.stderr)
-        return 1
-    _say(f"its log: ray job logs --follow --address {address} {job}")
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
+from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import HERE, Capacity, Node, NodeGroup
 from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
@@ -64,7 +65,7 @@ START_ATTEMPTS = 3
 log = logging.getLogger(__name__)
 
 
-class LaunchError(RuntimeError):
+class LaunchError(EkdError):
     """Ray could not be reached or started, or a worker group could not go on."""
 
 

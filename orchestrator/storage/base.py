@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NewType
 
+from orchestrator.errors import EkdError
+
 Version = NewType("Version", str)
 """Stands for one content of one key; opaque: compare it only for equality."""
 
@@ -19,7 +21,7 @@ MAX_KEY_BYTES = 900
 """S3 allows 1,024 bytes, the storage's own prefix included."""
 
 
-class StorageError(Exception):
+class StorageError(EkdError):
     """A store could not do what was asked; one line says where, what is wrong and what to do.
 
     >>> print(StorageError("s3://bucket/a", "the bucket does not exist", "create it"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
+from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
 from orchestrator.tracking.preflight import TrackingError
@@ -57,10 +58,10 @@ def connect(uri: str) -> MlflowClient:
 
 @contextmanager
 def explained(uri: str, doing: str) -> Iterator[None]:
-    """Turn whatever MLflow raises inside into a one-line `TrackingError` without credentials."""
+    """Turn what MLflow raises inside into a one-line `TrackingError` without credentials."""
     try:
         yield
-    except TrackingError:
+    except EkdError:
         raise
     except Exception as error:
         reason = redacted(str(error)).splitlines() or [type(error).__name__]

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.errors import EkdError
 from orchestrator.tracking.address import redacted, sqlite_file
 
 TIMEOUT_S = 5.0
@@ -23,7 +24,7 @@ _DATABASES = {"postgresql": ("psycopg2", 5432), "mysql": ("MySQLdb", 3306), "mss
 """Scheme -> default driver module of SQLAlchemy, default port."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(EkdError):
     """The tracking store cannot be used; the message is one line: what is wrong, and the remedy."""
 
 

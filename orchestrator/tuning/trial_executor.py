@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from ekd_train.data.shared import SharedData
 from ekd_train.settings import TrialStep
+from orchestrator.errors import EkdError
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.storage import Storage
 
 
-class TrialFailed(ValueError):
+class TrialFailed(EkdError, ValueError):
     """The trial cannot be trained, now or ever; the message says why."""
 
 

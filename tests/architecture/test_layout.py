@@ -103,3 +103,25 @@ def test_the_settings_know_exactly_what_the_tables_hold():
 def test_each_folder_of_methods_has_tests_in_a_folder_of_its_name():
     for package in ("data", "models", "objectives", "perturbations", "robustness/corruptions"):
         assert list((ROOT / "tests" / "ekd_train" / package).glob("test_*.py")), package
+
+
+def test_the_readmes_picture_and_the_folders_say_the_same():
+    picture = re.search(r"```\n(orchestrator/ .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert picture is not None
+    shown, package = set(), ""
+    for line in picture[1].splitlines():
+        name = re.match(r"([├└]─ )?(\w+)/ +\S", line)
+        assert name is not None, line
+        package = package if name[1] else name[2]
+        shown.add(f"{package}/{name[2]}" if name[1] else package)
+    folders = [ROOT / package for package in PACKAGES]
+    folders += [path for package in ("orchestrator", "ekd_train") for path in (ROOT / package).iterdir()]
+    found = {str(path.relative_to(ROOT)) for path in folders if path.is_dir() and path.name != "__pycache__"}
+    assert shown == found
+
+
+def test_every_file_that_the_documents_link_to_is_there():
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md")]
+    for page in (*pages, *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"

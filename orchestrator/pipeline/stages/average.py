@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from ekd_train.persistence.checkpoint import DamagedCheckpoint
+from ekd_train.persistence.networks import load_network, load_weights, save_network
+from ekd_train.training.trainee import averaged, build_plain
 from orchestrator.pipeline.run_context import RunContext
-
-if TYPE_CHECKING:
-    from torch import nn
+from orchestrator.registry import weights_sha256
 
 
 def average(context: RunContext) -> dict[str, Any]:
     """Load the student, average it, store the plain network: `networks/averaged`."""
-    from ekd_train.persistence.networks import load_network, save_network
-    from ekd_train.training.trainee import averaged
-    from orchestrator.registry import weights_sha256
-
     checked = context.checked
     student = load_network(checked.storage, checked.experiment.student_run(), checked.description)
     plain = averaged(student)
@@ -26,10 +25,6 @@ def average(context: RunContext) -> dict[str, Any]:
 
 def averaged_student(context: RunContext) -> nn.Module:
     """The averaged student from storage; averaged again if its file is missing or damaged."""
-    from ekd_train.persistence.checkpoint import DamagedCheckpoint
-    from ekd_train.persistence.networks import load_weights
-    from ekd_train.training.trainee import build_plain
-
     checked = context.checked
     keys = ("num_classes", "image_shape", "mean", "std")
     described = {key: checked.description[key] for key in keys}

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from ekd_train.evaluation.diversity import diversity
+from ekd_train.metrics import all_metrics, fit_temperature
+from ekd_train.persistence.networks import load_predictions
+from ekd_train.settings import Evaluation
+from ekd_train.workers.jobs import PREDICTIONS
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.average import averaged_student
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def evaluate(context: RunContext) -> dict[str, Any]:
     """Predict in a worker group, measure here; the metrics of every predictor on both splits."""
-    from ekd_train.persistence.networks import load_predictions
-    from ekd_train.settings import Evaluation
-    from ekd_train.workers.jobs import PREDICTIONS
-
     experiment = context.checked.experiment
     averaged_student(context)
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
@@ -37,9 +37,6 @@ def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, Any]]) -
         For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
         `test` metrics, and `diversity` on test where it has several members.
     """
-    from ekd_train.evaluation.diversity import diversity
-    from ekd_train.metrics import all_metrics, fit_temperature
-
     predictors: dict[str, Any] = {}
     for name, price in cost.items():
         pooled = {split: tensors[f"{split}/{name}"].mean(0) for split in ("validation", "test")}

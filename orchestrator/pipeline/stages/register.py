@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ekd_train.evaluation.bootstrap import Bootstrap, Interval
+from ekd_train.persistence.checkpoint import load_record
+from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
-from orchestrator.export.rebuilding import ARCHITECTURE_TAG, PRUNED_TAG
+from ekd_train.workers.jobs import PREDICTIONS
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
 from orchestrator.pipeline.summary import summarise
 from orchestrator.planning.preflight import Checked
+from orchestrator.registry import MAX_DESCRIPTION_CHARACTERS, lineage_tags, register_averaged_student
+from orchestrator.registry.model_card import CARD, fitted, model_card
+from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG
+from orchestrator.report.findings import RESAMPLES, SEED
 from orchestrator.tracking import TrackingError
-
-if TYPE_CHECKING:
-    from ekd_train.evaluation.bootstrap import Interval
 
 PAUSE_S = 5.0
 
@@ -57,13 +61,6 @@ def _later(checked: Checked) -> str:
 
 
 def _register(context: RunContext) -> dict[str, Any]:
-    from orchestrator.registry import (
-        MAX_DESCRIPTION_CHARACTERS,
-        lineage_tags,
-        register_averaged_student,
-    )
-    from orchestrator.registry.model_card import CARD, fitted, model_card
-
     checked, manifest = context.checked, context.manifest
     experiment = checked.experiment
     summary = summarise(manifest.content)
@@ -115,12 +112,6 @@ def _register(context: RunContext) -> dict[str, Any]:
 
 def _to_control(context: RunContext) -> Interval:
     """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
-    from ekd_train.evaluation.bootstrap import Bootstrap
-    from ekd_train.persistence.checkpoint import load_record
-    from ekd_train.persistence.networks import load_predictions
-    from ekd_train.workers.jobs import PREDICTIONS
-    from orchestrator.report.findings import RESAMPLES, SEED
-
     storage = context.checked.storage
     record = load_record(storage, f"{PREDICTIONS}.json")
     tensors = load_predictions(storage, PREDICTIONS, record["sha256"])

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
-from orchestrator.experiment.smoke import one_small_worker
+from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.pipeline.order import training_runs
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,7 @@ def test_methods_that_do_not_pair_take_any_number_of_members():
 
 
 def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
-    whole, small = load_experiment("cifar100_latentbe"), load_experiment("cifar100_latentbe", smoke=True)
+    whole, small = load_experiment("cifar100_latentbe"), make_small(load_experiment("cifar100_latentbe"))
     assert small.student.training.epochs == 2
     assert small.data.train_size == 200  # every one of the 100 classes shows
     assert (small.student.method, small.student.members, small.perturbation) == (
@@ -123,7 +123,7 @@ def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
     ],
 )
 def test_a_smoke_run_makes_large_images_small_where_the_networks_take_that(overrides, pixels):
-    assert load_experiment("image_folder", overrides, smoke=True).data.image_size == pixels
+    assert make_small(load_experiment("image_folder", overrides)).data.image_size == pixels
 
 
 @pytest.mark.parametrize("per_class", [2, 4, 9, 100])
@@ -138,7 +138,7 @@ def test_a_smoke_run_makes_do_with_the_images_of_a_small_folder(tmp_path, splits
             (tmp_path / split / label).mkdir(parents=True)
             for i in range(per_class if split != "train" else 3 * per_class):
                 Image.new("RGB", (8, 8)).save(tmp_path / split / label / f"{i}.png")
-    small = load_experiment("image_folder", [f"data.root={tmp_path}"], smoke=True)
+    small = make_small(load_experiment("image_folder", [f"data.root={tmp_path}"]))
     data = load_dataset(small.data)
     assert 2 <= len(data.train) <= 32
     assert len(data.test) <= 32
@@ -146,7 +146,7 @@ def test_a_smoke_run_makes_do_with_the_images_of_a_small_folder(tmp_path, splits
 
 
 def test_a_smoke_run_keeps_its_workers_and_an_image_for_each():
-    small = load_experiment("digits", ["cluster.workers_per_run=32"], smoke=True)
+    small = make_small(load_experiment("digits", ["cluster.workers_per_run=32"]))
     assert small.student.training.batch_size == 32
     assert build_experiment(small.resolved()) == small
 

@@ -23,7 +23,7 @@ from ekd_train.workers.reporter import Silent
 from ekd_train.workers.workers import Workers
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
-from orchestrator.experiment.smoke import one_small_worker
+from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.planning.plan import passes, planned_runs
 from orchestrator.planning.preflight import check
@@ -74,7 +74,7 @@ def small(tmp_path, monkeypatch):
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_made_small_it_passes_every_check_and_can_be_planned(name, small):
-    experiment = load_experiment(name, small(name), smoke=True)
+    experiment = make_small(load_experiment(name, small(name)))
     experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})
     checked = check(experiment)
     assert checked.run_id.startswith(f"{name}-smoke-")
@@ -170,7 +170,7 @@ def test_a_wheel_brings_the_experiments_along(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in THROUGH_RAY])
 def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_control(name, small):
-    experiment = load_experiment(name, small(name), smoke=True)
+    experiment = make_small(load_experiment(name, small(name)))
     experiment = experiment.model_copy(update={"cluster": one_small_worker(experiment.cluster)})
     checked = check(experiment)
     description, storage = checked.description, checked.storage

@@ -12,12 +12,13 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ekd_train.models import build_model
 from ekd_train.settings import Architecture
 from orchestrator.cli.main import main
-from orchestrator.export.rebuilding import ARCHITECTURE_TAG
 from orchestrator.registry import register_averaged_student
+from orchestrator.registry.provenance import ARCHITECTURE_TAG
 
 pytestmark = pytest.mark.slow
 
@@ -94,11 +95,11 @@ def test_every_form_of_a_registered_student_answers_like_it_and_warns_of_nothing
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
-    lines = "\n".join(out.splitlines()[out.splitlines().index("import torch") : -1])
-    assert "mean=(0.286,), std=(0.353,)" in lines
-    made: dict = {}
-    exec(lines, made)
-    torch.testing.assert_close(made["network"](images), expected)
+    described = json.loads((tmp_path / "s.safetensors.json").read_text())["build_model"]
+    assert (described["mean"], described["std"]) == ([0.286], [0.353])
+    network = build_model(**described).eval()
+    network.network.load_state_dict(load_file(tmp_path / "s.safetensors"))
+    torch.testing.assert_close(network(images), expected)
 
 
 def test_changed_weights_are_refused_with_their_own_words(tracker, uri, student, export, tmp_path):

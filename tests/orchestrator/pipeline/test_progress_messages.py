@@ -1,8 +1,12 @@
 """Messages of libraries are shown as they are, whatever they look like."""
 
+import io
 from types import SimpleNamespace
 
-from orchestrator.pipeline.progress import View
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.pipeline.progress import Bars, View
 from orchestrator.runtime.job_queue import Event
 
 
@@ -32,3 +36,30 @@ def test_plain_lines_of_a_long_run_come_further_and_further_apart(capsys, monkey
     assert lines_in_the_next_minute(after_s=0) == 6
     assert lines_in_the_next_minute(after_s=1000) == 2
     assert lines_in_the_next_minute(after_s=7200) == 0
+
+
+def test_on_a_terminal_every_run_has_a_bar_and_the_stage_stands_above():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=160)
+    view = View("title", console, Bars(console), ["teachers", "distil"])
+    view.bars.start()
+    view.begin("distil")
+    view.expect("student", epochs=10, work=1.0)
+    view.panel = lambda: Table("trial")
+    view.show(Event("started", 0, "student", {"epoch": 0}))
+    step = {"epoch": 3, "loss": 0.25, "images_per_s": 1000.0, "step": 35, "steps": 100}
+    view.show(Event("progress", 0, "student", step))
+    view.bars.refresh()
+    view.close()
+    text = file.getvalue()
+    for shown in ("distil (2 of 2)", "student", "epoch 3/10", "loss 0.2500", "1,000 images/s", "trial"):
+        assert shown in text
+    assert "starts" not in text
+
+
+def test_a_run_that_is_expected_again_has_one_bar():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    view = View("title", console, Bars(console), [])
+    view.expect("student", epochs=10, work=1.0)
+    view.expect("student", epochs=20, work=1.0)
+    assert [task.description for task in view.bars.tasks] == ["student"]

@@ -14,10 +14,8 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
+from orchestrator.planning.networks import bytes_needed, check_networks, distinct_runs
 from orchestrator.planning.preflight import (
-    bytes_needed,
-    check_networks,
-    distinct_runs,
     log_of_ray,
     nothing_left,
     one_line,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli import registry_commands
+from orchestrator.cli.commands import promote
 from orchestrator.cli.main import main
 from orchestrator.registry import (
     Move,
@@ -175,13 +175,13 @@ def test_of_two_promotions_at_once_one_version_says_that_it_is_champion(
 
 
 def test_a_promotion_that_another_one_overtook_is_said_to_be(client, model, store_uri, capsys, monkeypatch):
-    done = registry_commands._say_moved
+    done = promote.print_move
 
     def overtaken(client, name, *rest):
         client.set_registered_model_alias(name, "champion", "3")
         return done(client, name, *rest)
 
-    monkeypatch.setattr(registry_commands, "_say_moved", overtaken)
+    monkeypatch.setattr(promote, "print_move", overtaken)
     assert main(["promote", f"models:/{model}/2", "--reason", "ours", "--tracking", store_uri]) == 1
     assert "somebody else has since made version 3 the champion" in capsys.readouterr().err
 

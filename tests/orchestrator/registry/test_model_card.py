@@ -1,10 +1,13 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ekd_train.evaluation.bootstrap import Interval
+from ekd_train.models import build_model
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.registry.model_card import fitted, model_card
 
@@ -190,13 +193,19 @@ def test_the_card_of_a_pruned_student_names_the_pruning_and_builds_it(tmp_path, 
     assert "One `resnet` depth 8 width 1.0 with 37.5 % of its channels pruned for images of `digits`" in card
     assert len(card) < 5000
     code = card.split("## Its weights alone")[1].split("```python\n")[1].split("```")[0]
-    build, load = code.rsplit("\n", 2)[0], code.rsplit("\n", 2)[1]
-    assert load.startswith("network.network.load_state_dict(torch.load(")
-    made: dict = {}
-    exec(build, made)
     monkeypatch.chdir(tmp_path)
-    torch.save({k: v + 1 for k, v in made["network"].network.state_dict().items()}, "student.pt")
-    exec(load, made)
+    described = {
+        "name": "resnet",
+        "depth": 8,
+        "pruned": 0.375,
+        "num_classes": 10,
+        "in_channels": 1,
+        "image_size": 8,
+    }
+    Path("student.safetensors.json").write_text(json.dumps({"build_model": described}))
+    save_file(build_model(**described).network.state_dict(), "student.safetensors")
+    made: dict = {}
+    exec(code, made)
     assert made["network"].network.stem.weight.shape == (10, 1, 3, 3)
     assert made["network"](torch.rand(2, 1, 8, 8)).shape == (2, 10)
 

@@ -15,13 +15,13 @@ from ekd_train.persistence.networks import save_network
 from ekd_train.robustness.settings import BeyondSettings
 from ekd_train.training.trainee import averaged, build_network
 from ekd_train.workers.jobs import PREDICTIONS
-from orchestrator.cli.evaluate_command import flat_metrics
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.robustness import evaluation
 from orchestrator.robustness.evaluation import EvaluationFailed, evaluate_run, finished_run, read_settings
+from orchestrator.robustness.recording import flat_metrics
 from orchestrator.storage import open_storage
 
 SMALL = {"name": "wide_resnet", "depth": 10, "stem_channels": 2}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.experiment.infrastructure import why_not_elsewhere
 from orchestrator.experiment.schema import load_experiment
+from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.runtime import jobs_api
 from orchestrator.runtime.jobs_api import (
     Jobs,

@@ -1,21 +1,28 @@
-"""The parts of `ekd tune` and `ekd plan --space` that are about the search."""
+"""The search that the options of `ekd tune` and `ekd plan --space` ask for."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from pydantic import ValidationError
 
+from orchestrator.cli.checks import check_experiment, named_experiment
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
+from orchestrator.planning.preflight import Checked
+from orchestrator.tuning.plan import check_students
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials
 from orchestrator.tuning.space import check_space, load_space
 
-if TYPE_CHECKING:
-    from orchestrator.pipeline.manifest import Manifest
-    from orchestrator.planning.preflight import Checked
+
+def checked_search(arguments: argparse.Namespace, *, begins: bool = False) -> tuple[SearchRequest, Checked]:
+    """The search, and its experiment with the pool of teachers, checked; raises `ExperimentError`."""
+    request, pool = requested(arguments, named_experiment(arguments))
+    run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
+    further = partial(check_students, request, pool)
+    return request, check_experiment(pool, run_id, smoke=arguments.smoke, begins=begins, further=further)
 
 
 def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[SearchRequest, Experiment]:
@@ -43,25 +50,3 @@ def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[Se
     check_space(space, experiment)
     check_request(request, experiment)
     return request, pool_experiment(experiment, space.domains)
-
-
-def print_search(console: Any, checked: Checked, manifest: Manifest, request: SearchRequest) -> None:
-    """All trials, the Pareto set if cost was searched too, and the best trial."""
-    from orchestrator.tuning.table import short_values, trials_table
-    from orchestrator.tuning.trial_store import TrialStore
-
-    found = manifest.outputs("search")
-    console.print(trials_table(TrialStore(checked.storage).trials, rows=None))
-    console.print()
-    if request.searcher == "pareto":
-        console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")
-        for item in found["pareto"]:
-            shown = f"{100 * item['score']:.2f} %  {item['cost']:g}  {item['trial']}: "
-            console.print(f"  {shown}{short_values(item['values'])}", soft_wrap=True)
-        console.print()
-    best = found["best"]
-    console.print(
-        f"Best on validation: {best['trial']}, {100 * best['score']:.2f} %, {short_values(best['values'])}",
-        soft_wrap=True,
-    )
-    console.print()

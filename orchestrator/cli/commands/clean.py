@@ -1,0 +1,33 @@
+"""`ekd clean`: remove what finished runs no longer need."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+
+from orchestrator.cli.checks import nothing_started
+from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.errors import ExperimentError
+from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove it, and print how much that was; the exit status."""
+    if arguments.everything and arguments.run_id is None:
+        raise ExperimentError("--everything removes one run: name it")
+    storage = named_storage(arguments)
+    with nothing_started():
+        run_ids = finished_runs(storage) if arguments.run_id is None else [arguments.run_id]
+    if not run_ids:
+        print(f"no finished runs in {storage.uri()}; `ekd status` lists all runs")
+    for run_id in run_ids:
+        stored = run_storage(storage, run_id)
+        with nothing_started():
+            if arguments.everything:
+                remove_run(storage, stored, run_id, partial(print, file=sys.stderr))
+                done = "removed"
+            else:
+                done = f"{clean_run(stored, run_id)} objects removed"
+        print(f"{stored.uri()}: {done}")
+    return 0

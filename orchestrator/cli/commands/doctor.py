@@ -1,0 +1,19 @@
+"""`ekd doctor`: try everything that a run would use."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.planning.doctor import diagnose
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print each finding as it is made; 2 if something is not usable."""
+    experiment = load_experiment(arguments.experiment, arguments.overrides)
+    healthy = True
+    for finding in diagnose(experiment):
+        healthy = healthy and finding.ok
+        mark = "ok  " if finding.ok else "FAIL"
+        print(f"{mark} {finding.what:10s} {finding.seconds:6.2f} s  {finding.detail}", flush=True)
+    return 0 if healthy else 2

@@ -1,0 +1,119 @@
+"""`ekd evaluate`: a finished run under corruption, on foreign images, and where it should not answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.checks import nothing_started
+from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.cli.terminal import results_console
+from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.manifest import EVALUATION, REPORT
+from orchestrator.pipeline.progress_bar import ProgressBar
+from orchestrator.pipeline.summary import order
+from orchestrator.report import load_evidence, render
+from orchestrator.robustness.evaluation import evaluate_run, finished_run, read_settings
+from orchestrator.robustness.recording import flat_metrics, record
+from orchestrator.tracking import redacted, resolve_tracking_uri
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure the run, and print what was found; the exit status."""
+    settings = read_settings(arguments.overrides)
+    errors = Console(stderr=True)
+
+    def say(text: str) -> None:
+        errors.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    storage = run_storage(named_storage(arguments), arguments.run_id)
+    with nothing_started():
+        finished_run(storage)
+    meter = ProgressBar("corrupted images", errors)
+    try:
+        with Lease(storage).acquire(say):
+            stored = finished_run(storage)
+            try:
+                found = evaluate_run(stored, settings, say, meter)
+            finally:
+                meter.close()
+            uri = resolve_tracking_uri(stored.experiment.tracking.uri, arguments.storage)
+            page = render(load_evidence(storage), tracking_uri=redacted(uri))
+            storage.write(REPORT, page.encode())
+            record(stored, found, page, arguments.storage, say)
+    except KeyboardInterrupt:
+        print(
+            "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr
+        )
+        return 1
+    console = results_console()
+    console.print(results_table(found))
+    console.print()
+    console.print(severity_table(found, stored.manifest["stages"]["evaluate"]["outputs"]["predictors"]))
+    console.print()
+    console.print(f"Report: {storage.uri(REPORT)}", soft_wrap=True)
+    console.print(storage.uri(EVALUATION), soft_wrap=True)
+    return 0
+
+
+HEADINGS = {
+    "corruption/{}/accuracy": ("corrupted acc. %", 100, 2),
+    "corruption/{}/nll": ("NLL", 1, 3),
+    "corruption/{}/ece": ("ECE", 1, 3),
+    "corruption/{}/mce": ("mCE", 1, 3),
+    "out_of_distribution/{}/max_probability/auroc": ("AUROC max p", 1, 3),
+    "out_of_distribution/{}/entropy/auroc": ("entropy", 1, 3),
+    "out_of_distribution/{}/disagreement/auroc": ("disagr.", 1, 3),
+    "out_of_distribution/{}/max_probability/fpr_at_95": ("FPR@95", 1, 3),
+    "risk_coverage/{}/aurc": ("AURC", 1, 4),
+}
+"""Metric of `flat_metrics` -> heading, factor, digits."""
+
+
+def results_table(found: Mapping[str, Any]) -> Table:
+    """One line for each predictor; what was not measured is blank."""
+    flat = flat_metrics(found)
+    columns = {
+        key: what for key, what in HEADINGS.items() if any(key.format(n) in flat for n in _names(found))
+    }
+    lines = []
+    for name in _names(found):
+        cells = [
+            f"{scale * flat[key.format(name)]:.{digits}f}" if key.format(name) in flat else ""
+            for key, (_, scale, digits) in columns.items()
+        ]
+        lines.append([name, *cells])
+    return _table(["predictor", *(heading for heading, _, _ in columns.values())], lines)
+
+
+def severity_table(found: Mapping[str, Any], clean: Mapping[str, Any]) -> Table:
+    """Accuracy in percent, clean and at each severity, averaged over the corruptions."""
+    corrupted = found["corruption"]["predictors"]
+    severities = list(corrupted["averaged"]["severities"])
+    lines = [
+        [
+            name,
+            f"{100 * clean[name]['test']['accuracy']:.2f}",
+            *(f"{100 * corrupted[name]['severities'][s]['accuracy']:.2f}" for s in severities),
+        ]
+        for name in _names(found)
+    ]
+    return _table(["acc. % at severity", "clean", *severities], lines)
+
+
+def _names(found: Mapping[str, Any]) -> list[str]:
+    return order(found["corruption"]["predictors"])
+
+
+def _table(headings: list[str], lines: list[list[str]]) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index == 0 else "right")
+    for line in lines:
+        made.add_row(*line, style="bold" if line[0] == "averaged" else None)
+    return made

@@ -1,0 +1,30 @@
+"""`ekd experiments`: what is packaged, search spaces too."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+
+from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.tuning.space import PACKAGED, load_space, packaged_spaces
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list, or the YAML of the one that is named; the exit status."""
+    if arguments.name in packaged_spaces():
+        print((PACKAGED / f"{arguments.name}.yaml").read_text(encoding="utf-8"), end="")
+        return 0
+    if arguments.name is not None:
+        print(read_experiment(find_experiment(arguments.name)), end="")
+        return 0
+    for name in packaged_experiments():
+        _show(name, load_experiment(name).description)
+    print("\nSearch spaces, for --space:\n")
+    for name in packaged_spaces():
+        _show(name, load_space(name).description)
+    return 0
+
+
+def _show(name: str, description: str) -> None:
+    print(textwrap.fill(f"{name:20s} {description}", width=100, subsequent_indent=" " * 21))

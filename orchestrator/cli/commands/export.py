@@ -1,0 +1,35 @@
+"""`ekd export`: a run's student, or a registered one, as a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from orchestrator.cli.registry_client import open_registry
+from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.export.formats import Source, export_network, format_of
+from orchestrator.export.source import from_registry, from_run
+from orchestrator.tracking import resolve_tracking_uri
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file, and print what was checked; the exit status."""
+    output = Path(arguments.output)
+    form = format_of(output, arguments.format)
+    source = _source(arguments)
+    exported = export_network(source, form, output)
+    print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
+    print(f"logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}")
+    if exported.sidecar is not None:
+        print(f"{exported.sidecar} describes the network that it fits; docs/serving.md shows how to load it")
+    print(exported.path)
+    return 0
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    if arguments.source.startswith("models:/"):
+        with open_registry(arguments) as client:
+            return from_registry(
+                client, arguments.source, resolve_tracking_uri(arguments.tracking, arguments.storage)
+            )
+    return from_run(run_storage(named_storage(arguments), arguments.source))

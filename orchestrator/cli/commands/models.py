@@ -1,0 +1,58 @@
+"""`ekd models`: what is registered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import groupby
+
+from rich.table import Table
+
+from orchestrator.cli.registry_client import check_model_name, open_registry
+from orchestrator.cli.terminal import results_console
+from orchestrator.errors import ExperimentError
+from orchestrator.pipeline.summary import compact
+from orchestrator.registry import list_versions
+
+_HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val.\nacc. %": ("validation.accuracy", lambda value: f"{100 * value:.2f}"),
+    "val.\nNLL": ("validation.nll", "{:.4f}".format),
+    "test\nacc. %": ("test.accuracy", lambda value: f"{100 * value:.2f}"),
+    "test\nNLL": ("test.nll", "{:.4f}".format),
+    "test\nECE": ("test.ece", "{:.4f}".format),
+    "\nMACs": ("macs", compact),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every version with its metrics, the newest first; the exit status."""
+    if arguments.name is not None:
+        check_model_name(arguments.name)
+    with open_registry(arguments) as client:
+        versions = list_versions(client, arguments.name)
+    if not versions:
+        raise ExperimentError(
+            f"no version of {arguments.name} is registered; `ekd models` lists what is"
+            if arguments.name
+            else "no student is registered here yet; `ekd run EXPERIMENT` registers one"
+        )
+    console = results_console(at_least=80)
+    for name, group in groupby(versions, key=lambda listed: listed.name):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("\nversion", justify="right", no_wrap=True)
+        table.add_column("\nalias", overflow="fold")
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        listed = list(group)
+        for each in listed:
+            shown = [
+                show(each.metrics[key]) if key in each.metrics else "" for key, show in _HEADINGS.values()
+            ]
+            style = "bold" if "champion" in each.aliases else None
+            table.add_row(each.version, ", ".join(each.aliases), *shown, style=style)
+        console.print(f"models:/{name}", soft_wrap=True)
+        console.print(table)
+        for each in listed:
+            console.print(str(each), soft_wrap=True)
+        console.print()
+    return 0

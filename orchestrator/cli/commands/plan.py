@@ -1,0 +1,37 @@
+"""`ekd plan`: what would run."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.cli.checks import checked_experiment
+from orchestrator.cli.search_options import check_no_search
+from orchestrator.cli.searches import checked_search
+from orchestrator.cli.terminal import results_console
+from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
+from orchestrator.tuning.plan import search_lines
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what would run, where, and its cost; the exit status."""
+    search = None
+    if arguments.space is not None:
+        search, checked = checked_search(arguments)
+    else:
+        check_no_search(arguments)
+        checked = checked_experiment(arguments)
+    planned = planned_runs(checked.experiment, checked.description)
+    console = results_console()
+    for line in plan_lines(checked):
+        console.print(line, soft_wrap=True)
+    console.print()
+    console.print(runs_table(planned))
+    console.print()
+    console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
+    for doubt in doubts(item.run for item in planned):
+        console.print(f"WARNING: {doubt}", soft_wrap=True)
+    if search is not None:
+        console.print()
+        for line in search_lines(search, checked.experiment, checked.description, checked.capacity):
+            console.print(line, soft_wrap=True)
+    return 0

@@ -1,0 +1,21 @@
+"""`ekd promote`: make a version the champion by hand, with a reason."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.cli.registry_client import open_registry, print_move
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.model_uri import MODEL_URI
+from orchestrator.registry import move_champion
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Move the alias, and print what came of it; the exit status."""
+    match = MODEL_URI.fullmatch(arguments.model)
+    if match is None or match["version"] is None:
+        raise ExperimentError(f"{arguments.model}: write it as models:/NAME/VERSION; `ekd models` lists them")
+    name, version = match["name"], match["version"]
+    with open_registry(arguments) as client:
+        move = move_champion(client, name, version, kind="promoted", reason=arguments.reason)
+        return print_move(client, name, move, f"version {version} is it already; nothing was changed")

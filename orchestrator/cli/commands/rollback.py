@@ -1,0 +1,16 @@
+"""`ekd rollback`: make the champion before the present one the champion again."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.cli.registry_client import check_model_name, open_registry, print_move
+from orchestrator.registry import roll_back
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Move the alias, and print what came of it; the exit status."""
+    check_model_name(arguments.name)
+    with open_registry(arguments) as client:
+        move = roll_back(client, arguments.name, reason=arguments.reason)
+        return print_move(client, arguments.name, move, "somebody else rolled back at the same moment")

@@ -1,0 +1,16 @@
+"""`ekd run`: the whole main job."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.cli.checks import checked_experiment
+from orchestrator.cli.results import print_results
+from orchestrator.pipeline import pipeline
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the experiment, run it, and print its results; the exit status."""
+    checked = checked_experiment(arguments, begins=True)
+    print_results(checked, pipeline.run(checked))
+    return 0

@@ -1,0 +1,117 @@
+"""Every command of `ekd`: what its help says, and its arguments.
+
+What a command does is in `orchestrator/cli/commands/`, in the module of its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.cli import arguments
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, as `ekd --help` and `ekd COMMAND --help` show it."""
+
+    help: str
+    """One line of `ekd --help`."""
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(
+        "train, distil, average, evaluate and register; again: continue",
+        "The whole main job. The same command again continues an interrupted run and redoes nothing. The "
+        "last line on stdout is the registered model's URI.",
+        arguments.add_run,
+    ),
+    "plan": Command(
+        "what would run, where, and what it would cost",
+        "Every training run with its workers, batch, learning rate and cost, against what the cluster has, "
+        "and where things are stored. Starts nothing; exit status 2 if it can never be scheduled.",
+        arguments.add_plan,
+    ),
+    "tune": Command(
+        "search for the best student, then train it in full and register it",
+        "Trains the teachers once, searches a space with Ray Tune, then trains, averages, evaluates and "
+        "registers the best configuration. The same command again continues. The last line on stdout is the "
+        "registered model's URI.",
+        arguments.add_tune,
+    ),
+    "submit": Command(
+        "the same main job on a Ray cluster, through its job API",
+        "Sends the code and the experiment (no data, no credentials), starts `ekd run` on the cluster's head "
+        "and follows its log. Ctrl-C lets go of it: it runs on. A run that is running is attached to, one "
+        "that failed is continued.",
+        arguments.add_submit,
+    ),
+    "register": Command(
+        "register a run whose tracking server was away at its end",
+        "The last stages of a run that is trained and measured, without Ray: register the student, write the "
+        "summary, deliver what MLflow was not told.",
+        arguments.add_register,
+    ),
+    "clean": Command(
+        "remove what finished runs no longer need",
+        "Removes checkpoints and Ray's files of finished runs; networks, results and manifest stay. With "
+        "--everything, all that the named run has in storage (MLflow keeps what it has).",
+        arguments.add_clean,
+    ),
+    "status": Command(
+        "where runs stand",
+        "All runs of a storage, or the stages and training runs of one.",
+        arguments.add_status,
+    ),
+    "report": Command(
+        "the results of a run, here and as a page",
+        "Prints the table of results and writes the HTML report anew, beside the run and, where MLflow "
+        "answers, among its artifacts; the last line on stdout is where it is.",
+        arguments.add_report,
+    ),
+    "evaluate": Command(
+        "a finished run under corruption, on foreign images, and when it should not answer",
+        "Corrupts the test images in the common ways, at severities 1 to 5; compares the predictors' doubt "
+        "on images of another data set; and measures the error among the images they are sure of. A report "
+        "on a finished run: nothing is selected by it. The same settings again: not done again. The last "
+        "line on stdout is where the results are.",
+        arguments.add_evaluate,
+    ),
+    "models": Command(
+        "registered students, their metrics and aliases",
+        "Every registered version, the newest first, with its metrics and cost, its run, and why it has, or "
+        "no longer has, its alias.",
+        arguments.add_models,
+    ),
+    "promote": Command(
+        "make a version the champion",
+        "Moves the alias `champion` to this version, in one step, and records why.",
+        arguments.add_promote,
+    ),
+    "rollback": Command(
+        "make the previous champion the champion again",
+        "Moves the alias `champion` back to the version that had it before, and records why. Again: one "
+        "further back, to the first.",
+        arguments.add_rollback,
+    ),
+    "export": Command(
+        "the averaged student as a pt2, ONNX or state-dict file",
+        "Writes the student; checks its weights against the recorded SHA-256, and the file's logits against "
+        "the network's. The last line on stdout is the file.",
+        arguments.add_export,
+    ),
+    "experiments": Command(
+        "what is packaged",
+        "The packaged experiments and search spaces; copy one to a file of yours to change it.",
+        arguments.add_experiments,
+    ),
+    "doctor": Command(
+        "whether cluster, storage, tracking and data are usable from here",
+        "Tries everything that a run would use, and says what is wrong and what to do. Exit status 2 if "
+        "something is not usable.",
+        arguments.add_doctor,
+    ),
+}
