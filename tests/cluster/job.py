@@ -69,10 +69,10 @@ class Job:
                 *(str(BIN / "ray"), "job", "stop", "--address", API, "--no-wait", job), timeout_s=60
             )
 
-    def wait_for_checkpoint(self, name: str, epoch: int, timeout_s: float = 300) -> float:
+    def wait_for_checkpoint(self, name: str, epoch: int) -> float:
         """Seconds until the training run `name` has stored a checkpoint of that epoch or a later one."""
         return wait_until(
-            lambda: self.reached(name) >= epoch, f"a checkpoint of {name} after epoch {epoch}", timeout_s
+            lambda: self.reached(name) >= epoch, f"a checkpoint of {name} after epoch {epoch}", log=self
         )
 
     def reached(self, name: str) -> int:

@@ -57,14 +57,14 @@ def submit(whole, request):
         job.clear_away()
 
 
-def goes_on(job, name, timeout_s=300):
+def goes_on(job, name):
     """Seconds until `name` has a newer checkpoint than now, or is done."""
     before = job.newest_epoch(name)
     done = f"ekd/{job.run_id}/networks/{name}.json"
     return wait_until(
         lambda: job.reached(name) > before or done in job.cluster.store.keys(done),
         f"{name} going on after epoch {before}",
-        timeout_s,
+        log=job,
     )
 
 
@@ -86,14 +86,14 @@ def asks_for_s3(host):
     return bool(sockets.stdout.strip())
 
 
-def says(job, text, timeout_s=300):
+def says(job, text):
     """Seconds until the run's log holds `text`."""
 
     def said() -> bool:
         assert text in job.log or job.process.poll() is None, f"{text!r} was not said:\n{job.log}"
         return text in job.log
 
-    return wait_until(said, f"{text!r} in the log", timeout_s)
+    return wait_until(said, f"{text!r} in the log", log=job)
 
 
 @fault("none", always=True)
@@ -150,7 +150,7 @@ def test_an_elastic_run_shrinks_with_a_lost_host_and_grows_when_it_comes_back(su
     # The two stand still while the third host comes up: on a fast machine the run would be over first.
     with job.training_paused():
         job.cluster.start_worker("worker2")
-    wait_until(lambda: trains_on(job, 3), "three workers again", 300)
+    wait_until(lambda: trains_on(job, 3), "three workers again", log=job)
     made = job.finish()
     # Batch statistics are of a worker's share: with other numbers of workers the bits are others, and some
     # hundred updates later two runs are as far apart as two seeds. What holds for any number of workers:
@@ -203,7 +203,7 @@ def test_a_spot_host_is_given_notice(submit, unharmed, watch):
     assert drained.returncode == 0, drained.stderr
     noticed = job.wait_for_checkpoint("student", 1)
     assert 0 < job.newest_epoch("student") < 24
-    wait_until(lambda: not host.processes("RayTrainWorker"), "the worker to leave", 300)
+    wait_until(lambda: not host.processes("RayTrainWorker"), "the worker to leave", log=job)
     host.pull_the_plug()
     continued = says(job, "student: continues after epoch")
     assert job.finish() == unharmed
@@ -267,7 +267,7 @@ def test_s3_and_mlflow_are_away_while_a_checkpoint_is_written(submit, unharmed, 
     store.host.unplug()
     tracking.kill()
     # Training waits in the middle of a checkpoint, for longer than all attempts of one call of boto3 (15 s).
-    wait_until(lambda: any(map(asks_for_s3, hosts_of(job))), "somebody who asks for S3", 300)
+    wait_until(lambda: any(map(asks_for_s3, hosts_of(job))), "somebody who asks for S3", log=job)
     time.sleep(25)
     store.host.plug_in()
     continued = goes_on(job, "student")
