@@ -23,13 +23,13 @@ from benchmarks.timing import conditions
 from ekd_train.data import DataError, load_dataset
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrialStep
+from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
-from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialRunner, network_arrays
-from ekd_train.workers.workers import Workers
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.pipeline.progress import View
 from orchestrator.runtime.environment import in_the_environment

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from benchmarks.timed_loop import advance_in_turns
 from benchmarks.turns import GroupTurns
 from benchmarks.workload import Workload
-from ekd_train.workers.reporter import Reporter, Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.distributed import Workers
+from ekd_train.training.reporter import Reporter, Silent
 
 
 def train_in_turns(

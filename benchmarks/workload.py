@@ -18,6 +18,7 @@ from benchmarks.straightforward import (
 from benchmarks.timing import DEVICE
 from ekd_train.data.augment import augment
 from ekd_train.data.tensors import Images, TrainingData
+from ekd_train.distributed import Workers
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.teachers import Teachers
@@ -34,8 +35,7 @@ from ekd_train.settings import (
     TrainingRun,
 )
 from ekd_train.training.loop import Loop
-from ekd_train.workers.reporter import Reporter, Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.training.reporter import Reporter, Silent
 
 CHANNELS, CLASSES, TRAINING_IMAGES = 3, 10, 2048
 STATISTICS = {"mean": (0.5,) * CHANNELS, "std": (0.25,) * CHANNELS}

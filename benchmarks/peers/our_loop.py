@@ -11,6 +11,7 @@ from benchmarks.timed_loop import advance_in_turns
 from benchmarks.workload import MemoryStore
 from ekd_train.data.fashion_mnist import load_fashion_mnist
 from ekd_train.data.tensors import Images, TrainingData
+from ekd_train.distributed import Workers
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
@@ -24,8 +25,7 @@ from ekd_train.settings import (
     TrainingRun,
 )
 from ekd_train.training.loop import Loop
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.training.reporter import Silent
 
 
 def main() -> None:

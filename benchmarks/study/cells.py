@@ -19,17 +19,17 @@ from benchmarks.study.regimes import REGIMES
 from benchmarks.study.weight_averages import swa, uniform_average
 from ekd_train.data import load_dataset
 from ekd_train.data.tensors import DeviceData, place
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.metrics import all_metrics, fit_temperature
+from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.networks import load_network
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import averaged
+from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
 from orchestrator.storage.local import LocalStorage
 
 SPLITS = ("validation", "test")

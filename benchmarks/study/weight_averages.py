@@ -13,12 +13,12 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ekd_train.data.augment import as_float
 from ekd_train.data.tensors import DeviceData
+from ekd_train.distributed import Workers
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import Schedule, TrainingRun
 from ekd_train.training.loop import Loop
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.training.reporter import Silent
 from orchestrator.storage.local import LocalStorage
 
 SWA_FROM = 0.75

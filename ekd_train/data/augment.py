@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ekd_train.data.transfer import to_device
 from ekd_train.settings import Augmentation
-from ekd_train.training.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ekd_train.data.augment import as_float
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import all_metrics
 from ekd_train.models.batch_ensemble import BatchEnsemble, factor_spread
+from ekd_train.models.build_network import averaged, member_logits
 from ekd_train.models.subnetworks import Subnetworks
-from ekd_train.training.trainee import averaged, member_logits
-from ekd_train.workers.workers import Workers
 
 ROWS_ON_A_CPU, ROWS_ELSEWHERE = 128, 500
 """Rows that a network is given at once. On a CPU the maps of so few stay in its cache, which makes

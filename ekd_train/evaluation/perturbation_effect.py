@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ekd_train.data.augment import as_float
 from ekd_train.data.seeds import derive_seed
+from ekd_train.models.build_network import member_logits
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.perturbations import changes_images, perturb
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import member_logits
 
 BATCHES, BATCH_SIZE = 4, 64
 SHOWN = 6

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ekd_train.models.build_network import build_plain
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Store
 from ekd_train.persistence.networks import load_network, load_weights
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import build_plain
 
 
 @dataclass(frozen=True)

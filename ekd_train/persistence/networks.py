@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
 from ekd_train.persistence.checkpoint import (
@@ -18,7 +19,6 @@ from ekd_train.persistence.checkpoint import (
 )
 from ekd_train.persistence.identity import identity_of
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import averaged, build_network
 
 
 def identity(run: TrainingRun, data_fingerprint: str) -> str:

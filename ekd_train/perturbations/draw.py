@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ekd_train.training.transfer import to_device
+from ekd_train.data.transfer import to_device
 
 _LARGEST_SEED = 2**63 - 1
 

@@ -10,13 +10,13 @@ from ekd_train.data.augment import draw_augmentation
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.data.seeds import derive_seed
 from ekd_train.data.tensors import TrainingData
+from ekd_train.data.transfer import to_device
+from ekd_train.distributed import Workers
 from ekd_train.models.teachers import Teachers
 from ekd_train.perturbations import draw
 from ekd_train.settings import TrainingRun
 from ekd_train.training.step import Batch
 from ekd_train.training.teacher_cache import TeacherCache
-from ekd_train.training.transfer import to_device
-from ekd_train.workers.workers import Workers
 
 
 class Batches:

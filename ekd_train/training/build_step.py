@@ -10,14 +10,15 @@ from torch import Tensor
 from ekd_train.data.augment import as_float
 from ekd_train.data.seeds import derive_seed
 from ekd_train.data.tensors import TrainingData
+from ekd_train.distributed import Workers
+from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, build_objective, objective_for
 from ekd_train.settings import TrainingRun
 from ekd_train.training.optimiser import build_optimiser
 from ekd_train.training.speed import lay_out
 from ekd_train.training.step import Step
-from ekd_train.training.trainee import build_network, build_trainee
-from ekd_train.workers.workers import Workers
+from ekd_train.training.trainee import build_trainee
 
 
 def build_step(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ekd_train.data.tensors import TrainingData
 from ekd_train.data.user_cache import cache_folder
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.evaluate import averaging_gap_warning, validate
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoint, Checkpoints
@@ -20,13 +21,12 @@ from ekd_train.training.batches import Batches
 from ekd_train.training.build_step import build_step
 from ekd_train.training.divergence import TrainingDiverged, all_finite, diverged
 from ekd_train.training.optimiser import set_learning_rate
+from ekd_train.training.reporter import Reporter
 from ekd_train.training.schedule import learning_rate_factor, linear_warmup
 from ekd_train.training.selection import is_better, selected_by
 from ekd_train.training.speed import computing
 from ekd_train.training.state import Progress, load_state_tensors, state_tensors
 from ekd_train.training.teacher_cache import open_cache
-from ekd_train.workers.reporter import Reporter
-from ekd_train.workers.workers import Workers
 
 PROGRESS_EVERY_S = 0.5
 LOSS_CHECKED_EVERY = 20

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ekd_train.data.augment import as_float
 from ekd_train.data.tensors import DeviceData
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
@@ -24,9 +25,8 @@ from ekd_train.persistence.networks import (
 )
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.loop import train
+from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import precision_on
-from ekd_train.workers.reporter import Reporter
-from ekd_train.workers.workers import Workers
 
 PREDICTIONS = "evaluation/predictions"
 

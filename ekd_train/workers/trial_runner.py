@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from ekd_train.data.tensors import TrainingData
+from ekd_train.distributed import Workers
+from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints, Store
 from ekd_train.persistence.networks import identity, load_network, starting_weights
 from ekd_train.settings import TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
+from ekd_train.training.reporter import Reporter
 from ekd_train.training.selection import quality, selected_by
-from ekd_train.training.trainee import build_network
-from ekd_train.workers.reporter import Reporter
-from ekd_train.workers.workers import Workers
 
 
 def checkpoint_prefix(trial: str, seed: int) -> str:

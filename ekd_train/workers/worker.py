@@ -20,15 +20,15 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.checkpoint import Store
 from ekd_train.settings import TrialStep
 from ekd_train.training.divergence import TrainingDiverged
+from ekd_train.training.reporter import Reporter
 from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute
-from ekd_train.workers.reporter import Reporter
 from ekd_train.workers.trial_runner import TrialRunner
-from ekd_train.workers.workers import Workers
 
 
 class JobSource(Reporter, Protocol):
@@ -93,7 +93,7 @@ def form_groups(rank: int, size: int, per_group: int, device: torch.device) -> t
 
 @dataclass(frozen=True)
 class PreemptionNotice:
-    """Ray's word that nodes of the worker pool are about to be taken; `ekd_train.workers.workers.Notice`.
+    """Ray's word that nodes of the worker pool are about to be taken; `ekd_train.distributed.Notice`.
 
     Ray's public question is a barrier of the whole pool, whose worker groups are never at the same point,
     so what each worker was told is read, and the worker group agrees by itself.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ekd_train.models.build_network import build_plain
 from ekd_train.persistence.networks import load_weights
 from ekd_train.settings import Architecture
-from ekd_train.training.trainee import build_plain
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_URI
 from orchestrator.experiment.schema import build_experiment

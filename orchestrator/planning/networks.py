@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from ekd_train.models.build_network import build_network
 from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import build_network
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs

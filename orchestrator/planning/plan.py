@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from ekd_train.models.build_network import build_plain
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.perturbations import PERTURBATIONS, changes_images
 from ekd_train.settings import TrainingRun
-from ekd_train.training.trainee import build_plain
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact

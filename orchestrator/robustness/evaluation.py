@@ -25,7 +25,7 @@ from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.persistence.networks import load_predictions
-from ekd_train.robustness import measures
+from ekd_train.robustness import evaluate
 from ekd_train.robustness.ood_data import Outside, load_held_out, load_outside
 from ekd_train.robustness.settings import BeyondSettings
 from ekd_train.settings import DataSettings
@@ -151,10 +151,10 @@ def _measure(
     ).named
     clean = {name: stored[f"test/{name}"] for name in predictors}
     images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)
-    _check_same_predictions(measures.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
+    _check_same_predictions(evaluate.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
     chosen = _chosen(dataset, settings)
     measured = run.manifest["stages"]["evaluate"]["outputs"]["predictors"]
-    corruption = measures.under_corruption(
+    corruption = evaluate.under_corruption(
         predictors,
         images[chosen].to(device),
         labels[chosen].to(device),
@@ -163,15 +163,15 @@ def _measure(
         progress,
     )
     found: dict[str, Any] = {
-        "corruption": {"baseline": measures.BASELINE, "images": len(chosen), "predictors": corruption},
-        "risk_coverage": {"images": len(labels), "predictors": measures.selective(clean, labels)},
+        "corruption": {"baseline": evaluate.BASELINE, "images": len(chosen), "predictors": corruption},
+        "risk_coverage": {"images": len(labels), "predictors": evaluate.selective(clean, labels)},
     }
     if outside is not None:
-        foreign = measures.predict_all(predictors, outside.images.to(device))
+        foreign = evaluate.predict_all(predictors, outside.images.to(device))
         found["out_of_distribution"] = {
             "outside": outside.name,
             "images": len(outside.images),
-            "predictors": measures.out_of_distribution(
+            "predictors": evaluate.out_of_distribution(
                 clean, {name: probs.cpu() for name, probs in foreign.items()}
             ),
         }

@@ -54,9 +54,9 @@ class InProcess:
         import torch
 
         from ekd_train.data.tensors import place
-        from ekd_train.workers.reporter import Silent
+        from ekd_train.distributed import Workers
+        from ekd_train.training.reporter import Silent
         from ekd_train.workers.trial_runner import TrialRunner
-        from ekd_train.workers.workers import Workers
 
         experiment = build_experiment(setup.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)

@@ -1,6 +1,6 @@
 """Stops a training run in the middle of an epoch; what it had saved by then is stored."""
 
-from ekd_train.workers.reporter import Silent
+from ekd_train.training.reporter import Silent
 
 
 class CutOff(Exception):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ekd_train.data.tensors import Images, TrainingData
+from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import (
@@ -18,7 +19,6 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.training.trainee import build_network
 
 CLASSES = 3
 SMALL = Architecture(name="wide_resnet", depth=10, stem_channels=2, width=1)

@@ -8,12 +8,12 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from training_runs import checkpoints_in, made_up_data, untrained_teachers
 
+from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.settings import TrainingRun
 from ekd_train.training import step as step_module
 from ekd_train.training.loop import train
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.training.reporter import Silent
 
 
 class FolderStore:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from ekd_train.models.build_network import averaged, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
 from ekd_train.persistence.networks import load_network, load_weights, save_network
-from ekd_train.training.trainee import averaged, build_plain
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.registry import weights_sha256
 

@@ -97,9 +97,9 @@ def _all_ended(trials: TrialStore, request: SearchRequest) -> bool:
 
 def _keep_student(context: RunContext, best: TrialRecord) -> None:
     """If the best trial was trained in full, its network of the student's own seed is the student."""
+    from ekd_train.models.build_network import build_network
     from ekd_train.persistence.checkpoint import Checkpoints
     from ekd_train.persistence.networks import find_network, identity, save_network
-    from ekd_train.training.trainee import build_network
     from ekd_train.workers.trial_runner import checkpoint_prefix
 
     checked = context.checked

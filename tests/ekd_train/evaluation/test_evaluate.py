@@ -3,9 +3,9 @@ import torch
 from training_runs import made_up_data, made_up_images, student_run
 
 from ekd_train.data.augment import as_float
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.evaluate import averaging_gap_warning, predict, validate
-from ekd_train.training.trainee import averaged, build_network
-from ekd_train.workers.workers import Workers
+from ekd_train.models.build_network import averaged, build_network
 
 IMAGES = made_up_images(11, seed=4)
 

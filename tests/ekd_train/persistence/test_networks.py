@@ -2,9 +2,9 @@ import pytest
 import torch
 from training_runs import MemoryStore, label_run, student_run
 
+from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
 from ekd_train.persistence.networks import find_network, identity, load_network, load_weights, save_network
-from ekd_train.training.trainee import averaged, build_network, build_plain
 
 DESCRIPTION = {"num_classes": 3, "image_shape": [1, 8, 8], "mean": [0.4], "std": [0.3], "fingerprint": "f"}
 RUN = student_run()

@@ -23,9 +23,9 @@ from ekd_train.perturbations import PERTURBATIONS
 from ekd_train.settings import Architecture, Speed, TrainingRun
 from ekd_train.training.divergence import TrainingDiverged
 from ekd_train.training.loop import Trained, train
+from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import computing
 from ekd_train.training.step import Step
-from ekd_train.workers.reporter import Silent
 
 RUNS = {
     "label": label_run(),

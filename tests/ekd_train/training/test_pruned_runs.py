@@ -15,17 +15,17 @@ from training_runs import (
 )
 
 from ekd_train.data.tensors import DeviceData
+from ekd_train.distributed import Workers
+from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.networks import identity, load_network, starting_weights
 from ekd_train.settings import Architecture, TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
-from ekd_train.training.trainee import averaged, build_network, build_plain
+from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
-from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialRunner
-from ekd_train.workers.workers import Workers
 
 WHOLE = Architecture(name="resnet", depth=8, stem_channels=4)
 PRUNED = WHOLE.model_copy(update={"pruned": 0.5})

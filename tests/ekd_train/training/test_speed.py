@@ -17,8 +17,8 @@ from training_runs import (
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.settings import Speed
 from ekd_train.training.loop import train
+from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import computing, precision_on
-from ekd_train.workers.reporter import Silent
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")

@@ -15,15 +15,15 @@ from training_runs import (
 
 from ekd_train.data.augment import as_float, augment
 from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.models.batch_ensemble import factors
 from ekd_train.objectives import METHOD_OBJECTIVES, label_ce
 from ekd_train.perturbations import PERTURBATIONS, needs_student
 from ekd_train.settings import Augmentation, TrainingRun
 from ekd_train.training.loop import Loop
+from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import computing
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
 
 PLAIN = {
     **{"momentum": 0.0, "nesterov": False, "schedule": {"kind": "constant"}, "learning_rate": 0.1},

@@ -16,8 +16,8 @@ from training_runs import (
 from ekd_train.data.augment import augment, draw_augmentation, variant, variant_indices
 from ekd_train.settings import Augmentation
 from ekd_train.training.loop import train
+from ekd_train.training.reporter import Silent
 from ekd_train.training.teacher_cache import open_cache
-from ekd_train.workers.reporter import Silent
 
 CROPS = Augmentation(crop_padding=1, flip=True)
 ALIKE = {"precision": "float32"}

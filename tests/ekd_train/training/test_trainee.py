@@ -4,9 +4,10 @@ from training_runs import label_run, made_up_data, student_run, untrained_teache
 
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.branches import Branched
+from ekd_train.models.build_network import averaged, build_network, member_logits
 from ekd_train.objectives import build_objective
 from ekd_train.settings import Distillation
-from ekd_train.training.trainee import averaged, build_network, build_trainee, member_logits
+from ekd_train.training.trainee import build_trainee
 
 SHAPE = {"num_classes": 3, "image_shape": (1, 8, 8)}
 

@@ -14,14 +14,14 @@ from training_runs import (
 )
 
 from ekd_train.data.tensors import DeviceData
+from ekd_train.distributed import Workers
+from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
 from ekd_train.persistence.networks import load_network, save_network
 from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import precision_on
-from ekd_train.training.trainee import averaged
 from ekd_train.workers.jobs import PREDICTIONS, execute
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
 
 STUDENT = student_run("latent_be", "tdiv_sdiv", epochs=1)
 CONTROL = label_run("control", epochs=1)

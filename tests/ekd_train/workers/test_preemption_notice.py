@@ -4,10 +4,10 @@ import pytest
 import training_runs
 from training_runs import MemoryStore, SlowStore
 
+from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.training.loop import train
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
+from ekd_train.training.reporter import Silent
 
 
 class Left(Exception):

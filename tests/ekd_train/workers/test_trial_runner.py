@@ -12,15 +12,15 @@ from training_runs import SlowStore
 
 from ekd_train.data import describe, load_dataset
 from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.persistence.networks import identity, load_network
 from ekd_train.settings import TrialStep
 from ekd_train.training.loop import Loop, train
+from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
-from ekd_train.workers.reporter import Silent
 from ekd_train.workers.trial_runner import TrialRunner, checkpoint_prefix, network_arrays, summarise
-from ekd_train.workers.workers import Workers
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.storage import Storage, open_storage
 

@@ -15,12 +15,12 @@ import torch
 from smoke_runs import run_smoke
 
 from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
+from ekd_train.models.build_network import averaged
 from ekd_train.persistence.networks import load_network, load_predictions, save_network
 from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
-from ekd_train.training.trainee import averaged
+from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import PREDICTIONS, execute
-from ekd_train.workers.reporter import Silent
-from ekd_train.workers.workers import Workers
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker

@@ -7,7 +7,7 @@ import torch
 
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import per_image
-from ekd_train.robustness import measures
+from ekd_train.robustness import evaluate
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.pipeline.summary import summarise
@@ -125,7 +125,7 @@ def evaluated(evidence: Evidence) -> Evidence:
     at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["test"]) for name in names}
     kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
     test = {name: evidence.tensors[f"test/{name}"] for name in names}
-    uncertain = measures.uncertainty(
+    uncertain = evaluate.uncertainty(
         {
             name: torch.stack(list(per_image(p.mean(0), evidence.labels()).values()))
             for name, p in test.items()
@@ -139,15 +139,15 @@ def evaluated(evidence: Evidence) -> Evidence:
             "baseline": "control",
             "images": IMAGES,
             "predictors": {
-                name: measures.summarised(kinds[name], kinds["control"]) | uncertain[name] for name in names
+                name: evaluate.summarised(kinds[name], kinds["control"]) | uncertain[name] for name in names
             },
         },
         "out_of_distribution": {
             "outside": "fashion_mnist",
             "images": IMAGES,
-            "predictors": measures.out_of_distribution(test, foreign),
+            "predictors": evaluate.out_of_distribution(test, foreign),
         },
-        "risk_coverage": {"predictors": measures.selective(test, evidence.labels())},
+        "risk_coverage": {"predictors": evaluate.selective(test, evidence.labels())},
     }
     return replace(evidence, evaluation=found)
 

@@ -10,10 +10,10 @@ import torch
 from ekd_train.data import describe, load_dataset
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.predictors import load_predictors
+from ekd_train.models.build_network import averaged, build_network
 from ekd_train.persistence.checkpoint import save_record, save_tensors
 from ekd_train.persistence.networks import save_network
 from ekd_train.robustness.settings import BeyondSettings
-from ekd_train.training.trainee import averaged, build_network
 from ekd_train.workers.jobs import PREDICTIONS
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError

@@ -5,9 +5,9 @@ import torch
 from training_runs import MemoryStore, label_run, same_tensors, student_run
 from two_workers import FolderStore, in_one_process, in_processes
 
+from ekd_train.distributed import Workers
 from ekd_train.objectives import OBJECTIVES
 from ekd_train.perturbations import PERTURBATIONS
-from ekd_train.workers.workers import Workers
 
 TOGETHER = {"epochs": 2, "batch_norm": "synchronised", "speed": {"precision": "float32"}}
 RUNS = {

@@ -1,0 +1,98 @@
+"""The network that a training run trains, and the plain one that it averages to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ekd_train.models import build_model
+from ekd_train.models.batch_ensemble import to_batch_ensemble
+from ekd_train.models.branches import to_branches
+from ekd_train.models.subnetworks import Subnetworks
+from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
+from ekd_train.settings import Architecture, Student, TrainingRun
+
+
+def build_network(
+    run: TrainingRun,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """The untrained network of `run`, drawn from torch's global generator.
+
+    Args:
+        run: what to build: a plain network, or a student with subnetworks.
+        num_classes: classes c of the data.
+        image_shape: `(channels, height, width)` of one image.
+        mean, std: per channel, of pixels in [0, 1]; normalisation is inside the network.
+        start: weights of the plain network (`persistence.networks.starting_weights`) in place of drawn ones;
+            subnetworks are made of these.
+
+    Raises:
+        ValueError: an architecture that is unknown or does not fit; the message says which and why.
+    """
+    plain = build_plain(
+        run.architecture, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std
+    )
+    if start is not None:
+        plain.load_state_dict(start)
+    student = run.student
+    network = plain if student is None else _with_subnetworks(plain, student)
+    if run.training.batch_norm == "synchronised":
+        network = to_synchronised_batch_norm(network)
+    return network
+
+
+def build_plain(
+    architecture: Architecture,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """The plain network of an architecture; arguments and errors as `build_network`."""
+    return build_model(
+        **architecture.model_dump(exclude_none=True),
+        num_classes=num_classes,
+        in_channels=image_shape[0],
+        image_size=image_shape[1],
+        mean=mean,
+        std=std,
+    )
+
+
+def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:
+    match student.method:
+        case "kd":
+            return plain
+        case "batch_ensemble" | "latent_be":
+            factors = student.factors
+            return to_batch_ensemble(
+                plain,
+                student.members,
+                factors.init,
+                init_std=factors.init_std,
+                member_bias=factors.member_bias,
+            )
+        case "ekd":
+            return to_branches(
+                plain, student.members, split=student.branches.split, init=student.branches.init
+            )
+
+
+def member_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits `(s, b, c)`; a plain network is one with a single member."""
+    logits: Tensor = network(images)
+    return logits if logits.ndim == 3 else logits.unsqueeze(0)
+
+
+def averaged(network: nn.Module) -> nn.Module:
+    """The plain network that `network` averages to; a plain network is its own average."""
+    plain = network.averaged() if isinstance(network, Subnetworks) else network
+    return from_synchronised_batch_norm(plain)
