@@ -1,6 +1,8 @@
 """What runs, tags and errors say was written by others: it is shown, and nothing in it is obeyed."""
 
 import json
+import re
+import time
 
 import pytest
 from fuzzing import fuzzed
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from orchestrator.cli.main import main
-from orchestrator.cli.terminal import PlainConsole, results_console
+from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.redaction import redacted, visible
-from orchestrator.registry.model_card import model_card
+from orchestrator.pipeline.plain_console import PlainConsole
+from orchestrator.registry.model_card import escaped
 from orchestrator.storage import open_storage
 
 pytestmark = pytest.mark.attack
@@ -142,10 +145,30 @@ def test_no_secret_parameter_is_shown(value, name, before):
         "sqlite:////data/mlflow.db",
         "data.max_image_pixels=25000000",
         "storage.keep_checkpoints=2",
+        "--set key=value, monkey=5, RAY_AUTH_MODE=token",
+        "sqlite:////home/ann@site/mlflow.db",
+        "file:///data/ann@site",
     ],
 )
 def test_what_is_no_secret_stays_as_it_is(harmless):
     assert redacted(harmless) == harmless
+
+
+def test_several_secrets_in_one_word_are_all_left_out():
+    text = "s3://bucket/x,http://ann:S3cret@host;Server=x;Password=S3cret&a=token=S3cret"
+    assert "S3cret" not in redacted(text)
+    assert redacted(text).startswith("s3://bucket/x,http://***@host;Server=x;Password=***")
+
+
+LONG = ["a://", "s3://a/", "token", "a=", "token=", "x", "@://"]
+
+
+@pytest.mark.parametrize("text", [word * 50_000 + end for word in LONG for end in ("", "@")], ids=range(14))
+def test_long_text_is_redacted_in_a_moment(text):
+    began = time.process_time()
+    redacted(text)
+    visible(text)
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("key", ["tracking.uri", "storage.uri", "storage.endpoint_url", "data.root"])
@@ -167,4 +190,23 @@ def test_credentials_in_an_option_are_not_repeated(uri, capsys):
 
 def test_results_are_printed_by_that_console():
     assert isinstance(results_console(), PlainConsole)
-    assert callable(model_card)
+
+
+def test_an_error_is_one_line_in_which_nothing_is_obeyed(capsys):
+    assert main(["run", f"nobody{TITLE}\nnext"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert not any(character in err for character in "\x1b\x07")
+
+
+HOSTILE_MARKDOWN = "![x](http://evil/x.png) <img src=x> `code` # title\n## more | a | https://evil [a](b)"
+
+
+def test_a_model_card_shows_what_a_user_wrote_and_makes_nothing_of_it():
+    shown = escaped(HOSTILE_MARKDOWN)
+    assert "\n" not in shown
+    assert "://" not in shown
+    for mark in "`*_[]<>!|~&#":
+        assert shown.count(mark) == shown.count(f"\\{mark}")
+    unescaped = re.sub(r"\\(.)", r"\1", shown)
+    assert unescaped == " ".join(HOSTILE_MARKDOWN.split())
