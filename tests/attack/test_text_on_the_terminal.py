@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from fuzzing import fuzzed
@@ -14,6 +15,7 @@ from orchestrator.cli.main import main
 from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.redaction import redacted, visible
 from orchestrator.pipeline.plain_console import PlainConsole
+from orchestrator.registry.listing import list_versions
 from orchestrator.registry.model_card import escaped
 from orchestrator.storage import open_storage
 
@@ -79,6 +81,35 @@ def test_a_manifest_nested_without_end_is_one_row(tmp_path, capsys, content):
     assert "unreadable" in capsys.readouterr().out
     assert main(["status", "hostile", "--storage", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+class Registry:
+    """A registry in which somebody has written tags: those of version 2."""
+
+    def __init__(self, tags: dict[str, str]) -> None:
+        self.tags = tags
+
+    def search_model_versions(self, _):
+        honest = {"ekd.run_id": "honest", "ekd.test.accuracy": "0.9"}
+        return [self._version("1", honest), self._version("2", {"ekd.run_id": "hostile"} | self.tags)]
+
+    def get_registered_model(self, _):
+        return SimpleNamespace(aliases={"[/x]": "2", "champion": "1"})
+
+    def _version(self, number, tags):
+        return SimpleNamespace(version=number, tags=tags, creation_timestamp=0)
+
+
+@pytest.mark.parametrize("tag", ["ekd.test.accuracy", "ekd.macs", "ekd.promotion", "ekd.run_id"])
+@pytest.mark.parametrize("text", [*TEXTS, "a number", "nan", "1e400", "a\nb", "", "9" * 10_000])
+def test_one_hostile_tag_hides_no_other_version(tag, text):
+    hostile, honest = list_versions(Registry({tag: text}), "ekd-digits")
+    assert (honest.run_id, honest.metrics) == ("honest", {"test.accuracy": 0.9})
+    assert "\n" not in str(hostile)
+    console = PlainConsole(width=100)
+    with console.capture() as captured:
+        console.print(str(hostile), soft_wrap=True)
+    assert "\x1b" not in captured.get()
 
 
 secret = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1).map(
