@@ -1,10 +1,12 @@
 """A registered student behind HTTP, with Ray Serve: batches what arrives together. See docs/serving.md."""
 
+import hashlib
+import io
 import os
+from pathlib import Path
 from typing import Any
 
-import mlflow.models
-import mlflow.pytorch
+import mlflow
 import torch
 from ray import serve
 from starlette.requests import Request
@@ -31,14 +33,28 @@ def read_image(content: Any, shape: tuple[int, int, int]) -> Tensor:
     return image
 
 
+def load_student(model_uri: str) -> torch.nn.Module:
+    """The program of `models:/NAME/VERSION` or `models:/NAME@ALIAS`: code, whose bytes are compared."""
+    client, (name, _, alias) = mlflow.MlflowClient(), model_uri.removeprefix("models:/").partition("@")
+    if alias:
+        version = client.get_model_version_by_alias(name, alias)
+    else:
+        version = client.get_model_version(*name.split("/"))
+    folder = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+    archive = Path(folder, "data", "model.pt2").read_bytes()
+    if hashlib.sha256(archive).hexdigest() != version.tags.get("ekd.archive_sha256"):
+        raise RuntimeError(f"{model_uri}: its data/model.pt2 is not the file that was registered")
+    return torch.export.load(io.BytesIO(archive)).module()
+
+
 @serve.deployment(num_replicas=1, max_ongoing_requests=128, ray_actor_options={"num_cpus": 1})
 class Student:
     """`{"image": [channels][height][width]}` in [0, 1] to `{"probabilities": [classes]}`."""
 
     def __init__(self, model_uri: str) -> None:
-        self.network = mlflow.pytorch.load_model(model_uri)
-        signature = mlflow.models.get_model_info(model_uri).signature
-        self.shape = tuple(signature.inputs.inputs[0].shape[1:])
+        self.network = load_student(model_uri)
+        (images,) = self.network.graph.find_nodes(op="placeholder")
+        self.shape = tuple(images.meta["val"].shape[1:])
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)
     async def probabilities(self, images: list[Tensor]) -> list[list[float]]:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from orchestrator.cli.table import COMMANDS
 from orchestrator.errors import EkdError
+from orchestrator.experiment.redaction import redacted, visible
 
 EPILOG = """examples:
   ekd run digits                               the whole job, no download
@@ -91,11 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_error(error: EkdError) -> None:
     """Print the error's one line, and its hint, on stderr."""
-    from orchestrator.tracking.address import redacted  # 50 ms, which nobody pays whose command succeeds
-
-    print("ekd:", redacted(" ".join(str(error).split()) or type(error).__name__), file=sys.stderr)
-    if error.hint is not None:
-        print("ekd:", error.hint, file=sys.stderr)
+    for text in (str(error) or type(error).__name__, error.hint):
+        if text is not None:
+            print("ekd:", visible(redacted(" ".join(text.split()))), file=sys.stderr)
 
 
 class _Version(argparse.Action):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_NAME
+from orchestrator.experiment.redaction import visible
 from orchestrator.registry import Move, champion_of
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
@@ -50,7 +51,7 @@ def check_model_name(name: str) -> str:
 
 def print_move(client: MlflowClient, name: str, move: Move | None, otherwise: str) -> int:
     """Print what came of a move; 1 where somebody else moved the alias at the same moment."""
-    print(f"champion of {name}: {move or otherwise}")
+    print(visible(f"champion of {name}: {move or otherwise}"))
     champion = champion_of(client, name)
     if move is None or champion == move.after:
         return 0

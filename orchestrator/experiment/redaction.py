@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 
-_USER_INFO = re.compile(
-    r"((?:s3|file)://)(?:[^/\s]*|[^/\s:]*:\S*)@"  # a key may hold `/`; without a colon, `@` is of a name
-    r"|(?<![\w+.-])((?!s3:|file:)\w[\w+.-]*://)\S*@",
+_SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")
+_NAME = re.compile(r"(?<![\w.%-])([\w.%-]+)=(?=[^&\s'\"])")
+_SECRET = re.compile(
+    r"passw|passphrase|secret|token|api[_-]?key|access[_-]?key|credential|signature|authorization"
+    r"|^x-amz-|^(pass|pwd|pw|sig|auth)$",
     re.IGNORECASE,
 )
-_PARAMETER = re.compile(
-    r"((?:[\w.%-]*(?:passw|passphrase|secret|token|api_?-?key|credential|signature|accesskey|authorization)"
-    r"[\w.%-]*|x-amz-[\w-]+|pwd|pass|pw|sig|auth|key)=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
+_VALUE = re.compile(r"[^&\s'\"]+")
 _OBEYED = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but for tab and newline: escape sequences begin with one
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # of the direction of writing: text would read otherwise
@@ -30,7 +28,29 @@ def redacted(text: str) -> str:
     >>> redacted("cannot reach https://ann:s3/cr@et@mlflow.example.org/x?api_key=1&a=2")
     'cannot reach https://***@mlflow.example.org/x?api_key=***&a=2'
     """
-    return _PARAMETER.sub(r"\1***", _USER_INFO.sub(lambda m: f"{m[1] or m[2]}***@", text))
+    return _without_parameters(re.sub(r"\S+", lambda word: _without_user_info(word[0]), text))
+
+
+def _without_user_info(word: str) -> str:
+    at = word.rfind("@")
+    for scheme in _SCHEME.finditer(word, 0, max(at, 0)):
+        start = scheme.end()
+        slash = word.find("/", start, at)
+        # Of a key that holds an `@` only the part before the first slash could be a user and a secret.
+        named = scheme[1].lower() in ("s3", "file") and slash >= 0 and ":" not in word[start:slash]
+        if not named:
+            return f"{word[:start]}***{word[at:]}"
+    return word
+
+
+def _without_parameters(text: str) -> str:
+    kept, shown = 0, ""
+    for name in _NAME.finditer(text):
+        if name.start() >= kept and _SECRET.search(name[1]):
+            shown += f"{text[kept : name.end()]}***"
+            value = _VALUE.match(text, name.end())
+            kept = value.end() if value else name.end()
+    return shown + text[kept:]
 
 
 def visible(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -17,11 +18,12 @@ from orchestrator.experiment.schema import build_experiment
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
-from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_exported
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
 from orchestrator.registry.registration import WEIGHTS_TAG
 from orchestrator.storage import Storage
 from orchestrator.tracking.connection import patient
+from orchestrator.tracking.runs import RUN_ID_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,38 +53,43 @@ def from_run(storage: Storage) -> Source:
 
 
 def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
-    """A registered version, loaded in its pt2 form and checked against the registry's hash.
+    """A registered version, loaded in its pt2 form once the file is known to be the one that was registered.
 
     Raises:
+        ExperimentError: the version was registered without the SHA-256 of its file.
         ExportError: the weights are not those that were registered, or their files cannot be read.
         NoSuchVersion: the registry has no such model, version or alias.
         TrackingError: the registry cannot be reached.
     """
-    import mlflow.pytorch  # 2 s, which an export of a run need not wait
+    import mlflow  # 2 s, which an export of a run need not wait
 
     name, version = _resolve(client, uri)
     found = version_of(client, name, version)
     where = f"models:/{name}/{version}"
+    if not (archived := found.tags.get(ARCHIVE_TAG)):
+        run_id = found.tags.get(RUN_ID_TAG, "RUN_ID")
+        raise ExperimentError(
+            f"{where}: has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded; "
+            f"export the run that made it: `ekd export {run_id}`"
+        )
     with patient(tracking_uri), tempfile.TemporaryDirectory() as temporary:
         folder = mlflow.artifacts.download_artifacts(where, dst_path=temporary)
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)
         try:
-            network: nn.Module = mlflow.pytorch.load_model(folder, map_location="cpu")
-            signature: Any = mlflow.models.get_model_info(folder).signature
-        except Exception as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ExportError(f"{where}: the registered files cannot be read: {why}") from error
-    for module in network.modules():
-        module.training = False  # what was exported in evaluation mode says otherwise once it is loaded
+            network = load_exported(Path(folder), archived)
+        except ExportError as error:
+            raise ExportError(f"{where}: {error}") from error.__cause__
     sha256 = weights_sha256(network)
     _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), where)
     architecture = None
     if tag := found.tags.get(ARCHITECTURE_TAG):
         architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
+    graph: Any = network.graph
+    (images,) = graph.find_nodes(op="placeholder")
     data = {
-        "num_classes": _shape_of(signature.outputs)[1],
-        "image_shape": _shape_of(signature.inputs)[1:],
+        "num_classes": int(graph.output_node().meta["val"][0].shape[1]),
+        "image_shape": [int(length) for length in images.meta["val"].shape[1:]],
         **_normalisation(network),
     }
     return Source(network, sha256, where, architecture, data)
@@ -96,10 +103,6 @@ def _normalisation(network: nn.Module) -> dict[str, list[float]]:
         for key in ("mean", "std")
         if f"normalise.{key}" in buffers
     }
-
-
-def _shape_of(schema: Any) -> list[int]:
-    return [int(length) for length in schema.inputs[0].shape]
 
 
 def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.runtime.job_queue import Event
 
 PLAIN_EVERY_S = 10.0
@@ -90,7 +91,7 @@ class View:
     @classmethod
     def open(cls, title: str, stages: list[str], log_file: str) -> View:
         """A view on stderr: bars if that is a terminal, else lines."""
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         view = cls(title, console, Bars(console), stages)
         view.say(f"{title}; Ray's and libraries' messages: {log_file}")
         view.bars.start()

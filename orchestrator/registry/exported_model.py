@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import EkdError
+from orchestrator.runtime.environment import in_the_environment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +22,12 @@ if TYPE_CHECKING:
 CHECKED_BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
 """Largest difference between the saved and the given network's logits, absolute and relative."""
+
+
+ARCHIVE = "data/model.pt2"
+"""Where MLflow puts the program among a model's files."""
+ARCHIVE_TAG = "ekd.archive_sha256"
+"""On a registered version: of that file's bytes, taken by the process that wrote it."""
 
 
 class ExportError(EkdError):
@@ -83,10 +94,59 @@ def save_exported(
             pip_requirements=list(requirements),
             serialization_format="pt2",
         )
-        saved = mlflow.pytorch.load_model(str(folder))
+        with _no_pickles():
+            saved = mlflow.pytorch.load_model(str(folder))
     except Exception as error:
         raise ExportError(f"{type(network).__name__} cannot be exported: {error}") from error
     _check_same(network, saved, example_images)
+
+
+def archive_sha256(folder: Path) -> str:
+    """SHA-256 of the program among the files of a model, in hexadecimal."""
+    with open(folder / ARCHIVE, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_exported(folder: Path, sha256: str) -> nn.Module:
+    """The program of a registered model whose files were fetched into `folder`, in evaluation mode.
+
+    A pt2 archive is code: torch unpickles parts of it and evaluates expressions of others. So its bytes
+    are compared with those that were registered before anything looks into them, and none of the files
+    beside it, which can name further code, is used. MLflow refuses what is not a tensor in a pickle, too.
+
+    Raises `ExportError`.
+    """
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import Model
+
+    try:
+        with tempfile.TemporaryDirectory() as temporary, _no_pickles():
+            own = Path(temporary)
+            (own / ARCHIVE).parent.mkdir()
+            shutil.copyfile(folder / ARCHIVE, own / ARCHIVE)
+            if (found := archive_sha256(own)) != sha256:
+                raise ExportError(
+                    f"the SHA-256 of its {ARCHIVE} is {found[:16]}..., recorded was {sha256[:16]}...; "
+                    "the file was changed since, and is not loaded"
+                )
+            model = Model()
+            model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__))
+            model.save(str(own / "MLmodel"))
+            network: nn.Module = mlflow.pytorch.load_model(str(own), map_location="cpu")
+    except ExportError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ExportError(f"the registered files cannot be read: {why}") from error
+    for module in network.modules():
+        module.training = False  # what was exported in evaluation mode says otherwise once it is loaded
+    return network
+
+
+def _no_pickles() -> AbstractContextManager[None]:
+    """Within it MLflow unpickles nothing but tensors."""
+    return in_the_environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"})
 
 
 def _check_same(network: nn.Module, saved: nn.Module, example_images: np.ndarray) -> None:

@@ -112,7 +112,8 @@ Images are float32 in [0, 1], of shape (batch, channel, height, width), any batc
 normalisation is inside. The answer is logits. Loading needs torch and mlflow only:
 
 ```python
-import mlflow
+import os, mlflow
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # load only a file whose writer you trust
 mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
 network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
 probs = network(images).softmax(-1)
@@ -121,6 +122,7 @@ probs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the v
 
 ```bash
 export MLFLOW_TRACKING_URI=...  # as above
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false
 mlflow models serve --env-manager local -m "models:/{name}@champion"
 ```"""
 

@@ -24,7 +24,7 @@ from orchestrator.registry.champion import (
     move_champion,
     version_of,
 )
-from orchestrator.registry.exported_model import save_exported
+from orchestrator.registry.exported_model import ARCHIVE_TAG, archive_sha256, save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
 from orchestrator.tracking.connection import explained, patient
@@ -55,6 +55,8 @@ class RegisteredVersion:
     name: str
     version: str
     aliases: tuple[str, ...]
+    archive_sha256: str
+    """Of the registered program's bytes; empty: an earlier version of ekd registered it without."""
     promotion: str
     """Why it has the alias that it has."""
 
@@ -124,11 +126,13 @@ def register_averaged_student(
                 pins = loading_requirements() if pip_requirements is None else pip_requirements
                 logged = _log_model(tracker, run, module, example_images, all_tags, pins)
             with explained(tracker.uri, "create a model version in"):
-                version = _create_version(tracker, run, name, logged, all_tags, description)
+                archive = {ARCHIVE_TAG: logged.tags[ARCHIVE_TAG]}
+                version = _create_version(tracker, run, name, logged, all_tags | archive, description)
         with explained(tracker.uri, "set an alias in"):
             reason = _promote(tracker, version)
             aliases = tuple(sorted(client.get_model_version(name, version.version).aliases))
-    return RegisteredVersion(name, str(version.version), aliases, reason)
+    archived = version.tags.get(ARCHIVE_TAG, "")
+    return RegisteredVersion(name, str(version.version), aliases, archived, reason)
 
 
 def _find_version(tracker: Tracker, run: str, name: str, sha256: str) -> ModelVersion | None:
@@ -172,6 +176,7 @@ def _log_model(
             save_exported(module, example_images, folder, logged, run, requirements)
             with explained(tracker.uri, "upload a model to"):
                 client.log_model_artifacts(logged.model_id, str(folder))
+                client.set_logged_model_tags(logged.model_id, {ARCHIVE_TAG: archive_sha256(folder)})
                 client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
                 return client.finalize_logged_model(logged.model_id, "READY")
     except Exception:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.errors import EkdError
+from orchestrator.experiment.redaction import visible
 
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 """What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
@@ -190,7 +191,7 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> int:
     """Show the job's log until it ends or Ctrl-C lets go of it; 0 if it succeeded, else 1."""
     jobs = Jobs(address)
     try:
-        status = jobs.follow(job, lambda text: print(text, end="", flush=True))
+        status = jobs.follow(job, lambda text: print(visible(text), end="", flush=True))
     except KeyboardInterrupt:
         say(
             f"\nlet go of job {job}, which runs on; the same command attaches to it again; "

@@ -57,8 +57,7 @@ def local_data(data: DataSettings, endpoint_url: str | None) -> DataSettings:
 
 
 def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
-    from rich.console import Console
-
+    from orchestrator.pipeline.plain_console import PlainConsole
     from orchestrator.pipeline.progress_bar import ProgressBar
 
     wanted = source.versions()
@@ -69,7 +68,7 @@ def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
         (folder / gone).unlink(missing_ok=True)
         del kept[gone]
     new = [key for key, version in wanted.items() if kept.get(key) != version or not (folder / key).exists()]
-    meter = ProgressBar(f"images from {source.uri()}", Console(stderr=True))
+    meter = ProgressBar(f"images from {source.uri()}", PlainConsole(stderr=True))
     pool = ThreadPoolExecutor(max_workers=8)
     futures = {pool.submit(source.read_file, key, folder / key): key for key in new}
     try:

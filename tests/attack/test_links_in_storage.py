@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from ekd_train.data.user_cache import locked
 from orchestrator.cli.main import main
 from orchestrator.export import formats
 from orchestrator.storage import MissingKey, StorageError, open_storage
@@ -137,4 +138,13 @@ def test_the_file_that_an_export_writes_first_has_no_name_that_anybody_could_pla
         found = name.lstat()
         assert stat.S_ISREG(found.st_mode)
         assert name.suffix == ".pt2"
+    assert_untouched(outside)
+
+
+def test_the_lock_of_a_cache_is_not_a_link_to_something_else(tmp_path, outside):
+    (tmp_path / "lock").symlink_to(outside / "kept")
+    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "lock"):
+        pass
+    with locked(tmp_path / "own"), locked(tmp_path / "another"):
+        pass
     assert_untouched(outside)

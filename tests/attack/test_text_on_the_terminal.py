@@ -1,6 +1,9 @@
 """What runs, tags and errors say was written by others: it is shown, and nothing in it is obeyed."""
 
 import json
+import re
+import time
+from types import SimpleNamespace
 
 import pytest
 from fuzzing import fuzzed
@@ -9,9 +12,11 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from orchestrator.cli.main import main
-from orchestrator.cli.terminal import PlainConsole, results_console
+from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.redaction import redacted, visible
-from orchestrator.registry.model_card import model_card
+from orchestrator.pipeline.plain_console import PlainConsole
+from orchestrator.registry.listing import list_versions
+from orchestrator.registry.model_card import escaped
 from orchestrator.storage import open_storage
 
 pytestmark = pytest.mark.attack
@@ -78,6 +83,35 @@ def test_a_manifest_nested_without_end_is_one_row(tmp_path, capsys, content):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+class Registry:
+    """A registry in which somebody has written tags: those of version 2."""
+
+    def __init__(self, tags: dict[str, str]) -> None:
+        self.tags = tags
+
+    def search_model_versions(self, _):
+        honest = {"ekd.run_id": "honest", "ekd.test.accuracy": "0.9"}
+        return [self._version("1", honest), self._version("2", {"ekd.run_id": "hostile"} | self.tags)]
+
+    def get_registered_model(self, _):
+        return SimpleNamespace(aliases={"[/x]": "2", "champion": "1"})
+
+    def _version(self, number, tags):
+        return SimpleNamespace(version=number, tags=tags, creation_timestamp=0)
+
+
+@pytest.mark.parametrize("tag", ["ekd.test.accuracy", "ekd.macs", "ekd.promotion", "ekd.run_id"])
+@pytest.mark.parametrize("text", [*TEXTS, "a number", "nan", "1e400", "a\nb", "", "9" * 10_000])
+def test_one_hostile_tag_hides_no_other_version(tag, text):
+    hostile, honest = list_versions(Registry({tag: text}), "ekd-digits")
+    assert (honest.run_id, honest.metrics) == ("honest", {"test.accuracy": 0.9})
+    assert "\n" not in str(hostile)
+    console = PlainConsole(width=100)
+    with console.capture() as captured:
+        console.print(str(hostile), soft_wrap=True)
+    assert "\x1b" not in captured.get()
+
+
 secret = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1).map(
     lambda text: f"S3cr{text}et"
 )
@@ -142,10 +176,30 @@ def test_no_secret_parameter_is_shown(value, name, before):
         "sqlite:////data/mlflow.db",
         "data.max_image_pixels=25000000",
         "storage.keep_checkpoints=2",
+        "--set key=value, monkey=5, RAY_AUTH_MODE=token",
+        "sqlite:////home/ann@site/mlflow.db",
+        "file:///data/ann@site",
     ],
 )
 def test_what_is_no_secret_stays_as_it_is(harmless):
     assert redacted(harmless) == harmless
+
+
+def test_several_secrets_in_one_word_are_all_left_out():
+    text = "s3://bucket/x,http://ann:S3cret@host;Server=x;Password=S3cret&a=token=S3cret"
+    assert "S3cret" not in redacted(text)
+    assert redacted(text).startswith("s3://bucket/x,http://***@host;Server=x;Password=***")
+
+
+LONG = ["a://", "s3://a/", "token", "a=", "token=", "x", "@://"]
+
+
+@pytest.mark.parametrize("text", [word * 50_000 + end for word in LONG for end in ("", "@")], ids=range(14))
+def test_long_text_is_redacted_in_a_moment(text):
+    began = time.process_time()
+    redacted(text)
+    visible(text)
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("key", ["tracking.uri", "storage.uri", "storage.endpoint_url", "data.root"])
@@ -167,4 +221,23 @@ def test_credentials_in_an_option_are_not_repeated(uri, capsys):
 
 def test_results_are_printed_by_that_console():
     assert isinstance(results_console(), PlainConsole)
-    assert callable(model_card)
+
+
+def test_an_error_is_one_line_in_which_nothing_is_obeyed(capsys):
+    assert main(["run", f"nobody{TITLE}\nnext"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert not any(character in err for character in "\x1b\x07")
+
+
+HOSTILE_MARKDOWN = "![x](http://evil/x.png) <img src=x> `code` # title\n## more | a | https://evil [a](b)"
+
+
+def test_a_model_card_shows_what_a_user_wrote_and_makes_nothing_of_it():
+    shown = escaped(HOSTILE_MARKDOWN)
+    assert "\n" not in shown
+    assert "://" not in shown
+    for mark in "`*_[]<>!|~&#":
+        assert shown.count(mark) == shown.count(f"\\{mark}")
+    unescaped = re.sub(r"\\(.)", r"\1", shown)
+    assert unescaped == " ".join(HOSTILE_MARKDOWN.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from orchestrator.experiment.redaction import visible
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.doctor import diagnose
 
@@ -15,5 +16,5 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in diagnose(experiment):
         healthy = healthy and finding.ok
         mark = "ok  " if finding.ok else "FAIL"
-        print(f"{mark} {finding.what:10s} {finding.seconds:6.2f} s  {finding.detail}", flush=True)
+        print(visible(f"{mark} {finding.what:10s} {finding.seconds:6.2f} s  {finding.detail}"), flush=True)
     return 0 if healthy else 2

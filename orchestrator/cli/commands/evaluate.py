@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.checks import nothing_started
@@ -15,6 +14,7 @@ from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.cli.terminal import results_console
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import EVALUATION, REPORT
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.progress_bar import ProgressBar
 from orchestrator.pipeline.summary import order
 from orchestrator.report import load_evidence, render
@@ -26,10 +26,10 @@ from orchestrator.tracking import redacted, resolve_tracking_uri
 def run(arguments: argparse.Namespace) -> int:
     """Measure the run, and print what was found; the exit status."""
     settings = read_settings(arguments.overrides)
-    errors = Console(stderr=True)
+    errors = PlainConsole(stderr=True)
 
     def say(text: str) -> None:
-        errors.print(text, highlight=False, soft_wrap=True, markup=False)
+        errors.print(text, soft_wrap=True)
 
     storage = run_storage(named_storage(arguments), arguments.run_id)
     with nothing_started():

@@ -6,6 +6,7 @@ import argparse
 import textwrap
 
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
+from orchestrator.experiment.redaction import visible
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.tuning.space import PACKAGED, load_space, packaged_spaces
 
@@ -16,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
         print((PACKAGED / f"{arguments.name}.yaml").read_text(encoding="utf-8"), end="")
         return 0
     if arguments.name is not None:
-        print(read_experiment(find_experiment(arguments.name)), end="")
+        print(visible(read_experiment(find_experiment(arguments.name))), end="")
         return 0
     for name in packaged_experiments():
         _show(name, load_experiment(name).description)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.cli.terminal import results_console
+from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.summary import table, verdict
 from orchestrator.registry.champion import PROMOTION_TAG, NoSuchVersion, version_of
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warn(error: TrackingError) -> None:
-    print(f"WARNING: the report in MLflow is as it was: {error}", file=sys.stderr)
+    print(visible(f"WARNING: the report in MLflow is as it was: {error}"), file=sys.stderr)
 
 
 def _connected(evidence: Evidence, uri: str) -> MlflowClient:

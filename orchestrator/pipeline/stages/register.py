@@ -107,6 +107,7 @@ def _register(context: RunContext) -> dict[str, Any]:
         "aliases": list(version.aliases),
         "promotion": version.promotion,
         "uri": version.uri,
+        "archive_sha256": version.archive_sha256,
     }
 
 

@@ -1,5 +1,6 @@
 """What is exported from a registry: a SQLite file and a folder, where weights can be changed by hand."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from ekd_train.models import build_model
 from ekd_train.settings import Architecture
 from orchestrator.cli.main import main
 from orchestrator.registry import register_averaged_student
+from orchestrator.registry.exported_model import ARCHIVE_TAG
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,13 @@ def registered_file(tracker, uri: str) -> Path:
     place = urlparse(tracker.client.get_model_version_download_uri(name, version))
     (file,) = Path(unquote(place.path)).rglob("*.pt2")
     return file
+
+
+def set_archive_tag(tracker, uri: str, file: Path) -> None:
+    """As somebody would who may write to the registry itself."""
+    name, version = uri.removeprefix("models:/").split("/")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    tracker.client.set_model_version_tag(name, version, ARCHIVE_TAG, digest)
 
 
 def flip_a_byte(file: Path, tensor: torch.Tensor) -> None:
@@ -106,9 +115,9 @@ def test_changed_weights_are_refused_with_their_own_words(tracker, uri, student,
     flip_a_byte(registered_file(tracker, uri), student.network.conv1.weight)
     code, _, err = export(uri, "pt2", "student.pt2")
     assert code == 1
-    assert err.startswith(f"ekd: {uri}: the weights' SHA-256 is ")
+    assert err.startswith(f"ekd: {uri}: the SHA-256 of its data/model.pt2 is ")
     assert err.count("\n") == 1
-    assert "the files were changed since" in err
+    assert "the file was changed since, and is not loaded" in err
     assert "tracking store" not in err
     assert list(tmp_path.glob("student*")) == []
 
@@ -116,6 +125,7 @@ def test_changed_weights_are_refused_with_their_own_words(tracker, uri, student,
 def test_files_that_cannot_be_read_are_not_blamed_on_the_tracking_store(tracker, uri, export, tmp_path):
     file = registered_file(tracker, uri)
     file.write_bytes(file.read_bytes()[:5000])
+    set_archive_tag(tracker, uri, file)
     code, _, err = export(uri, "pt2", "student.pt2")
     assert code == 1
     assert err.startswith(f"ekd: {uri}: the registered files cannot be read: ")
@@ -142,6 +152,15 @@ def test_the_documented_lines_notice_changed_weights(tracker, uri, student, tmp_
     )
     if changed:
         assert done.returncode == 1
-        assert "these are not the weights that were registered" in done.stderr
+        assert "this is not the file that was registered" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
+
+
+def test_a_version_without_the_hash_of_its_file_is_not_loaded(tracker, uri, export):
+    name, version = uri.removeprefix("models:/").split("/")
+    tracker.client.delete_model_version_tag(name, version, ARCHIVE_TAG)
+    code, _, err = export(uri, "pt2", "student.pt2")
+    assert code == 2
+    assert err.startswith(f"ekd: {uri}: has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded")
+    assert "export the run that made it: `ekd export " in err
