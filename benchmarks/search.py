@@ -151,7 +151,7 @@ def taught(experiment: Experiment, store: Storage) -> Any:
     runs = experiment.teacher_runs()
     for run in runs:
         execute(run, placed, store, Silent(), Workers())
-    teachers = {run.name: load_network(store, run, dict(placed.description)) for run in runs}
+    teachers = {run.name: load_network(store, run, placed.description) for run in runs}
     return ray.put(SharedData(dataset, network_arrays(teachers)))
 
 

@@ -17,6 +17,7 @@ from benchmarks.straightforward import (
 )
 from benchmarks.timing import DEVICE
 from ekd_train.data.augment import augment
+from ekd_train.data.description import ImageSpec
 from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.distributed import Workers
 from ekd_train.models import build_model
@@ -229,4 +230,5 @@ def _images(count: int, size: int, workers: Workers) -> TrainingData:
     images = Images(pixels.to(workers.device), labels.to(workers.device))
     held_out = max(1, count // 9)  # a tenth of all images, as in the papers' CIFAR split
     validation = Images(images.images[:held_out], images.labels[:held_out])
-    return TrainingData(images, validation, CLASSES, STATISTICS["mean"], STATISTICS["std"])
+    spec = ImageSpec(num_classes=CLASSES, image_shape=(CHANNELS, size, size), **STATISTICS)
+    return TrainingData(images, validation, spec)

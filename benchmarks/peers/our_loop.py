@@ -9,6 +9,7 @@ import torch
 from benchmarks.peers import case
 from benchmarks.timed_loop import advance_in_turns
 from benchmarks.workload import MemoryStore
+from ekd_train.data.description import ImageSpec
 from ekd_train.data.fashion_mnist import load_fashion_mnist
 from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.distributed import Workers
@@ -45,7 +46,12 @@ def _data(root: str, device: torch.device) -> TrainingData:
         Images(torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device))
         for split in (source.train, source.test)
     )
-    return TrainingData(train, held_out, case.CLASSES, case.STATISTICS["mean"], case.STATISTICS["std"])
+    spec = ImageSpec(
+        num_classes=case.CLASSES,
+        image_shape=(case.CHANNELS, case.IMAGE_SIZE, case.IMAGE_SIZE),
+        **case.STATISTICS,
+    )
+    return TrainingData(train, held_out, spec)
 
 
 def _run(precision: str) -> TrainingRun:

@@ -27,6 +27,7 @@ from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.networks import load_network
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
@@ -112,8 +113,8 @@ def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
     """Train it unless that is done; its best validation record."""
     store = store_of(folder, teacher.regime, teacher.pool)
     record = execute(teacher.run(), data_of(teacher.regime), store, Silent(), Workers(device=_device()), 1)
-    best: dict[str, Any] = record["best"]
-    return best
+    assert isinstance(record, NetworkRecord)
+    return record.best
 
 
 def measure_teachers(regime: str, pool: str, folder: Path, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
@@ -155,7 +156,9 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
         case "swa":
             network = swa(run, data, _teachers(run, store, data))
         case _:
-            result["best"] = execute(run, data, store, Silent(), Workers(device=_device()), 1)["best"]
+            record = execute(run, data, store, Silent(), Workers(device=_device()), 1)
+            assert isinstance(record, NetworkRecord)
+            result["best"] = record.best
             network = _load(store, run, data)
     if cell.final:
         result["averaged"] = _measure(averaged(network), data)
@@ -172,7 +175,7 @@ def _teachers(run: TrainingRun, store: LocalStorage, data: DeviceData) -> Teache
 
 
 def _load(store: LocalStorage, run: TrainingRun, data: DeviceData) -> nn.Module:
-    return load_network(store, run, dict(data.description)).to(data.training.train.images.device)
+    return load_network(store, run, data.description).to(data.training.train.images.device)
 
 
 def _measure(
@@ -189,7 +192,7 @@ def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: DeviceData) -
     settings = [
         run.model_dump(mode="json"),
         [other.name for other in others],
-        data.description["fingerprint"],
+        data.description.fingerprint,
     ]
     if (device := data.training.train.images.device.type) != "cpu":
         settings.append(device)  # networks of another device are others

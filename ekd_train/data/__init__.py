@@ -12,6 +12,7 @@ from ekd_train.settings import DataName, DataSettings
 from .cifar import load_cifar10, load_cifar100
 from .class_subsets import without_classes
 from .dataset import Dataset, Source, Split, channel_statistics, describe
+from .description import DataDescription, ImageSpec
 from .digits import load_digits
 from .errors import DataError
 from .fashion_mnist import load_fashion_mnist
@@ -19,7 +20,16 @@ from .image_folder import load_image_folder
 from .subsets import divide
 from .tiny_imagenet import load_tiny_imagenet
 
-__all__ = ["LOADERS", "DataError", "Dataset", "Split", "describe", "load_dataset"]
+__all__ = [
+    "LOADERS",
+    "DataDescription",
+    "DataError",
+    "Dataset",
+    "ImageSpec",
+    "Split",
+    "describe",
+    "load_dataset",
+]
 
 LOADERS: dict[DataName, Callable[[DataSettings], Source]] = {
     "digits": load_digits,

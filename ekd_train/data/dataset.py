@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from .description import DataDescription
 from .errors import DataError
 
 Channels = tuple[float, ...]
@@ -100,20 +100,20 @@ class Dataset:
         return self.fingerprint[:12]
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """Sizes, shape, classes and fingerprint as plain JSON values, for plans and reports."""
-    return {
-        "name": dataset.name,
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "test": len(dataset.test),
-        "image_shape": list(dataset.image_shape),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "fingerprint": dataset.fingerprint,
-    }
+def describe(dataset: Dataset) -> DataDescription:
+    """Sizes, shape, classes and fingerprint of a data set."""
+    return DataDescription(
+        name=dataset.name,
+        train=len(dataset.train),
+        validation=len(dataset.validation),
+        test=len(dataset.test),
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        fingerprint=dataset.fingerprint,
+    )
 
 
 def checked_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str | Path) -> Split:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .dataset import Dataset, Split, describe
+from .description import DataDescription, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -23,45 +22,33 @@ class Images:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training run sees of a data set: no test images.
-
-    `mean` and `std` are per channel, of pixels in [0, 1].
-    """
+    """What a training run sees of a data set: no test images."""
 
     train: Images
     validation: Images
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(channels, height, width)`."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    spec: ImageSpec
 
 
 @dataclass(frozen=True)
 class DeviceData:
-    """A whole data set on one device; `description` is `ekd_train.data.describe`'s."""
+    """A whole data set on one device."""
 
     training: TrainingData
     test: Images
-    description: Mapping[str, Any]
+    description: DataDescription
 
 
 def place(dataset: Dataset, device: torch.device) -> DeviceData:
     """`dataset` as tensors on `device`; on the CPU they are the arrays' own memory, not a copy."""
+    description = describe(dataset)
     return DeviceData(
         training=TrainingData(
             train=_images(dataset.train, device),
             validation=_images(dataset.validation, device),
-            num_classes=dataset.num_classes,
-            mean=dataset.mean,
-            std=dataset.std,
+            spec=description,
         ),
         test=_images(dataset.test, device),
-        description=describe(dataset),
+        description=description,
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import build_plain
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
@@ -32,7 +31,7 @@ def load_predictors(
     store: Store,
     control: TrainingRun,
     student: TrainingRun,
-    description: Mapping[str, Any],
+    spec: ImageSpec,
     device: torch.device,
 ) -> Predictors:
     """Build them and fill in the stored weights.
@@ -41,18 +40,16 @@ def load_predictors(
         store: of the run.
         control: its control.
         student: its student, which names the teachers.
-        description: of the data: num_classes, image_shape, mean and std are used.
+        spec: of the images that they were built for.
         device: where they go.
 
     Raises:
         DamagedCheckpoint: weights are not the bytes that were stored.
         LookupError: a network is not stored.
     """
-    keys = ("num_classes", "image_shape", "mean", "std")
-    shape = {key: description[key] for key in keys}
 
     def load(run: TrainingRun) -> nn.Module:
-        return load_network(store, run, shape).to(device)
+        return load_network(store, run, spec).to(device)
 
     named: dict[str, nn.Module] = {"control": load(control)}
     teachers = [load(run) for run in student.teachers]
@@ -61,6 +58,6 @@ def load_predictors(
     trained = load(student)
     if isinstance(trained, Subnetworks):
         named["members"] = trained
-    plain = build_plain(student.architecture, **shape)
+    plain = build_plain(student.architecture, spec)
     named["averaged"] = load_weights(store, "averaged", plain).to(device)
     return Predictors(named, teachers, trained)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import to_branches
@@ -16,29 +18,21 @@ from ekd_train.settings import Architecture, Student, TrainingRun
 
 def build_network(
     run: TrainingRun,
-    *,
-    num_classes: int,
-    image_shape: Sequence[int],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    spec: ImageSpec,
     start: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """The untrained network of `run`, drawn from torch's global generator.
 
     Args:
         run: what to build: a plain network, or a student with subnetworks.
-        num_classes: classes c of the data.
-        image_shape: `(channels, height, width)` of one image.
-        mean, std: per channel, of pixels in [0, 1]; normalisation is inside the network.
+        spec: of the images and classes; normalisation is inside the network.
         start: weights of the plain network (`persistence.networks.starting_weights`) in place of drawn ones;
             subnetworks are made of these.
 
     Raises:
         ValueError: an architecture that is unknown or does not fit; the message says which and why.
     """
-    plain = build_plain(
-        run.architecture, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std
-    )
+    plain = build_plain(run.architecture, spec)
     if start is not None:
         plain.load_state_dict(start)
     student = run.student
@@ -48,23 +42,20 @@ def build_network(
     return network
 
 
-def build_plain(
-    architecture: Architecture,
-    *,
-    num_classes: int,
-    image_shape: Sequence[int],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> nn.Module:
+def build_plain(architecture: Architecture, spec: ImageSpec) -> nn.Module:
     """The plain network of an architecture; arguments and errors as `build_network`."""
-    return build_model(
-        **architecture.model_dump(exclude_none=True),
-        num_classes=num_classes,
-        in_channels=image_shape[0],
-        image_size=image_shape[1],
-        mean=mean,
-        std=std,
-    )
+    return build_model(**architecture.model_dump(exclude_none=True), **build_arguments(spec))
+
+
+def build_arguments(spec: ImageSpec) -> dict[str, Any]:
+    """The arguments of `build_model` that say what the images and classes are, as plain values."""
+    return {
+        "num_classes": spec.num_classes,
+        "in_channels": spec.image_shape[0],
+        "image_size": spec.image_shape[1],
+        "mean": spec.mean,
+        "std": spec.std,
+    }
 
 
 def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:

@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
 from torch import Tensor
 
 from ekd_train.errors import EkdError
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.records import CheckpointRecord, Record, StoredTensors, UnreadableRecord
+
+R = TypeVar("R", bound=Record)
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +58,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     record: dict[str, Any]
     best: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One stored object and the SHA-256 of its bytes, in hexadecimal."""
-
-    key: str
-    sha256: str
 
 
 def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
@@ -103,6 +98,15 @@ def load_record(store: Store, key: str) -> dict[str, Any]:
     return record
 
 
+def load_typed(store: Store, key: str, kind: type[R]) -> R:
+    """Read a record of a known kind; raises `DamagedCheckpoint` if it was changed, cut or is another."""
+    content = load_record(store, key)
+    try:
+        return kind.parse(content, key)
+    except UnreadableRecord as error:
+        raise DamagedCheckpoint(str(error)) from error
+
+
 class Checkpoints:
     """The checkpoints of one training run, below `prefix` of a store.
 
@@ -115,7 +119,7 @@ class Checkpoints:
 
     def __init__(self, store: Store, prefix: str, identity: str, keep: int = 2) -> None:
         self.store, self.prefix, self.identity, self.keep = store, prefix, identity, keep
-        self._best: Stored | None = None
+        self._best: StoredTensors | None = None
         self._writing: Future[None] | None = None
         self._passed_over: set[str] = set()
 
@@ -142,17 +146,13 @@ class Checkpoints:
             key = f"{self.prefix}/best-{best[0]:05d}.safetensors"
             if stored is None or stored.key != key:
                 objects[key], sha256 = _tensor_bytes(best[1])
-                stored = Stored(key, sha256)
+                stored = StoredTensors(key=key, sha256=sha256)
         name = self.key(epoch)
         objects[f"{name}.safetensors"], sha256 = _tensor_bytes(tensors)
-        document = {
-            "epoch": epoch,
-            "identity": self.identity,
-            "sha256": sha256,
-            "best": vars(stored) if stored is not None else None,
-            "state": dict(record),
-        }
-        objects[f"{name}.json"] = _record_bytes(document)
+        document = CheckpointRecord(
+            epoch=epoch, identity=self.identity, sha256=sha256, best=stored, state=dict(record)
+        )
+        objects[f"{name}.json"] = _record_bytes(document.model_dump())
         self._best, self._writing = stored, Future()
         # A daemon: a process that is told to end does not wait for a store that does not answer.
         work = threading.Thread(
@@ -208,20 +208,20 @@ class Checkpoints:
     def _newest(self, records: list[str]) -> Checkpoint | None:
         for key in reversed(records):
             try:
-                document = load_record(self.store, key)
-                if document["identity"] != self.identity:
+                document = load_typed(self.store, key, CheckpointRecord)
+                if document.identity != self.identity:
                     logger.warning("%s: made with other settings or data; not continued", key)
                     continue
-                if document["epoch"] != _epoch(key):
-                    raise DamagedCheckpoint(f"it says that it is of epoch {document['epoch']!r:.20}")
-                tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document["sha256"])
-                best = Stored(**document["best"]) if document["best"] else None
+                if document.epoch != _epoch(key):
+                    raise DamagedCheckpoint(f"it says that it is of epoch {document.epoch}")
+                tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document.sha256)
+                best = document.best
                 weights = load_tensors(self.store, best.key, best.sha256) if best else {}
             except (ValueError, LookupError, TypeError) as error:  # a record may hold anything
                 logger.warning("%s: %s; falling back to the checkpoint before it", key, error)
                 continue
             self._best = best
-            return Checkpoint(document["epoch"], tensors, document["state"], weights)
+            return Checkpoint(document.epoch, tensors, document.state, weights)
         return None
 
     def key(self, epoch: int) -> str:
@@ -248,10 +248,10 @@ class Checkpoints:
             if key.replace(".safetensors", ".json") not in kept:
                 self.store.delete(key)
         try:
-            bests = [load_record(self.store, key)["best"] for key in kept]
+            bests = [load_typed(self.store, key, CheckpointRecord).best for key in kept]
         except (DamagedCheckpoint, LookupError):
             return  # what a damaged record needs is unknown, so everything stays
-        needed = {best["key"] for best in bests if best}
+        needed = {best.key for best in bests if best}
         for key in ours("best"):
             if key not in needed:
                 self.store.delete(key)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
 from ekd_train.persistence.checkpoint import (
     DamagedCheckpoint,
     Store,
-    load_record,
     load_tensors,
+    load_typed,
     save_record,
     save_tensors,
 )
 from ekd_train.persistence.identity import identity_of
+from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import TrainingRun
 
 
@@ -26,21 +29,29 @@ def identity(run: TrainingRun, data_fingerprint: str) -> str:
     return identity_of(run, data_fingerprint)
 
 
-def save_network(store: Store, name: str, network: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
+def save_network(store: Store, name: str, network: nn.Module, record: NetworkRecord) -> NetworkRecord:
     """Store `network`'s weights and then its record, which commits them; returns the record with the hash."""
     sha256 = save_tensors(store, f"networks/{name}.safetensors", network.state_dict())
-    record = {**record, "sha256": sha256}
-    save_record(store, f"networks/{name}.json", record)
+    record = record.model_copy(update={"sha256": sha256})
+    save_record(store, f"networks/{name}.json", record.model_dump())
     return record
 
 
-def find_network(store: Store, name: str, identity: str) -> dict[str, Any] | None:
+def load_network_record(store: Store, name: str) -> NetworkRecord:
+    """How the finished network `name` came about.
+
+    Raises `DamagedCheckpoint`, or a `LookupError` if there is none.
+    """
+    return load_typed(store, f"networks/{name}.json", NetworkRecord)
+
+
+def find_network(store: Store, name: str, identity: str) -> NetworkRecord | None:
     """The record of a finished network of that identity, or None: not finished, another, or damaged."""
     try:
-        record = load_record(store, f"networks/{name}.json")
-        if record["identity"] != identity:
+        record = load_network_record(store, name)
+        if record.identity != identity:
             return None
-        load_tensors(store, f"networks/{name}.safetensors", record["sha256"])
+        load_tensors(store, f"networks/{name}.safetensors", record.sha256)
     except (DamagedCheckpoint, LookupError):
         return None
     return record
@@ -51,8 +62,8 @@ def load_weights(store: Store, name: str, network: nn.Module) -> nn.Module:
 
     Raises `DamagedCheckpoint` if they are not the bytes that were stored.
     """
-    record = load_record(store, f"networks/{name}.json")
-    weights = load_tensors(store, f"networks/{name}.safetensors", record["sha256"])
+    record = load_network_record(store, name)
+    weights = load_tensors(store, f"networks/{name}.safetensors", record.sha256)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -61,13 +72,12 @@ def load_weights(store: Store, name: str, network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def load_network(store: Store, run: TrainingRun, description: dict[str, Any]) -> nn.Module:
-    """The finished network of `run`; `description` holds num_classes, image_shape, mean and std."""
-    keys = ("num_classes", "image_shape", "mean", "std")
-    return load_weights(store, run.name, build_network(run, **{key: description[key] for key in keys}))
+def load_network(store: Store, run: TrainingRun, spec: ImageSpec) -> nn.Module:
+    """The finished network of `run`, which was built for images of `spec`."""
+    return load_weights(store, run.name, build_network(run, spec))
 
 
-def starting_weights(store: Store, run: TrainingRun, description: dict[str, Any]) -> dict[str, Tensor] | None:
+def starting_weights(store: Store, run: TrainingRun, spec: ImageSpec) -> dict[str, Tensor] | None:
     """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
 
     A function of the stored weights and of `run`, on the CPU, so that every worker and every start
@@ -75,10 +85,27 @@ def starting_weights(store: Store, run: TrainingRun, description: dict[str, Any]
     """
     if run.starts_from is None:
         return None
-    unpruned = cast(Classifier, averaged(load_network(store, run.starts_from, description)))
-    return prune_channels(unpruned, run.architecture.pruned, description["image_shape"]).state_dict()
+    unpruned = cast(Classifier, averaged(load_network(store, run.starts_from, spec)))
+    return prune_channels(unpruned, run.architecture.pruned, spec.image_shape).state_dict()
 
 
-def load_predictions(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
-    """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c)."""
-    return load_tensors(store, f"{key}.safetensors", sha256)
+PREDICTIONS = "evaluation/predictions"
+
+
+def save_predictions(
+    store: Store, tensors: Mapping[str, Tensor], record: PredictionsRecord
+) -> PredictionsRecord:
+    """Store what an evaluation predicted and then its record, which commits it; the record with the hash."""
+    sha256 = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
+    record = record.model_copy(update={"sha256": sha256})
+    save_record(store, f"{PREDICTIONS}.json", record.model_dump())
+    return record
+
+
+def load_predictions(store: Store) -> dict[str, Tensor]:
+    """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c).
+
+    Raises `DamagedCheckpoint`, or a `LookupError` if there was none.
+    """
+    record = load_typed(store, f"{PREDICTIONS}.json", PredictionsRecord)
+    return load_tensors(store, f"{PREDICTIONS}.safetensors", record.sha256)

@@ -37,14 +37,7 @@ def build_step(
         ValueError: settings that do not fit the network or each other; the message says which.
     """
     torch.manual_seed(derive_seed(run.seed, run.name, "weights"))
-    network = build_network(
-        run,
-        num_classes=data.num_classes,
-        image_shape=data.image_shape,
-        mean=data.mean,
-        std=data.std,
-        start=start,
-    ).to(workers.device)
+    network = build_network(run, data.spec, start).to(workers.device)
     for module in (network, teachers):
         if module is not None:
             lay_out(module, run.training.speed)

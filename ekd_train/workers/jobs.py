@@ -15,20 +15,20 @@ from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.checkpoint import Checkpoints, Store, save_record, save_tensors
+from ekd_train.persistence.checkpoint import Checkpoints, Store
 from ekd_train.persistence.networks import (
     find_network,
     identity,
     load_network,
     save_network,
+    save_predictions,
     starting_weights,
 )
+from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.loop import train
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import precision_on
-
-PREDICTIONS = "evaluation/predictions"
 
 
 def execute(
@@ -38,7 +38,7 @@ def execute(
     reporter: Reporter,
     workers: Workers,
     keep_checkpoints: int = 2,
-) -> dict[str, Any]:
+) -> NetworkRecord | PredictionsRecord:
     """Do `job` together with the other workers; the record of what it made, already stored."""
     if isinstance(job, Evaluation):
         return _evaluate(job, data, store, workers)
@@ -47,9 +47,9 @@ def execute(
 
 def _train(
     run: TrainingRun, data: DeviceData, store: Store, reporter: Reporter, workers: Workers, keep: int
-) -> dict[str, Any]:
+) -> NetworkRecord:
     description = data.description
-    key = identity(run, description["fingerprint"])
+    key = identity(run, description.fingerprint)
     checkpoints = Checkpoints(store, f"checkpoints/{run.name}", key, keep=keep)
     finished = find_network(store, run.name, key)
     workers.barrier()  # all have looked before the first one writes
@@ -57,7 +57,7 @@ def _train(
         return finished
     teachers = None
     if run.teachers:
-        networks = [load_network(store, teacher, dict(description)) for teacher in run.teachers]
+        networks = [load_network(store, teacher, description) for teacher in run.teachers]
         teachers = Teachers(networks).to(workers.device)
     trained = train(
         run,
@@ -66,25 +66,25 @@ def _train(
         reporter=reporter,
         workers=workers,
         teachers=teachers,
-        start=starting_weights(store, run, dict(description)),
+        start=starting_weights(store, run, description),
     )
-    record = {
-        "identity": key,
-        "best": trained.best,
-        "history": trained.history,
-        "seconds": trained.seconds,
-        "workers": workers.size,
-        "precision": precision_on(run.training.speed, workers.device),
-    }
+    record = NetworkRecord(
+        identity=key,
+        best=trained.best,
+        history=tuple(trained.history),
+        seconds=trained.seconds,
+        workers=workers.size,
+        precision=precision_on(run.training.speed, workers.device),
+    )
     if not workers.is_first:
         return record
     return save_network(store, run.name, trained.network, record)
 
 
-def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers) -> dict[str, Any]:
+def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers) -> PredictionsRecord:
     loaded = load_predictors(store, job.control, job.student, data.description, workers.device)
     predictors = loaded.named
-    shape = tuple(data.description["image_shape"])
+    shape = data.description.image_shape
     tensors: dict[str, Tensor] = {}
     for split, images in (("validation", data.training.validation), ("test", data.test)):
         tensors[f"{split}/labels"] = images.labels
@@ -93,17 +93,15 @@ def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers)
     cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
     }
-    record: dict[str, Any] = {"cost": cost}
-    if workers.is_first:
-        few = as_float(data.test.images[: max(LATENCY_BATCHES)])
-        for name, measured in measure_latency(predictors, few).items():
-            cost[name] |= measured
-        record["latency"] = latency_setting(workers.device)
-        train_images = data.training.train
-        effect = perturbation_effect(
-            job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
-        )
-        tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
-        record["sha256"] = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
-        save_record(store, f"{PREDICTIONS}.json", record)
-    return record
+    if not workers.is_first:
+        return PredictionsRecord(cost=cost)
+    few = as_float(data.test.images[: max(LATENCY_BATCHES)])
+    for name, measured in measure_latency(predictors, few).items():
+        cost[name] |= measured
+    train_images = data.training.train
+    effect = perturbation_effect(
+        job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
+    )
+    tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
+    latency = latency_setting(workers.device)
+    return save_predictions(store, tensors, PredictionsRecord(cost=cost, latency=latency))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
+from ekd_train.data.description import DataDescription
 from ekd_train.data.tensors import TrainingData
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import build_network
@@ -44,7 +44,7 @@ class TrialRunner:
 
     Args:
         data: what trials see: no test images.
-        description: `ekd_train.data.describe`'s.
+        description: of the data.
         store: of the search; holds the finished teachers, and what pruned students start from, and
             takes the checkpoints.
         workers: who trains together; all of them make the same calls.
@@ -56,13 +56,13 @@ class TrialRunner:
     def __init__(
         self,
         data: TrainingData,
-        description: Mapping[str, Any],
+        description: DataDescription,
         store: Store,
         workers: Workers = Workers(),
         keep_checkpoints: int = 1,
         arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.data, self.description, self.store, self.workers = data, dict(description), store, workers
+        self.data, self.description, self.store, self.workers = data, description, store, workers
         self.keep, self.arrays = keep_checkpoints, arrays or {}
         self._teachers: dict[str, torch.nn.Module] = {}
         self._at: tuple[str, tuple[TrainingRun, ...]] | None = None
@@ -99,7 +99,7 @@ class TrialRunner:
         return self._loops
 
     def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
-        key = identity(run, self.description["fingerprint"])
+        key = identity(run, self.description.fingerprint)
         checkpoints = Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
         start = starting_weights(self.store, run, self.description)
         shared = run.sharing_predictions()  # the same student to rounding, so of the same identity
@@ -116,8 +116,7 @@ class TrialRunner:
         shared = {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
         if not shared:
             return load_network(self.store, run, self.description)
-        keys = ("num_classes", "image_shape", "mean", "std")
-        network = build_network(run, **{key: self.description[key] for key in keys})
+        network = build_network(run, self.description)
         with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is a teacher
             warnings.filterwarnings("ignore", message=".*not writable.*")
             weights = {key: torch.from_numpy(value) for key, value in shared.items()}

@@ -165,6 +165,7 @@ def work(config: dict[str, Any]) -> None:
     finished: int | None = None
     while (assignment := jobs.next(finished)) is not None:
         jobs.about(assignment.job.name, workers.is_first)
+        record: Any
         try:
             if isinstance(assignment.job, TrialStep):
                 record = _step(trials, assignment.job, jobs)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
+from ekd_train.data.description import DataDescription
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
@@ -37,7 +37,7 @@ def check_experiment(
     *,
     smoke: bool,
     begins: bool = False,
-    further: Callable[[dict[str, Any]], None] | None = None,
+    further: Callable[[DataDescription], None] | None = None,
 ) -> Checked:
     """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.pipeline.manifest import REPORT, Manifest
+from orchestrator.pipeline.manifest_content import Searched
 from orchestrator.pipeline.summary import summarise, table, verdict
 from orchestrator.planning.preflight import Checked
 from orchestrator.tracking import ui_command
@@ -18,32 +17,32 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     """The search, where there was one, and the predictors; the last line is the registered model's URI."""
     console = results_console()
     if request is not None:
-        _print_search(console, TrialStore(checked.storage), manifest.outputs("search"), request)
+        _print_search(console, TrialStore(checked.storage), manifest.content.searched, request)
     summary = summarise(manifest.content)
-    registered = manifest.outputs("register")
-    console.print(table(summary["predictors"]))
+    registered = manifest.content.registered
+    console.print(table(summary.predictors))
     console.print()
-    console.print(verdict(summary["predictors"]), soft_wrap=True)
-    console.print(f"Registered as {registered['promotion']}", soft_wrap=True)
+    console.print(verdict(summary.predictors), soft_wrap=True)
+    console.print(f"Registered as {registered.promotion}", soft_wrap=True)
     console.print(f"Report: {checked.storage.uri(REPORT)}", soft_wrap=True)
     console.print(f"Look at it: {ui_command(checked.tracking_uri)}", soft_wrap=True)
-    console.print(registered["uri"], soft_wrap=True)
+    console.print(registered.uri, soft_wrap=True)
 
 
 def _print_search(
-    console: ResultsConsole, store: TrialStore, found: dict[str, Any], request: SearchRequest
+    console: ResultsConsole, store: TrialStore, found: Searched, request: SearchRequest
 ) -> None:
     console.print(trials_table(store.trials, rows=None))
     console.print()
     if request.searcher == "pareto":
         console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")
-        for item in found["pareto"]:
-            shown = f"{100 * item['score']:.2f} %  {item['cost']:g}  {item['trial']}: "
-            console.print(f"  {shown}{short_values(item['values'])}", soft_wrap=True)
+        for item in found.pareto:
+            shown = f"{100 * item.score:.2f} %  {item.cost:g}  {item.trial}: "
+            console.print(f"  {shown}{short_values(item.values)}", soft_wrap=True)
         console.print()
-    best = found["best"]
+    best = found.best
     console.print(
-        f"Best on validation: {best['trial']}, {100 * best['score']:.2f} %, {short_values(best['values'])}",
+        f"Best on validation: {best.trial}, {100 * best.score:.2f} %, {short_values(best.values)}",
         soft_wrap=True,
     )
     console.print()

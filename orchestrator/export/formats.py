@@ -15,7 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
+from ekd_train.models.build_network import build_arguments
 from orchestrator.errors import ExperimentError
 from orchestrator.registry.exported_model import CHECKED_BATCHES, TOLERANCE, ExportError
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
@@ -42,16 +44,10 @@ class Source:
     where: str
     architecture: Mapping[str, Any] | None
     """The student's `ekd_train.settings.Architecture`, without what is None; None: not recorded."""
-    data: Mapping[str, Any]
-    """Its `num_classes`, `image_shape`, `mean` and `std`."""
+    spec: ImageSpec
+    """Of the images that it takes, and its classes."""
     class_names: Sequence[str] | None = None
     """In the order of the logits; None: not recorded."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = (int(length) for length in self.data["image_shape"])
-        return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ def _worst_difference(source: Source, answer: Callable[[Tensor], Tensor]) -> flo
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in CHECKED_BATCHES:
-        images = torch.rand(batch, *source.image_shape, generator=generator)
+        images = torch.rand(batch, *source.spec.image_shape, generator=generator)
         with torch.no_grad():
             expected = source.network(images)
         difference = (answer(images) - expected).abs() / expected.abs().clamp(min=1)
@@ -146,7 +142,7 @@ def _pt2(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
     batch = torch.export.Dim("batch", min=1)
     content = io.BytesIO()  # torch ends the process where a file cannot take all it writes
     try:
-        images = torch.rand(2, *source.image_shape)
+        images = torch.rand(2, *source.spec.image_shape)
         program = torch.export.export(source.network, (images,), dynamic_shapes=({0: batch},))
         torch.export.save(program, content)
     except Exception as error:
@@ -166,7 +162,7 @@ def _onnx(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
     try:
         torch.onnx.export(
             source.network,
-            (torch.rand(2, *source.image_shape),),
+            (torch.rand(2, *source.spec.image_shape),),
             str(path),
             input_names=["images"],
             output_names=["logits"],
@@ -221,15 +217,7 @@ def _construction(source: Source) -> dict[str, Any]:
             f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which network its "
             "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
         )
-    channels, size, _ = source.image_shape
-    return {
-        **source.architecture,
-        "num_classes": source.data["num_classes"],
-        "in_channels": channels,
-        "image_size": size,
-        "mean": [float(value) for value in source.data["mean"]],
-        "std": [float(value) for value in source.data["std"]],
-    }
+    return {**source.architecture, **build_arguments(source.spec)}
 
 
 def _sidecar(source: Source) -> bytes:

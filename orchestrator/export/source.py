@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import build_plain
 from ekd_train.persistence.networks import load_weights
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_URI
-from orchestrator.experiment.schema import build_experiment
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
@@ -40,16 +40,15 @@ def from_run(storage: Storage) -> Source:
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
     manifest, experiment = found
-    description = manifest["stages"]["prepare"]["outputs"]["data"]
-    data = {key: description[key] for key in ("num_classes", "image_shape", "mean", "std")}
-    architecture = build_experiment(experiment).student.architecture
-    network = build_plain(architecture, **data)
+    description = manifest.prepared.data
+    architecture = experiment.student.architecture
+    network = build_plain(architecture, description)
     load_weights(storage, "averaged", network)
     sha256 = weights_sha256(network)
-    _check_hash(sha256, manifest["stages"]["average"]["outputs"]["weights_sha256"], storage.uri())
+    _check_hash(sha256, manifest.averaged.weights_sha256, storage.uri())
     where = storage.uri("networks/averaged")
     shape = architecture.model_dump(exclude_none=True)
-    return Source(network, sha256, where, shape, data, description.get("class_names"))
+    return Source(network, sha256, where, shape, description, description.class_names)
 
 
 def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
@@ -87,22 +86,20 @@ def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
         architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
     graph: Any = network.graph
     (images,) = graph.find_nodes(op="placeholder")
-    data = {
-        "num_classes": int(graph.output_node().meta["val"][0].shape[1]),
-        "image_shape": [int(length) for length in images.meta["val"].shape[1:]],
-        **_normalisation(network),
-    }
-    return Source(network, sha256, where, architecture, data)
+    channels, height, width = (int(length) for length in images.meta["val"].shape[1:])
+    spec = ImageSpec(
+        num_classes=int(graph.output_node().meta["val"][0].shape[1]),
+        image_shape=(channels, height, width),
+        mean=_normalisation(network, "mean"),
+        std=_normalisation(network, "std"),
+    )
+    return Source(network, sha256, where, architecture, spec)
 
 
-def _normalisation(network: nn.Module) -> dict[str, list[float]]:
-    """Mean and std per channel of an exported `Classifier`, as the decimals that float32 was made from."""
-    buffers = dict(network.named_buffers())
-    return {
-        key: [float(str(value)) for value in buffers[f"normalise.{key}"].numpy().ravel()]
-        for key in ("mean", "std")
-        if f"normalise.{key}" in buffers
-    }
+def _normalisation(network: nn.Module, key: str) -> tuple[float, ...] | None:
+    """`mean` or `std` per channel of an exported `Classifier`, as the decimals that float32 was made from."""
+    buffer = dict(network.named_buffers()).get(f"normalise.{key}")
+    return None if buffer is None else tuple(float(str(value)) for value in buffer.numpy().ravel())
 
 
 def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:

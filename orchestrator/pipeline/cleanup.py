@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Literal
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.lease import Lease, LeaseHeld
-from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, read_json, read_manifest, read_run
-from orchestrator.pipeline.status import state
+from orchestrator.pipeline.manifest import MANIFEST, read_experiment, read_manifest
+from orchestrator.pipeline.status import RunState, state_of
 from orchestrator.storage import Storage
 
 DISPENSABLE = ("checkpoints", "ray")
@@ -41,7 +42,7 @@ def clean_run(run: Storage, run_id: str) -> int:
 def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:
     """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it.
 
-    `say` is told if a driver that may be gone has to be waited for.
+    `say` is called with a line if a driver that may have ended has to be waited for.
     """
     try:
         # The lease itself, not its age: hosts' clocks differ.
@@ -51,14 +52,15 @@ def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str],
         raise ExperimentError(f"run {run_id}: {error}") from None
 
 
-def _state(run: Storage) -> str:
-    return state(run, read_manifest(run) or {})
+def _state(run: Storage) -> RunState | Literal["unknown"]:
+    manifest = read_manifest(run)
+    return "unknown" if manifest is None else state_of(run, manifest)
 
 
-def stored_experiment(run: Storage, run_id: str) -> dict[str, Any]:
+def stored_experiment(run: Storage, run_id: str) -> Experiment:
     """The experiment that a run which is trained and measured was begun with. Raises `ExperimentError`."""
-    begun = read_json(run, EXPERIMENT)
-    if read_run(run, "evaluate") is None or begun is None:
+    manifest, begun = read_manifest(run), read_experiment(run)
+    if manifest is None or not manifest.done("evaluate") or begun is None:
         raise ExperimentError(
             f"run {run_id} is not trained and measured yet; continue it with the command that "
             f"started it; `ekd status {run_id}` says where it is"

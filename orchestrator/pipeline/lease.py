@@ -1,4 +1,4 @@
-"""One driver at a time owns a run: a lease in the run's storage, renewed while the driver lives.
+"""One driver at a time runs a run: it holds a lease in the run's storage, renewed while the driver lives.
 
 It works on every storage that has compare-and-swap, so on S3 and across hosts. A driver that was
 killed leaves its lease behind: on the same host the next one sees at once that the process is
@@ -8,7 +8,6 @@ gone; elsewhere it waits until the lease has expired.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -16,13 +15,14 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.records import Record
 from orchestrator.errors import EkdError
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, Version
 
 LEASE = "owner.json"
+"""The name is that of format 1, so that drivers of every version see each other's."""
 LEASE_S = 60.0
 RENEW_S = 15.0
 _ENDED = ("Z", "X")
@@ -31,6 +31,37 @@ _ENDED = ("Z", "X")
 
 class LeaseHeld(EkdError):
     """Another driver is running this run; the message says which."""
+
+
+class Holder(Record):
+    """The process that holds a lease, told from every other one, also of other hosts and containers."""
+
+    host: str
+    boot: str = ""
+    """Of its kernel."""
+    pids: str = ""
+    """Its space of process ids."""
+    pid: int
+    started: str | None = None
+    """When it began, in the kernel's ticks."""
+    token: str = ""
+    """Of this lease alone."""
+    since: float = 0.0
+    """When it was taken or renewed, by its host's clock, in seconds since 1970."""
+
+    @property
+    def is_on_this_host(self) -> bool:
+        """Whether its process id means something in this process: same kernel, same id space."""
+        here = this_process()
+        return bool(here.boot) and (self.host, self.boot, self.pids) == (here.host, here.boot, here.pids)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was a process of this host that has ended."""
+        return self.is_on_this_host and _start_of(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 class Lease:
@@ -45,18 +76,18 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def acquire(self, waiting: Callable[[str], None] = lambda _: None) -> Lease:
-        """Take the run, waiting for an expired owner's lease to end if need be.
+        """Take the lease, waiting for that of a driver that may have ended to run out if need be.
 
-        Raises `LeaseHeld` when the owner is alive.
+        `waiting` is called with a line if it has to wait. Raises `LeaseHeld` when the holder is alive.
         """
-        seen: dict[str, Any] | None = None
+        seen: Holder | None = None
         deadline = time.monotonic() + self.lease_s
         while True:
             asked = time.monotonic()
             current, version = self._read()
-            if time.monotonic() - asked > self.renew_s:  # the store was away, for the owner too
+            if time.monotonic() - asked > self.renew_s:  # the store was away, for the holder too
                 deadline = time.monotonic() + self.lease_s
-            if current is None or is_gone(current) or (current == seen and time.monotonic() > deadline):
+            if current is None or current.has_ended or (current == seen and time.monotonic() > deadline):
                 try:
                     self._version = self.storage.write_if(LEASE, self._lease(), match=version)
                 except Conflict:
@@ -64,15 +95,11 @@ class Lease:
                 self._thread.start()
                 return self
             if seen is not None and current != seen:
-                raise LeaseHeld(f"this run is being run by {_describe(current)}")
-            if _is_here(current):
-                raise LeaseHeld(
-                    f"this run is being run by {_describe(current)}; wait for it, or stop that process"
-                )
+                raise LeaseHeld(f"this run is being run by {current}")
+            if current.is_on_this_host:
+                raise LeaseHeld(f"this run is being run by {current}; wait for it, or stop that process")
             if seen is None:
-                waiting(
-                    f"{_describe(current)} owned this run; waiting {self.lease_s:.0f} s to see if it lives"
-                )
+                waiting(f"{current} held this run; waiting {self.lease_s:.0f} s to see if it lives")
             seen = current
             time.sleep(min(1.0, self.renew_s / 4))
 
@@ -84,7 +111,7 @@ class Lease:
         if self.lost is None and self._version is not None:
             with contextlib.suppress(StorageError):
                 current, _ = self._read()
-                if current is not None and current.get("token") == self._token:
+                if current is not None and current.token == self._token:
                     self.storage.delete(LEASE)
 
     def __enter__(self) -> Lease:
@@ -93,19 +120,15 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _read(self) -> tuple[dict[str, Any] | None, Version | None]:
+    def _read(self) -> tuple[Holder | None, Version | None]:
         try:
             data, version = self.storage.read_versioned(LEASE)
         except MissingKey:
             return None, None
-        try:
-            owner = read_bounded_json(data)
-        except ValueError:
-            owner = None
-        return (owner if isinstance(owner, dict) else {}), version
+        return holder_in(data), version
 
     def _lease(self) -> bytes:
-        return json.dumps(this_process() | {"token": self._token, "since": time.time()}).encode()
+        return this_process(self._token).model_dump_json().encode()
 
     def _keep(self) -> None:
         while not self._stop.wait(self.renew_s):
@@ -123,37 +146,32 @@ class Lease:
             current, version = self._read()
         except StorageError:
             return True  # to be seen at the next renewal
-        if current is not None and current.get("token") == self._token:
+        if current is not None and current.token == self._token:
             self._version = version
             return True
-        self.lost = _describe(current or {})
+        self.lost = str(current or "another driver")
         return False
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from every other one, also from those of other hosts and containers."""
-    return {
-        "host": socket.gethostname(),
-        "boot": _read_text("/proc/sys/kernel/random/boot_id"),
-        "pids": _pid_namespace(),
-        "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
-    }
+def this_process(token: str = "") -> Holder:
+    """The holder that this process is."""
+    return Holder(
+        host=socket.gethostname(),
+        boot=_read_text("/proc/sys/kernel/random/boot_id"),
+        pids=_pid_namespace(),
+        pid=os.getpid(),
+        started=_start_of(os.getpid()),
+        token=token,
+        since=time.time(),
+    )
 
 
-def _is_here(owner: dict[str, Any]) -> bool:
-    """Whether the owner's process id means something in this process: same kernel, same id space."""
-    here = this_process()
-    return bool(here["boot"]) and all(owner.get(key) == here[key] for key in ("host", "boot", "pids"))
-
-
-def is_gone(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this host that has ended."""
-    return not owner or (_is_here(owner) and _start_of(owner["pid"]) != owner["started"])
-
-
-def _describe(owner: dict[str, Any]) -> str:
-    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}"
+def holder_in(data: bytes) -> Holder | None:
+    """The holder that a stored lease names; None if it is damaged, and so holds nobody up."""
+    try:
+        return Holder.parse(read_bounded_json(data), LEASE)
+    except ValueError:
+        return None
 
 
 def _read_text(path: str) -> str:

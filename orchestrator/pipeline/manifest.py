@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.records import Record, UnreadableRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.pipeline.manifest_content import FORMAT, ManifestContent, Stage, parsed_outputs
 from orchestrator.storage import Conflict, MissingKey, Storage, Version
 
 if TYPE_CHECKING:
     from orchestrator.tracking import RunStatus
 
-FORMAT = 1
 MANIFEST, EXPERIMENT, SUMMARY = "manifest.json", "experiment.json", "summary.json"
 REPORT = "report.html"
 """Among a run's objects, and among the artifacts of its MLflow run."""
@@ -24,21 +25,21 @@ EVALUATION = "evaluation.json"
 STATES: dict[RunStatus, str] = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
 """What the manifest calls MLflow's states."""
 
+R = TypeVar("R", bound=Record)
+
 
 class Manifest:
-    """The stages of one run, stored after each of them. Only the run's owner writes it.
+    """The manifest of one run, stored after each of its stages. Only the driver that has the lease writes it.
 
     Every write is conditional on the version that this process read or wrote last: a driver that was
     suspended until another one took the run over cannot undo what that one has done.
     """
 
-    def __init__(self, storage: Storage, content: dict[str, Any], version: Version | None = None) -> None:
+    def __init__(self, storage: Storage, content: ManifestContent, version: Version | None = None) -> None:
         self.storage, self.content, self._version = storage, content, version
 
     @classmethod
-    def open(
-        cls, storage: Storage, experiment: Experiment, run_id: str, fingerprint: str, code: str
-    ) -> Manifest:
+    def open(cls, storage: Storage, experiment: Experiment, run_id: str, fingerprint: str, code: str) -> Self:
         """The manifest of `run_id`, new or as an earlier start left it.
 
         Raises `ExperimentError` when the run id belongs to another experiment or other data.
@@ -47,57 +48,46 @@ class Manifest:
         with suppress(MissingKey):
             _, version = storage.read_versioned(MANIFEST)
         content = read_manifest(storage)  # after its version: a write in between is a conflict later
-        if content is None:
-            manifest = cls(
-                storage,
-                {
-                    "format": FORMAT,
-                    "run_id": run_id,
-                    "experiment": experiment.name,
-                    "result_hash": experiment.result_hash(),
-                    "data_fingerprint": fingerprint,
-                    "code_version": code,
-                    "created": time.time(),
-                    "status": "running",
-                    "stages": {},
-                    "mlflow": {},
-                },
-            )
-            storage.write(EXPERIMENT, json.dumps(experiment.resolved(), indent=2).encode())
-            manifest.save()
-            return manifest
-        _check_same(storage, content, experiment, run_id, fingerprint)
-        return cls(storage, content, version)
+        if content is not None:
+            _check_same(storage, content, experiment, run_id, fingerprint)
+            return cls(storage, content, version)
+        now = time.time()
+        content = ManifestContent(
+            run_id=run_id,
+            experiment=experiment.name,
+            result_hash=experiment.result_hash(),
+            data_fingerprint=fingerprint,
+            code_version=code,
+            created=now,
+            updated=now,
+            status="running",
+        )
+        manifest = cls(storage, content)
+        storage.write(EXPERIMENT, json.dumps(experiment.resolved(), indent=2).encode())
+        manifest.set()
+        return manifest
 
     def done(self, stage: str) -> bool:
         """Whether the stage was finished, now or by an earlier start."""
-        return stage in self.content["stages"]
+        return self.content.done(stage)
 
-    def outputs(self, stage: str) -> dict[str, Any]:
-        """What a finished stage made."""
-        outputs: dict[str, Any] = self.content["stages"][stage]["outputs"]
-        return outputs
-
-    def finish(self, stage: str, seconds: float, outputs: dict[str, Any]) -> None:
-        """Note that the stage is finished."""
-        self.content["stages"][stage] = {"seconds": round(seconds, 3), "outputs": outputs}
-        self.save()
-
-    def set(self, **values: Any) -> None:
-        """Change top-level values, such as the status."""
-        self.content.update(values)
-        self.save()
+    def finish(self, stage: str, seconds: float, outputs: Any) -> None:
+        """Note that the stage is finished; `outputs`: as `manifest_content.OUTPUTS` says."""
+        made = Stage(seconds=round(seconds, 3), outputs=parsed_outputs(stage, outputs))
+        self.set(stages={**self.content.stages, stage: made})
 
     def note_mlflow_run(self, name: str, mlflow_run: str) -> None:
         """Keep the id under which `name` (`parent`, or a training run) is recorded."""
-        if self.content["mlflow"].get(name) != mlflow_run:
-            self.content["mlflow"][name] = mlflow_run
-            self.save()
+        if self.content.mlflow.get(name) != mlflow_run:
+            self.set(mlflow={**self.content.mlflow, name: mlflow_run})
 
-    def save(self) -> None:
-        """Store it, whole or not at all. Raises `Conflict` if another driver has, meanwhile."""
-        self.content["updated"] = time.time()
-        data = json.dumps(self.content, indent=2).encode()
+    def set(self, **values: Any) -> None:
+        """Change top-level values, such as the status, and store it, whole or not at all.
+
+        Raises `Conflict` if another driver has written it meanwhile.
+        """
+        self.content = self.content.model_copy(update={**values, "updated": time.time()})
+        data = json.dumps(self.content.model_dump(mode="json"), indent=2).encode()
         try:
             self._version = self.storage.write_if(MANIFEST, data, match=self._version)
         except Conflict:
@@ -125,21 +115,23 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     return content
 
 
-def read_manifest(storage: Storage) -> dict[str, Any] | None:
-    """The stored manifest of a run, or None if there is none; every stage in it has its outputs.
+def read_record(storage: Storage, key: str, kind: type[R]) -> R | None:
+    """A stored record, or None if there is none.
 
-    Raises `ExperimentError` if it is damaged, or something else of that name.
+    Raises `ExperimentError` if it is damaged, something else of that name, or of a newer version.
     """
-    content = read_json(storage, MANIFEST)
+    content = read_json(storage, key)
     if content is None:
         return None
-    stages = content.get("stages")
-    whole = isinstance(stages, dict) and all(
-        isinstance(stage, dict) and isinstance(stage.get("outputs"), dict) for stage in stages.values()
-    )
-    if not whole or not isinstance(content.get("updated", 0.0), int | float):
-        raise ExperimentError(f"{storage.uri(MANIFEST)}: not the manifest of a run of this version of ekd")
-    return content
+    try:
+        return kind.parse(content, storage.uri(key))
+    except UnreadableRecord as error:
+        raise ExperimentError(str(error)) from None
+
+
+def read_manifest(storage: Storage) -> ManifestContent | None:
+    """The stored manifest of a run, or None if there is none; errors as `read_record`."""
+    return read_record(storage, MANIFEST, ManifestContent)
 
 
 def check_continuable(storage: Storage, experiment: Experiment, run_id: str, fingerprint: str) -> None:
@@ -150,24 +142,24 @@ def check_continuable(storage: Storage, experiment: Experiment, run_id: str, fin
 
 
 def _check_same(
-    storage: Storage, content: dict[str, Any], experiment: Experiment, run_id: str, fingerprint: str
+    storage: Storage, content: ManifestContent, experiment: Experiment, run_id: str, fingerprint: str
 ) -> None:
-    if content.get("format") != FORMAT:
+    if content.format < FORMAT and not content.done("evaluate"):
         raise ExperimentError(
-            f"{storage.uri(MANIFEST)}: format {content.get('format')!r} is of another version of ekd; "
-            "use another --run-id"
+            f"run {run_id} was begun by an earlier version of ekd (code {content.code_version}), which knew "
+            "networks by other names; finish it with that version, or begin anew with another --run-id"
         )
-    before = read_json(storage, EXPERIMENT)
-    known = build_experiment(before).result_settings() if before is not None else {}
+    before = read_experiment(storage)
+    known = before.result_settings() if before is not None else {}
     changed = sorted(_differences(known, experiment.result_settings()))
     if changed:
         raise ExperimentError(
             f"run {run_id} was started with another {', '.join(changed[:4])}; "
             "use the same settings to continue it, or another --run-id"
         )
-    if content["data_fingerprint"] != fingerprint:
+    if content.data_fingerprint != fingerprint:
         raise ExperimentError(
-            f"run {run_id} was started on other data (fingerprint {content['data_fingerprint'][:12]}, "
+            f"run {run_id} was started on other data (fingerprint {content.data_fingerprint[:12]}, "
             f"now {fingerprint[:12]}); restore the files below data.root, or use another --run-id"
         )
 
@@ -185,22 +177,32 @@ def _differences(before: Any, now: Any, key: str = "") -> set[str]:
     return set() if before == now else {key.removeprefix(".")}
 
 
-def read_run(run: Storage, stage: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Manifest and resolved experiment of a run that has done `stage`; None if it has not come so far.
+def read_experiment(run: Storage) -> Experiment | None:
+    """The experiment that a run was begun with, or None if there is none. Raises `ExperimentError`."""
+    tree = read_json(run, EXPERIMENT)
+    if tree is None:
+        return None
+    try:
+        return build_experiment(tree)
+    except ExperimentError as error:
+        raise ExperimentError(f"{run.uri(EXPERIMENT)}: {error}") from None
+
+
+def read_run(run: Storage, stage: str) -> tuple[ManifestContent, Experiment] | None:
+    """Manifest and experiment of a run that has done `stage`; None if it has not come so far.
 
     After a search the experiment is the best trial's: the one that made the student.
 
     Raises `ExperimentError` for a file that is damaged, or gone.
     """
     manifest = read_manifest(run)
-    if manifest is None or stage not in manifest["stages"]:
+    if manifest is None or not manifest.done(stage):
         return None
-    experiment = read_json(run, EXPERIMENT)
+    experiment = read_experiment(run)
     if experiment is None:
         raise ExperimentError(f"{run.uri(EXPERIMENT)}: is missing; without it the run cannot be read")
-    if "search" in manifest["stages"]:
+    if manifest.done("search"):
         from orchestrator.tuning.pool import trial_experiment
 
-        best = manifest["stages"]["search"]["outputs"]["best"]
-        experiment = trial_experiment(build_experiment(experiment), best["values"]).resolved()
+        experiment = trial_experiment(experiment, manifest.searched.best.values)
     return manifest, experiment

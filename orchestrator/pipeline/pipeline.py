@@ -37,7 +37,8 @@ from orchestrator.tuning.request import SearchRequest
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[RunContext], dict[str, Any]]
+Work = Callable[[RunContext], Any]
+"""Does a stage; what it made, as `manifest_content.OUTPUTS` says."""
 
 WORK: dict[str, Work] = {
     "prepare": prepare,
@@ -78,7 +79,7 @@ def run(
     try:
         with lease.acquire(view.say), continuable():
             experiment = checked.experiment
-            fingerprint = checked.description["fingerprint"]
+            fingerprint = checked.description.fingerprint
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
             if all(manifest.done(stage.name) for stage in stages):
                 view.say(f"run {checked.run_id} is complete; nothing to do")
@@ -144,7 +145,7 @@ def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str,
 
 def _adopt_best(context: RunContext) -> None:
     """After a search the run is about the best trial's experiment."""
-    values = context.manifest.outputs(SEARCH)["best"]["values"]
+    values = context.manifest.content.searched.best.values
     best = trial_experiment(context.checked.experiment, values)
     context.checked = replace(context.checked, experiment=best)
     context.manifest.set(result_hash=best.result_hash())
@@ -246,9 +247,9 @@ class _TrackerOpening:
                 checked.experiment.name,
                 checked.run_id,
                 ekd_run_id=checked.run_id,
-                instance=str(manifest.content["created"]),
+                instance=str(manifest.content.created),
                 spool=context.local_folder / "tracking",
-                run_id=manifest.content["mlflow"].get("parent"),
+                run_id=manifest.content.mlflow.get("parent"),
                 storage_uri=checked.experiment.storage.uri,
             )
             manifest.note_mlflow_run("parent", context.tracker_.run_id)

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.runtime.job_queue import Event
 
@@ -171,11 +172,10 @@ class View:
                 self.warn(data["message"])
             case "done":
                 state.status, state.fraction, state.ended = "done", 1.0, now
-                if not self.live and "best" in data["record"]:
-                    best = data["record"]["best"]
-                    self.say(
-                        f"{state.name}: done, validation accuracy {100 * best['averaged/accuracy']:.2f} %"
-                    )
+                record = data["record"]
+                if not self.live and isinstance(record, NetworkRecord):
+                    accuracy = record.best["averaged/accuracy"]
+                    self.say(f"{state.name}: done, validation accuracy {100 * accuracy:.2f} %")
         self._draw(state, now)
 
     def close(self) -> None:

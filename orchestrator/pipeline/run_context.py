@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.data.shared import SharedData
+from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.errors import EkdError
 from orchestrator.pipeline.lease import Lease
@@ -58,7 +59,7 @@ class RunContext:
     """Of the run, by this process."""
     request: SearchRequest | None = None
     """What is searched, if anything."""
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, NetworkRecord | PredictionsRecord] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
     tracker_: Tracker | None = None
     _workers: worker_pool.WorkerPool | None = None
@@ -97,8 +98,11 @@ class RunContext:
                 self._submitted[job.name] = job
                 self.records.pop(job.name, None)  # of other settings
 
-    def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[dict[str, Any]]:
-        """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`."""
+    def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[Any]:
+        """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`.
+
+        A `NetworkRecord` of a training run, a `PredictionsRecord` of an evaluation.
+        """
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
             self.stop_if_taken_over()
@@ -131,7 +135,7 @@ class RunContext:
     def mlflow_run(self, name: str) -> str:
         """The child run that records the training run `name`, opened on first use."""
         if name not in self._mlflow:
-            known = self.manifest.content["mlflow"].get(name)
+            known = self.manifest.content.mlflow.get(name)
             child = self.tracker.child(name, known)
             self._mlflow[name] = child
             self.manifest.note_mlflow_run(name, child)
@@ -218,12 +222,13 @@ class RunContext:
             case "epoch":
                 self._log_epoch(event.run, event.data["record"])
             case "done":
-                self.records[event.run] = event.data["record"]
+                made: NetworkRecord | PredictionsRecord = event.data["record"]
+                self.records[event.run] = made
                 self._submit_ready()
-                # Epochs whose events died with an earlier driver: checkpoints have their records.
-                for record in event.data["record"].get("history", []):
-                    self._log_epoch(event.run, record)
-                if "best" in event.data["record"]:
+                if isinstance(made, NetworkRecord):
+                    # Epochs whose events died with an earlier driver: checkpoints have their records.
+                    for record in made.history:
+                        self._log_epoch(event.run, record)
                     self.tracker.finish(self.mlflow_run(event.run), "FINISHED")
             case "failed" if event.data["failure"] == "hopeless":
                 self.tracker.finish(self.mlflow_run(event.run), "FAILED")

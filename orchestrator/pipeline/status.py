@@ -1,23 +1,30 @@
-"""Where runs stand, read from their storage alone; neither Ray nor MLflow is asked."""
+"""The state of runs, read from their storage alone: neither Ray nor MLflow is asked."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Literal, cast
 
 from rich.table import Table
 
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.lease import LEASE, LEASE_S, is_gone
-from orchestrator.pipeline.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json, read_manifest
+from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.lease import LEASE, LEASE_S, holder_in
+from orchestrator.pipeline.manifest import MANIFEST, STATES, read_experiment, read_manifest
+from orchestrator.pipeline.manifest_content import ManifestContent
+from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.progress import duration
-from orchestrator.storage import Storage, StorageError
+from orchestrator.storage import MissingKey, Storage, StorageError
+
+RunState = Literal["running", "stopped", "done", "interrupted", "failed"]
+"""`stopped`: its driver ended without saying how."""
 
 
 def all_runs(storage: Storage) -> Table | str:
-    """One line for each run below `storage`, newest first; a sentence if there is none.
+    """A table with a row for each run below `storage`, newest first; a sentence if there is none.
 
     Raises `ExperimentError` if the storage is not a folder.
     """
@@ -41,7 +48,7 @@ def all_runs(storage: Storage) -> Table | str:
 
 
 def _row(run: Storage, run_id: str) -> tuple[float, list[str]]:
-    """When a run changed, and its cells; one that cannot be read says so instead of hiding the others."""
+    """When a run changed, and its cells; one that cannot be read says so and hides no other."""
     try:
         return _readable_row(run, run_id)
     except StorageError:
@@ -51,16 +58,17 @@ def _row(run: Storage, run_id: str) -> tuple[float, list[str]]:
 
 
 def _readable_row(run: Storage, run_id: str) -> tuple[float, list[str]]:
-    content = _manifest(run)
-    stages = content["stages"]
-    predictors = stages.get("evaluate", {}).get("outputs", {}).get("predictors")
-    return content["updated"], [
+    manifest, accuracy = _manifest(run), ""
+    if manifest.done("evaluate"):
+        measured = manifest.evaluated.predictors["averaged"].test
+        accuracy = f"{100 * measured['accuracy']:.2f} %"
+    return manifest.updated, [
         run_id,
-        str(state(run, content)),
-        list(stages)[-1] if stages else "",
-        f"{100 * predictors['averaged']['test']['accuracy']:.2f} %" if predictors else "",
-        str(stages.get("register", {}).get("outputs", {}).get("uri", "")),
-        _ago(time.time() - content["updated"]),
+        state_of(run, manifest),
+        next(reversed(manifest.stages), ""),
+        accuracy,
+        manifest.registered.uri if manifest.done("register") else "",
+        _ago(time.time() - manifest.updated),
     ]
 
 
@@ -78,13 +86,12 @@ def _ago(seconds: float) -> str:
 
 def one_run(run: Storage, run_id: str) -> str:
     """The stages and training runs of one run, as lines. Raises `ExperimentError` if it is damaged."""
-    content, experiment = _manifest(run), read_json(run, EXPERIMENT) or {}
-    lines = [f"{run_id}: {state(run, content)}, experiment {content['experiment']}, {run.uri()}", ""]
-    for name, stage in content["stages"].items():
-        lines.append(f"  {name:10s} done  {duration(stage['seconds'])}")
+    manifest, experiment = _manifest(run), read_experiment(run)
+    lines = [f"{run_id}: {state_of(run, manifest)}, experiment {manifest.experiment}, {run.uri()}", ""]
+    lines += [f"  {name:10s} done  {duration(stage.seconds)}" for name, stage in manifest.stages.items()]
     lines.append("")
     keys = run.list()
-    for name, epochs in _training_runs(experiment):
+    for name, epochs in _epochs(experiment):
         if f"networks/{name}.json" in keys:
             lines.append(f"  {name:12s} trained")
             continue
@@ -92,39 +99,31 @@ def one_run(run: Storage, run_id: str) -> str:
         lines.append(
             f"  {name:12s} " + (f"checkpoint after epoch {max(saved)} of {epochs}" if saved else "not begun")
         )
-    if "register" in content["stages"]:
-        registered = content["stages"]["register"]["outputs"]
-        lines += ["", f"  {registered['uri']}  {registered['promotion']}"]
+    if manifest.done("register"):
+        lines += ["", f"  {manifest.registered.uri}  {manifest.registered.promotion}"]
     return "\n".join(lines)
 
 
-def _manifest(run: Storage) -> dict[str, Any]:
-    content = read_manifest(run) or {}
-    if not (
-        {"run_id", "experiment", "stages", "updated"} <= content.keys() and content.get("format") == FORMAT
-    ):
-        raise ExperimentError(f"{run.uri(MANIFEST)}: not the manifest of a run of this version of ekd")
-    return content
+def _manifest(run: Storage) -> ManifestContent:
+    manifest = read_manifest(run)
+    if manifest is None:
+        raise ExperimentError(f"{run.uri(MANIFEST)}: is missing")
+    return manifest
 
 
-def state(run: Storage, manifest: dict[str, Any]) -> str:
+def state_of(run: Storage, manifest: ManifestContent) -> RunState:
     """The run's state as stored; "running" only while its driver's lease is fresh."""
-    stored: str = manifest.get("status", "unknown")
-    if stored != "running":
-        return stored
-    owner = read_json(run, LEASE)
-    if owner is None:
-        return "stopped"
-    return "stopped" if is_gone(owner) or time.time() - owner.get("since", 0) > 2 * LEASE_S else "running"
+    if manifest.status in STATES.values():
+        return cast(RunState, manifest.status)
+    holder = None
+    with suppress(MissingKey):
+        holder = holder_in(run.read(LEASE))
+    alive = holder is not None and not holder.has_ended and time.time() - holder.since <= 2 * LEASE_S
+    return "running" if alive else "stopped"
 
 
-def _training_runs(experiment: dict[str, Any]) -> list[tuple[str, int]]:
-    if not experiment:
+def _epochs(experiment: Experiment | None) -> list[tuple[str, int]]:
+    """Name and epochs of every training run; nothing of an experiment that is lost."""
+    if experiment is None:
         return []
-    groups = experiment["teachers"]
-    epochs = [g["training"]["epochs"] for g in groups for _ in range(g["count"])]
-    student = experiment["student"]["training"]["epochs"]
-    of_student = ["control", "student"]
-    if experiment["student"]["architecture"].get("pruned"):
-        of_student.insert(0, "unpruned")
-    return [(f"teacher-{i}", n) for i, n in enumerate(epochs)] + [(name, student) for name in of_student]
+    return [(run.name, run.training.epochs) for run in training_runs(experiment)]

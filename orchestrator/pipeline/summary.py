@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import Field
 from rich.table import Table
 
 from ekd_train.evaluation.bootstrap import Interval
+from ekd_train.persistence.records import Latency, Record
+from orchestrator.pipeline.manifest_content import ManifestContent, Output, Predictor, Registered
 
 
-def summarise(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `summary.json` (docs: contract) from a manifest's, as far as the run has come."""
-    stages = manifest["stages"]
-    summary: dict[str, Any] = {"run_id": manifest["run_id"], "experiment": manifest["experiment"]}
-    if "evaluate" in stages:
-        measured = stages["evaluate"]["outputs"]
-        summary |= {key: measured[key] for key in ("predictors", "latency") if key in measured}
-    if "register" in stages:
-        registered = stages["register"]["outputs"]
-        summary["registered_model"] = {
-            key: registered[key] for key in ("name", "version", "aliases", "promotion")
-        }
-    summary["stages"] = {name: {"seconds": stage["seconds"]} for name, stage in stages.items()}
-    for key in ("data_fingerprint", "result_hash", "code_version"):
-        summary[key] = manifest[key]
-    return summary
+class StageTime(Output):
+    """How long a stage took."""
+
+    seconds: float
+
+
+class Summary(Record):
+    """The content of `summary.json`."""
+
+    run_id: str
+    experiment: str
+    predictors: dict[str, Predictor] = Field(default_factory=dict)
+    """Empty before they are measured."""
+    latency: Latency | None = None
+    registered_model: Registered | None = None
+    stages: dict[str, StageTime]
+    data_fingerprint: str
+    result_hash: str
+    code_version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, without what was not measured."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def summarise(manifest: ManifestContent) -> Summary:
+    """The summary of a run, as far as it has come."""
+    evaluated = manifest.evaluated if manifest.done("evaluate") else None
+    return Summary(
+        run_id=manifest.run_id,
+        experiment=manifest.experiment,
+        predictors=evaluated.predictors if evaluated else {},
+        latency=evaluated.latency if evaluated else None,
+        registered_model=manifest.registered if manifest.done("register") else None,
+        stages={name: StageTime(seconds=stage.seconds) for name, stage in manifest.stages.items()},
+        data_fingerprint=manifest.data_fingerprint,
+        result_hash=manifest.result_hash,
+        code_version=manifest.code_version,
+    )
 
 
 COLUMNS = {
@@ -52,7 +78,7 @@ def kind_of(predictor: str) -> str:
     return predictor.split("/")[0]
 
 
-def order(predictors: Mapping[str, Any]) -> list[str]:
+def order(predictors: Iterable[str]) -> list[str]:
     """Predictors as they are read: control, teachers, ensemble, members, averaged."""
     kinds = list(WHAT_THEY_ARE)
 
@@ -63,23 +89,22 @@ def order(predictors: Mapping[str, Any]) -> list[str]:
     return sorted(predictors, key=place)
 
 
-def rows(predictors: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def rows(predictors: Mapping[str, Predictor]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the table of predictors, on the test images; what is absent is blank."""
     headings = ["predictor", *(title for title, _, _ in COLUMNS.values()), "parameters", "MACs"]
     cells = []
     for name in order(predictors):
         values = predictors[name]
-        test = values.get("test", {})
+        test = values.test
         metrics = [
             f"{scale * test[key]:.{digits}f}" if key in test else ""
             for key, (_, scale, digits) in COLUMNS.items()
         ]
-        sizes = [compact(values[key]) if key in values else "" for key in ("params", "macs")]
-        cells.append([name, *metrics, *sizes])
+        cells.append([name, *metrics, compact(values.params), compact(values.macs)])
     return headings, cells
 
 
-def table(predictors: Mapping[str, Any]) -> Table:
+def table(predictors: Mapping[str, Predictor]) -> Table:
     """The table of predictors for a terminal."""
     headings, cells = rows(predictors)
     made = Table(box=None, pad_edge=False, header_style="bold")
@@ -90,7 +115,7 @@ def table(predictors: Mapping[str, Any]) -> Table:
     return made
 
 
-def markdown(predictors: Mapping[str, Any]) -> str:
+def markdown(predictors: Mapping[str, Predictor]) -> str:
     """The table of predictors as Markdown, the averaged student in bold."""
     headings, cells = rows(predictors)
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
@@ -98,21 +123,22 @@ def markdown(predictors: Mapping[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def verdict(predictors: Mapping[str, Any], to_control: Interval | None = None) -> str:
+def verdict(predictors: Mapping[str, Predictor], to_control: Interval | None = None) -> str:
     """One sentence: the averaged student against whichever of control and ensemble were measured.
 
     `to_control`: test accuracy minus the control's; its interval is put in brackets.
 
-    >>> test = {"accuracy": 0.96, "nll": 0.15}
-    >>> verdict({"averaged": {"test": test, "macs": 10}, "control": {"test": {"accuracy": 0.94, "nll": 0.2}}})
+    >>> averaged = Predictor(params=9, macs=10, test={"accuracy": 0.96, "nll": 0.15})
+    >>> control = Predictor(params=9, macs=10, test={"accuracy": 0.94, "nll": 0.2})
+    >>> verdict({"averaged": averaged, "control": control})
     'Test accuracy 96.00 %, NLL 0.1500: +2.00 points and NLL -0.0500 against the control.'
     """
     averaged = predictors["averaged"]
-    test = averaged["test"]
+    test = averaged.test
     sentence = f"Test accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.4f}"
     others = []
     for name in ("control", "ensemble"):
-        if other := predictors.get(name, {}).get("test"):
+        if name in predictors and (other := predictors[name].test):
             points = 100 * (test["accuracy"] - other["accuracy"])
             interval = (
                 f" [{100 * to_control.low:+.2f}, {100 * to_control.high:+.2f}]"
@@ -122,8 +148,9 @@ def verdict(predictors: Mapping[str, Any], to_control: Interval | None = None) -
             others.append(
                 f"{points:+.2f} points{interval} and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
             )
-    if macs := predictors.get("ensemble", {}).get("macs"):
-        others.append(f"at {100 * averaged['macs'] / macs:.0f} % of the ensemble's cost")
+    if "ensemble" in predictors:
+        share = averaged.macs / predictors["ensemble"].macs
+        others.append(f"at {100 * share:.0f} % of the ensemble's cost")
     return f"{sentence}{': ' if others else ''}{', '.join(others)}."
 
 

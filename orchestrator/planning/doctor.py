@@ -81,8 +81,8 @@ def _data(experiment: Experiment) -> str:
     check_images(experiment, found)
     check_networks(experiment, found)
     return (
-        f"{found['name']}: {found['train']} + {found['validation']} + {found['test']} images, "
-        f"{found['num_classes']} classes, fingerprint {found['fingerprint'][:12]}"
+        f"{found.name}: {found.train} + {found.validation} + {found.test} images, "
+        f"{found.num_classes} classes, fingerprint {found.fingerprint[:12]}"
     )
 
 

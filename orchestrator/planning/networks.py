@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ekd_train.data.description import DataDescription
 from ekd_train.models.build_network import build_network
 from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
@@ -15,9 +16,9 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 
 
-def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
+def check_networks(experiment: Experiment, description: DataDescription) -> None:
     """Build and apply every network once, on paper; raises `ExperimentError` for one that cannot be."""
-    shape, classes = description["image_shape"], description["num_classes"]
+    shape, classes = description.image_shape, description.num_classes
     for where, run in distinct_runs(experiment).items():
         try:
             network = network_on_paper(run, description)
@@ -28,7 +29,7 @@ def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
                 stages(network)  # raises if nobody knows where its features are
         except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
             raise ExperimentError(
-                f"{where}: {_line(error)}; images are {'x'.join(map(str, shape))}, {classes} classes"
+                f"{where}: {_line(error)}; images are {description.shape_text}, {classes} classes"
             ) from None
     try:
         name = objective_for(experiment.student.method, experiment.distillation.objective)
@@ -37,11 +38,10 @@ def check_networks(experiment: Experiment, description: dict[str, Any]) -> None:
         raise ExperimentError(f"distillation: {_line(error)}") from None
 
 
-def network_on_paper(run: TrainingRun, description: dict[str, Any]) -> Any:
+def network_on_paper(run: TrainingRun, description: DataDescription) -> Any:
     """The network of `run` on torch's meta device: shapes without values."""
-    keys = ("num_classes", "image_shape", "mean", "std")
     with torch.device("meta"):
-        return build_network(run, **{key: description[key] for key in keys})
+        return build_network(run, description)
 
 
 def distinct_runs(experiment: Experiment) -> dict[str, TrainingRun]:
@@ -59,7 +59,7 @@ def distinct_runs(experiment: Experiment) -> dict[str, TrainingRun]:
     return runs | {"student": experiment.student_run()}
 
 
-def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
+def bytes_needed(experiment: Experiment, description: DataDescription) -> int:
     """About what a run stores at most: checkpoints with momentum, weights, predictions."""
     per_network = [
         sum(p.numel() * p.element_size() for p in network_on_paper(run, description).state_dict().values())
@@ -67,8 +67,8 @@ def bytes_needed(experiment: Experiment, description: dict[str, Any]) -> int:
     ]
     networks = len(training_runs(experiment)) + 1  # and the average
     checkpoints = 3 * (experiment.storage.keep_checkpoints + 1)
-    images = description["validation"] + description["test"]
-    predictions = 4 * images * description["num_classes"] * 2 * networks
+    images = description.validation + description.test
+    predictions = 4 * images * description.num_classes * 2 * networks
     return (networks * (1 + checkpoints)) * max(per_network) + predictions + (64 << 20)
 
 

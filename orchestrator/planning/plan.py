@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table
 
+from ekd_train.data.description import DataDescription
 from ekd_train.models.build_network import build_plain
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.objectives import build_objective, objective_for
@@ -81,22 +81,21 @@ class PlannedRun:
     """Multiply-accumulates count two."""
 
 
-def planned_runs(experiment: Experiment, description: dict[str, Any]) -> list[PlannedRun]:
+def planned_runs(experiment: Experiment, description: DataDescription) -> list[PlannedRun]:
     """Every training run with its size and cost. Imports torch."""
-    keys = ("num_classes", "image_shape", "mean", "std")
     costs: dict[str, tuple[int, int]] = {}
 
     def cost(run: TrainingRun) -> tuple[int, int]:
         key = run.architecture.model_dump_json()
         if key not in costs:
-            plain = build_plain(run.architecture, **{k: description[k] for k in keys})
-            costs[key] = count_parameters(plain), count_macs(plain, tuple(description["image_shape"]))
+            plain = build_plain(run.architecture, description)
+            costs[key] = count_parameters(plain), count_macs(plain, description.image_shape)
         return costs[key]
 
     planned = []
     for run in training_runs(experiment):
         params, macs = cost(run)
-        steps = run.training.epochs * (description["train"] // run.training.batch_size)
+        steps = run.training.epochs * (description.train // run.training.batch_size)
         each = passes(run)
         teachers = [cost(teacher)[1] for teacher in run.teachers]
         teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
@@ -127,11 +126,11 @@ def doubts(runs: Iterable[TrainingRun]) -> list[str]:
 def plan_lines(checked: Checked) -> list[str]:
     """What is planned, where: run id, data, cluster, workers, storage, tracking."""
     experiment, described = checked.experiment, checked.description
-    sizes = f"{described['train']} training, {described['validation']} validation, {described['test']} test"
-    shape = "x".join(map(str, described["image_shape"]))
+    sizes = f"{described.train} training, {described.validation} validation, {described.test} test"
+    images = f"{sizes} images of {described.shape_text}, {described.num_classes} classes"
     return [
         f"run id    {checked.run_id}",
-        f"data      {described['name']}: {sizes} images of {shape}, {described['num_classes']} classes",
+        f"data      {described.name}: {images}",
         f"cluster   {checked.capacity.describe()}{checked.capacity.unused_gpus(experiment.cluster)}",
         *workers_lines(experiment, checked.capacity),
         f"storage   {checked.storage.uri()}",

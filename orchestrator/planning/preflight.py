@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
 
-from ekd_train.data import Dataset, describe, load_dataset
+from ekd_train.data import DataDescription, Dataset, describe, load_dataset
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, Cluster
 from orchestrator.experiment.schema import Experiment
@@ -40,7 +39,7 @@ class Checked:
     """Of this run: `<storage.uri>/<run id>`."""
     tracking_uri: str
     dataset: Dataset
-    description: dict[str, Any]
+    description: DataDescription
     capacity: Capacity
     """Of the cluster that it will run on, as it was when asked."""
 
@@ -51,7 +50,7 @@ def check(
     *,
     capacity: Capacity | None = None,
     meanwhile: Callable[[Callable[[], None]], None] | None = None,
-    further: Callable[[dict[str, Any]], None] | None = None,
+    further: Callable[[DataDescription], None] | None = None,
 ) -> Checked:
     """Check everything.
 
@@ -92,7 +91,7 @@ def check(
         for step in check_storage(impatient):
             if step.error is not None:
                 raise step.error
-        check_continuable(impatient.child(run_id), experiment, run_id, description["fingerprint"])
+        check_continuable(impatient.child(run_id), experiment, run_id, description.fingerprint)
         check_tracking(tracking_uri)
         if meanwhile is None or impatient.child(run_id).exists(MANIFEST):
             check_networks_and_their_room()
@@ -158,17 +157,17 @@ def check_capacity(experiment: Experiment, capacity: Capacity) -> None:
         raise ExperimentError(reason)
 
 
-def check_images(experiment: Experiment, description: dict[str, Any]) -> None:
+def check_images(experiment: Experiment, description: DataDescription) -> None:
     """Raise `ExperimentError` if the settings do not fit the images: a batch too large, a crop too wide."""
     trainings = {"student": experiment.student.training}
     trainings |= {f"teachers.{i}": group.training for i, group in enumerate(experiment.teachers)}
     for key, training in trainings.items():
-        if training.batch_size > description["train"]:
+        if training.batch_size > description.train:
             raise ExperimentError(
-                f"{key}.training.batch_size is {training.batch_size} but there are {description['train']} "
+                f"{key}.training.batch_size is {training.batch_size} but there are {description.train} "
                 "training images; lower it, or use more data"
             )
-    padding, size = experiment.data.augmentation.crop_padding, min(description["image_shape"][1:])
+    padding, size = experiment.data.augmentation.crop_padding, min(description.image_shape[1:])
     if padding >= size:
         raise ExperimentError(
             f"data.augmentation.crop_padding is {padding} but images are {size} pixels wide; a shift by that "

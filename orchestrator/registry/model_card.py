@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ekd_train.data.description import DataDescription
 from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
-from orchestrator.pipeline.summary import WHAT_THEY_ARE, kind_of, markdown, order, verdict
+from orchestrator.pipeline.manifest_content import Predictor
+from orchestrator.pipeline.summary import WHAT_THEY_ARE, Summary, kind_of, markdown, order, verdict
 
 if TYPE_CHECKING:
     from ekd_train.evaluation.bootstrap import Interval
@@ -23,10 +25,10 @@ _CUT = f"\n\n… cut to what the registry keeps: the whole card is the artifact 
 
 
 def model_card(
-    summary: Mapping[str, Any],
+    summary: Summary,
     experiment: Mapping[str, Any],
     lineage: Mapping[str, str],
-    data: Mapping[str, Any],
+    data: DataDescription,
     *,
     runs: Mapping[str, str] | None = None,
     to_control: Interval | None = None,
@@ -40,14 +42,14 @@ def model_card(
             `macs`, `test`, `validation`, and of the averaged student `temperature`.
         experiment: the resolved experiment.
         lineage: tags of the version; shown as they are.
-        data: `ekd_train.data.describe`'s.
+        data: of the data set.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
         to_control: test accuracy minus the control's, with its 95 % interval.
 
     Raises:
         KeyError: the summary has no averaged student.
     """
-    predictors = summary["predictors"]
+    predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
     others = {name: values for name, values in predictors.items() if name not in teachers}
     sections = [
@@ -55,7 +57,7 @@ def model_card(
         _what_it_is(summary, experiment),
         _results(others, data, to_control),
         _limitations(experiment),
-        _how_to_use(experiment, predictors["averaged"]["temperature"]),
+        _how_to_use(experiment, predictors["averaged"].temperature),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *_how_to_build(experiment["student"]["architecture"]),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
@@ -73,7 +75,7 @@ def fitted(card: str, limit: int) -> str:
     return kept.rstrip() + _CUT
 
 
-def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+def _what_it_is(summary: Summary, experiment: Mapping[str, Any]) -> str:
     architecture = _architecture(experiment["student"]["architecture"])
     count = sum(group["count"] for group in experiment["teachers"])
     what = (
@@ -87,12 +89,12 @@ def _what_it_is(summary: Mapping[str, Any], experiment: Mapping[str, Any]) -> st
     return f"{what}. It runs at the cost of one network.{about}"
 
 
-def _results(predictors: Mapping[str, Any], data: Mapping[str, Any], to_control: Interval | None) -> str:
+def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_control: Interval | None) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
     interval = (
         f"""
-- in brackets above: the 95 % interval of the difference, a paired bootstrap over the {data["test"]:,} test
+- in brackets above: the 95 % interval of the difference, a paired bootstrap over the {data.test:,} test
   images; other training seeds are not in it"""
         if to_control is not None
         else ""
@@ -149,10 +151,10 @@ network.network.load_state_dict(load_file("student.safetensors"))  # the normali
 
 
 def _how_it_was_made(
-    summary: Mapping[str, Any],
+    summary: Summary,
     experiment: Mapping[str, Any],
     lineage: Mapping[str, str],
-    data: Mapping[str, Any],
+    data: DataDescription,
     runs: Mapping[str, str],
 ) -> str:
     student, settings = experiment["student"], experiment["data"]
@@ -164,10 +166,10 @@ def _how_it_was_made(
     distillation, perturbation = experiment["distillation"], experiment["perturbation"]
     teachers = ", ".join(f"{g['count']} x {_architecture(g['architecture'])}" for g in experiment["teachers"])
     facts = {
-        "run": f"`{summary['run_id']}` of experiment `{summary['experiment']}`, seed {experiment['seed']}",
-        "data": f"`{settings['name']}`: {data['train']:,} images for training"
-        f"{f' (by {cuts})' if cuts else ''}, {data['validation']:,} for selection and temperature, "
-        f"{data['test']:,} for the test, which was measured once",
+        "run": f"`{summary.run_id}` of experiment `{summary.experiment}`, seed {experiment['seed']}",
+        "data": f"`{settings['name']}`: {data.train:,} images for training"
+        f"{f' (by {cuts})' if cuts else ''}, {data.validation:,} for selection and temperature, "
+        f"{data.test:,} for the test, which was measured once",
         "teachers": teachers,
         "training": f"{student['training']['epochs']} epochs, batch {student['training']['batch_size']}, "
         f"learning rate {student['training']['learning_rate']}",

@@ -32,13 +32,13 @@ LEAST_SPAN = 1.1
 def cost_chart(findings: Findings) -> str:
     """Accuracy against parameters, multiply-accumulates and, if it was measured, latency."""
     rows = findings.rows
-    timed = [row for row in rows if "latency_ms" in row.values]
+    timed = [row for row in rows if row.values.latency_ms]
     panels: list[tuple[str, Callable[[Row], list[float]], list[Row]]] = [
-        ("parameters", lambda row: [row.values["params"]], rows),
-        ("multiply-accumulates an image", lambda row: [row.values["macs"]], rows),
+        ("parameters", lambda row: [row.values.params], rows),
+        ("multiply-accumulates an image", lambda row: [row.values.macs], rows),
     ]
     if timed:
-        size = max(timed[0].values["latency_ms"], key=int)
+        size = max(timed[0].values.latency_ms or {}, key=int)
         panels.append((f"ms an image, batches of {size}", lambda row: _ms_an_image(row, size), timed))
     from matplotlib.ticker import MaxNLocator
 
@@ -69,8 +69,8 @@ def cost_chart(findings: Findings) -> str:
     axes_row[0].set_ylabel("test accuracy, %")
     figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
     spoken = "; ".join(
-        f"{row.name}: {100 * row.values['test']['accuracy']:.1f} % at "
-        f"{compact(row.values['params'])} parameters and {compact(row.values['macs'])} MACs"
+        f"{row.name}: {100 * row.values.test['accuracy']:.1f} % at "
+        f"{compact(row.values.params)} parameters and {compact(row.values.macs)} MACs"
         for row in rows
     )
     return to_svg(figure, "cost", "Accuracy against inference cost", f"With 95 % intervals. {spoken}.")
@@ -78,8 +78,8 @@ def cost_chart(findings: Findings) -> str:
 
 def _ms_an_image(row: Row, size: str) -> list[float]:
     """The median, and the quartiles where they were recorded: runs of before recorded the median alone."""
-    quartiles = row.values.get("latency_quartiles_ms", {}).get(size, [])
-    return [ms / int(size) for ms in (row.values["latency_ms"][size], *quartiles)]
+    quartiles = (row.values.latency_quartiles_ms or {}).get(size, ())
+    return [ms / int(size) for ms in ((row.values.latency_ms or {})[size], *quartiles)]
 
 
 @styled
@@ -103,7 +103,7 @@ def reliability_chart(findings: Findings) -> str:
             )
             if calibrated:
                 histogram.bar(bins.confidence, [100 * s for s in bins.share], 0.05, color=COLOURS[name])
-        test = findings.evidence.predictors[name]["test"]
+        test = findings.evidence.predictors[name].test
         curve.set_title(name)
         curve.set_title(
             f"ECE {test['ece']:.3f} → {test['cece']:.3f}",
@@ -120,8 +120,8 @@ def reliability_chart(findings: Findings) -> str:
     grid[0][0].set_ylabel("accuracy")
     grid[1][0].set_ylabel("images, %")
     spoken = "; ".join(
-        f"{name}: ECE {findings.evidence.predictors[name]['test']['ece']:.3f} before and "
-        f"{findings.evidence.predictors[name]['test']['cece']:.3f} after"
+        f"{name}: ECE {findings.evidence.predictors[name].test['ece']:.3f} before and "
+        f"{findings.evidence.predictors[name].test['cece']:.3f} after"
         for name in names
     )
     return to_svg(figure, "reliability", "Reliability before and after temperature scaling", f"{spoken}.")

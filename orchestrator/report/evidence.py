@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
-from orchestrator.pipeline.summary import summarise
+from orchestrator.pipeline.manifest_content import ManifestContent, Predictor
+from orchestrator.pipeline.summary import Summary, summarise
 from orchestrator.report.search import Search, load_search
 from orchestrator.storage import Storage
 
@@ -23,12 +25,11 @@ History = Sequence[Mapping[str, float]]
 class Evidence:
     """Everything that a finished run left, as far as the report needs it."""
 
-    manifest: Mapping[str, Any]
+    manifest: ManifestContent
     experiment: Mapping[str, Any]
     """Resolved."""
-    summary: Mapping[str, Any]
-    data: Mapping[str, Any]
-    """`ekd_train.data.describe`'s."""
+    summary: Summary
+    data: DataDescription
     histories: Mapping[str, History]
     """By training run."""
     tensors: Mapping[str, Tensor]
@@ -39,10 +40,9 @@ class Evidence:
     """Of `ekd tune`; None of `ekd run`."""
 
     @property
-    def predictors(self) -> Mapping[str, Any]:
+    def predictors(self) -> Mapping[str, Predictor]:
         """The summary's."""
-        predictors: Mapping[str, Any] = self.summary["predictors"]
-        return predictors
+        return self.summary.predictors
 
     def probs(self, predictor: str, split: str = "test") -> Tensor:
         """Pooled probabilities `(n, c)` of a predictor: the mean over its members."""
@@ -61,23 +61,19 @@ def load_evidence(storage: Storage) -> Evidence:
         DamagedCheckpoint: a stored object is not what was written.
         StorageError: the store refuses or cannot be reached.
     """
-    from ekd_train.persistence.checkpoint import load_record
-    from ekd_train.persistence.networks import load_predictions
-    from ekd_train.workers.jobs import PREDICTIONS
+    from ekd_train.persistence.networks import load_network_record, load_predictions
 
     found = read_run(storage, "evaluate")
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not evaluated yet, so there is nothing to report")
     manifest, experiment = found
-    runs = [*manifest["stages"]["teachers"]["outputs"], "control", "student"]
-    record = load_record(storage, f"{PREDICTIONS}.json")
     return Evidence(
         manifest=manifest,
-        experiment=experiment,
+        experiment=experiment.resolved(),
         summary=summarise(manifest),
-        data=manifest["stages"]["prepare"]["outputs"]["data"],
-        histories={run: load_record(storage, f"networks/{run}.json")["history"] for run in runs},
-        tensors=load_predictions(storage, PREDICTIONS, record["sha256"]),
+        data=manifest.prepared.data,
+        histories={run: load_network_record(storage, run).history for run in manifest.trained},
+        tensors=load_predictions(storage),
         evaluation=read_json(storage, EVALUATION),
         search=load_search(storage, manifest),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import ECE_BINS, apply_temperature
+from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
 
@@ -27,8 +27,7 @@ class Row:
     """One predictor in the tables."""
 
     name: str
-    values: dict[str, Any]
-    """Of the summary: test metrics, temperature, parameters, MACs, latency."""
+    values: Predictor
     intervals: dict[str, Interval]
     """By metric."""
     to_control: dict[str, Interval]
@@ -55,7 +54,7 @@ class Findings:
         self.bootstrap = Bootstrap(
             {name: evidence.probs(name) for name in names},
             evidence.labels(),
-            {name: evidence.predictors[name]["temperature"] for name in names},
+            {name: evidence.predictors[name].temperature for name in names},
             resamples=RESAMPLES,
             seed=SEED,
         )
@@ -73,7 +72,7 @@ class Findings:
         return [
             Row(
                 name,
-                dict(self.evidence.predictors[name]),
+                self.evidence.predictors[name],
                 {m: boot.of(name, m) for m in metrics},
                 against(name, "control"),
                 against(name, "ensemble"),
@@ -90,7 +89,7 @@ class Findings:
         """The verdict in one sentence, no bolder than the intervals allow."""
         averaged = self.row("averaged")
         predictors = self.evidence.predictors
-        share = predictors["averaged"]["macs"] / predictors["ensemble"]["macs"]
+        share = predictors["averaged"].macs / predictors["ensemble"].macs
         control, ensemble = averaged.to_control["accuracy"], averaged.to_ensemble["accuracy"]
         nlls = (_sized(of["nll"], 1, "", 3) for of in (averaged.to_control, averaged.to_ensemble))
         to_control, to_ensemble = (f"(NLL {nll})" for nll in nlls)
@@ -105,7 +104,7 @@ class Findings:
         """Bins of the largest probability on the test images, before or after the temperature."""
         probs = self.evidence.probs(name).double()
         if calibrated:
-            probs = apply_temperature(probs, self.evidence.predictors[name]["temperature"])
+            probs = apply_temperature(probs, self.evidence.predictors[name].temperature)
         confidence, predicted = probs.max(dim=-1)
         correct = (predicted == self.evidence.labels()).double()
         edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
@@ -122,12 +121,12 @@ class Findings:
     def confusion(self) -> Tensor:
         """Counts `(c, c)` of the averaged student on the test images: label, then prediction."""
         labels, predicted = self.evidence.labels(), self.evidence.probs("averaged").argmax(-1)
-        classes = self.evidence.data["num_classes"]
+        classes = self.evidence.data.num_classes
         return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
     def worst_confusions(self, count: int = 8) -> list[tuple[str, str, int, float]]:
         """Label, prediction, images, and their fraction of the label's images; the most frequent first."""
-        names = self.evidence.data["class_names"]
+        names = self.evidence.data.class_names
         wrong = self.confusion.clone()
         wrong.fill_diagonal_(0)
         found = []
@@ -151,10 +150,11 @@ class Findings:
     @cached_property
     def diversities(self) -> dict[str, dict[str, float]]:
         """`pairwise_kl` and `agreement` on the test images, of the teachers and of the members."""
+        predictors = self.evidence.predictors
         return {
-            {"ensemble": "teachers"}.get(name, name): self.evidence.predictors[name]["diversity"]
-            for name in ("ensemble", "members")
-            if "diversity" in self.evidence.predictors.get(name, {})
+            called: several
+            for name, called in (("ensemble", "teachers"), ("members", "members"))
+            if name in predictors and (several := predictors[name].diversity)
         }
 
 

@@ -40,7 +40,7 @@ def examples(evidence: Evidence) -> tuple[list[Example], float]:
     clean, perturbed = tensors["perturbation/clean"], tensors["perturbation/perturbed"]
     change = perturbed - clean
     factor = HALF_RANGE / max(change.abs().max().item(), 1e-6)
-    names = evidence.data["class_names"]
+    names = evidence.data.class_names
 
     def disagreement(what: str, index: int) -> float:
         probs: Tensor = tensors[f"perturbation/teachers/{what}"][:, index : index + 1]

@@ -61,7 +61,7 @@ def render(evidence: Evidence, *, tracking_uri: str | None = None, standing: Sta
         amplification=factor,
         confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
         what_they_are=WHAT_THEY_ARE,
-        model=evidence.summary.get("registered_model"),
+        model=evidence.summary.registered_model,
         tracking_uri=tracking_uri,
         standing=standing,
         settings=_settings(evidence.experiment),

@@ -138,7 +138,7 @@ def corruption_chart(evidence: Evidence, found: Mapping[str, Any], compared: lis
         panels, ("accuracy", "ece"), (100, 1), ("Accuracy, %", "ECE, before temperature"), strict=True
     ):
         for name in compared:
-            values = [evidence.predictors[name]["test"][metric]]
+            values = [evidence.predictors[name].test[metric]]
             values += [corrupted[name]["severities"][s][metric] for s in severities]
             axes.plot(
                 [0, *map(int, severities)],
@@ -154,7 +154,7 @@ def corruption_chart(evidence: Evidence, found: Mapping[str, Any], compared: lis
         axes.set_xticks([0, *map(int, severities)])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     spoken = "; ".join(
-        f"{name}: accuracy from {100 * evidence.predictors[name]['test']['accuracy']:.1f} % clean to "
+        f"{name}: accuracy from {100 * evidence.predictors[name].test['accuracy']:.1f} % clean to "
         f"{100 * corrupted[name]['severities'][severities[-1]]['accuracy']:.1f} % at {severities[-1]}"
         for name in compared
     )

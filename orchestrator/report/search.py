@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.pipeline.manifest import read_json
+from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
 from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
@@ -34,7 +35,7 @@ class Search:
     """`SearchRequest.identity`."""
     trials: Sequence[TrialRecord]
     """Best first; those without a result last."""
-    outputs: Mapping[str, Any]
+    outputs: Searched
     """Of the manifest's stage `search`."""
 
     @property
@@ -50,16 +51,16 @@ class Search:
     @property
     def winner(self) -> TrialRecord:
         """The trial whose settings the student was trained with."""
-        return next(record for record in self.trials if record.name == self.outputs["best"]["trial"])
+        return next(record for record in self.trials if record.name == self.outputs.best.trial)
 
 
-def load_search(storage: Storage, manifest: Mapping[str, Any]) -> Search | None:
+def load_search(storage: Storage, manifest: ManifestContent) -> Search | None:
     """The search of a run; None where nothing was searched. Raises `StorageError`."""
     content = read_json(storage, SEARCH)
-    if content is None or "search" not in manifest["stages"]:
+    if content is None or not manifest.done("search"):
         return None
     trials = sorted(TrialStore(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
-    return Search(content["request"], trials, manifest["stages"]["search"]["outputs"])
+    return Search(content["request"], trials, manifest.searched)
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def search_section(search: Search | None) -> SearchSection | None:
         rows=[_row(search, record) for record in search.trials],
         pareto=[
             {
-                "trial": item["trial"],
-                "cost": short(float(item["cost"])),
-                "score": f"{100 * item['score']:.2f}",
-                "values": short_values(item["values"]),
+                "trial": item.trial,
+                "cost": short(item.cost),
+                "score": f"{100 * item.score:.2f}",
+                "values": short_values(item.values),
             }
-            for item in (search.outputs["pareto"] if search.request["searcher"] == "pareto" else [])
+            for item in (search.outputs.pareto if search.request["searcher"] == "pareto" else ())
         ],
         trials_chart=trials_chart(search),
         curves_chart=curves_chart(search),
@@ -105,7 +106,7 @@ def search_section(search: Search | None) -> SearchSection | None:
 def _headline(search: Search) -> str:
     best, request = search.winner, search.request
     counts = ", ".join(
-        f"{count} {status.replace('_', ' ')}" for status, count in search.outputs["trials"].items()
+        f"{count} {status.replace('_', ' ')}" for status, count in search.outputs.trials.items()
     )
     seeds = request["seeds"]
     of = f"mean validation accuracy over {seeds} seeds" if seeds > 1 else "validation accuracy"
@@ -113,7 +114,7 @@ def _headline(search: Search) -> str:
         f"Of {len(search.trials)} trials ({counts}) {best.name} was best: {of} "
         f"{100 * best.quality[0]:.2f} % with {short_values(best.values)}. "
         f"Searcher {request['searcher']}, scheduler {request['scheduler']}, "
-        f"{duration(search.outputs['seconds'])}; the test images were not used."
+        f"{duration(search.outputs.seconds)}; the test images were not used."
     )
 
 

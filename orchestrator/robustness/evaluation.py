@@ -20,20 +20,20 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ekd_train.data import DataError, Dataset, load_dataset
+from ekd_train.data.description import DataDescription
 from ekd_train.data.subsets import balanced_order
 from ekd_train.evaluation.predictors import load_predictors
-from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.robustness import evaluate
 from ekd_train.robustness.ood_data import Outside, load_held_out, load_outside
 from ekd_train.robustness.settings import BeyondSettings
 from ekd_train.settings import DataSettings
-from ekd_train.workers.jobs import PREDICTIONS
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.explanation import explain
-from orchestrator.experiment.schema import Experiment, apply_overrides, build_experiment
+from orchestrator.experiment.schema import Experiment, apply_overrides
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
+from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.storage import Storage
 from orchestrator.storage.data_source import local_data
 
@@ -52,26 +52,20 @@ class FinishedRun:
     """A run that is trained and measured."""
 
     storage: Storage
-    manifest: Mapping[str, Any]
+    manifest: ManifestContent
     experiment: Experiment
     """Of a search: the best trial's."""
 
     @property
-    def data(self) -> Mapping[str, Any]:
-        """`ekd_train.data.describe`'s."""
-        description: Mapping[str, Any] = self.manifest["stages"]["prepare"]["outputs"]["data"]
-        return description
+    def data(self) -> DataDescription:
+        """Of the run's data set."""
+        return self.manifest.prepared.data
 
     @property
     def weights(self) -> dict[str, str]:
         """SHA-256 of the weights of every network, by training run, and of the average."""
-        stages = self.manifest["stages"]
-        trained = {
-            name: made["weights_sha256"]
-            for stage in ("teachers", "control", "distil")
-            for name, made in stages[stage]["outputs"].items()
-        }
-        return trained | {"averaged": stages["average"]["outputs"]["weights_sha256"]}
+        trained = {name: made.weights_sha256 for name, made in self.manifest.trained.items()}
+        return trained | {"averaged": self.manifest.averaged.weights_sha256}
 
 
 def read_settings(overrides: Iterable[str]) -> BeyondSettings:
@@ -89,8 +83,7 @@ def finished_run(storage: Storage) -> FinishedRun:
     found = read_run(storage, "evaluate")
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not finished; continue it with what started it")
-    manifest, tree = found
-    return FinishedRun(storage, manifest, build_experiment(tree))
+    return FinishedRun(storage, *found)
 
 
 def evaluate_run(
@@ -124,7 +117,7 @@ def evaluate_run(
     content = {
         "format": FORMAT,
         "identity": key,
-        "run_id": run.manifest["run_id"],
+        "run_id": run.manifest.run_id,
         "number": 1 + (before or {}).get("number", 0),
         "seconds": round(time.perf_counter() - began, 1),
         "settings": settings.model_dump(mode="json"),
@@ -143,8 +136,7 @@ def _measure(
 ) -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sha256 = load_record(run.storage, f"{PREDICTIONS}.json")["sha256"]
-    stored = load_predictions(run.storage, PREDICTIONS, sha256)
+    stored = load_predictions(run.storage)
     experiment = run.experiment
     predictors = load_predictors(
         run.storage, experiment.control_run(), experiment.student_run(), run.data, device
@@ -153,12 +145,12 @@ def _measure(
     images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)
     _check_same_predictions(evaluate.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
     chosen = _chosen(dataset, settings)
-    measured = run.manifest["stages"]["evaluate"]["outputs"]["predictors"]
+    measured = run.manifest.evaluated.predictors
     corruption = evaluate.under_corruption(
         predictors,
         images[chosen].to(device),
         labels[chosen].to(device),
-        {name: measured[name]["temperature"] for name in predictors},
+        {name: measured[name].temperature for name in predictors},
         settings,
         progress,
     )
@@ -224,10 +216,10 @@ def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
         raise ExperimentError(
             f"{error}; data_root says where the run's images are on this machine"
         ) from error
-    if dataset.fingerprint != run.manifest["data_fingerprint"]:
+    if dataset.fingerprint != run.manifest.data_fingerprint:
         raise ExperimentError(
             f"the images now have the fingerprint {dataset.short_fingerprint}, the run's had "
-            f"{run.manifest['data_fingerprint'][:12]}: name the same files with --set data_root=FOLDER"
+            f"{run.manifest.data_fingerprint[:12]}: name the same files with --set data_root=FOLDER"
         )
     return dataset
 
@@ -240,14 +232,14 @@ def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
 
 
 def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:
-    own, held_out = run.data["name"], run.experiment.data.held_out_classes
+    own, held_out = run.data.name, run.experiment.data.held_out_classes
     if settings.outside == "none":
         return None
     if settings.outside == "held_out" and not held_out:
         raise ExperimentError("outside: the run knows all classes: its data.held_out_classes is empty")
     if settings.outside == "held_out" or (settings.outside == "auto" and held_out):
         try:
-            return load_held_out(_where(run, settings), run.data["test"])
+            return load_held_out(_where(run, settings), run.data.test)
         except DataError as error:
             raise ExperimentError(f"outside: {error}") from error
     if settings.outside == own:
@@ -256,7 +248,7 @@ def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], No
     if name == "auto":
         name = "fashion_mnist" if own == "digits" else "digits"
     try:
-        return load_outside(name, settings.outside_root, run.data["image_shape"], run.data["test"])
+        return load_outside(name, settings.outside_root, run.data.image_shape, run.data.test)
     except DataError as error:
         if settings.outside == "auto" and settings.outside_root is None:
             say(f"out-of-distribution detection is left out: {error}")
@@ -270,7 +262,7 @@ def _identity(run: FinishedRun, settings: BeyondSettings, outside: Outside | Non
     foreign = None
     if outside is not None:
         foreign = [outside.name, hashlib.sha256(outside.images.numpy().tobytes()).hexdigest()]
-    return identity_of(FORMAT, kept, foreign, run.manifest["data_fingerprint"], run.weights)
+    return identity_of(FORMAT, kept, foreign, run.manifest.data_fingerprint, run.weights)
 
 
 def _stored(storage: Storage) -> dict[str, Any] | None:

@@ -18,11 +18,11 @@ def record(
 ) -> None:
     """Metrics and artifacts of the run's MLflow parent run; a warning where the store cannot be reached."""
     uri = resolve_tracking_uri(run.experiment.tracking.uri, storage_uri)
-    file, parent = sqlite_file(uri), run.manifest["mlflow"].get("parent")
+    file, parent = sqlite_file(uri), run.manifest.mlflow.get("parent")
     if parent is None or (file is not None and not file.exists()):
         say(f"WARNING: not recorded in MLflow: {redacted(uri)} does not have this run")
         return
-    run_id = run.manifest["run_id"]
+    run_id = run.manifest.run_id
     local = run.storage.local_folder or Path("ekd-runs").absolute() / run_id
     try:
         tracker = Tracker.open(
@@ -30,7 +30,7 @@ def record(
             run.experiment.name,
             run_id,
             ekd_run_id=run_id,
-            instance=str(run.manifest["created"]),
+            instance=str(run.manifest.created),
             spool=local / "tracking",
             run_id=parent,
             storage_uri=storage_uri,
@@ -42,7 +42,7 @@ def record(
     tracker.log_dict(tracker.run_id, EVALUATION, found)
     tracker.log_artifact_text(tracker.run_id, REPORT, page)
     # Recording an evaluation does not change how the run ended.
-    ended = run.manifest.get("status")
+    ended = run.manifest.status
     if left := tracker.close(next((status for status, state in STATES.items() if state == ended), "FAILED")):
         say(f"WARNING: {left}")
 

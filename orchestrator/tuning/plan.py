@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.summary import compact
@@ -22,7 +23,7 @@ SAMPLE = 200
 
 
 def search_lines(
-    request: SearchRequest, pool: Experiment, description: dict[str, int], capacity: Capacity
+    request: SearchRequest, pool: Experiment, description: DataDescription, capacity: Capacity
 ) -> list[str]:
     """The search in lines for a person: trials, rungs, training passes, what runs at once."""
     space, training = request.space, pool.student.training
@@ -30,7 +31,7 @@ def search_lines(
     grace = grace_epochs(training, longest, longest_warmup(pool, space), request.reduction_factor)
     stops = rungs(request.scheduler, grace, longest, request.reduction_factor)
     per_image = mean(trial_cost(pool, values) for values in random_points(space, SAMPLE))
-    full = per_image * request.trials * request.seeds * description["train"]
+    full = per_image * request.trials * request.seeds * description.train
     share = expected_share(request, grace, longest)
     at_once = trials_at_once(pool.cluster, capacity, request)
     lines = [f"space     {space.name}: {space.description}"]
@@ -50,7 +51,7 @@ def search_lines(
     return lines
 
 
-def check_students(request: SearchRequest, pool: Experiment, description: dict[str, int]) -> None:
+def check_students(request: SearchRequest, pool: Experiment, description: DataDescription) -> None:
     """Build every kind of student of the space once, without memory; raises `ExperimentError`."""
     shapes = {
         key: domain.choice

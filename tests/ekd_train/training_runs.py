@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekd_train.data.description import DataDescription, ImageSpec
 from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
@@ -70,10 +71,31 @@ def made_up_data(train: int = 28, channels: int = 1, size: int = 8) -> TrainingD
     return TrainingData(
         train=made_up_images(train, seed=1, channels=channels, size=size),
         validation=made_up_images(15, seed=2, channels=channels, size=size),
-        num_classes=CLASSES,
-        mean=(0.4,) * channels,
-        std=(0.3,) * channels,
+        spec=ImageSpec(
+            num_classes=CLASSES,
+            image_shape=(channels, size, size),
+            mean=(0.4,) * channels,
+            std=(0.3,) * channels,
+        ),
     )
+
+
+def a_description(**changes: Any) -> DataDescription:
+    """Of small grey images in as many classes as those that are made up here."""
+    classes = changes.get("num_classes", CLASSES)
+    values = {
+        "name": "made up",
+        "train": 28,
+        "validation": 15,
+        "test": 12,
+        "num_classes": classes,
+        "image_shape": (1, 8, 8),
+        "mean": (0.4,),
+        "std": (0.3,),
+        "class_names": tuple(map(str, range(classes))),
+        "fingerprint": "f",
+    }
+    return DataDescription.model_validate(values | changes)
 
 
 def label_run(name: str = "control", architecture: Architecture = SMALL, **training: Any) -> TrainingRun:
@@ -128,15 +150,7 @@ def untrained_teachers(data: TrainingData, count: int = 2) -> Teachers:
     networks = []
     for index in range(count):
         torch.manual_seed(100 + index)
-        networks.append(
-            build_network(
-                label_run(),
-                num_classes=data.num_classes,
-                image_shape=data.image_shape,
-                mean=data.mean,
-                std=data.std,
-            )
-        )
+        networks.append(build_network(label_run(), data.spec))
     return Teachers(networks)
 
 

@@ -14,6 +14,7 @@ from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.cli.terminal import results_console
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import EVALUATION, REPORT
+from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.progress_bar import ProgressBar
 from orchestrator.pipeline.summary import order
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = results_console()
     console.print(results_table(found))
     console.print()
-    console.print(severity_table(found, stored.manifest["stages"]["evaluate"]["outputs"]["predictors"]))
+    console.print(severity_table(found, stored.manifest.evaluated.predictors))
     console.print()
     console.print(f"Report: {storage.uri(REPORT)}", soft_wrap=True)
     console.print(storage.uri(EVALUATION), soft_wrap=True)
@@ -91,14 +92,14 @@ def results_table(found: Mapping[str, Any]) -> Table:
     return _table(["predictor", *(heading for heading, _, _ in columns.values())], lines)
 
 
-def severity_table(found: Mapping[str, Any], clean: Mapping[str, Any]) -> Table:
+def severity_table(found: Mapping[str, Any], clean: Mapping[str, Predictor]) -> Table:
     """Accuracy in percent, clean and at each severity, averaged over the corruptions."""
     corrupted = found["corruption"]["predictors"]
     severities = list(corrupted["averaged"]["severities"])
     lines = [
         [
             name,
-            f"{100 * clean[name]['test']['accuracy']:.2f}",
+            f"{100 * clean[name].test['accuracy']:.2f}",
             *(f"{100 * corrupted[name]['severities'][s]['accuracy']:.2f}" for s in severities),
         ]
         for name in _names(found)

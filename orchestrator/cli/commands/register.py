@@ -15,7 +15,8 @@ from orchestrator.pipeline.cleanup import stored_experiment
 def run(arguments: argparse.Namespace) -> int:
     """Run the stages that are left, and print the results; the exit status."""
     with nothing_started():
-        tree = stored_experiment(run_storage(named_storage(arguments), arguments.run_id), arguments.run_id)
+        begun = stored_experiment(run_storage(named_storage(arguments), arguments.run_id), arguments.run_id)
+    tree = begun.resolved()
     tree["storage"] |= {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
     apply_overrides(tree, arguments.overrides)
     checked = check_experiment(build_experiment(tree), arguments.run_id, smoke=False)

@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(table(evidence.predictors))
     console.print()
     console.print(verdict(evidence.predictors), soft_wrap=True)
-    if model := evidence.summary.get("registered_model"):
-        console.print(f"Registered: models:/{model['name']}/{model['version']}", soft_wrap=True)
+    if model := evidence.summary.registered_model:
+        console.print(f"Registered: models:/{model.name}/{model.version}", soft_wrap=True)
     uri = resolve_tracking_uri(evidence.experiment["tracking"]["uri"], arguments.storage)
     client, standing = None, None
     try:
@@ -60,7 +60,7 @@ def _warn(error: TrackingError) -> None:
 def _connected(evidence: Evidence, uri: str) -> MlflowClient:
     """A client of the store that has the run; raises `TrackingError` where none has it or answers."""
     file = sqlite_file(uri)
-    if evidence.manifest["mlflow"].get("parent") is None or (file is not None and not file.is_file()):
+    if evidence.manifest.mlflow.get("parent") is None or (file is not None and not file.is_file()):
         raise TrackingError(f"{redacted(uri)} does not have this run")
     check_tracking(uri)
     return connect(uri)
@@ -68,13 +68,13 @@ def _connected(evidence: Evidence, uri: str) -> MlflowClient:
 
 def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> Standing | None:
     """What the registry says of the run's version today; None if it was not registered."""
-    model = evidence.summary.get("registered_model")
+    model = evidence.summary.registered_model
     if model is None:
         return None
     day = datetime.now(UTC).date().isoformat()
     try:
         with patient(uri), explained(uri, "read from"):
-            version = version_of(client, model["name"], str(model["version"]))
+            version = version_of(client, model.name, model.version)
     except NoSuchVersion:
         return Standing((), "not in the registry any more", day)
     return Standing(sorted(version.aliases), version.tags.get(PROMOTION_TAG, "no reason noted"), day)
@@ -84,6 +84,6 @@ def _refresh(client: MlflowClient, evidence: Evidence, page: str, uri: str, endp
     """The same page among the artifacts of the run's MLflow parent run; a warning where that cannot be."""
     try:
         with in_the_environment(environment(endpoint_url)), patient(uri), explained(uri, "write to"):
-            client.log_text(evidence.manifest["mlflow"]["parent"], page, REPORT)
+            client.log_text(evidence.manifest.mlflow["parent"], page, REPORT)
     except TrackingError as error:
         _warn(error)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import all_metrics, fit_temperature
 from ekd_train.persistence.networks import load_predictions
+from ekd_train.persistence.records import Cost
 from ekd_train.settings import Evaluation
-from ekd_train.workers.jobs import PREDICTIONS
+from orchestrator.pipeline.manifest_content import Evaluated, Predictor
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.average import averaged_student
 
 
-def evaluate(context: RunContext) -> dict[str, Any]:
+def evaluate(context: RunContext) -> Evaluated:
     """Predict in a worker group, measure here; the metrics of every predictor on both splits."""
     experiment = context.checked.experiment
     averaged_student(context)
     job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
     (record,) = context.wait([job])
-    tensors = load_predictions(context.checked.storage, PREDICTIONS, record["sha256"])
-    return {"predictors": measure(tensors, record["cost"]), "latency": record["latency"]}
+    tensors = load_predictions(context.checked.storage)
+    return Evaluated(predictors=measure(tensors, record.cost), latency=record.latency)
 
 
-def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, Cost]) -> dict[str, Predictor]:
     """Metrics of each predictor from its probabilities.
 
     Args:
@@ -37,13 +37,18 @@ def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, dict[str, Any]]) -
         For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
         `test` metrics, and `diversity` on test where it has several members.
     """
-    predictors: dict[str, Any] = {}
+    predictors = {}
     for name, price in cost.items():
         pooled = {split: tensors[f"{split}/{name}"].mean(0) for split in ("validation", "test")}
         temperature = fit_temperature(pooled["validation"], tensors["validation/labels"])
-        predictors[name] = {**price, "temperature": temperature}
-        for split, probs in pooled.items():
-            predictors[name][split] = all_metrics(probs, tensors[f"{split}/labels"], temperature)
-        if several := diversity(tensors[f"test/{name}"]):
-            predictors[name]["diversity"] = several
+        metrics = {
+            split: all_metrics(probs, tensors[f"{split}/labels"], temperature)
+            for split, probs in pooled.items()
+        }
+        predictors[name] = Predictor(
+            **price.model_dump(),
+            temperature=temperature,
+            **metrics,
+            diversity=diversity(tensors[f"test/{name}"]) or None,
+        )
     return predictors

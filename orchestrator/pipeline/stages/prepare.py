@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Any
 
+from orchestrator.pipeline.manifest_content import Prepared
 from orchestrator.pipeline.run_context import RunContext
 
 
-def prepare(context: RunContext) -> dict[str, Any]:
+def prepare(context: RunContext) -> Prepared:
     """Describe the run in MLflow; the data that it is trained on."""
     tags = {"ekd.command": shlex.join(["ekd", *sys.argv[1:]])}
     context.tracker.set_tags(context.tracker.run_id, tags)
     return describe(context)
 
 
-def describe(context: RunContext) -> dict[str, Any]:
+def describe(context: RunContext) -> Prepared:
     """Settings, code and data, as params, tags and data sets of the parent run; repeatable."""
     experiment, description = context.checked.experiment, context.checked.description
     tracker = context.tracker
@@ -26,7 +26,7 @@ def describe(context: RunContext) -> dict[str, Any]:
         tracker.run_id,
         {
             "ekd.result_hash": experiment.result_hash(),
-            "ekd.code_version": context.manifest.content["code_version"],
+            "ekd.code_version": context.manifest.content.code_version,
         },
     )
     for split in ("train", "validation", "test"):
@@ -34,9 +34,9 @@ def describe(context: RunContext) -> dict[str, Any]:
             tracker.run_id,
             experiment.data.name,
             experiment.data.root or experiment.data.name,
-            description["fingerprint"],
+            description.fingerprint,
             context=split,
-            image_shape=tuple(description["image_shape"]),
-            profile={"images": description[split], "classes": description["num_classes"]},
+            image_shape=description.image_shape,
+            profile={"images": getattr(description, split), "classes": description.num_classes},
         )
-    return {"data": description}
+    return Prepared(data=description)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from typing import Any
 
 from ekd_train.evaluation.bootstrap import Bootstrap, Interval
-from ekd_train.persistence.checkpoint import load_record
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
-from ekd_train.workers.jobs import PREDICTIONS
+from orchestrator.pipeline.manifest_content import Registered
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
 from orchestrator.pipeline.summary import summarise
@@ -30,7 +28,7 @@ LISTED = (*COMPARED, "ece")
 """Test metrics that a version has as tags, for lists of versions; card and run have all."""
 
 
-def register(context: RunContext) -> dict[str, Any]:
+def register(context: RunContext) -> Registered:
     """A pt2 version with lineage; `champion` moves only to a version that is better on validation.
 
     The workers are let go at the beginning. Waits `tracking.patience_s` for a tracking server that is
@@ -60,21 +58,20 @@ def _later(checked: Checked) -> str:
     return shlex.join(command + (["--endpoint-url", settings.endpoint_url] if settings.endpoint_url else []))
 
 
-def _register(context: RunContext) -> dict[str, Any]:
-    checked, manifest = context.checked, context.manifest
+def _register(context: RunContext) -> Registered:
+    checked, manifest = context.checked, context.manifest.content
     experiment = checked.experiment
-    summary = summarise(manifest.content)
-    trained = manifest.outputs("teachers") | manifest.outputs("control") | manifest.outputs("distil")
-    runs = {name: context.tracker.resolve(made["mlflow_run"]) for name, made in trained.items()}
+    summary = summarise(manifest)
+    runs = {name: context.tracker.resolve(made.mlflow_run or "") for name, made in manifest.trained.items()}
     lineage = lineage_tags(
         teacher_run_ids=[runs[run.name] for run in experiment.teacher_runs()],
-        data_fingerprint=manifest.content["data_fingerprint"],
-        experiment_hash=manifest.content["result_hash"],
-        code=manifest.content["code_version"],
+        data_fingerprint=manifest.data_fingerprint,
+        experiment_hash=manifest.result_hash,
+        code=manifest.code_version,
     )
     place = f"#/experiments/{context.tracker.experiment_id}/runs"
     links = {name: f"{place}/{run}" for name, run in {"parent": context.tracker.run_id, **runs}.items()}
-    averaged = summary["predictors"]["averaged"]
+    averaged = summary.predictors["averaged"]
     card = model_card(
         summary,
         experiment.resolved(),
@@ -90,32 +87,30 @@ def _register(context: RunContext) -> dict[str, Any]:
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
         tags={
-            **{f"ekd.test.{metric}": repr(float(averaged["test"][metric])) for metric in LISTED},
-            "ekd.macs": repr(averaged["macs"]),
-            "ekd.temperature": repr(float(averaged["temperature"])),
+            **{f"ekd.test.{metric}": repr(float(averaged.test[metric])) for metric in LISTED},
+            "ekd.macs": repr(averaged.macs),
+            "ekd.temperature": repr(float(averaged.temperature)),
             **_architecture_tags(experiment.student.architecture),
             **lineage,
             "ekd.run_id": checked.run_id,
         },
         description=fitted(card, MAX_DESCRIPTION_CHARACTERS),
-        validation_metrics={metric: averaged["validation"][metric] for metric in COMPARED},
+        validation_metrics={metric: averaged.validation[metric] for metric in COMPARED},
     )
     context.tracker.log_artifact_text(context.tracker.run_id, CARD, card)
-    return {
-        "name": version.name,
-        "version": version.version,
-        "aliases": list(version.aliases),
-        "promotion": version.promotion,
-        "uri": version.uri,
-        "archive_sha256": version.archive_sha256,
-    }
+    return Registered(
+        name=version.name,
+        version=version.version,
+        aliases=tuple(version.aliases),
+        promotion=version.promotion,
+        uri=version.uri,
+        archive_sha256=version.archive_sha256,
+    )
 
 
 def _to_control(context: RunContext) -> Interval:
     """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
-    storage = context.checked.storage
-    record = load_record(storage, f"{PREDICTIONS}.json")
-    tensors = load_predictions(storage, PREDICTIONS, record["sha256"])
+    tensors = load_predictions(context.checked.storage)
     probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
     bootstrap = Bootstrap(probs, tensors["test/labels"], resamples=RESAMPLES, seed=SEED)
     return bootstrap.difference("averaged", "control", "accuracy")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from ekd_train.persistence.checkpoint import load_record
+from ekd_train.persistence.networks import load_network_record
 from orchestrator.pipeline.manifest import REPORT, SUMMARY
+from orchestrator.pipeline.manifest_content import Reported
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.prepare import describe
@@ -15,24 +15,24 @@ from orchestrator.report import load_evidence, render
 from orchestrator.tracking import redacted
 
 
-def report(context: RunContext) -> dict[str, Any]:
+def report(context: RunContext) -> Reported:
     """`summary.json` and `report.html` in storage and as artifacts; results as metrics of the parent run."""
     manifest, tracker, storage = context.manifest, context.tracker, context.checked.storage
     summary = summarise(manifest.content)
-    storage.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    tracker.log_dict(tracker.run_id, SUMMARY, summary)
+    storage.write(SUMMARY, json.dumps(summary.to_json(), indent=2).encode())
+    tracker.log_dict(tracker.run_id, SUMMARY, summary.to_json())
     _tell_again(context)
     page = render(load_evidence(storage), tracking_uri=redacted(tracker.uri))
     storage.write(REPORT, page.encode())
     tracker.log_artifact_text(tracker.run_id, REPORT, page)
     metrics = {
         f"{split}/{name}/{metric}": value
-        for name, values in summary["predictors"].items()
-        for split in ("validation", "test")
-        for metric, value in values[split].items()
+        for name, values in summary.predictors.items()
+        for split, measured in (("validation", values.validation), ("test", values.test))
+        for metric, value in measured.items()
     }
     tracker.log_metrics(tracker.run_id, metrics, 0)
-    return {"summary": storage.uri(SUMMARY), "report": storage.uri(REPORT)}
+    return Reported(summary=storage.uri(SUMMARY), report=storage.uri(REPORT))
 
 
 def _tell_again(context: RunContext) -> None:
@@ -44,7 +44,7 @@ def _tell_again(context: RunContext) -> None:
     describe(context)
     for run in training_runs(context.checked.experiment):
         child = context.mlflow_run(run.name)
-        for record in load_record(context.checked.storage, f"networks/{run.name}.json")["history"]:
+        for record in load_network_record(context.checked.storage, run.name).history:
             values = {key: value for key, value in record.items() if key != "epoch"}
             tracker.log_metrics(child, values, int(record["epoch"]))
         tracker.finish(child, "FINISHED")

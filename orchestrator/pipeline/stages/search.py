@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
+from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.pool import trial_runs
@@ -15,7 +15,7 @@ from orchestrator.tuning.table import short_values, trials_table
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set
 
 
-def search(context: RunContext) -> dict[str, Any]:
+def search(context: RunContext) -> Searched:
     """Run the trials that have not ended; the best of all. Raises `RunFailed` if none has a result."""
     assert context.request is not None
     storage, request = context.checked.storage, context.request
@@ -36,12 +36,12 @@ def search(context: RunContext) -> dict[str, Any]:
         trials.forget_checkpoints(record)
     _publish(context, request, trials, best)
     context.stop_if_taken_over()
-    return {
-        "best": _outcome(best),
-        "pareto": [_outcome(record) for record in pareto_set(trials.trials)],
-        "trials": _counts(trials),
-        "seconds": round(budget.seconds, 3),
-    }
+    return Searched(
+        best=_outcome(best),
+        pareto=tuple(_outcome(record) for record in pareto_set(trials.trials)),
+        trials=_counts(trials),
+        seconds=round(budget.seconds, 3),
+    )
 
 
 def _run_trials(
@@ -100,26 +100,26 @@ def _keep_student(context: RunContext, best: TrialRecord) -> None:
     from ekd_train.models.build_network import build_network
     from ekd_train.persistence.checkpoint import Checkpoints
     from ekd_train.persistence.networks import find_network, identity, save_network
+    from ekd_train.persistence.records import NetworkRecord
     from ekd_train.workers.trial_runner import checkpoint_prefix
 
     checked = context.checked
     storage, description = checked.storage, checked.description
     (run,) = trial_runs(checked.experiment, best.values, 1)
-    key = identity(run, description["fingerprint"])
+    key = identity(run, description.fingerprint)
     found = Checkpoints(storage, checkpoint_prefix(best.name, 0), key).newest()
     if found is None or found.epoch < run.training.epochs or find_network(storage, run.name, key):
         return
-    keys = ("num_classes", "image_shape", "mean", "std")
-    network = build_network(run, **{k: description[k] for k in keys})
+    network = build_network(run, description)
     network.load_state_dict(found.best)
     state = found.record
-    record = {
-        "identity": key,
-        "best": state["best"],
-        "history": state["history"],
-        "seconds": state["seconds"],
-        "workers": checked.experiment.cluster.most_workers,
-    }
+    record = NetworkRecord(
+        identity=key,
+        best=state["best"],
+        history=state["history"],
+        seconds=state["seconds"],
+        workers=checked.experiment.cluster.most_workers,
+    )
     save_network(storage, run.name, network, record)
     context.view.say(f"{best.name} was trained in full: its network is the student")
 
@@ -140,15 +140,15 @@ def _tags(best: TrialRecord) -> dict[str, str]:
     return {f"ekd.search.best.{key}": str(value) for key, value in best.values.items()}
 
 
-def _outcome(record: TrialRecord) -> dict[str, Any]:
-    return {
-        "trial": record.name,
-        "values": record.values,
-        "score": record.quality[0],
-        "nll": -record.quality[1],
-        "epochs": record.epochs,
-        "cost": record.cost,
-    }
+def _outcome(record: TrialRecord) -> TrialOutcome:
+    return TrialOutcome(
+        trial=record.name,
+        values=record.values,
+        score=record.quality[0],
+        nll=-record.quality[1],
+        epochs=record.epochs,
+        cost=record.cost,
+    )
 
 
 def _counts(trials: TrialStore) -> dict[str, int]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ekd_train.settings import TrainingRun
+from orchestrator.pipeline.manifest_content import Trained, TrainedNetwork
 from orchestrator.pipeline.run_context import RunContext
 
 
-def train(context: RunContext, runs: Sequence[TrainingRun]) -> dict[str, Any]:
+def train(context: RunContext, runs: Sequence[TrainingRun]) -> Trained:
     """What the manifest keeps of each finished training run, by name."""
     return {
-        run.name: {
-            "mlflow_run": context.mlflow_run(run.name),
-            "weights_sha256": record["sha256"],
-            "best_epoch": int(record["best"]["epoch"]),
-            "validation_accuracy": record["best"]["averaged/accuracy"],
-            "train_seconds": round(record["seconds"], 3),
-            "workers": record["workers"],
-            "precision": record.get("precision"),  # None: of before it was recorded
-        }
+        run.name: TrainedNetwork(
+            mlflow_run=context.mlflow_run(run.name),
+            weights_sha256=record.sha256,
+            best_epoch=int(record.best["epoch"]),
+            validation_accuracy=record.best["averaged/accuracy"],
+            train_seconds=round(record.seconds, 3),
+            workers=record.workers,
+            precision=record.precision,
+        )
         for run, record in zip(runs, context.wait(runs), strict=True)
     }

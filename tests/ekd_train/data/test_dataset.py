@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ekd_train.data.dataset import Dataset, Split, channel_statistics, checked_split, describe
+from ekd_train.data.description import DataDescription
 from ekd_train.data.errors import DataError
 
 
@@ -41,12 +42,13 @@ def test_any_changed_pixel_label_split_or_name_changes_the_fingerprint():
     assert len({data.fingerprint for data in [base, *changed]}) == 6
 
 
-def test_the_description_is_plain_values():
+def test_the_description_says_what_is_known_without_the_images():
     facts = describe(dataset())
-    assert facts["train"] == 2
-    assert facts["image_shape"] == [3, 2, 2]
-    assert facts["num_classes"] == 2
-    assert facts["fingerprint"] == dataset().fingerprint
+    assert facts.train == 2
+    assert facts.image_shape == (3, 2, 2)
+    assert facts.num_classes == 2
+    assert facts.fingerprint == dataset().fingerprint
+    assert DataDescription.model_validate_json(facts.model_dump_json()) == facts
 
 
 def test_what_a_search_sees_has_no_test_images_and_the_same_fingerprint():

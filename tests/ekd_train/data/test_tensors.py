@@ -66,7 +66,7 @@ def test_on_a_cpu_the_tensors_are_the_arrays_memory(share):
 
 
 def test_training_data_has_everything_but_the_test_images():
-    assert set(TrainingData.__dataclass_fields__) == {"train", "validation", "num_classes", "mean", "std"}
-    training = place(dataset(), torch.device("cpu")).training
-    assert (training.num_classes, training.image_shape) == (3, (1, 8, 8))
-    assert (training.mean, training.std) == ((0.5,), (0.25,))
+    assert set(TrainingData.__dataclass_fields__) == {"train", "validation", "spec"}
+    spec = place(dataset(), torch.device("cpu")).training.spec
+    assert (spec.num_classes, spec.image_shape) == (3, (1, 8, 8))
+    assert (spec.mean, spec.std) == ((0.5,), (0.25,))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from training_runs import a_description
 
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
@@ -14,7 +15,7 @@ from ekd_train.models.branches import to_branches
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.networks import check_networks
 
-DIGITS = {"train": 200, "num_classes": 10, "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.4]}
+DIGITS = a_description(train=200, num_classes=10)
 
 
 @pytest.fixture

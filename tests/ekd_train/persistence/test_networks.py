@@ -2,25 +2,26 @@ import pytest
 import torch
 from training_runs import MemoryStore, label_run, student_run
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
 from ekd_train.persistence.networks import find_network, identity, load_network, load_weights, save_network
+from ekd_train.persistence.records import NetworkRecord
 
-DESCRIPTION = {"num_classes": 3, "image_shape": [1, 8, 8], "mean": [0.4], "std": [0.3], "fingerprint": "f"}
+SPEC = ImageSpec(num_classes=3, image_shape=(1, 8, 8), mean=(0.4,), std=(0.3,))
 RUN = student_run()
 
 
 def build(run) -> torch.nn.Module:
     torch.manual_seed(1)
-    described = {key: DESCRIPTION[key] for key in ("num_classes", "image_shape", "mean", "std")}
-    return build_network(run, **described)
+    return build_network(run, SPEC)
 
 
 @pytest.mark.parametrize("run", [label_run("student"), RUN, student_run("ekd"), student_run("kd")])
 def test_a_stored_network_predicts_as_before(run):
     store, network = MemoryStore(), build(run).eval()
-    save_network(store, run.name, network, {"identity": "i"})
-    again = load_network(store, run, DESCRIPTION)
+    save_network(store, run.name, network, NetworkRecord(identity="i"))
+    again = load_network(store, run, SPEC)
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(network(images), again(images))
     assert not again.training
@@ -28,7 +29,7 @@ def test_a_stored_network_predicts_as_before(run):
 
 def test_a_network_is_found_by_its_identity():
     store = MemoryStore()
-    record = save_network(store, "student", build(RUN), {"identity": "i", "seconds": 1.5})
+    record = save_network(store, "student", build(RUN), NetworkRecord(identity="i", seconds=1.5))
     assert find_network(store, "student", "i") == record
     assert find_network(store, "student", "j") is None
     assert find_network(store, "control", "i") is None
@@ -36,25 +37,25 @@ def test_a_network_is_found_by_its_identity():
 
 def test_weights_without_a_record_are_not_a_network():
     store = MemoryStore()
-    save_network(store, "student", build(RUN), {"identity": "i"})
+    save_network(store, "student", build(RUN), NetworkRecord(identity="i"))
     del store.objects["networks/student.json"]
     assert find_network(store, "student", "i") is None
 
 
 def test_the_record_is_written_after_the_weights():
     store = MemoryStore()
-    save_network(store, "student", build(RUN), {"identity": "i"})
+    save_network(store, "student", build(RUN), NetworkRecord(identity="i"))
     assert list(store.states[1]) == ["networks/student.safetensors"]
 
 
 def test_damaged_weights_are_not_found_and_not_loaded():
     store = MemoryStore()
-    save_network(store, "student", build(RUN), {"identity": "i"})
+    save_network(store, "student", build(RUN), NetworkRecord(identity="i"))
     key = "networks/student.safetensors"
     store.objects[key] = store.objects[key][:-1] + b"\x55"
     assert find_network(store, "student", "i") is None
     with pytest.raises(DamagedCheckpoint, match=key):
-        load_network(store, RUN, DESCRIPTION)
+        load_network(store, RUN, SPEC)
 
 
 def test_identity_depends_on_settings_teachers_and_data():
@@ -72,8 +73,7 @@ def test_identity_depends_on_settings_teachers_and_data():
 def test_the_averaged_student_loads_into_the_plain_architecture():
     store = MemoryStore()
     plain = averaged(build(RUN))
-    save_network(store, "averaged", plain, {"identity": "i"})
-    described = {key: DESCRIPTION[key] for key in ("num_classes", "image_shape", "mean", "std")}
-    loaded = load_weights(store, "averaged", build_plain(RUN.architecture, **described))
+    save_network(store, "averaged", plain, NetworkRecord(identity="i"))
+    loaded = load_weights(store, "averaged", build_plain(RUN.architecture, SPEC))
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded(images), plain.eval()(images))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from training_runs import (
-    CLASSES,
     MemoryStore,
+    a_description,
     checkpoints_in,
     label_run,
     made_up_data,
@@ -19,8 +19,8 @@ from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.subnetworks import Subnetworks
-from ekd_train.persistence.checkpoint import load_record
-from ekd_train.persistence.networks import identity, load_network, starting_weights
+from ekd_train.persistence.networks import identity, load_network, load_network_record, starting_weights
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Architecture, TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
 from ekd_train.training.reporter import Silent
@@ -41,13 +41,7 @@ STUDENTS = {
         ("ekd", "none"),
     )
 }
-DESCRIPTION = {
-    "num_classes": CLASSES,
-    "image_shape": [1, 8, 8],
-    "mean": [0.4],
-    "std": [0.3],
-    "fingerprint": "f",
-}
+DESCRIPTION = a_description()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def data() -> DeviceData:
     return DeviceData(made_up_data(), made_up_images(12, seed=3), DESCRIPTION)
 
 
-def do(job: TrainingRun, data: DeviceData, store: MemoryStore) -> dict:
+def do(job: TrainingRun, data: DeviceData, store: MemoryStore) -> NetworkRecord:
     return execute(job, data, store, Silent(), Workers())
 
 
@@ -72,13 +66,9 @@ def the_pruned(store: MemoryStore) -> torch.nn.Module:
     return prune_channels(load_network(store, UNPRUNED, DESCRIPTION), 0.5, (1, 8, 8)).eval()
 
 
-def described() -> dict:
-    return {key: DESCRIPTION[key] for key in ("num_classes", "image_shape", "mean", "std")}
-
-
 @pytest.mark.parametrize("run", [CONTROL, *STUDENTS.values()], ids=["control", *STUDENTS])
 def test_control_and_students_begin_as_the_pruned_network(run, store):
-    network = build_network(run, **described(), start=starting_weights(store, run, DESCRIPTION)).eval()
+    network = build_network(run, DESCRIPTION, start=starting_weights(store, run, DESCRIPTION)).eval()
     images = torch.rand(4, 1, 8, 8)
     expected = the_pruned(store)(images)
     if run.student is not None and run.student.method == "batch_ensemble":
@@ -101,7 +91,7 @@ def test_synchronised_batch_norms_are_pruned_like_others(data):
     unpruned = UNPRUNED.model_copy(update={"training": training})
     control = CONTROL.model_copy(update={"training": training, "starts_from": unpruned})
     for run in (unpruned, control):
-        assert do(run, data, store)["best"]
+        assert do(run, data, store).best
 
 
 @pytest.mark.slow
@@ -109,7 +99,7 @@ def test_synchronised_batch_norms_are_pruned_like_others(data):
 def test_every_method_trains_a_pruned_student_that_averages_to_the_pruned_shape(name, data, store):
     do(STUDENTS[name], data, store)
     plain = averaged(load_network(store, STUDENTS[name], DESCRIPTION))
-    wanted = build_plain(PRUNED, **described()).state_dict()
+    wanted = build_plain(PRUNED, DESCRIPTION).state_dict()
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in wanted.items()}
 
 
@@ -121,8 +111,8 @@ def test_a_cut_in_a_pruned_run_costs_not_a_bit(run, data, store):
     for state in store.states[begun - 1 : -1]:
         cut = MemoryStore(state)
         again = do(run, data, cut)
-        assert again["sha256"] == whole["sha256"]
-        assert again["history"] == whole["history"]
+        assert again.sha256 == whole.sha256
+        assert again.history == whole.history
 
 
 def test_what_a_run_starts_from_and_its_share_are_part_of_its_identity():
@@ -146,7 +136,7 @@ def test_a_trial_starts_where_the_run_would(data, store):
     bench = TrialRunner(made, DESCRIPTION, store)
     record = bench.step(TrialStep(name="trial-0000", runs=(run,), after=0), Silent())
     do(run, data, store)
-    first = load_record(store, "networks/student.json")["history"][0]
+    first = load_network_record(store, "student").history[0]
     assert record["train/loss"] == pytest.approx(first["train/loss"], rel=1e-6)
     assert record["averaged/accuracy"] == first["averaged/accuracy"]
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from training_runs import label_run, made_up_data, student_run, untrained_teachers, with_training
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.branches import Branched
 from ekd_train.models.build_network import averaged, build_network, member_logits
@@ -9,12 +10,12 @@ from ekd_train.objectives import build_objective
 from ekd_train.settings import Distillation
 from ekd_train.training.trainee import build_trainee
 
-SHAPE = {"num_classes": 3, "image_shape": (1, 8, 8)}
+SPEC = ImageSpec(num_classes=3, image_shape=(1, 8, 8))
 
 
 def build(run) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_network(run, **SHAPE)
+    return build_network(run, SPEC)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from training_runs import (
     CLASSES,
     MemoryStore,
+    a_description,
     label_run,
     made_up_data,
     made_up_images,
@@ -17,11 +18,12 @@ from ekd_train.data.tensors import DeviceData
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
-from ekd_train.persistence.networks import load_network, save_network
+from ekd_train.persistence.networks import PREDICTIONS, load_network, save_network
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import precision_on
-from ekd_train.workers.jobs import PREDICTIONS, execute
+from ekd_train.workers.jobs import execute
 
 STUDENT = student_run("latent_be", "tdiv_sdiv", epochs=1)
 CONTROL = label_run("control", epochs=1)
@@ -38,17 +40,10 @@ class Forbidden:
 @pytest.fixture
 def data() -> DeviceData:
     made = made_up_data()
-    described = {
-        "num_classes": CLASSES,
-        "image_shape": list(made.image_shape),
-        "mean": list(made.mean),
-        "std": list(made.std),
-        "fingerprint": "abc",
-    }
-    return DeviceData(made, made_up_images(12, seed=3), described)
+    return DeviceData(made, made_up_images(12, seed=3), a_description(fingerprint="abc"))
 
 
-def do(job, data, store) -> tuple[dict[str, Any], Silent]:
+def do(job, data, store) -> tuple[Any, Silent]:
     reporter = Silent()
     return execute(job, data, store, reporter, Workers()), reporter
 
@@ -60,8 +55,8 @@ def networks(store: MemoryStore) -> dict[str, bytes]:
 def train_all(data: DeviceData, store: MemoryStore) -> None:
     for run in (*STUDENT.teachers, CONTROL, STUDENT):
         do(run, data, store)
-    student = load_network(store, STUDENT, dict(data.description))
-    save_network(store, "averaged", averaged(student), {"identity": "x"})
+    student = load_network(store, STUDENT, data.description)
+    save_network(store, "averaged", averaged(student), NetworkRecord(identity="x"))
 
 
 def test_training_never_touches_the_test_images(data):
@@ -118,26 +113,26 @@ def test_a_network_of_other_settings_is_not_taken_for_this_one(other: TrainingRu
     found, reporter = do(TEACHER, data, store)
     fresh, _ = do(TEACHER, data, MemoryStore())
     assert reporter.records
-    assert found["sha256"] == fresh["sha256"]
+    assert found.sha256 == fresh.sha256
 
 
 def test_a_network_of_other_data_is_not_taken_for_this_one(data):
     store = MemoryStore()
     do(TEACHER, data, store)
-    other = DeviceData(data.training, data.test, {**data.description, "fingerprint": "xyz"})
+    other = DeviceData(data.training, data.test, a_description(fingerprint="xyz"))
     assert do(TEACHER, other, store)[1].records
 
 
 def test_the_record_tells_how_the_network_came_about(data):
     store = MemoryStore()
     record, _ = do(TEACHER, data, store)
-    assert record["workers"] == 1
-    assert record["seconds"] > 0
-    assert record["precision"] == precision_on(TEACHER.training.speed, torch.device("cpu"))
-    assert record["best"] in record["history"]
+    assert record.workers == 1
+    assert record.seconds > 0
+    assert record.precision == precision_on(TEACHER.training.speed, torch.device("cpu"))
+    assert record.best in record.history
     stored = json.loads(store.objects["networks/teacher-0.json"])["record"]
-    assert stored == record
-    assert load_tensors(store, "networks/teacher-0.safetensors", record["sha256"])
+    assert NetworkRecord.parse(stored, "") == record
+    assert load_tensors(store, "networks/teacher-0.safetensors", record.sha256)
 
 
 @pytest.mark.slow
@@ -145,9 +140,9 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     store = MemoryStore()
     train_all(data, store)
     record, _ = do(Evaluation(control=CONTROL, student=STUDENT), data, store)
-    tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record["sha256"])
+    tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record.sha256)
     members = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": 2, "members": 2, "averaged": 1}
-    assert set(record["cost"]) == set(members)
+    assert set(record.cost) == set(members)
     for split, images in (("validation", data.training.validation), ("test", data.test)):
         assert torch.equal(tensors[f"{split}/labels"], images.labels)
         for name, count in members.items():
@@ -156,4 +151,4 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
             torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:2]))
         both = torch.cat([tensors[f"{split}/teacher/{i}"] for i in range(2)])
         torch.testing.assert_close(tensors[f"{split}/ensemble"], both)
-    assert record["cost"]["averaged"]["macs"] == record["cost"]["control"]["macs"]
+    assert record.cost["averaged"].macs == record.cost["control"].macs

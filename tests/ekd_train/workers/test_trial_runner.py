@@ -100,7 +100,7 @@ def test_a_trial_is_the_training_run_bit_for_bit(
     )
     assert [r["train/loss"] for r in records] == [r["train/loss"] for r in trained.history]
     assert records[-1]["score"] == max(r["averaged/accuracy"] for r in trained.history)
-    key = identity(run, world["description"]["fingerprint"])
+    key = identity(run, world["description"].fingerprint)
     stored = Checkpoints(store, checkpoint_prefix("trial-0000", 0), key).newest()
     assert stored is not None
     for name, value in trained.network.state_dict().items():

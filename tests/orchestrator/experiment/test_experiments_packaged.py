@@ -18,9 +18,10 @@ from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.networks import load_network, load_predictions, save_network
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
 from ekd_train.training.reporter import Silent
-from ekd_train.workers.jobs import PREDICTIONS, execute
+from ekd_train.workers.jobs import execute
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
@@ -180,16 +181,19 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
         return execute(job, data, storage, Silent(), Workers())
 
     for run in experiment.training_runs():
-        assert [record["epoch"] for record in do(run)["history"]] == [1, 2]
+        assert [record["epoch"] for record in do(run).history] == [1, 2]
     student = experiment.student_run()
     save_network(
-        storage, "averaged", averaged(load_network(storage, student, description)), {"identity": "x"}
+        storage,
+        "averaged",
+        averaged(load_network(storage, student, description)),
+        NetworkRecord(identity="x"),
     )
     evaluated = do(Evaluation(control=experiment.control_run(), student=student))
-    assert evaluated["cost"]["averaged"]["params"] == evaluated["cost"]["control"]["params"]
-    tensors = load_predictions(storage, PREDICTIONS, evaluated["sha256"])
-    for values in measure(tensors, evaluated["cost"]).values():
-        assert all(map(math.isfinite, values["test"].values()))
+    assert evaluated.cost["averaged"].params == evaluated.cost["control"].params
+    tensors = load_predictions(storage)
+    for values in measure(tensors, evaluated.cost).values():
+        assert all(map(math.isfinite, values.test.values()))
 
 
 @pytest.mark.slow

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_runs import a_description
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.export import formats as module
 from orchestrator.export.formats import Source, export_network, format_of
 from orchestrator.export.source import from_run
+from orchestrator.pipeline.manifest import Manifest
 from orchestrator.registry import ExportError, weights_sha256
 from orchestrator.storage import open_storage
 
@@ -40,13 +44,13 @@ def a_student(architecture=WRN, shape=SHAPE):
 
 def a_source(network, architecture=WRN, shape=SHAPE):
     normalise = network.normalise
-    data = {
-        "num_classes": 4,
-        "image_shape": shape,
-        "mean": normalise.mean.flatten().tolist(),
-        "std": normalise.std.flatten().tolist(),
-    }
-    return Source(network, weights_sha256(network), "here", architecture, data)
+    spec = ImageSpec(
+        num_classes=4,
+        image_shape=shape,
+        mean=normalise.mean.flatten().tolist(),
+        std=normalise.std.flatten().tolist(),
+    )
+    return Source(network, weights_sha256(network), "here", architecture, spec)
 
 
 @pytest.fixture
@@ -266,14 +270,12 @@ def leave_run(folder, architecture, student, shape=SHAPE):
 
     storage = open_storage(str(folder))
     experiment = build_experiment({"name": "x", "student": {"architecture": architecture}})
-    storage.write("experiment.json", json.dumps(experiment.resolved()).encode())
-    data = json.loads(json.dumps(a_source(student, shape=shape).data))
-    stages = {
-        "prepare": {"outputs": {"data": data}},
-        "average": {"outputs": {"weights_sha256": weights_sha256(student)}},
-    }
-    storage.write("manifest.json", json.dumps({"stages": stages}).encode())
-    save_network(storage, "averaged", student, {"identity": "x"})
+    spec = a_source(student, shape=shape).spec
+    manifest = Manifest.open(storage, experiment, "x", "f", "code")
+    manifest.finish("prepare", 1.0, {"data": a_description(**spec.model_dump())})
+    made = {"network": "networks/averaged", "weights_sha256": weights_sha256(student)}
+    manifest.finish("average", 1.0, made)
+    save_network(storage, "averaged", student, NetworkRecord(identity="x"))
     return storage
 
 
@@ -284,7 +286,7 @@ def run(student, tmp_path):
 
 def test_a_run_is_exported_from_its_storage_alone(run, student, images):
     source = from_run(run)
-    assert source.image_shape == SHAPE
+    assert source.spec.image_shape == SHAPE
     assert torch.equal(source.network(images), student(images))
 
 
@@ -293,13 +295,15 @@ def test_weights_that_were_changed_since_are_not_exported(run, student):
 
     with torch.no_grad():
         student.network.linear.bias.add_(1)
-    save_network(run, "averaged", student, {"identity": "x"})
+    save_network(run, "averaged", student, NetworkRecord(identity="x"))
     with pytest.raises(ExportError, match="SHA-256"):
         from_run(run)
 
 
 def test_a_run_without_an_averaged_student_is_wrong_input(run):
-    run.write("manifest.json", json.dumps({"stages": {}}).encode())
+    content = json.loads(run.read("manifest.json"))
+    del content["stages"]["average"]
+    run.write("manifest.json", json.dumps(content).encode())
     with pytest.raises(ExperimentError, match="no averaged student"):
         from_run(run)
 

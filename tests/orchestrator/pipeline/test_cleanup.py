@@ -1,13 +1,14 @@
 """`ekd clean` removes what a finished run no longer needs, and nothing else."""
 
-import json
 import time
 
 import pytest
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run, stored_experiment
 from orchestrator.pipeline.lease import LEASE, this_process
+from orchestrator.pipeline.manifest import Manifest
 from orchestrator.storage import open_storage
 
 KEPT = [
@@ -33,12 +34,11 @@ def make(storage, run_id, status, stages=()):
     run = storage.child(run_id)
     for key in (*KEPT, *DROPPED):
         run.write(key, b"{}")
-    manifest = {
-        "status": status,
-        "stages": {stage: {"outputs": {}} for stage in stages},
-        "updated": time.time(),
-    }
-    run.write("manifest.json", json.dumps(manifest).encode())
+    run.delete("manifest.json")
+    manifest = Manifest.open(run, load_experiment("digits"), run_id, "fingerprint", "code")
+    for stage in stages:
+        manifest.finish(stage, 1.0, {"predictors": {}} if stage == "evaluate" else {})
+    manifest.set(status=status)
     return run
 
 
@@ -73,7 +73,9 @@ def test_a_run_whose_manifest_is_damaged_can_be_removed(storage):
 def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
     run = make(storage, "a", "running")
     # Renewed long ago by the clock of its host, which is slow: what counts is that the driver lives.
-    run.write(LEASE, json.dumps(this_process() | {"token": "t", "since": time.time() - 1000}).encode())
+    run.write(
+        LEASE, this_process("t").model_copy(update={"since": time.time() - 1000}).model_dump_json().encode()
+    )
     with pytest.raises(ExperimentError, match="is being run"):
         remove_run(storage, run, "a", print)
     run.delete(LEASE)
@@ -88,5 +90,4 @@ def test_only_a_measured_run_can_be_registered_later(storage):
     with pytest.raises(ExperimentError, match="not trained and measured yet"):
         stored_experiment(run, "a")
     run = make(storage, "b", "failed", stages=["teachers", "evaluate"])
-    run.write("experiment.json", b'{"name": "digits"}')
-    assert stored_experiment(run, "b") == {"name": "digits"}
+    assert stored_experiment(run, "b") == load_experiment("digits")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.pipeline import lease as lease_module
-from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, is_gone, this_process
+from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, holder_in, this_process
 from orchestrator.storage import Conflict, StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -23,10 +23,10 @@ def storage(tmp_path) -> LocalStorage:
     return LocalStorage(tmp_path)
 
 
-def put_owner(storage: LocalStorage, **changes) -> dict:
-    owner = this_process() | {"token": "another", "since": time.time()} | changes
-    storage.write(LEASE, json.dumps(owner).encode())
-    return owner
+def put_holder(storage: LocalStorage, **changes) -> dict:
+    holder = this_process().model_dump() | {"token": "another", "since": time.time()} | changes
+    storage.write(LEASE, json.dumps(holder).encode())
+    return holder
 
 
 def eventually(holds, seconds: float = 300.0) -> bool:
@@ -44,9 +44,9 @@ def test_a_second_driver_is_refused_with_the_first_ones_name(storage):
         Lease(storage).acquire()
 
 
-def test_time_in_which_the_store_was_away_is_not_held_against_the_owner(storage, monkeypatch):
-    """An owner that could not renew either renews as soon as the store is back."""
-    put_owner(storage, host="elsewhere", boot="b", pids="p")
+def test_time_in_which_the_store_was_away_is_not_held_against_the_holder(storage, monkeypatch):
+    """A holder that could not renew either renews as soon as the store is back."""
+    put_holder(storage, host="elsewhere", boot="b", pids="p")
     waiter, reads = Lease(storage, lease_s=1.0, renew_s=0.2), []
     read, clock = LocalStorage.read_versioned, SimpleNamespace(now=0.0)
 
@@ -58,7 +58,7 @@ def test_time_in_which_the_store_was_away_is_not_held_against_the_owner(storage,
         if len(reads) == 2:
             sleep(1.5)
         if len(reads) == 4:
-            put_owner(storage, host="elsewhere", boot="b", pids="p", since=time.time() + 1)
+            put_holder(storage, host="elsewhere", boot="b", pids="p", since=time.time() + 1)
         return read(self, key)
 
     monkeypatch.setattr(LocalStorage, "read_versioned", read_slowly)
@@ -79,7 +79,7 @@ def test_a_run_that_was_given_up_is_free(storage):
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_run_whose_driver_was_killed_on_this_host_is_taken_over_at_once(storage, reaped):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    put_owner(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    put_holder(storage, pid=process.pid, started=lease_module._start_of(process.pid))
     with pytest.raises(LeaseHeld):
         Lease(storage).acquire()
     process.kill()
@@ -91,14 +91,14 @@ def test_a_run_whose_driver_was_killed_on_this_host_is_taken_over_at_once(storag
     process.communicate()
 
 
-def test_a_process_id_that_another_process_has_now_is_no_owner(storage):
-    put_owner(storage, started="1")
+def test_a_process_id_that_another_process_has_now_is_no_holder(storage):
+    put_holder(storage, started="1")
     Lease(storage).acquire().release()
 
 
 @pytest.mark.parametrize("where", ["host", "boot", "pids"])
 def test_elsewhere_the_lease_is_waited_for_and_then_taken_over(storage, where):
-    put_owner(storage, **{where: "elsewhere"}, pid=2**22 + 1)
+    put_holder(storage, **{where: "elsewhere"}, pid=2**22 + 1)
     said: list[str] = []
     began = time.monotonic()
     with Lease(storage, **QUICK).acquire(said.append):
@@ -108,23 +108,23 @@ def test_elsewhere_the_lease_is_waited_for_and_then_taken_over(storage, where):
 
 
 def test_elsewhere_a_driver_that_renews_is_refused(storage):
-    owner = put_owner(storage, host="elsewhere")
+    holder = put_holder(storage, host="elsewhere")
 
     class Renewed(LocalStorage):
         def read_versioned(self, key):
-            owner["since"] += 1
-            storage.write(LEASE, json.dumps(owner).encode())
+            holder["since"] += 1
+            storage.write(LEASE, json.dumps(holder).encode())
             return super().read_versioned(key)
 
     with pytest.raises(LeaseHeld, match="on elsewhere"):
         Lease(Renewed(storage.folder), **QUICK).acquire()
 
 
-def test_without_proc_a_dead_owner_is_waited_for_not_refused_for_ever(storage, monkeypatch):
+def test_without_proc_a_dead_holder_is_waited_for_not_refused_for_ever(storage, monkeypatch):
     # Other systems than Linux: nothing is known about the processes of this host.
     monkeypatch.setattr(lease_module, "_read_text", lambda path: "")
     monkeypatch.setattr(lease_module, "_pid_namespace", lambda: "")
-    put_owner(storage, pid=2**22 + 1)
+    put_holder(storage, pid=2**22 + 1)
     Lease(storage, **QUICK).acquire().release()
 
 
@@ -142,7 +142,7 @@ def test_the_lease_is_renewed_while_the_driver_lives(storage):
 
 def test_a_driver_notices_that_another_has_taken_over_and_leaves_that_lease_alone(storage):
     with Lease(storage, **QUICK).acquire() as mine:
-        put_owner(storage, host="elsewhere", pid=77)
+        put_holder(storage, host="elsewhere", pid=77)
         assert eventually(lambda: mine.lost is not None)
         assert mine.lost == "process 77 on elsewhere"
     assert storage.exists(LEASE)
@@ -150,7 +150,7 @@ def test_a_driver_notices_that_another_has_taken_over_and_leaves_that_lease_alon
 
 def test_a_takeover_that_was_not_noticed_yet_is_left_alone_too(storage):
     mine = Lease(storage, lease_s=60, renew_s=60).acquire()
-    put_owner(storage, host="elsewhere")
+    put_holder(storage, host="elsewhere")
     mine.release()
     assert storage.exists(LEASE)
 
@@ -207,12 +207,14 @@ def test_of_several_that_take_a_run_at_once_exactly_one_wins(tmp_path):
         process.kill()
         process.join()
     assert len(winners) == 1
-    assert is_gone(json.loads(LocalStorage(tmp_path).read(LEASE)))
+    holder = holder_in(LocalStorage(tmp_path).read(LEASE))
+    assert holder is not None
+    assert holder.has_ended
 
 
-def test_a_stopped_process_is_still_an_owner(storage):
+def test_a_stopped_process_is_still_a_holder(storage):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    put_owner(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    put_holder(storage, pid=process.pid, started=lease_module._start_of(process.pid))
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(LeaseHeld):
         Lease(storage).acquire()

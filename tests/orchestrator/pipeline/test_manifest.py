@@ -5,8 +5,14 @@ import pytest
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, Manifest, read_run
+from orchestrator.pipeline.manifest_content import Registered, TrainedNetwork
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
+
+TEACHER = TrainedNetwork(
+    weights_sha256="a", best_epoch=3, validation_accuracy=0.5, train_seconds=1.5, workers=1
+)
+REGISTERED = Registered(name="m", version="1", aliases=("champion",), promotion="first", uri="models:/m/1")
 
 
 @pytest.fixture
@@ -19,19 +25,19 @@ def begin(storage, *overrides, fingerprint="f" * 64) -> Manifest:
 
 
 def test_what_is_done_is_remembered(storage):
-    begin(storage).finish("teachers", 1.23456, {"teacher-0": {"best_epoch": 3}})
+    begin(storage).finish("teachers", 1.23456, {"teacher-0": TEACHER})
     again = begin(storage)
     assert again.done("teachers")
     assert not again.done("control")
-    assert again.outputs("teachers") == {"teacher-0": {"best_epoch": 3}}
-    assert again.content["stages"]["teachers"]["seconds"] == 1.235
+    assert again.content.teachers == {"teacher-0": TEACHER}
+    assert again.content.stages["teachers"].seconds == 1.235
 
 
 def test_a_driver_that_was_overtaken_cannot_undo_what_its_successor_did(storage):
     overtaken = begin(storage)
     begin(storage).finish("teachers", 1.0, {})
     with pytest.raises(StorageError, match="another driver has taken this run over"):
-        overtaken.finish("prepare", 1.0, {})
+        overtaken.finish("control", 1.0, {})
     with pytest.raises(StorageError, match="another driver"):
         overtaken.set(status="failed")
     assert begin(storage).done("teachers")
@@ -39,12 +45,12 @@ def test_a_driver_that_was_overtaken_cannot_undo_what_its_successor_did(storage)
 
 def test_the_mlflow_runs_of_an_earlier_start_are_remembered(storage):
     begin(storage).note_mlflow_run("parent", "abc")
-    assert begin(storage).content["mlflow"] == {"parent": "abc"}
+    assert begin(storage).content.mlflow == {"parent": "abc"}
 
 
 def test_the_time_of_creation_stays(storage):
-    created = begin(storage).content["created"]
-    assert begin(storage).content["created"] == created
+    created = begin(storage).content.created
+    assert begin(storage).content.created == created
 
 
 @pytest.mark.parametrize(
@@ -100,12 +106,50 @@ def test_a_damaged_manifest_is_named(storage, content):
         begin(storage)
 
 
-def test_a_manifest_of_another_format_is_refused(storage):
+def rewrite(storage, key=MANIFEST, **changes) -> None:
+    storage.write(key, json.dumps(json.loads(storage.read(key)) | changes).encode())
+
+
+def test_a_manifest_of_a_newer_format_is_refused(storage):
     begin(storage)
-    content = json.loads(storage.read(MANIFEST)) | {"format": 99}
-    storage.write(MANIFEST, json.dumps(content).encode())
-    with pytest.raises(ExperimentError, match="format 99 is of another version of ekd"):
+    rewrite(storage, format=99)
+    with pytest.raises(ExperimentError, match=r"manifest\.json: format 99 is of a newer version .* use that"):
         begin(storage)
+
+
+def test_outputs_of_another_kind_are_named(storage):
+    begin(storage)
+    rewrite(storage, stages={"average": {"seconds": 1, "outputs": {"network": "n", "weights_sha256": 3}}})
+    with pytest.raises(ExperimentError, match=r"manifest\.json: stages: average: weights_sha256: .*string"):
+        begin(storage)
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_refused_with_what_to_do(storage):
+    begin(storage).finish("control", 1.0, {})
+    rewrite(storage, format=1)
+    with pytest.raises(
+        ExperimentError, match=r"run mine .*earlier version.*\(code code\).*finish it with that"
+    ):
+        begin(storage)
+
+
+def test_a_measured_run_of_an_earlier_version_goes_on_as_what_it_is(storage):
+    begin(storage).finish("evaluate", 1.0, {"predictors": {}})
+    rewrite(storage, format=1)
+    begin(storage).finish("register", 1.0, REGISTERED)
+    assert begin(storage).content.registered == REGISTERED
+    assert json.loads(storage.read(MANIFEST))["format"] == 1
+
+
+def test_settings_that_an_earlier_version_did_not_know_are_not_held_against_a_run(storage):
+    begin(storage).finish("control", 1.0, {})
+    tree = json.loads(storage.read(EXPERIMENT))
+    del tree["student"]["select_by"]
+    del tree["distillation"]["assignment"]
+    storage.write(EXPERIMENT, json.dumps(tree).encode())
+    assert begin(storage).done("control")
+    with pytest.raises(ExperimentError, match=r"another student\.select_by;"):
+        begin(storage, "student.select_by=members")
 
 
 def test_the_resolved_experiment_lies_beside_it(storage):
@@ -114,12 +158,12 @@ def test_the_resolved_experiment_lies_beside_it(storage):
 
 
 def test_after_a_search_the_experiment_of_a_run_is_its_best_trials(storage):
-    begin(storage).finish("average", 1.0, {})
+    begin(storage).finish("average", 1.0, {"network": "networks/averaged", "weights_sha256": "a"})
     _, pool = read_run(storage, "average")
-    assert (len(pool["teachers"]), pool["teachers"][0]["count"]) == (1, 4)
+    assert [group.count for group in pool.teachers] == [4]
     values = {"distillation.temperature": 7.0, "student.members": 2}
-    begin(storage).finish("search", 1.0, {"best": {"values": values}})
+    begin(storage).finish("search", 1.0, {"best": {"trial": "trial-0001", "values": values, "score": 0.9}})
     _, best = read_run(storage, "average")
-    assert best["distillation"]["temperature"] == 7.0
-    assert best["student"]["members"] == best["teachers"][0]["count"] == 2
+    assert best.distillation.temperature == 7.0
+    assert best.student.members == best.teachers[0].count == 2
     assert begin(storage).done("search"), "the run is continued as what it was begun with"

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld
 from orchestrator.pipeline.manifest import MANIFEST, Manifest
+from orchestrator.pipeline.manifest_content import Registered
 from orchestrator.pipeline.order import SEARCH, Stage
 from orchestrator.pipeline.run_context import RunFailed
 from orchestrator.pipeline.stages.register import register
@@ -49,7 +51,7 @@ def checked(tmp_path) -> Any:
         run_id="mine",
         storage=LocalStorage(tmp_path),
         tracking_uri="sqlite:///unused",
-        description={"fingerprint": "f" * 64},
+        description=a_description(fingerprint="f" * 64),
     )
 
 
@@ -78,8 +80,8 @@ def test_stages_run_in_order_once_and_are_skipped_afterwards(checked, tracker):
     work = {name: stage(name) for name in ("one", "two")}
     run(checked, work)
     assert (seen, tracker.closed) == (["one", "two"], ["FINISHED"])
-    assert manifest(checked).content["status"] == "done"
-    assert manifest(checked).outputs("two") == {"made": "two"}
+    assert manifest(checked).content.status == "done"
+    assert manifest(checked).content.stages["two"].outputs == {"made": "two"}
     run(checked, work)
     assert seen == ["one", "two"]
     assert tracker.closed == ["FINISHED"]
@@ -91,12 +93,13 @@ def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tra
 
     def look(context):
         distillation = context.checked.experiment.distillation
-        seen.append((distillation.temperature, context.manifest.content["result_hash"]))
+        seen.append((distillation.temperature, context.manifest.content.result_hash))
         return {}
 
     checked = Checked(**vars(checked), dataset=None, capacity=local_capacity())
     request = SearchRequest(space=load_space("student"))
-    found = {"best": {"values": {"distillation.temperature": 2.5}}}
+    best_trial = {"trial": "trial-0001", "values": {"distillation.temperature": 2.5}, "score": 0.9}
+    found = {"best": best_trial}
     work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
     stages = [Stage(name) for name in work]
     with pytest.raises(RunFailed, match="cut off"):
@@ -115,7 +118,7 @@ def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback
     assert "Traceback (most recent call last)" in log.read_text()
     assert "KeyError: 'boom'" in log.read_text()
     assert tracker.closed == ["FAILED"]
-    assert manifest(checked).content["status"] == "failed"
+    assert manifest(checked).content.status == "failed"
     assert not checked.storage.exists(LEASE)
 
 
@@ -134,7 +137,7 @@ def test_a_tracker_that_cannot_be_opened_fails_the_run(checked, monkeypatch):
     monkeypatch.setattr(pipeline.Tracker, "open", refuse)
     with pytest.raises(RunFailed, match="KeyError: 'schema'"):
         run(checked, {"one": lambda context: {}})
-    assert manifest(checked).content["status"] == "failed"
+    assert manifest(checked).content.status == "failed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -152,7 +155,7 @@ def test_a_signal_interrupts_the_run(checked, tracker, number):
     finally:
         signal.signal(number, before)
     assert tracker.closed == ["KILLED"]
-    assert manifest(checked).content["status"] == "interrupted"
+    assert manifest(checked).content.status == "interrupted"
     assert not checked.storage.exists(LEASE)
 
 
@@ -177,7 +180,7 @@ def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, 
     with pytest.raises(RunFailed, match=r"^the reason$"):
         run(checked, {"one": failing(RunFailed("the reason"))})
     assert "WARNING: the journal's disk is full" in capsys.readouterr().err
-    assert manifest(checked).content["status"] == "failed"
+    assert manifest(checked).content.status == "failed"
 
 
 def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tracker):
@@ -191,13 +194,16 @@ def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tra
     with pytest.raises(RunFailed, match="process 7 on elsewhere has taken this run over"):
         run(checked, {"one": taken_over, "two": never})
     assert tracker.closed == []
-    assert manifest(checked).content["status"] == "running"
+    assert manifest(checked).content.status == "running"
 
 
 def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
     with Lease(checked.storage).acquire(), pytest.raises(LeaseHeld):
         run(checked, {"one": failing(AssertionError())})
     assert not checked.storage.exists(MANIFEST)
+
+
+REGISTERED = Registered(name="m", version="1", aliases=(), promotion="", uri="models:/m/1")
 
 
 class FakeWorkers:
@@ -222,7 +228,7 @@ def registered_after(workers, monkeypatch, checked):
 
     def away(context):
         assert workers.ended.wait(300)
-        return {"registered": True}
+        return REGISTERED
 
     monkeypatch.setattr("orchestrator.pipeline.stages.register._register", away)
     return run(checked, {"train": train, "register": register})
@@ -234,7 +240,7 @@ def test_workers_are_let_go_before_a_tracking_server_that_is_away_is_waited_for(
     left = []
     monkeypatch.setattr(ray_session, "stop_ray", lambda: left.append(threading.current_thread()))
     done = registered_after(FakeWorkers(), monkeypatch, checked)
-    assert done.outputs("register") == {"registered": True}
+    assert done.content.registered == REGISTERED
     assert left == [threading.main_thread()]  # Ray may end the process if another thread leaves it
 
 
@@ -243,5 +249,5 @@ def test_workers_that_do_not_end_are_a_warning_and_the_student_is_registered(
 ):
     monkeypatch.setattr(ray_session, "stop_ray", lambda: pytest.fail("workers are still there"))
     done = registered_after(FakeWorkers(RuntimeError("the head is gone")), monkeypatch, checked)
-    assert done.outputs("register") == {"registered": True}
+    assert done.content.registered == REGISTERED
     assert "the head is gone" in capfd.readouterr().err

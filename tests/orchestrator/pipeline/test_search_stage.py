@@ -39,7 +39,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     checked = SimpleNamespace(
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),
-        description={},
+        description=None,
         dataset=SimpleNamespace(without_test_images=lambda: None),
     )
     view = View.open("test", [], "nowhere")

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
@@ -26,7 +27,7 @@ def begin(storage, run_id="mine", *, stages=(), status="running"):
     run = storage.child(run_id)
     manifest = Manifest.open(run, load_experiment("digits"), run_id, "fingerprint", "code")
     for stage in stages:
-        manifest.finish(stage, 1.0, {})
+        manifest.finish(stage, 1.0, {"data": a_description()} if stage == "prepare" else {})
     manifest.set(status=status)
     return run
 
@@ -96,13 +97,18 @@ DAMAGE = {
     "empty": b"",
     "a list": b"[]",
     "another tool's": b'{"name": "something else"}',
-    "another version's": b'{"format": 99, "run_id": "a", "experiment": "b", "stages": {}, "updated": 1}',
+    "a newer version's": b'{"format": 99, "run_id": "a", "experiment": "b", "stages": {}, "updated": 1}',
+    "with a stage that made something else": None,
 }
 
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_manifest_that_cannot_be_read_is_named_and_hides_no_other_run(storage, capsys, content):
     begin(storage, "sound", status="done")
+    if content is None:
+        manifest = json.loads(begin(storage, "broken", stages=["prepare"]).read("manifest.json"))
+        manifest["stages"]["prepare"]["outputs"]["data"]["mean"] = "grey"
+        content = json.dumps(manifest).encode()
     storage.write("broken/manifest.json", content)
     status, said = shown(capsys, storage)
     assert status == 0

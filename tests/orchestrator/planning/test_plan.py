@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from rich.console import Console
+from training_runs import a_description
 
+from ekd_train.data.description import DataDescription
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.pipeline.summary import compact
@@ -27,10 +29,10 @@ def student_passes(**changes: object) -> float:
     return passes(experiment.student_run()).total
 
 
-def described(experiment: Experiment, train: int = 1280) -> dict[str, object]:
+def described(experiment: Experiment, train: int = 1280) -> DataDescription:
     channels, size = SHAPES.get(experiment.data.name, (3, 32))
     statistics = {"mean": [0.5] * channels, "std": [0.2] * channels}
-    return {"train": train, "num_classes": 10, "image_shape": [channels, size, size], **statistics}
+    return a_description(train=train, num_classes=10, image_shape=(channels, size, size), **statistics)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
@@ -27,10 +28,7 @@ from orchestrator.runtime.ray_session import MANY_NODES, LaunchError, cluster_ca
 LAPTOP = Capacity((Node(2),), "this machine")
 TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
 GROWING = Capacity((Node(4),), "10.0.0.1:6379", (NodeGroup(Node(16, 2), 4), NodeGroup(Node(8), 8)))
-DIGITS = {
-    **{"train": 300, "validation": 497, "test": 1000, "num_classes": 10, "image_shape": [1, 8, 8]},
-    **{"mean": [0.3], "std": [0.4]},
-}
+DIGITS = a_description(train=300, validation=497, test=1000, num_classes=10)
 
 
 def test_a_log_that_an_error_names_is_kept_and_any_other_is_not():

@@ -1,45 +1,49 @@
-import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from training_runs import a_description
 
 from ekd_train.evaluation.bootstrap import Interval
 from ekd_train.models import build_model
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.pipeline.manifest_content import Predictor
+from orchestrator.pipeline.summary import Summary
 from orchestrator.registry.model_card import fitted, model_card
 
 
-def measured(accuracy, nll, macs=1000):
+def measured(accuracy, nll, macs=1000, temperature=1.0):
     test = {"accuracy": accuracy, "nll": nll, "ece": 0.02, "brier": 0.1, "cnll": 0.2, "cece": 0.01}
-    return {"params": 12345, "macs": macs, "test": test, "validation": dict(test)}
+    return Predictor(params=12345, macs=macs, temperature=temperature, test=test, validation=test)
 
 
-SUMMARY = {
-    "run_id": "digits-0123456789",
-    "experiment": "digits",
-    "predictors": {
-        "averaged": measured(0.9603, 0.154) | {"temperature": 1.0891},
+SUMMARY = Summary(
+    run_id="digits-0123456789",
+    experiment="digits",
+    predictors={
+        "averaged": measured(0.9603, 0.154, temperature=1.0891),
         "members": measured(0.9610, 0.150, 4000),
         "ensemble": measured(0.9790, 0.164, 4000),
         "teacher/1": measured(0.94, 0.23),
         "teacher/0": measured(0.93, 0.24),
         "control": measured(0.9398, 0.234),
     },
-    "stages": {},
-}
+    stages={},
+    data_fingerprint="f00d",
+    result_hash="h",
+    code_version="abc",
+)
+
+
+def having(**predictors: Predictor) -> Summary:
+    """The summary with other, or further, predictors."""
+    return SUMMARY.model_copy(update={"predictors": SUMMARY.predictors | predictors})
+
+
 LINEAGE = {"ekd.code_version": "abc", "ekd.data_fingerprint": "f00d"}
-DATA = {
-    "num_classes": 10,
-    "image_shape": [1, 8, 8],
-    "mean": [0.3],
-    "std": [0.4],
-    "train": 1078,
-    "validation": 359,
-    "test": 360,
-}
+DATA = a_description(num_classes=10, train=1078, validation=359, test=360)
 
 
 @pytest.fixture
@@ -72,13 +76,14 @@ def test_the_difference_to_control_has_its_interval(experiment):
 def test_it_counts_the_images_whatever_cut_them(card):
     assert "- data: `digits`: 1,078 images for training, 359 for selection and temperature, 360 for" in card
     tree = {"name": "d", "data": {"train_size": 500, "train_fraction": 0.2}}
-    cut = model_card(SUMMARY, build_experiment(tree).resolved(), LINEAGE, {**DATA, "train": 100})
+    cut = model_card(
+        SUMMARY, build_experiment(tree).resolved(), LINEAGE, DATA.model_copy(update={"train": 100})
+    )
     assert "100 images for training (by `train_size` 500 and `train_fraction` 0.2), 359 for" in cut
 
 
 def test_a_student_that_lost_is_said_to_have_lost(experiment):
-    summary = copy.deepcopy(SUMMARY)
-    summary["predictors"]["control"]["test"]["accuracy"] = 0.99
+    summary = having(control=measured(0.99, 0.234))
     assert "-2.97 points and NLL -0.0800 against the control" in model_card(
         summary, experiment, LINEAGE, DATA
     )
@@ -98,8 +103,8 @@ def test_every_predictor_is_a_row_and_the_teachers_come_last(card):
 
 
 def test_predictors_without_numbers_leave_their_cells_empty(experiment):
-    summary = copy.deepcopy(SUMMARY)
-    summary["predictors"] |= {"ensemble": {}, "members": {}, "control": {}}
+    nothing = Predictor(params=1, macs=1)
+    summary = having(ensemble=nothing, members=nothing, control=nothing)
     card = model_card(summary, experiment, {}, DATA)
     assert "against" not in card
     assert len({line.count("|") for line in card.splitlines() if line.startswith("|")}) == 1
@@ -137,7 +142,7 @@ def test_of_many_teachers_what_matters_is_kept_and_it_is_said_where_the_rest_is(
         {"name": "digits", "teachers": {"count": count}, "student": {"members": count}}
     ).resolved()
     teachers = {f"teacher/{number}": measured(0.93, 0.24) for number in range(count)}
-    summary = {**SUMMARY, "predictors": SUMMARY["predictors"] | teachers}
+    summary = having(**teachers)
     runs = {f"teacher-{number}": f"#/experiments/1/runs/{number:032x}" for number in range(count)}
     lineage = LINEAGE | {"ekd.teacher_run_ids": ",".join("0" * 32 for _ in range(count))}
     card = model_card(summary, experiment, lineage, DATA, runs={"parent": "#/x", **runs})
@@ -174,7 +179,7 @@ def test_one_teacher_and_plain_distillation_read_well():
 
 def test_without_an_averaged_student_there_is_no_card(experiment):
     with pytest.raises(KeyError, match="averaged"):
-        model_card({**SUMMARY, "predictors": {}}, experiment, LINEAGE, DATA)
+        model_card(SUMMARY.model_copy(update={"predictors": {}}), experiment, LINEAGE, DATA)
 
 
 def test_its_first_line_is_the_verdict_which_lists_of_versions_show(card):

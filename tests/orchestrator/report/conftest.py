@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from training_runs import a_description
 
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import per_image
+from ekd_train.persistence.records import Cost
 from ekd_train.robustness import evaluate
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.pipeline.manifest_content import ManifestContent, Searched, Stage, TrialOutcome
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.pipeline.summary import summarise
 from orchestrator.report import Evidence
@@ -40,12 +43,12 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         for what in ("clean", "perturbed"):
             tensors[f"perturbation/teachers/{what}"] = tensors["test/ensemble"]
     cost = {
-        name: {
-            "params": 1000 * count,
-            "macs": 5000 * count,
-            "latency_ms": {"1": 0.5 * count, "64": 3.0 * count},
-            "latency_quartiles_ms": {"1": [0.4 * count, 0.7 * count], "64": [2.9 * count, 3.2 * count]},
-        }
+        name: Cost(
+            params=1000 * count,
+            macs=5000 * count,
+            latency_ms={"1": 0.5 * count, "64": 3.0 * count},
+            latency_quartiles_ms={"1": (0.4 * count, 0.7 * count), "64": (2.9 * count, 3.2 * count)},
+        )
         for name, count in counts.items()
     }
     tree = {
@@ -65,15 +68,14 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
     }
     outputs = {
         "prepare": {
-            "data": {
-                "name": "digits",
-                "train": 300,
-                "validation": IMAGES,
-                "test": IMAGES,
-                "image_shape": [1, 8, 8],
-                "num_classes": classes,
-                "class_names": list(names or map(str, range(classes))),
-            }
+            "data": a_description(
+                name="digits",
+                train=300,
+                validation=IMAGES,
+                test=IMAGES,
+                num_classes=classes,
+                class_names=list(names or map(str, range(classes))),
+            )
         },
         "teachers": {"teacher-0": trained, "teacher-1": trained},
         "control": {"control": trained},
@@ -83,17 +85,26 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
             "predictors": measure(tensors, cost),
             "latency": {"device": "CPU", "threads": 1, "torch": "2"},
         },
-        "register": {"name": "ekd-made-up", "version": "3", "aliases": ["champion"], "promotion": "better"},
+        "register": {
+            "name": "ekd-made-up",
+            "version": "3",
+            "aliases": ["champion"],
+            "promotion": "better",
+            "uri": "models:/ekd-made-up/3",
+        },
     }
-    manifest = {
-        "run_id": "made-up-0123456789",
-        "experiment": "made-up",
-        "result_hash": "c" * 64,
-        "data_fingerprint": "d" * 64,
-        "code_version": "abc",
-        "mlflow": {"parent": "e" * 32},
-        "stages": {name: {"seconds": 1.0, "outputs": made} for name, made in outputs.items()},
-    }
+    manifest = ManifestContent(
+        run_id="made-up-0123456789",
+        experiment="made-up",
+        result_hash="c" * 64,
+        data_fingerprint="d" * 64,
+        code_version="abc",
+        created=1.0,
+        updated=2.0,
+        status="done",
+        mlflow={"parent": "e" * 32},
+        stages={name: Stage(seconds=1.0, outputs=made) for name, made in outputs.items()},
+    )
     plain = [
         {"epoch": e, "train/loss": 2 / e, "averaged/accuracy": 0.5 + e / 10, "averaged/nll": 1 / e}
         for e in (1.0, 2.0, 3.0)
@@ -112,7 +123,7 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         manifest=manifest,
         experiment=build_experiment(tree).resolved(),
         summary=summarise(manifest),
-        data=outputs["prepare"]["data"],
+        data=manifest.prepared.data,
         histories={"teacher-0": plain, "teacher-1": plain, "control": plain, "student": student},
         tensors=tensors,
     )
@@ -122,7 +133,7 @@ def evaluated(evidence: Evidence) -> Evidence:
     """As if `ekd evaluate` had been called: the images themselves stand for corrupted ones, validation images
     for foreign ones."""
     names = list(evidence.predictors)
-    at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name]["test"]) for name in names}
+    at = {name: dict.fromkeys(("1", "5"), evidence.predictors[name].test) for name in names}
     kinds = {name: dict.fromkeys(("fog", "jpeg"), at[name]) for name in names}
     test = {name: evidence.tensors[f"test/{name}"] for name in names}
     uncertain = evaluate.uncertainty(
@@ -176,13 +187,9 @@ def search() -> Search:
     trials.append(made_trial(5, 0, "failed", epochs=0, error="the loss is nan <at step 3>"))
     ranked = sorted(trials, key=lambda record: record.quality, reverse=True)
     best = ranked[0]
-    item = {"trial": best.name, "values": best.values, "score": best.quality[0], "cost": 120.0}
-    outputs = {
-        "best": item,
-        "pareto": [item],
-        "trials": {"completed": 4, "failed": 1, "pruned": 1},
-        "seconds": 75.0,
-    }
+    item = TrialOutcome(trial=best.name, values=best.values, score=best.quality[0], cost=120.0)
+    trials_by_end = {"completed": 4, "failed": 1, "pruned": 1}
+    outputs = Searched(best=item, pareto=(item,), trials=trials_by_end, seconds=75.0)
     request = {
         "space": load_space("student").model_dump(mode="json"),
         "searcher": "random",

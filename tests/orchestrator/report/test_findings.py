@@ -48,7 +48,7 @@ def test_the_control_has_no_difference_to_itself(findings):
 
 def test_every_interval_is_about_the_value_that_the_summary_has(findings, evidence):
     for row in findings.rows:
-        test = evidence.predictors[row.name]["test"]
+        test = evidence.predictors[row.name].test
         assert {metric: interval.value for metric, interval in row.intervals.items()} == pytest.approx(test)
 
 

@@ -10,6 +10,8 @@ from itertools import pairwise
 
 import pytest
 
+from orchestrator.pipeline.manifest_content import ManifestContent
+from orchestrator.pipeline.summary import summarise
 from orchestrator.report import Standing, render
 from orchestrator.report.charts import learning_chart
 
@@ -203,19 +205,20 @@ def test_with_many_classes_the_mistakes_are_listed_instead_of_a_matrix():
 
 @pytest.mark.slow
 def test_an_unregistered_run_can_be_reported(evidence):
-    manifest = {**evidence.manifest, "stages": dict(evidence.manifest["stages"])}
-    del manifest["stages"]["register"]
-    summary = {key: value for key, value in evidence.summary.items() if key != "registered_model"}
-    page = render(type(evidence)(**{**vars(evidence), "manifest": manifest, "summary": summary}))
+    stages = {name: stage for name, stage in evidence.manifest.stages.items() if name != "register"}
+    manifest = evidence.manifest.model_copy(update={"stages": stages})
+    page = render(replace(evidence, manifest=manifest, summary=summarise(manifest)))
     assert "not registered yet" in page
 
 
 @pytest.mark.slow
 def test_a_run_from_before_precisions_were_recorded_can_be_reported():
     old = make_evidence()
+    content = old.manifest.model_dump(mode="json")
     for stage in ("teachers", "control", "distil"):
-        for made in old.manifest["stages"][stage]["outputs"].values():
-            made.pop("precision", None)
+        for made in content["stages"][stage]["outputs"].values():
+            del made["precision"]
+    old = replace(old, manifest=ManifestContent.parse(content, "manifest.json"))
     rows = re.findall(
         r'<tr><th scope="row" class="plain">(?:teacher-\d|control|student)<.*</tr>', render(old)
     )
@@ -249,9 +252,7 @@ def test_drawing_without_a_home_folder_says_nothing():
 
 def test_ids_of_mlflow_runs_are_whole_so_that_they_can_be_pasted(evidence):
     page = render(evidence)
-    assert (
-        page.count(f"<code>{'f' * 32}</code>") == len(evidence.manifest["stages"]["teachers"]["outputs"]) + 2
-    )
+    assert page.count(f"<code>{'f' * 32}</code>") == len(evidence.manifest.teachers) + 2
     assert "whole in <code>manifest.json</code>" in page
 
 

@@ -11,10 +11,9 @@ from ekd_train.data import describe, load_dataset
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
-from ekd_train.persistence.checkpoint import save_record, save_tensors
-from ekd_train.persistence.networks import save_network
+from ekd_train.persistence.networks import save_network, save_predictions
+from ekd_train.persistence.records import Cost, NetworkRecord, PredictionsRecord
 from ekd_train.robustness.settings import BeyondSettings
-from ekd_train.workers.jobs import PREDICTIONS
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
@@ -40,7 +39,6 @@ def make_run(storage, **data) -> None:
     experiment = build_experiment(TREE | {"data": TREE["data"] | data})
     dataset = load_dataset(experiment.data)
     description = describe(dataset)
-    shape = {key: description[key] for key in ("num_classes", "image_shape", "mean", "std")}
     plain = {"epoch": 1.0, "train/loss": 1.0, "averaged/accuracy": 0.1, "averaged/nll": 2.3}
     spread = {"members_diversity/pairwise_kl": 0.1, "members_diversity/agreement": 0.9}
     more = {"members/accuracy": 0.1, "members/nll": 2.3, "averaging_gap": 0.0} | spread
@@ -54,11 +52,11 @@ def make_run(storage, **data) -> None:
     }
     trained = {}
     for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
-        network = build_network(run, **shape)
+        network = build_network(run, description)
         history = [plain | more if run.name == "student" else plain]
-        saved = save_network(storage, run.name, network, {"identity": run.name, "history": history})
-        trained[run.name] = made | {"weights_sha256": saved["sha256"]}
-    save_network(storage, "averaged", averaged(network), {"identity": "averaged"})
+        saved = save_network(storage, run.name, network, NetworkRecord(identity=run.name, history=history))
+        trained[run.name] = made | {"weights_sha256": saved.sha256}
+    save_network(storage, "averaged", averaged(network), NetworkRecord(identity="averaged"))
     named = load_predictors(
         storage, experiment.control_run(), experiment.student_run(), description, torch.device("cpu")
     ).named
@@ -68,16 +66,17 @@ def make_run(storage, **data) -> None:
         tensors[f"{split}/labels"] = torch.from_numpy(part.labels)
         for name, network in named.items():
             tensors[f"{split}/{name}"] = predict(network, torch.from_numpy(part.images))
-    cost = {name: {"params": 1, "macs": 1} for name in named}
-    record = {"cost": cost, "sha256": save_tensors(storage, f"{PREDICTIONS}.safetensors", tensors)}
-    save_record(storage, f"{PREDICTIONS}.json", record)
+    cost = {name: Cost(params=1, macs=1) for name in named}
+    save_predictions(storage, tensors, PredictionsRecord(cost=cost))
     outputs = {
-        "prepare": {"data": description},
+        "prepare": {"data": description.model_dump(mode="json")},
         "teachers": {name: trained[name] for name in ("teacher-0", "teacher-1")},
         "control": {"control": trained["control"]},
         "distil": {"student": trained["student"]},
-        "average": {"weights_sha256": "a" * 64},
-        "evaluate": {"predictors": measure(tensors, cost)},
+        "average": {"network": "networks/averaged", "weights_sha256": "a" * 64},
+        "evaluate": {
+            "predictors": {name: made.model_dump() for name, made in measure(tensors, cost).items()}
+        },
     }
     manifest = {
         "format": 1,
@@ -85,8 +84,9 @@ def make_run(storage, **data) -> None:
         "experiment": "small",
         "status": "done",
         "created": 1.0,
+        "updated": 1.0,
         "result_hash": experiment.result_hash(),
-        "data_fingerprint": description["fingerprint"],
+        "data_fingerprint": description.fingerprint,
         "code_version": "abc",
         "mlflow": {},
         "stages": {name: {"seconds": 1.0, "outputs": what} for name, what in outputs.items()},

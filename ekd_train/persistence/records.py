@@ -1,0 +1,127 @@
+"""What is stored as JSON, as models: each has a format number and is checked when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class UnreadableRecord(ValueError):
+    """A stored object is damaged, something else, or of a newer version; one line names it and what to do."""
+
+
+class Record(BaseModel):
+    """Base of what is stored. Its `format` grows when an older version could not read it any more.
+
+    Unknown keys are left out: a newer version of the same format may have written them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    format: int = 1
+
+    @classmethod
+    def parse(cls, content: Any, where: str) -> Self:
+        """The record in `content`, which was read from `where`. Raises `UnreadableRecord`.
+
+        Content without a format is of format 1.
+        """
+        if not isinstance(content, Mapping):
+            raise UnreadableRecord(f"{where}: not a JSON object; restore the file")
+        found, newest = content.get("format", 1), cls.model_fields["format"].default
+        if isinstance(found, int) and found > newest:
+            raise UnreadableRecord(
+                f"{where}: format {found} is of a newer version of ekd (this one reads up to {newest}); use "
+                "that version"
+            )
+        try:
+            return cls.model_validate({**content, "format": found})
+        except ValidationError as error:
+            raise UnreadableRecord(f"{where}: {first_problem(error)}; restore the file") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of what is wrong, as one line: the dotted key, and why."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+    return f"{place}: {message}" if place else message
+
+
+class NetworkRecord(Record):
+    """How a finished network came about; `networks/NAME.json`, written after its weights."""
+
+    format: int = 2
+    identity: str
+    """`ekd_train.persistence.networks.identity` of the training run; of an average, the experiment's hash."""
+    sha256: str = ""
+    """Of the file of its weights."""
+    best: dict[str, float] = {}
+    """The record of the epoch whose weights were kept; empty for an average."""
+    history: tuple[dict[str, float], ...] = ()
+    """One record for each validated epoch, as `ekd_train.evaluation.evaluate.validate` names the values."""
+    seconds: float = 0.0
+    """Of training, all starts together."""
+    workers: int = 1
+    precision: str | None = None
+    """In which it was trained; None: an average, or not recorded."""
+    averaged_from: str | None = None
+
+
+class Cost(BaseModel):
+    """What one forward of a predictor costs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    params: int
+    macs: int
+    """Multiply-accumulates for one image."""
+    latency_ms: dict[str, float] | None = None
+    """Median by batch size; None: not measured."""
+    latency_quartiles_ms: dict[str, tuple[float, float]] | None = None
+
+
+class Latency(BaseModel):
+    """Where latencies were measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    threads: int
+    torch: str
+
+
+class PredictionsRecord(Record):
+    """What was measured beside the predictions; `evaluation/predictions.json`, written after these."""
+
+    sha256: str = ""
+    """Of the file of predictions."""
+    cost: dict[str, Cost]
+    """By predictor."""
+    latency: Latency | None = None
+
+
+class StoredTensors(BaseModel):
+    """One stored object and the SHA-256 of its bytes, in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    sha256: str
+
+
+class CheckpointRecord(Record):
+    """Commits a checkpoint: written after its tensors."""
+
+    epoch: int
+    """Whole epochs done."""
+    identity: str
+    """Of the training run."""
+    sha256: str
+    """Of the file of its tensors."""
+    best: StoredTensors | None = None
+    """The weights of the best epoch so far."""
+    state: dict[str, Any]
+    """What else the training loop goes on from."""
