@@ -22,8 +22,6 @@ ALLOWED = {
         "ray._private.state.state.get_cluster_config",
     },
     "orchestrator/tracking/connection.py": {"_cached_get_s3_client"},
-    "orchestrator/tuning/trial.py": {"_iteration"},
-    "orchestrator/tuning/waiting.py": {"_supports_buffered_results"},
 }
 """Module -> what it may use; each with a fallback, and a test that names the release it was read in."""
 

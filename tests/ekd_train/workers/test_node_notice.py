@@ -1,7 +1,9 @@
 """Ray says that a node is being drained; workers and trials see it, and one worker group alone leaves."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -96,5 +98,10 @@ print(draining_nodes() == {other})
 @pytest.mark.slow
 def test_a_node_that_ray_drains_is_known_from_its_cluster_status():
     command = [sys.executable, "-c", PROGRAM, str(Path(sys.executable).with_name("ray"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    # A folder of its own, short enough for sockets: in Ray's usual one whoever starts a run would find it.
+    with tempfile.TemporaryDirectory(prefix="ekd-") as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=400, check=False, env=environment
+        )
     assert done.stdout.split() == ["True", "True"], done.stderr
