@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
 FAST_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 # Two, not as many as cores: each starts Rays that claim all of them, and one alone left 28 % of two cores idle.
 SLOW_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile tests
@@ -11,7 +12,7 @@ FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 .DEFAULT_GOAL := help
 MINUTES ?= 10
 
-.PHONY: help demo fashion-mnist test test-all faults faults-ci attack fuzz check format bench clean
+.PHONY: help demo fashion-mnist test test-all test-oldest faults faults-ci attack fuzz check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +33,15 @@ fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package,
 test: $(STAMP)  ## set-up, fast tests and slow ones: a quarter of an hour
 	$(FAST_TESTS)
 	$(SLOW_TESTS) -m "slow and not installs"
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	PYTHONWARNINGS=ignore $(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## the fast tests with the oldest dependencies that are allowed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 
 test-all: test  ## and those that install packages into environments of their own
 	$(SLOW_TESTS) -m installs
@@ -64,4 +74,4 @@ bench: $(STAMP)  ## the benchmarks, printing ratios
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build *.egg-info

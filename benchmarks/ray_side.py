@@ -20,39 +20,39 @@ def work(config: dict[str, Any]) -> None:
     from benchmarks.between_workers import CASES
     from benchmarks.turns import GroupTurns
     from benchmarks.worker_side import train_in_turns
+    from ekd_train.workers.worker import form_process_group
 
     driver = f"/proc/{config['driver']}/fd"
-    first = ray.train.get_context().get_world_rank() == 0
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    first = context.get_world_rank() == 0
+    form_process_group(context.get_world_rank(), context.get_world_size(), device)
     jobs = config["jobs"]
     jobs.about("benchmark", first)
     with open(f"{driver}/0" if first else os.devnull) as source, open(f"{driver}/1", "w") as sink:
-        train_in_turns(
-            CASES[config["case"]], jobs, GroupTurns(source=source, sink=sink), ray.train.torch.get_device()
-        )
+        train_in_turns(CASES[config["case"]], jobs, GroupTurns(source=source, sink=sink), device)
 
 
 def main() -> None:
     """Start Ray and the worker pool, as `orchestrator.runtime` does."""
     from ray.train import RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from orchestrator.experiment.infrastructure import Cluster
     from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
-    from orchestrator.runtime.process_group import ProcessGroupConfig
     from orchestrator.runtime.ray_session import start_ray, stop_ray
-    from orchestrator.runtime.trainer import Trainer
+    from orchestrator.runtime.visible_gpus import VisibleGpus
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")
         gpus = any(node.gpus for node in capacity.nodes)
-        Trainer(
+        DataParallelTrainer(
             work,
-            own=capacity.own,
             train_loop_config={
                 "driver": os.getpid(),
                 "jobs": JobQueueClient(open_job_queue()),
                 "case": sys.argv[1],
             },
-            backend_config=ProcessGroupConfig(),
+            backend_config=VisibleGpus(),
             scaling_config=ScalingConfig(
                 num_workers=int(sys.argv[2]), use_gpu=gpus, resources_per_worker={"CPU": 1}
             ),

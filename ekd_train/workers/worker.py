@@ -1,22 +1,21 @@
-"""A worker of the warm worker pool: takes jobs from a jobs until there are no more.
+"""A worker of the worker pool: does one job after another until no more will come.
 
-The only module of `ekd_train` that knows Ray Train. Starting a worker pool (processes, imports,
-process group) costs 10-20 s, so one group stays up for the whole `ekd run`. Its workers form
-*worker groups* of as many workers as a training run has; each worker group does one job after another.
+The only module of `ekd_train` that knows Ray Train. Starting a worker pool (processes, imports, process
+group) costs 10-20 s, so one pool stays up for the whole `ekd run`. Its workers form *worker groups* of as
+many workers as a training run has; each worker group does one job after another.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import ray
 import ray.train
+import ray.train.collective
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
 
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
@@ -28,16 +27,18 @@ from ekd_train.training.divergence import TrainingDiverged
 from ekd_train.training.reporter import Reporter
 from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute
+from ekd_train.workers.node_notice import NodeNotice
+from ekd_train.workers.process_group import join, rendezvous_url
 from ekd_train.workers.trial_runner import TrialRunner
 
 
 class JobSource(Reporter, Protocol):
-    """Where a worker group gets its work, and says what became of it."""
+    """Where a worker group gets its jobs from, and reports what became of them."""
 
     def begin(self) -> None:
         """The whole pool has (re)started: jobs that its worker groups left unfinished are to be done again.
 
-        Called by one worker, before any other worker asks for work.
+        Called by one worker, before any other worker asks for a job.
         """
 
     def of(self, group: int) -> JobSource:
@@ -91,31 +92,6 @@ def form_groups(rank: int, size: int, per_group: int, device: torch.device) -> t
     return number, Workers(rank % per_group, per_group, group, device)
 
 
-@dataclass(frozen=True)
-class PreemptionNotice:
-    """Ray's word that nodes of the worker pool are about to be taken; `ekd_train.distributed.Notice`.
-
-    Ray's public question is a barrier of the whole pool, whose worker groups are never at the same point,
-    so what each worker was told is read, and the worker group agrees by itself.
-    """
-
-    rank: int
-    """In the whole pool, as Ray counts."""
-    alone: bool
-    """Whether the group is the only one. Others need the time until the deadline to checkpoint."""
-
-    def given(self) -> bool:
-        """Whether a node of the group is about to be taken."""
-        return get_train_context().preemption_context.preemption_info is not None
-
-    def leave(self) -> None:
-        """Exit if it is this worker's node: Ray starts the group again on what is left."""
-        info = get_train_context().preemption_context.preemption_info
-        if self.alone and info is not None and self.rank in info.preempted_ranks:
-            logging.getLogger(__name__).warning("this node is about to be taken: checkpointed, leaving")
-            os._exit(1)  # an exception would count as a failure of the run, not as a preemption
-
-
 def _step(trials: TrialRunner, step: TrialStep, jobs: JobSource) -> dict[str, Any]:
     """A step of a trial; one that diverges fails alone, on all workers alike, and the group goes on."""
     try:
@@ -137,23 +113,45 @@ def _own_device() -> torch.device:
     return device
 
 
+def form_process_group(rank: int, size: int, device: torch.device) -> list[str]:
+    """Join all workers in one process group, if there are several; the id of each worker's node, by rank.
+
+    It is formed here, not by a `ray.train.backend.Backend` such as Ray's `TorchConfig`: what fails in a
+    backend fails in Ray Train's controller, which tries again for some exceptions only and leaves the CPUs
+    of the workers that it had started occupied. What fails here is a worker's failure like any other.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    if size == 1:
+        return [node]
+    address = ray.util.get_node_ip_address()
+    url = ray.train.collective.broadcast_from_rank_zero(rendezvous_url(address) if rank == 0 else None)
+    join(url, address, rank, size, device)
+    nodes = [""] * size
+    dist.all_gather_object(nodes, node)
+    return nodes
+
+
 def work(config: dict[str, Any]) -> None:
     """Ray Train's `train_loop_per_worker`: do jobs until there are no more.
 
     `config["setup"]` is a `ray.ObjectRef` of a `WorkerSetup`: Ray Train's controller reads the configuration
-    too, and would import torch for the `WorkerSetup` itself.
+    too, and has no use for torch, which the `WorkerSetup` itself would import there.
     """
     setup: WorkerSetup = ray.get(config["setup"])
     logging.getLogger("ekd_train").setLevel(logging.INFO)
     torch.set_num_threads(setup.cpus_per_worker)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    group, workers = form_groups(rank, size, setup.workers_per_group or size, _own_device())
+    device = _own_device()
+    nodes = form_process_group(rank, size, device)
+    group, workers = form_groups(rank, size, setup.workers_per_group or size, device)
     if rank == 0:
         setup.jobs.begin()
     if size > 1:
         dist.barrier()
-    workers = replace(workers, notice=PreemptionNotice(rank, alone=workers.size == size))
+    # Several groups need the time until the deadline to checkpoint: only one that is alone leaves before.
+    own = nodes[rank] if workers.size == size else None
+    workers = replace(workers, notice=NodeNotice(nodes, own))
     if group is None:
         return  # too few workers are left over for a worker group of their own
     jobs = setup.jobs.of(group)

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import EkdError, ExperimentError
@@ -14,8 +13,6 @@ from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.planning.capacity import why_never
 from orchestrator.planning.preflight import Checked, ask_capacity, check, one_line
-from orchestrator.runtime.ray_session import start_ray_beside
-from orchestrator.storage.vendor_settings import environment
 
 
 def named_experiment(arguments: argparse.Namespace) -> Experiment:
@@ -24,11 +21,9 @@ def named_experiment(arguments: argparse.Namespace) -> Experiment:
     return make_small(experiment) if arguments.smoke else experiment
 
 
-def checked_experiment(arguments: argparse.Namespace, *, begins: bool = False) -> Checked:
+def checked_experiment(arguments: argparse.Namespace) -> Checked:
     """The experiment that `arguments` name, checked; raises `ExperimentError`."""
-    return check_experiment(
-        named_experiment(arguments), arguments.run_id, smoke=arguments.smoke, begins=begins
-    )
+    return check_experiment(named_experiment(arguments), arguments.run_id, smoke=arguments.smoke)
 
 
 def check_experiment(
@@ -36,12 +31,10 @@ def check_experiment(
     run_id: str | None,
     *,
     smoke: bool,
-    begins: bool = False,
     further: Callable[[DataDescription], None] | None = None,
 ) -> Checked:
     """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
 
-    `begins`: it runs at once, so a Ray of its own may start beside the slow checks.
     `further`: one more check, given the data's description.
     """
     capacity = ask_capacity(experiment.cluster)
@@ -49,12 +42,8 @@ def check_experiment(
     if reason:
         cluster = one_small_worker(experiment.cluster)
         experiment = experiment.model_copy(update={"cluster": cluster})
-    meanwhile = None
-    if begins and capacity.own:
-        addresses = environment(experiment.storage.endpoint_url)
-        meanwhile = partial(start_ray_beside, experiment.cluster, addresses)
     with nothing_started():
-        checked = check(experiment, run_id, capacity=capacity, meanwhile=meanwhile, further=further)
+        checked = check(experiment, run_id, capacity=capacity, further=further)
     if reason:
         print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
     return checked

@@ -17,12 +17,12 @@ from orchestrator.tuning.request import SearchRequest, check_request, default_tr
 from orchestrator.tuning.space import check_space, load_space
 
 
-def checked_search(arguments: argparse.Namespace, *, begins: bool = False) -> tuple[SearchRequest, Checked]:
+def checked_search(arguments: argparse.Namespace) -> tuple[SearchRequest, Checked]:
     """The search, and its experiment with the pool of teachers, checked; raises `ExperimentError`."""
     request, pool = requested(arguments, named_experiment(arguments))
     run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
     further = partial(check_students, request, pool)
-    return request, check_experiment(pool, run_id, smoke=arguments.smoke, begins=begins, further=further)
+    return request, check_experiment(pool, run_id, smoke=arguments.smoke, further=further)
 
 
 def requested(arguments: argparse.Namespace, experiment: Experiment) -> tuple[SearchRequest, Experiment]:

@@ -24,18 +24,6 @@ from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.request import SearchRequest
 
-AT_THE_END = (
-    "mlflow.pytorch",
-    "mlflow.models",
-    "mlflow.pyfunc",
-    "torch.export._trace",
-    "networkx",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
-    "jinja2",
-)
-"""What registering and the report would import then, seconds of work."""
-
 STARTED_AGAIN = "are started again and continue from the last checkpoint"
 
 ENDING_S = 60.0
@@ -65,7 +53,6 @@ class RunContext:
     _workers: worker_pool.WorkerPool | None = None
     _capacity: Capacity | None = None
     _groups: int = 0
-    _looked_ahead: threading.Thread | None = None
     _planned: list[TrainingRun] = field(default_factory=list)
     """Not queued yet."""
     _submitted: dict[str, TrainingRun | Evaluation] = field(default_factory=dict)
@@ -106,14 +93,7 @@ class RunContext:
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
             self.stop_if_taken_over()
-            if (
-                len(self._submitted.keys() - self.records.keys()) < max(2, self._groups)
-                and not self._looked_ahead
-            ):
-                # A worker group has nothing to do, so its core can import what registering and the report
-                # need; where there is only one, the driver does it beside the last job.
-                self._looked_ahead = _importing(AT_THE_END)
-            for event in self._start_workers().news():
+            for event in self._start_workers().poll_events():
                 self._handle(event)
             self.tracker.flush()
         return [self.records[job.name] for job in jobs]
@@ -153,7 +133,7 @@ class RunContext:
     def end_workers(self) -> bool:
         """End the worker groups, so that what they held is free; the next job starts them again.
 
-        Whether they have ended: they are not waited for much longer than they need.
+        True if all of them ended in time.
         """
         ended = self._workers is None or self._workers.close()
         self._workers = None
@@ -182,7 +162,7 @@ class RunContext:
         """
         if failed:
             if self._workers is not None:
-                self._workers.abandon()
+                self._workers.cancel()
             return
         ended = self._ending.result(ENDING_S) if self._ending is not None else self.end_workers()
         if ended and self._capacity is not None:
@@ -191,12 +171,7 @@ class RunContext:
 
     def _start_workers(self) -> worker_pool.WorkerPool:
         if self._workers is None:
-            import ray  # noqa: F401, before a thread imports what is below it
-
-            # Ray's own processes take seconds to come up, in which this one would only wait.
-            ahead = _importing(ray_session.NEEDED_NEXT)
             experiment, capacity = self.checked.experiment, self.ray()
-            ahead.join()
             self._workers = worker_pool.WorkerPool(
                 experiment.cluster,
                 self.checked.storage,
@@ -245,10 +220,3 @@ class RunContext:
             self._logged.add((run, epoch))
             values = {name: value for name, value in record.items() if name != "epoch"}
             self.tracker.log_metrics(self.mlflow_run(run), values, epoch)
-
-
-def _importing(modules: Sequence[str]) -> threading.Thread:
-    """A thread that imports them."""
-    thread = threading.Thread(target=ray_session.import_all, args=(modules,), name="imports", daemon=True)
-    thread.start()
-    return thread

@@ -15,7 +15,7 @@ from ekd_train.data import DataDescription, Dataset, describe, load_dataset
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, Cluster
 from orchestrator.experiment.schema import Experiment
-from orchestrator.pipeline.manifest import MANIFEST, check_continuable
+from orchestrator.pipeline.manifest import check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.runtime.ray_session import LaunchError, start_ray, stop_ray
@@ -49,7 +49,6 @@ def check(
     run_id: str | None = None,
     *,
     capacity: Capacity | None = None,
-    meanwhile: Callable[[Callable[[], None]], None] | None = None,
     further: Callable[[DataDescription], None] | None = None,
 ) -> Checked:
     """Check everything.
@@ -58,8 +57,6 @@ def check(
         experiment: what is to run.
         run_id: None: the experiment's default one.
         capacity: what `ask_capacity` said, if it was asked before.
-        meanwhile: for a run that is not there yet: calls the checks that take seconds, once
-            everything else is right, and may do something beside them.
         further: one more check of networks, given the data's description.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
@@ -74,15 +71,6 @@ def check(
     check_images(experiment, description)
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
 
-    def check_networks_and_their_room() -> None:
-        # It imports torch, 2 s that nobody waits for whose input is wrong, nor who only reads.
-        from orchestrator.planning.networks import bytes_needed, check_networks
-
-        check_networks(experiment, description)
-        if further is not None:
-            further(description)
-        check_room(impatient, bytes_needed(experiment, description))
-
     with nothing_left(root.local_folder):
         # A check should not wait as long for a store that is away as a run does.
         impatient = open_storage(
@@ -93,10 +81,13 @@ def check(
                 raise step.error
         check_continuable(impatient.child(run_id), experiment, run_id, description.fingerprint)
         check_tracking(tracking_uri)
-        if meanwhile is None or impatient.child(run_id).exists(MANIFEST):
-            check_networks_and_their_room()
-        else:
-            meanwhile(check_networks_and_their_room)
+        # It imports torch, 2 s that nobody waits for whose input is wrong.
+        from orchestrator.planning.networks import bytes_needed, check_networks
+
+        check_networks(experiment, description)
+        if further is not None:
+            further(description)
+        check_room(impatient, bytes_needed(experiment, description))
     return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity)
 
 

@@ -1,7 +1,7 @@
-"""Hands training runs to the groups of the warm worker pool and collects what they report.
+"""Hands jobs to the worker groups of the worker pool and collects what they report.
 
-One light Ray actor, without torch, on the driver's side of everything: groups ask it for work, the
-driver asks it for news. `JobQueue` is a plain class; only `JobQueueClient` and `open_job_queue` know Ray.
+One light Ray actor, without torch, on the driver's node: worker groups take jobs from it and report events,
+which the driver polls. `JobQueue` is a plain class; only `JobQueueClient` and `open_job_queue` know Ray.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed",
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a group: `run` is the job's name."""
+    """Something that happened in a worker group: `run` is the job's name."""
 
     kind: EventKind
     group: int
@@ -28,9 +28,9 @@ class Event:
 
 
 class JobQueue:
-    """A queue of jobs, the job that each group is at, and a list of events.
+    """A queue of jobs, the job that each worker group is at, and a list of events.
 
-    `next` is safe to repeat: every worker of a group asks. When the group is started again,
+    `next` is safe to repeat: every worker of a group calls it. When the worker pool is started again,
     perhaps with another number of groups, `begin` queues what was left unfinished.
     """
 
@@ -41,7 +41,7 @@ class JobQueue:
         self.events: list[Event] = []
         self.closed = False
         self._explained: set[str] = set()
-        """Runs of which a worker has told why they failed, since the group was started last."""
+        """Runs of which a worker has reported why they failed, since the pool was started last."""
         self._serial = 0
         self._changed = asyncio.Condition()
 
@@ -57,17 +57,17 @@ class JobQueue:
         self.closed = True
         await self._wake()
 
-    async def abandon(self) -> None:
-        """The run has failed: whoever asks for work is told to stop, also after a restart."""
+    async def cancel(self) -> None:
+        """Drop all jobs: every group stops, also after a restart."""
         self.waiting.clear()
         self.current.clear()
         await self.close()
 
     async def begin(self) -> None:
-        """The worker pool has started: nobody is at work on what its groups had before."""
+        """The worker pool has started: jobs that its groups had before are queued again."""
         left = {group: work for group, work in self.current.items() if work.serial not in self.finished}
         for group, work in left.items():
-            # Ray Train may end the others before one of them misses the one that was lost and says so.
+            # Ray Train may end the others before one of them notices and reports that a worker is lost.
             if work.job.name not in self._explained:
                 self.events.append(Event("restarted", group, work.job.name))
         self._explained.clear()
@@ -76,7 +76,10 @@ class JobQueue:
         await self._wake()
 
     async def next(self, group: int, finished: int | None, timeout_s: float = 20.0) -> Assignment | str:
-        """The group's job, or "wait" (ask again) or "stop"; see `ekd_train.workers.worker.JobSource.next`."""
+        """The group's job; "wait" if there is none within `timeout_s`, "stop" if no more will come.
+
+        `finished` is the serial of the assignment that the worker finished last.
+        """
         if finished is not None:
             self.finished.add(finished)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -98,8 +101,8 @@ class JobQueue:
                 except TimeoutError:
                     return "wait"
 
-    async def tell(self, event: Event) -> None:
-        """Note `event`; of progress only the latest of each run is kept until it is drained."""
+    async def report(self, event: Event) -> None:
+        """Keep `event`; of progress only the latest of each run is kept until it is drained."""
         if event.kind == "progress":
             self.events = [e for e in self.events if not (e.kind == "progress" and e.run == event.run)]
         if event.kind == "failed":
@@ -108,7 +111,7 @@ class JobQueue:
         await self._wake()
 
     async def drain(self, timeout_s: float = 0.5) -> list[Event]:
-        """The events since the last call, waiting a little for the first."""
+        """The events since the last call; waits up to `timeout_s` for the first."""
         if not self.events:
             async with self._changed:
                 try:
@@ -124,24 +127,24 @@ class JobQueue:
 
 
 class JobQueueClient:
-    """A group's side of the job_queue: `ekd_train.workers.worker.JobSource` over an actor handle."""
+    """A worker group's side of the queue: `ekd_train.workers.worker.JobSource` over an actor handle."""
 
     def __init__(self, actor: Any, group: int = 0) -> None:
         self.actor, self.group = actor, group
         self._run, self._reporting = "", False
 
     def begin(self) -> None:
-        """See `ekd_train.workers.worker.JobSource.begin`."""
+        """The whole pool has (re)started: jobs that its groups left unfinished are to be done again."""
         import ray
 
         ray.get(self.actor.begin.remote())
 
     def of(self, group: int) -> JobQueueClient:
-        """See `ekd_train.workers.worker.JobSource.of`."""
+        """The jobs of one worker group."""
         return JobQueueClient(self.actor, group)
 
     def next(self, finished: int | None) -> Any:
-        """See `ekd_train.workers.worker.JobSource.next`."""
+        """The group's assignment, waiting for one if need be; None: no more will come."""
         import ray
 
         while True:
@@ -152,46 +155,48 @@ class JobQueueClient:
                 return answer
 
     def about(self, run: str, reporting: bool) -> None:
-        """See `ekd_train.workers.worker.JobSource.about`."""
+        """What is reported from here on is about `run`; without `reporting` nothing is sent."""
         self._run, self._reporting = run, reporting
 
     def started(self, epoch: int) -> None:
         """The run begins, or continues after `epoch` epochs."""
-        self._tell("started", epoch=epoch)
+        self._report("started", epoch=epoch)
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
         """How far the run is; not waited for."""
-        self._tell("progress", epoch=epoch, step=step, steps=steps, loss=loss, images_per_s=images_per_s)
+        self._report("progress", epoch=epoch, step=step, steps=steps, loss=loss, images_per_s=images_per_s)
 
     def epoch(self, record: dict[str, float]) -> None:
         """One validated epoch."""
-        self._tell("epoch", record=record)
+        self._report("epoch", record=record)
 
     def warning(self, message: str) -> None:
         """Something a person should see."""
-        self._tell("warning", message=message)
+        self._report("warning", message=message)
 
     def done(self, serial: int, record: dict[str, Any]) -> None:
-        """The job's record; waited for, so that it is known before the group asks for more."""
+        """The job's record; waited for, so that it is known before the group takes the next job."""
         import ray
 
-        ray.get(self._tell("done", record=record))
+        ray.get(self._report("done", record=record))
 
     def failed(self, error: BaseException) -> None:
-        """Tell what was raised, and of which kind it is, from whichever worker raised it."""
+        """What was raised, and of which kind it is, reported by whichever worker raised it."""
         import ray
 
         self._reporting = True
         message = " ".join(str(error).split()) or type(error).__name__
         kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
-        ray.get(self._tell("failed", **kind, error=type(error).__name__, message=message))
+        ray.get(self._report("failed", **kind, error=type(error).__name__, message=message))
 
-    def _tell(self, kind: EventKind, **data: Any) -> Any:
-        return self.actor.tell.remote(Event(kind, self.group, self._run, data)) if self._reporting else None
+    def _report(self, kind: EventKind, **data: Any) -> Any:
+        if not self._reporting:
+            return None
+        return self.actor.report.remote(Event(kind, self.group, self._run, data))
 
 
 def open_job_queue() -> Any:
-    """The job_queue as an actor on this node: it must live as long as the driver, and no longer."""
+    """A `JobQueue` as an actor on this node: it must live as long as the driver, and no longer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

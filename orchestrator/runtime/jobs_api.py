@@ -1,4 +1,4 @@
-"""The door to Ray's job API: submit a run to a cluster, follow it, let go of it.
+"""Ray's job API: submit a run to a cluster, follow its log, attach to one that runs.
 
 A job is named after its run: `ekd-<run id>-<attempt>`. So the same submission finds the run again:
 one that is running is attached to, one that failed is continued by a new attempt, because a
@@ -21,12 +21,15 @@ from typing import Any, Literal
 from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.errors import EkdError
 from orchestrator.experiment.redaction import visible
+from orchestrator.runtime.deadline import within
 
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 """What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
 RUNNING, SUCCEEDED = ("PENDING", "RUNNING"), "SUCCEEDED"
 ENDED = (SUCCEEDED, "FAILED", "STOPPED")
 REQUEST_TIMEOUT_S = 60.0
+UPLOAD_TIMEOUT_S = 300.0
+"""For a submission, which uploads the code."""
 _REFUSED = re.compile(r"status code 40[13]\b")
 PATIENCE_S = 120.0
 """How long a head that does not answer is asked again while its job is followed."""
@@ -88,20 +91,23 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address
         with _explained(address):
-            self._client = _client(address)
+            self._client = within(REQUEST_TIMEOUT_S, lambda: _client(address))
 
     def statuses(self) -> dict[str, str]:
         """All jobs that were submitted, by submission id."""
         with _explained(self.address):
-            jobs = self._client.list_jobs()
+            jobs = within(REQUEST_TIMEOUT_S, self._client.list_jobs)
         return {job.submission_id: str(job.status.value) for job in jobs if job.submission_id}
 
     def submit(self, job: str, command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
         """Start `command` on the cluster, in a copy of `folder`."""
         runtime_env: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(variables)}
         with _explained(self.address):
-            self._client.submit_job(
-                entrypoint=shlex.join(command), submission_id=job, runtime_env=runtime_env
+            within(
+                UPLOAD_TIMEOUT_S,
+                lambda: self._client.submit_job(
+                    entrypoint=shlex.join(command), submission_id=job, runtime_env=runtime_env
+                ),
             )
 
     def follow(self, job: str, show: Any) -> str:
@@ -114,8 +120,8 @@ class Jobs:
         away_since: float | None = None
         while True:
             try:
-                status = str(self._client.get_job_status(job).value)
-                log = self._client.get_job_logs(job)
+                status = str(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_status(job)).value)
+                log = within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_logs(job))
             except Exception as error:
                 away_since = away_since or time.monotonic()
                 if "does not exist" in str(error) or time.monotonic() - away_since > PATIENCE_S:
@@ -136,20 +142,14 @@ class Jobs:
     def why(self, job: str) -> str:
         """Ray's own word on how the job ended."""
         with _explained(self.address):
-            message = _line(self._client.get_job_info(job).message or "")
+            message = _line(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_info(job)).message or "")
         return message.partition(", last available logs")[0]  # they were shown as they came
 
 
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):
-        """Ray's, which by itself waits for ever for a head that lost power in mid-answer."""
-
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            return super()._do_request(*arguments, **{"timeout": REQUEST_TIMEOUT_S} | options)
-
-    return Client(address)
+    return JobSubmissionClient(address)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Submission:
 def start(submission: Submission, address: str, say: Callable[[str], None]) -> str:
     """Submit a run to the cluster at `address`, unless it is running there already; the job's name.
 
-    `say` is told, a line at a time, what happens. Raises `SubmissionError`.
+    `say` is called with each line that says what happens. Raises `SubmissionError`.
     """
     jobs = Jobs(address)
     decision = decide(submission.run_id, jobs.statuses())

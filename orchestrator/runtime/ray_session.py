@@ -4,65 +4,42 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import logging
 import os
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
-from orchestrator.planning.capacity import HERE, Capacity, Node, NodeGroup
+from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
+from orchestrator.runtime.ray_private import node_groups
 from orchestrator.runtime.token import private_token
-
-T = TypeVar("T")
 
 POLL_S = "0.5"
 """How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
 
-
 GROWING_S = "1800"
 """How long workers may take to come up where machines are started for them; Ray's default is a minute."""
 
-MANY_NODES = 1000
-"""What an autoscaler without a limit is taken for."""
-
-
-NEEDED_NEXT = (
-    "orchestrator.runtime.process_group",
-    "orchestrator.runtime.trainer",
-    "ekd_train.workers.worker",
-)
-"""What the driver imports to start workers: seconds, in which Ray's own processes can come up."""
-
-
-ONLY_TRAINING = {
-    "RAY_worker_niceness": "0",
-    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
-    "LOG_NAME_UPDATE_INTERVAL_S": "1e9",
-    "RAY_enable_metrics_collection": "0",
-}
-"""For a Ray of our own, which is there to train. Its workers are as nice as the driver: Ray's 15 lets all
-else on the machine go first, and of two that wait for each other the one that is held up holds up both.
-No lines of log files are gathered for a driver that does not show them (the files are written all the same),
-and no metrics exported that nobody fetches. docs/log.md has the figures."""
-
+AS_NICE_AS_THE_DRIVER = {"RAY_worker_niceness": "0"}
+"""For a Ray of our own, which is there to train. Ray's 15 lets all else on the machine go first, and of two
+workers that wait for each other the one that is held up holds up both."""
 
 START_ATTEMPTS = 3
 """Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
 
-
 log = logging.getLogger(__name__)
+
+_session: dict[str, Any] = {}
+"""What `ray.init` said of the session that this process uses."""
 
 
 class LaunchError(EkdError):
@@ -73,14 +50,12 @@ def start_ray(
     cluster: Cluster,
     log_file: Path,
     environment: Mapping[str, str] = MappingProxyType({}),
-    *,
-    attempts: int = START_ATTEMPTS,
 ) -> Capacity:
     """Connect to a cluster or start Ray here; what it has. Ray's own messages go to `log_file`.
 
     `environment`: variables for every worker process, on whatever host, beside those of
     `ekd_train.workers.allocator`; addresses, never credentials, because Ray shows them to whoever may look
-    at its jobs. `attempts` are to start it here. Raises `LaunchError`.
+    at its jobs. Raises `LaunchError`.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -89,10 +64,6 @@ def start_ray(
     variables = variables_for_workers(environment, own=address is None)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
-        # Each is a process more that imports Ray: nobody takes a machine away from a Ray of its own, and
-        # without a dashboard nobody sees Ray Train's metrics.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         options |= {
             "address": "local",
             "include_dashboard": False,
@@ -109,11 +80,11 @@ def start_ray(
         with quiet_stderr(log_file), _sigterm_kept():
             if address is not None:
                 _init(options, 1)
-            elif not _started_here():
+            else:
                 # Its processes inherit them, daemons too: with a runtime environment each worker would be
                 # started twice.
                 with in_the_environment(variables), private_token():
-                    _init(options, attempts)
+                    _init(options, START_ATTEMPTS)
         atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
@@ -135,61 +106,18 @@ def variables_for_workers(environment: Mapping[str, str], *, own: bool) -> dict[
     (On a cluster it must not even be named: Ray refuses a variable that a submitted job has already.)
     `own`: Ray is started by and for this run.
     """
-    ours = {**KEEP_FREED_MEMORY, **ONLY_TRAINING} if own else KEEP_FREED_MEMORY
+    ours = {**KEEP_FREED_MEMORY, **AS_NICE_AS_THE_DRIVER} if own else KEEP_FREED_MEMORY
     return {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
-
-
-def start_ray_beside(cluster: Cluster, environment: Mapping[str, str], work: Callable[[], T]) -> T:
-    """`work()`, done while Ray starts on this machine, for the next `start_ray` to find.
-
-    Ray starts on this thread, because its processes end with the thread that started them. It is
-    stopped if `work` raises; that it could not be started, the next `start_ray` says.
-    """
-    done, ray_is_imported = Future[T](), threading.Event()
-
-    def aside() -> None:
-        try:
-            found = work()
-            ray_is_imported.wait()
-            import_all(NEEDED_NEXT)
-            done.set_result(found)
-        except BaseException as error:
-            done.set_exception(error)
-
-    # A daemon: whoever interrupts this is not to wait for a store that does not answer.
-    threading.Thread(target=aside, name="checks", daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="ekd-") as folder:
-        try:
-            import ray  # noqa: F401, before the other thread imports what is below it
-
-            ray_is_imported.set()
-            with contextlib.suppress(LaunchError):
-                start_ray(cluster, Path(folder) / "ray.log", environment, attempts=1)
-            return done.result()
-        except BaseException:
-            stop_ray()
-            raise
-
-
-def import_all(modules: Sequence[str]) -> None:
-    """Import them, one after the other; what fails here fails again where it is needed."""
-    for module in modules:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-
-
-def _started_here() -> bool:
-    import ray
-
-    return ray.is_initialized()
 
 
 def _init(options: dict[str, Any], attempts: int) -> None:
     import ray
 
+    global _session
     for left in reversed(range(attempts)):
         try:
-            ray.init(**options)
+            context = ray.init(**options)
+            _session = dict(getattr(context, "address_info", {}))  # a client of ray:// has none
             return
         except Exception as error:
             if not left:
@@ -214,33 +142,19 @@ def _sigterm_kept() -> Iterator[None]:
 def cluster_capacity(where: str) -> Capacity:
     """What the connected cluster has now, and what its autoscaler may add."""
     import ray
-    from ray._private.state import state
 
     nodes = tuple(
         Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0))
         for n in ray.nodes()
         if n["Alive"]
     )
-    config = state.get_cluster_config()
-    groups = tuple(
-        NodeGroup(Node(g.resources.get("CPU", 0), g.resources.get("GPU", 0)), _at_most(g.max_count))
-        for g in (config.node_group_configs if config is not None else ())
-        if g.max_count
-    )
-    return Capacity(nodes, where, groups)
-
-
-def _at_most(most: int) -> int:
-    return most if most >= 0 else MANY_NODES
+    return Capacity(nodes, where, node_groups())
 
 
 def ray_logs() -> str | None:
-    """The folder of Ray's session logs on the head node."""
-    import ray
-
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    node = ray._private.worker._global_node if context else None
-    return node.get_logs_dir_path() if node is not None else None
+    """The folder of Ray's session logs on the head node; None if it is not known here."""
+    folder = _session.get("session_dir")
+    return f"{folder}/logs" if folder else None
 
 
 def stop_ray() -> None:

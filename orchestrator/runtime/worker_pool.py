@@ -1,7 +1,7 @@
-"""The warm worker pool that does the training.
+"""The worker pool that does the training.
 
 The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd run`; its workers
-form groups that take one job after another from the job_queue (docs/adr/0002).
+form worker groups that take one job after another from the job queue (docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def share(value: Any) -> Any:
 
 
 class WorkerPool:
-    """The warm workers of one `ekd run`, the job_queue they work from, and the data they see."""
+    """The workers of one `ekd run`, the job queue they work from, and the data they see."""
 
     def __init__(
         self,
@@ -46,13 +46,12 @@ class WorkerPool:
         self._closing = False
 
     def start(self, capacity: Capacity, runs: int) -> int:
-        """Bring up the workers of as many groups as there is room for, at most `runs`; how many groups."""
+        """Start the workers of as many groups as there is room for, at most `runs`; the number of groups."""
         groups = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
         fewest, most = self.cluster.fewest_workers, groups * self.cluster.most_workers
         if capacity.own and not self.cluster.elastic:
             fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
-        group = (fewest, most, capacity.own)
-        self.thread = threading.Thread(target=self._serve, args=group, name="workers", daemon=True)
+        self.thread = threading.Thread(target=self._serve, args=(fewest, most), name="workers", daemon=True)
         self.thread.start()
         return groups
 
@@ -62,8 +61,11 @@ class WorkerPool:
 
         ray.get(self.job_queue.add.remote(jobs))
 
-    def news(self, timeout_s: float = 0.5) -> list[Event]:
-        """What happened since the last call. Raises `LaunchError` when the workers cannot go on."""
+    def poll_events(self, timeout_s: float = 0.5) -> list[Event]:
+        """What happened since the last call; waits up to `timeout_s` for the first event.
+
+        Raises `LaunchError` when the workers cannot go on.
+        """
         import ray
 
         events: list[Event] = ray.get(self.job_queue.drain.remote(timeout_s))
@@ -74,32 +76,32 @@ class WorkerPool:
         return events
 
     def close(self, timeout_s: float = 15.0) -> bool:
-        """Let the workers end; whether they have, within `timeout_s`."""
+        """Let the workers end; True if all ended within `timeout_s`."""
         self._closing = True
         self.job_queue.close.remote()
         if self.thread is not None:
             self.thread.join(timeout_s)
         return self.thread is None or not self.thread.is_alive()
 
-    def abandon(self) -> None:
-        """Give workers that are started again nothing to do; their errors are of no interest any more."""
+    def cancel(self) -> None:
+        """Drop all jobs, also for workers that are started again; what the workers raise is ignored now."""
         self._closing = True
-        self.job_queue.abandon.remote()
+        self.job_queue.cancel.remote()
 
-    def _serve(self, fewest: int, most: int, own_ray: bool) -> None:
+    def _serve(self, fewest: int, most: int) -> None:
         try:
-            self._trainer(fewest, most, own_ray).fit()
+            self._trainer(fewest, most).fit()
         except BaseException as error:
             if not self._closing:
                 self.failure = error
 
-    def _trainer(self, fewest: int, most: int, own_ray: bool) -> Any:
+    def _trainer(self, fewest: int, most: int) -> Any:
         from ray.train import RunConfig
         from ray.train.v2.api.config import FailureConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from ekd_train.workers.worker import WorkerSetup, work
-        from orchestrator.runtime.process_group import ProcessGroupConfig
-        from orchestrator.runtime.trainer import Trainer
+        from orchestrator.runtime.visible_gpus import VisibleGpus
 
         cluster = self.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
@@ -114,11 +116,10 @@ class WorkerPool:
             cpus_per_worker=cluster.cpus_per_worker,
             keep_checkpoints=self.keep_checkpoints,
         )
-        return Trainer(
+        return DataParallelTrainer(
             work,
-            own=own_ray,
             train_loop_config={"setup": share(setup)},
-            backend_config=ProcessGroupConfig(),
+            backend_config=VisibleGpus(),
             scaling_config=ScalingConfig(
                 # Between one group and all of them: a lost host costs its groups, not the run.
                 num_workers=most if fewest == most else cast(Any, (fewest, most)),

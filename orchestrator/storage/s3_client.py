@@ -25,8 +25,9 @@ _LONGEST_PAUSE_S = 10.0
 
 logger = logging.getLogger(__name__)
 
-_clients: dict[tuple[int, str | None], Any] = {}
-"""By process id as well: a forked process must not share its parent's connections."""
+_clients: dict[tuple[int, str | None], tuple[Any, Any]] = {}
+"""The client and the credentials that it signs with; by process id as well: a forked process must not share
+its parent's connections."""
 
 
 def call(operation: Callable[[Any], Result], uri: str, endpoint_url: str | None, patience_s: float) -> Result:
@@ -65,7 +66,7 @@ def client(endpoint_url: str | None) -> Any:
     place = (os.getpid(), endpoint_url)
     if place not in _clients:
         _clients[place] = _new_client(endpoint_url)
-    return _clients[place]
+    return _clients[place][0]
 
 
 def _renew(endpoint_url: str | None) -> bool:
@@ -74,13 +75,14 @@ def _renew(endpoint_url: str | None) -> bool:
     boto3 renews a role's credentials by itself, but reads a shared file only once, so that keys
     which were rotated there in mid-run would stay unseen.
     """
+    place = (os.getpid(), endpoint_url)
     try:
         fresh = _new_client(endpoint_url)
-        if _credentials(fresh) == _credentials(client(endpoint_url)):
+        if place in _clients and _keys(fresh[1]) == _keys(_clients[place][1]):
             return False
     except s3_errors.S3_ERRORS:  # the source is being rewritten, is away, or refuses a role
         return False
-    _clients[(os.getpid(), endpoint_url)] = fresh
+    _clients[place] = fresh
     return True
 
 
@@ -89,7 +91,7 @@ def forget_default_session() -> None:
     boto3.DEFAULT_SESSION = None
 
 
-def _new_client(endpoint_url: str | None) -> Any:
+def _new_client(endpoint_url: str | None) -> tuple[Any, Any]:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
@@ -106,11 +108,11 @@ def _new_client(endpoint_url: str | None) -> Any:
         )
         config = config.merge(compatible)
     # A session of our own: the default one is shared, and creating clients from it is not thread-safe.
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+    session = boto3.session.Session()
+    return session.client("s3", endpoint_url=endpoint_url, config=config), session.get_credentials()
 
 
-def _credentials(client: Any) -> tuple[str, str, str | None] | None:
-    credentials = client._request_signer._credentials
+def _keys(credentials: Any) -> tuple[str, str, str | None] | None:
     if credentials is None:
         return None
     frozen = credentials.get_frozen_credentials()

@@ -56,12 +56,16 @@ class InProcess:
         from ekd_train.data.tensors import place
         from ekd_train.distributed import Workers
         from ekd_train.training.reporter import Silent
+        from ekd_train.workers.node_notice import NodeNotice
         from ekd_train.workers.trial_runner import TrialRunner
 
         experiment = build_experiment(setup.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        workers = Workers(device=device)
+        # The trial trains on, with a checkpoint after every epoch, until the node is gone: it may end before,
+        # and a process that ended by itself would count as a failure of the trial.
+        notice = NodeNotice({ray.get_runtime_context().get_node_id()})
+        workers = Workers(device=device, notice=notice)
         shared: SharedData = ray.get(setup.data)
         data = place(shared.dataset, workers.device)
         keep = experiment.storage.keep_checkpoints
@@ -97,7 +101,7 @@ class InWorkerPool:
         reason = ""
         while True:
             try:
-                events = group.news()
+                events = group.poll_events()
             except LaunchError as error:
                 self.close()
                 raise TrialFailed(reason or str(error)) from error
@@ -112,7 +116,7 @@ class InWorkerPool:
                 if event.kind == "failed":
                     reason = f"{event.data['error']}: {event.data['message']}"
                     if event.data["failure"] == "hopeless" and not event.data["out_of_memory"]:
-                        group.abandon()
+                        group.cancel()
                         self.close()
                         raise TrialFailed(reason)
 

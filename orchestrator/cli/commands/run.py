@@ -11,6 +11,6 @@ from orchestrator.pipeline import pipeline
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the experiment, run it, and print its results; the exit status."""
-    checked = checked_experiment(arguments, begins=True)
+    checked = checked_experiment(arguments)
     print_results(checked, pipeline.run(checked))
     return 0

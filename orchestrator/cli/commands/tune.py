@@ -11,6 +11,6 @@ from orchestrator.pipeline import pipeline
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the experiment and the search, run both, and print their results; the exit status."""
-    request, checked = checked_search(arguments, begins=True)
+    request, checked = checked_search(arguments)
     print_results(checked, pipeline.run(checked, request), request)
     return 0

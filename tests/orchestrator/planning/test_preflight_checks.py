@@ -23,7 +23,7 @@ from orchestrator.planning.preflight import (
 )
 from orchestrator.runtime import ray_logging, ray_session
 from orchestrator.runtime.address import why_unreachable
-from orchestrator.runtime.ray_session import MANY_NODES, LaunchError, cluster_capacity
+from orchestrator.runtime.ray_session import LaunchError, cluster_capacity
 
 LAPTOP = Capacity((Node(2),), "this machine")
 TWO_GPU_HOSTS = Capacity((Node(16, 4), Node(16, 4)), "10.0.0.1:6379")
@@ -108,17 +108,10 @@ def test_as_many_runs_go_side_by_side_as_fit_but_no_more_than_there_are():
 
 
 def test_what_an_autoscaler_may_start_is_part_of_what_a_cluster_has(monkeypatch):
-    from ray._private.state import state
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
-
-    group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=8)
-    endless = NodeGroupConfig(resources={"CPU": 2}, max_count=-1)
-    none = NodeGroupConfig(resources={"CPU": 64}, max_count=0)
-    config = ClusterConfig(node_group_configs=[group, endless, none])
-    monkeypatch.setattr(state, "get_cluster_config", lambda: config)
+    group = NodeGroup(Node(4, 1), 8)
+    monkeypatch.setattr(ray_session, "node_groups", lambda: (group,))
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
-    found = cluster_capacity("here")
-    assert found == Capacity((Node(2),), "here", (NodeGroup(Node(4, 1), 8), NodeGroup(Node(2), MANY_NODES)))
+    assert cluster_capacity("here") == Capacity((Node(2),), "here", (group,))
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:port", "10.0.0.1:99999", "http://"])

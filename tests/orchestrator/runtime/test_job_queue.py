@@ -87,7 +87,7 @@ def test_every_run_whose_workers_are_started_again_is_told_of_once():
         await jobs.add([Job("a"), Job("b"), Job("c")])
         a, _ = [await jobs.next(group, None) for group in range(2)]
         await jobs.next(0, a.serial)
-        await jobs.tell(Event("failed", 1, "b"))
+        await jobs.report(Event("failed", 1, "b"))
         await jobs.begin()
         told = [(e.kind, e.group, e.run) for e in await jobs.drain()]
         for group in range(2):
@@ -100,11 +100,11 @@ def test_every_run_whose_workers_are_started_again_is_told_of_once():
     assert second == [("restarted", 0, "b"), ("restarted", 1, "c")]
 
 
-def test_an_abandoned_group_gets_no_more_work_even_if_it_is_started_again():
+def test_a_cancelled_group_gets_no_more_jobs_even_if_it_is_started_again():
     async def steps(jobs):
         await jobs.add(["a", "b"])
         await jobs.next(0, None)
-        await jobs.abandon()
+        await jobs.cancel()
         await jobs.begin()
         return [await jobs.next(0, None), await jobs.next(1, None)]
 
@@ -114,7 +114,7 @@ def test_an_abandoned_group_gets_no_more_work_even_if_it_is_started_again():
 def test_events_are_drained_in_order_and_once():
     async def steps(jobs):
         for kind in ("started", "epoch", "done"):
-            await jobs.tell(Event(kind, 0, "teacher-0"))
+            await jobs.report(Event(kind, 0, "teacher-0"))
         return [e.kind for e in await jobs.drain()], await jobs.drain(timeout_s=0.01)
 
     assert run(steps) == (["started", "epoch", "done"], [])
@@ -124,17 +124,17 @@ def test_of_progress_only_the_latest_of_each_run_is_kept():
     async def steps(jobs):
         for step in range(3):
             for name in ("teacher-0", "control"):
-                await jobs.tell(Event("progress", 0, name, {"step": step}))
+                await jobs.report(Event("progress", 0, name, {"step": step}))
         return [(e.run, e.data["step"]) for e in await jobs.drain()]
 
     assert run(steps) == [("teacher-0", 2), ("control", 2)]
 
 
-def test_draining_waits_for_news():
+def test_draining_waits_for_events():
     async def steps(jobs):
         waiting = asyncio.create_task(jobs.drain(timeout_s=30))
         await asyncio.sleep(0)
-        await jobs.tell(Event("done", 0, "control"))
+        await jobs.report(Event("done", 0, "control"))
         return [e.run for e in await waiting]
 
     assert run(steps) == ["control"]

@@ -27,20 +27,20 @@ class Group:
     def add(self, jobs: list[Any]) -> None:
         """Nothing is kept."""
 
-    def news(self) -> list[Event]:
+    def poll_events(self) -> list[Event]:
         if self.most == 0:
             raise LaunchError("the workers cannot go on")
         if self.left == 0:
             return [Event("done", 0, STEP.name, {"record": {"epoch": 1.0}})]
         self.left, self.most, self.seen = self.left - 1, self.most - 1, []
-        tell = SimpleNamespace(remote=self.seen.append)
-        desk = JobQueueClient(SimpleNamespace(tell=tell))
-        desk.about(STEP.name, True)
-        desk.failed(self.error)
+        queue = SimpleNamespace(report=SimpleNamespace(remote=self.seen.append))
+        client = JobQueueClient(queue)
+        client.about(STEP.name, True)
+        client.failed(self.error)
         return self.seen
 
-    def abandon(self) -> None:
-        self.ended = "abandoned"
+    def cancel(self) -> None:
+        self.ended = "cancelled"
 
     def close(self) -> None:
         self.ended = self.ended or "closed"
@@ -77,4 +77,4 @@ def test_what_the_same_settings_raise_again_is_not_tried_again() -> None:
     group = Group(ValueError("wrong shape"), times=9)
     with pytest.raises(TrialFailed, match="ValueError: wrong shape"):
         executor(group).step(STEP)
-    assert (group.left, group.ended) == (8, "abandoned")
+    assert (group.left, group.ended) == (8, "cancelled")
