@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from orchestrator.cli.table import COMMANDS
-from orchestrator.errors import EkdError
+from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import redacted, visible
 
 EPILOG = """examples:
@@ -92,9 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_error(error: EkdError) -> None:
     """Print the error's one line, and its hint, on stderr."""
-    for text in (str(error) or type(error).__name__, error.hint):
-        if text is not None:
-            print("ekd:", visible(redacted(" ".join(text.split()))), file=sys.stderr)
+    text = " ".join(str(error).split()) or type(error).__name__
+    # What is wrong with an input, whoever wrote it has on this terminal: "key=value" is no secret there.
+    print("ekd:", visible(text if isinstance(error, ExperimentError) else redacted(text)), file=sys.stderr)
+    if error.hint is not None:
+        print("ekd:", error.hint, file=sys.stderr)
 
 
 class _Version(argparse.Action):

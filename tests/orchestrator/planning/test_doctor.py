@@ -16,9 +16,9 @@ def no_ray(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(
-        "orchestrator.runtime.ray_session.start_ray", lambda *_: Capacity((Node(2),), "this machine")
+        "orchestrator.planning.doctor.start_ray", lambda *_: Capacity((Node(2),), "this machine")
     )
-    monkeypatch.setattr("orchestrator.runtime.ray_session.stop_ray", lambda: None)
+    monkeypatch.setattr("orchestrator.planning.doctor.stop_ray", lambda: None)
 
 
 def findings(*overrides: str) -> dict[str, doctor.Finding]:
@@ -63,7 +63,7 @@ def test_a_ray_that_does_not_start_is_reported(no_ray, monkeypatch):
     def fail(*_: object) -> Capacity:
         raise RuntimeError("no room for another raylet")
 
-    monkeypatch.setattr("orchestrator.runtime.ray_session.start_ray", fail)
+    monkeypatch.setattr("orchestrator.planning.doctor.start_ray", fail)
     assert "no room" in findings()["cluster"].detail
 
 
