@@ -10,8 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import build_experiment
 from orchestrator.pipeline.lease import LEASE, LEASE_S, is_gone
 from orchestrator.pipeline.manifest import EXPERIMENT, FORMAT, MANIFEST, read_json, read_manifest
+from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.progress import duration
 from orchestrator.storage import Storage, StorageError
 
@@ -84,7 +86,8 @@ def one_run(run: Storage, run_id: str) -> str:
         lines.append(f"  {name:10s} done  {duration(stage['seconds'])}")
     lines.append("")
     keys = run.list()
-    for name, epochs in _training_runs(experiment):
+    runs = training_runs(build_experiment(experiment)) if experiment else ()
+    for name, epochs in ((run.name, run.training.epochs) for run in runs):
         if f"networks/{name}.json" in keys:
             lines.append(f"  {name:12s} trained")
             continue
@@ -116,15 +119,3 @@ def state(run: Storage, manifest: dict[str, Any]) -> str:
     if owner is None:
         return "stopped"
     return "stopped" if is_gone(owner) or time.time() - owner.get("since", 0) > 2 * LEASE_S else "running"
-
-
-def _training_runs(experiment: dict[str, Any]) -> list[tuple[str, int]]:
-    if not experiment:
-        return []
-    groups = experiment["teachers"]
-    epochs = [g["training"]["epochs"] for g in groups for _ in range(g["count"])]
-    student = experiment["student"]["training"]["epochs"]
-    of_student = ["control", "student"]
-    if experiment["student"]["architecture"].get("pruned"):
-        of_student.insert(0, "unpruned")
-    return [(f"teacher-{i}", n) for i, n in enumerate(epochs)] + [(name, student) for name in of_student]
