@@ -89,6 +89,7 @@ def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=folder,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials store their own
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 callbacks=[callback],
                 verbose=0,

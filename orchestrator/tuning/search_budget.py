@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
+
+from pydantic import ValidationError
 
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.manifest import read_json
@@ -22,10 +25,7 @@ class SearchBudget:
     def __init__(self, storage: Storage, request: SearchRequest) -> None:
         self.storage = storage
         found = read_json(storage, SEARCH)
-        if (
-            found is not None
-            and SearchRequest.model_validate(found["request"]).identity() != request.identity()
-        ):
+        if found is not None and not _same(found["request"], request):
             raise ExperimentError(
                 f"{storage.uri(SEARCH)}: this run searches otherwise (space, trials, seeds, scheduler or "
                 "searcher); use the same options to continue it, or another --run-id"
@@ -49,3 +49,11 @@ class SearchBudget:
         """Store it."""
         content = {"request": self.request.model_dump(mode="json"), "seconds": self.seconds}
         self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
+
+
+def _same(stored: dict[str, Any], request: SearchRequest) -> bool:
+    """Whether the trials of both are the same; no request is that of a scheduler that is no more."""
+    try:
+        return SearchRequest.model_validate(stored).identity() == request.identity()
+    except ValidationError:
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import tune_spaces
@@ -12,6 +11,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.tuning.searchers import random_points
 from orchestrator.tuning.space import check_space, load_space, packaged_spaces
 
 SPACES = packaged_spaces()
@@ -34,9 +34,8 @@ def test_every_key_is_a_real_field_and_every_domain_inside_its_bounds(space: str
 def test_points_inside_the_domains_can_be_run_too(space: str) -> None:
     found, experiment = load_space(space), load_experiment("digits")
     pool = pool_experiment(experiment, found.domains)
-    generator = np.random.default_rng(0)
-    for _ in range(30):
-        trial_experiment(pool, {key: domain.draw(generator) for key, domain in found.domains.items()})
+    for values in random_points(found, 30):
+        trial_experiment(pool, values)
 
 
 @pytest.mark.parametrize("space", SPACES)
