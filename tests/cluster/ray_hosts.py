@@ -53,6 +53,8 @@ class RayHosts:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray's 15 would leave next to nothing to workers on a machine that has other work.
             "RAY_worker_niceness": "0",
+            # Each host would see the memory of the whole machine, and end workers for what others use of it.
+            "RAY_memory_monitor_refresh_ms": "0",
             # The head declares a host dead after three checks without an answer: 14 s, not Ray's 65.
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "4000",

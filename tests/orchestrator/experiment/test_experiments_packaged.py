@@ -25,6 +25,7 @@ from ekd_train.workers.jobs import execute
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
+from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.planning.plan import passes, planned_runs
 from orchestrator.planning.preflight import check
@@ -180,7 +181,7 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
     def do(job):
         return execute(job, data, storage, Silent(), Workers())
 
-    for run in experiment.training_runs():
+    for run in training_runs(experiment):
         assert [record["epoch"] for record in do(run).history] == [1, 2]
     student = experiment.student_run()
     save_network(

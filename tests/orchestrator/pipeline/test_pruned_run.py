@@ -10,7 +10,7 @@ import pytest
 import torch
 from ekd_process import EkdRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TRAINING = "{epochs: 6, batch_size: 20, learning_rate: 0.03, checkpoint_every: 1}"
 SETTINGS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ekd_process import EkdRun, Started
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
