@@ -1,7 +1,6 @@
-"""The data-parallel workers of one training run, as seen from one of them.
+"""The data-parallel workers of one training run, as seen from one of them: on `torch.distributed` alone.
 
-Only `torch.distributed` is known here; who started the processes (Ray Train,
-torchrun, nobody) is not.
+Whoever starts the processes (Ray Train, torchrun, a test) makes the process group first.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ _NAMES = signature(DistributedDataParallel).parameters
 _BUFFERS_STAY: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
 }
-"""Buffers are shared at the end of an epoch. To share them before every step too would make workers wait
-for each other twice a step, for statistics that only perturbations read: there each has its own."""
+"""Buffers are shared at the end of an epoch. Sharing them before every step too would make workers wait for
+each other twice a step, for running statistics that only perturbations read."""
 
 
 class Notice(Protocol):
-    """Word that a machine is about to be taken away: a spot instance, a drained node."""
+    """Reports that machines are about to be preempted: spot instances, drained nodes."""
 
     def given(self) -> bool:
-        """Whether this worker has heard of it."""
+        """True once this worker knows that a machine of its run is about to be preempted."""
 
     def leave(self) -> None:
-        """End this worker if its machine is one of those; returns on the others."""
+        """End this process if its machine is one of those; return if not."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Workers:
     """Their process group; None: all processes that there are."""
     device: torch.device = torch.device("cpu")
     notice: Notice | None = None
-    """None: machines are not taken away. Workers of a run all have one, or none has."""
+    """None: machines are not preempted. Either all workers of a run have one or none has."""
 
     @property
     def is_first(self) -> bool:
@@ -93,14 +92,14 @@ class Workers:
             dist.all_reduce(value, group=self.group)
         return value
 
-    def warned(self) -> bool:
-        """Whether any worker has heard that a machine is about to be taken; all get the same answer."""
+    def preemption_announced(self) -> bool:
+        """True on all workers as soon as one knows that a machine is about to be preempted."""
         if self.notice is None:
             return False
         return bool(self.total(torch.tensor(float(self.notice.given()), device=self.device)))
 
-    def leave(self) -> None:
-        """Let the workers on machines that are about to be taken end, all together at this point."""
+    def exit_if_preempted(self) -> None:
+        """End the processes on machines that are about to be preempted, once all workers are here."""
         if self.notice is not None:
             self.barrier()
             self.notice.leave()

@@ -1,7 +1,7 @@
 """Which images make up which batch: a pure function of seed, epoch and size.
 
-Nothing here has a state to save: a resumed run asks for the same epoch and gets the same
-order, and workers agree on every global batch without talking to each other.
+There is no state to save: a resumed run gets the same order for the same epoch, and workers agree on
+every global batch without communicating.
 """
 
 from __future__ import annotations
@@ -46,9 +46,3 @@ def shard_bounds(size: int, rank: int, world_size: int) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} workers")
     return rank * size // world_size, (rank + 1) * size // world_size
-
-
-def shard(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """Worker `rank`'s rows of a global batch (see `shard_bounds`)."""
-    start, stop = shard_bounds(len(batch), rank, world_size)
-    return batch[start:stop]

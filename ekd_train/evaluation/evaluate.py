@@ -82,7 +82,7 @@ def _numbers(probs: Tensor) -> Tensor:
 
 
 def averaging_gap_warning(history: list[dict[str, float]], threshold: float = 0.05) -> str | None:
-    """What to tell a person when the averaging gap has opened, else None.
+    """A warning for the user when the averaging gap has opened, else None.
 
     The gap is open when it was above `threshold` (a fraction of the validation images) in the
     last two validations; one alone is noise of the first epochs. Said once per opening.

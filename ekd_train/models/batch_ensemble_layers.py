@@ -107,7 +107,7 @@ class BatchEnsembleLayer(nn.Module, ABC):
 
 
 class BatchEnsembleConv2d(BatchEnsembleLayer):
-    """See `BatchEnsembleLayer`; r scales input channels, s output channels."""
+    """A convolution whose factors r `(s, in_channels)` and s `(s, out_channels)` scale channels."""
 
     layer: nn.Conv2d
 
@@ -128,7 +128,7 @@ class BatchEnsembleConv2d(BatchEnsembleLayer):
 
 
 class BatchEnsembleLinear(BatchEnsembleLayer):
-    """See `BatchEnsembleLayer`; r scales inputs, s outputs."""
+    """A linear layer whose factors r `(s, in_features)` and s `(s, out_features)` scale features."""
 
     layer: nn.Linear
 

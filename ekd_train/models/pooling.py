@@ -21,7 +21,7 @@ class GlobalAverage(nn.Module):
     """`global_average` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `global_average`."""
+        """Maps `(b, channel, h, w)` to their means `(b, channel)`."""
         return global_average(x)
 
 

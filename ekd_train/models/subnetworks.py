@@ -38,8 +38,3 @@ class Subnetworks(nn.Module, ABC):
         if not chosen or not all(0 <= member < self.num_members for member in chosen):
             raise ValueError(f"members must be indices in 0..{self.num_members - 1}, got {list(chosen)}")
         return chosen
-
-
-def average_subnetworks(module: Subnetworks) -> nn.Module:
-    """The plain network, at the cost of one, that `module` averages to."""
-    return module.averaged()

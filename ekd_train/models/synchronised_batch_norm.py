@@ -83,7 +83,7 @@ def to_synchronised_batch_norm(module: nn.Module) -> nn.Module:
     """A copy of `module` whose BatchNorms share their batch statistics among the workers.
 
     Raises `TypeError` for a kind of BatchNorm other than `BatchNorm1d` and `BatchNorm2d`, which
-    would stay each worker's own without a word.
+    would silently stay each worker's own.
     """
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and type(part) not in (*_SYNCHRONISED, *_PLAIN):

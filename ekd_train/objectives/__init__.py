@@ -1,6 +1,6 @@
 """Losses: one file each, a pure function and a thin `Objective`, and one line each in `OBJECTIVES`.
 
-A training step asks the objective what it needs, collects those `Predictions`, and calls it:
+A training step reads what the objective needs, collects those `Predictions`, and calls it:
 
 >>> import torch
 >>> objective = build_objective("member_kd", Distillation(temperature=4.0, alpha=0.9))

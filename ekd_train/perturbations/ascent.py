@@ -1,4 +1,4 @@
-"""Pixel gradients of networks that must notice nothing, and steps of a given length along them."""
+"""Pixel gradients that leave networks as they were, and steps of a given length along them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring predictors beyond the test set: corrupted images, foreign images, and when not to answer."""
+"""Robustness of predictors: under corruption, on OOD data, and at less than full coverage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNCERTAIN = ("accuracy", "nll")
 """What has intervals under corruption: means over the images."""
 
 Progress = Callable[[int, int], None]
-"""Told how many images of how many are predicted."""
+"""Called with how many images of how many are predicted."""
 
 
 def predict_all(predictors: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:

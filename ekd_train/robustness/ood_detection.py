@@ -1,4 +1,4 @@
-"""Telling images of the known classes from others, by how unsure a predictor is of them."""
+"""Out-of-distribution detection: images of unknown classes found by how unsure a predictor is of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ekd_train.evaluation.bootstrap import Paired, at_once, draw_counts
 SCORES = ("max_probability", "entropy", "disagreement")
 """Of `unsureness`."""
 MERITS = ("auroc", "fpr_at_95")
-"""How well a score tells foreign images, as the functions of these names say."""
+"""How well a score detects foreign images: the functions of these names."""
 
 
 def unsureness(probs: Tensor) -> dict[str, Tensor]:

@@ -131,12 +131,12 @@ class Loop:
                 self._validate(epoch, losses)
             self.progress.epoch = epoch
             self.progress.seconds += time.perf_counter() - began
-            preempted = self.workers.warned()
+            preempted = self.workers.preemption_announced()
             if last or preempted or epoch % self.settings.checkpoint_every == 0:
                 self.save()
             if preempted and not last:
-                self.checkpoints.flush()  # a worker that leaves ends the others too: store everything first
-                self.workers.leave()
+                self.checkpoints.flush()  # a worker that exits ends the others too
+                self.workers.exit_if_preempted()
         return self.history[-1]
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:

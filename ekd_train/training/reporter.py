@@ -1,4 +1,4 @@
-"""What a training run tells the outside: progress, one record an epoch, warnings."""
+"""What a training run reports: progress, one record an epoch, warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker pool can be asked to do, and how it does it. Ray is not known here."""
+"""The jobs of a worker pool and how one worker does them, without Ray."""
 
 from __future__ import annotations
 

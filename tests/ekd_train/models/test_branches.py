@@ -8,7 +8,6 @@ from ekd_train.models import build_model
 from ekd_train.models.branches import average_branches, to_branches
 from ekd_train.models.cost import count_macs
 from ekd_train.models.stages import logits_and_features, stages
-from ekd_train.models.subnetworks import average_subnetworks
 
 
 def plain_network() -> nn.Module:
@@ -83,7 +82,7 @@ def head(branched: nn.Module) -> nn.Linear:
 def test_averaging_equal_branches_gives_the_plain_network():
     plain = plain_network()
     plain(IMAGES)  # so that running statistics are not their initial values
-    averaged = average_subnetworks(to_branches(plain, 4))
+    averaged = to_branches(plain, 4).averaged()
     for (key, tensor), (averaged_key, averaged_tensor) in zip(
         plain.state_dict().items(), averaged.state_dict().items(), strict=True
     ):

@@ -7,7 +7,6 @@ from torch import nn
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import to_branches
-from ekd_train.models.subnetworks import average_subnetworks
 
 BOTH_KINDS = pytest.mark.parametrize("convert", [to_batch_ensemble, to_branches])
 
@@ -20,7 +19,7 @@ def plain_network() -> nn.Module:
 @BOTH_KINDS
 def test_the_average_has_the_class_and_keys_of_the_plain_network(convert):
     plain = plain_network()
-    averaged = average_subnetworks(convert(plain, 3))
+    averaged = convert(plain, 3).averaged()
     assert type(averaged) is type(plain)
     assert list(averaged.state_dict()) == list(plain.state_dict())
 

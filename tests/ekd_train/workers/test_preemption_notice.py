@@ -76,4 +76,4 @@ def test_a_worker_whose_machine_stays_trains_on_and_checkpoints_every_epoch():
 
 
 def test_without_notices_nobody_is_asked():
-    assert Workers().warned() is False
+    assert Workers().preemption_announced() is False
