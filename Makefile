@@ -12,7 +12,7 @@ FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 .DEFAULT_GOAL := help
 MINUTES ?= 10
 
-.PHONY: help demo fashion-mnist test test-all test-oldest faults faults-ci attack fuzz check format bench clean
+.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ test-oldest: $(OLDEST)/.installed  ## the fast tests with the oldest dependencie
 
 test-all: test  ## and those that install packages into environments of their own
 	$(SLOW_TESTS) -m installs
+
+test-compat: $(STAMP)  ## a small run at COMPAT_REF (else the last tag) and at HEAD: the same bits?
+	$(BIN)/python tests/compat/two_commits.py
 
 faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root, half an hour; writes docs/faults.md
 	EKD_FAULTS=all EKD_FAULTS_PAGE=docs/faults.md $(FAULT_TESTS)

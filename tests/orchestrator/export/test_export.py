@@ -175,7 +175,7 @@ def test_a_form_that_is_whole_needs_no_sidecar(student, tmp_path):
 def test_a_state_dict_that_does_not_give_the_student_again_is_refused(student, tmp_path, spoil):
     source = a_source(student)
     if spoil == "mean":
-        source = replace(source, data={**source.data, "mean": [0.0]})
+        source = replace(source, spec=source.spec.model_copy(update={"mean": (0.0,)}))
     else:
         source = replace(source, architecture=WRN | {"stem_channels": 8})
     with pytest.raises(ExportError, match=r"do not fit the network|differ by"):

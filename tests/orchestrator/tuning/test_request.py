@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from training_runs import a_description
 
 from ekd_train.settings import Training
 from orchestrator.errors import ExperimentError
@@ -168,7 +169,7 @@ def test_a_trial_of_several_workers_leaves_all_cpus_to_them() -> None:
 def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
     asked = request(trials=24)
     pool = pool_experiment(load_experiment("digits", HUNDRED_EPOCHS), asked.space.domains)
-    text = "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
+    text = "\n".join(search_lines(asked, pool, a_description(train=300), CLUSTER))
     assert "24, random search" in text
     assert "rungs after epochs 6, 18, 54" in text
     assert "if all trials train in full, about" in text
@@ -179,7 +180,7 @@ def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
 def plan_of(overrides: Sequence[str] = (), **options: Any) -> str:
     asked = request(**options)
     pool = pool_experiment(load_experiment("digits", [*HUNDRED_EPOCHS, *overrides]), asked.space.domains)
-    return "\n".join(search_lines(asked, pool, {"train": 300}, CLUSTER))
+    return "\n".join(search_lines(asked, pool, a_description(train=300), CLUSTER))
 
 
 def test_several_seeds_are_in_the_plan_and_in_its_cost() -> None:
