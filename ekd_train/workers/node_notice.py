@@ -66,4 +66,4 @@ class NodeNotice:
         """End this process if its own node is about to be taken: Ray starts the workers again elsewhere."""
         if self._own in self._found:
             log.warning("this node is about to be taken: checkpointed, leaving")
-            os._exit(1)  # an exception would count as a failure of the run, not as a preemption
+            os._exit(1)  # an exception would be reported as the failure of the job
