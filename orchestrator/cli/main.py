@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ekd: the folder you are in was removed; change to another one", file=sys.stderr)
         return 2
     try:
+        if "experiment" in parsed:
+            # What is wrong in it is said before the command's own imports, which take seconds.
+            from orchestrator.experiment.schema import load_experiment
+
+            load_experiment(parsed.experiment, parsed.overrides)
         status: int = import_module(f"orchestrator.cli.commands.{parsed.command}").run(parsed)
         sys.stdout.flush()
     except EkdError as error:

@@ -24,7 +24,6 @@ from orchestrator.pipeline.stages.evaluate import evaluate
 from orchestrator.pipeline.stages.prepare import prepare
 from orchestrator.pipeline.stages.register import register
 from orchestrator.pipeline.stages.report import report
-from orchestrator.pipeline.stages.search import search
 from orchestrator.pipeline.stages.train import train
 from orchestrator.planning.plan import doubts, training_work
 from orchestrator.planning.preflight import Checked, one_line
@@ -40,9 +39,17 @@ log = logging.getLogger(__name__)
 Work = Callable[[RunContext], Any]
 """Does a stage; what it made, as `manifest_content.OUTPUTS` says."""
 
+
+def _search(context: RunContext) -> Any:
+    # Ray Tune and Optuna take seconds to import, and only this stage needs them.
+    from orchestrator.pipeline.stages.search import search
+
+    return search(context)
+
+
 WORK: dict[str, Work] = {
     "prepare": prepare,
-    "search": search,
+    "search": _search,
     "average": average,
     "evaluate": evaluate,
     "register": register,

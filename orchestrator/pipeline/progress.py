@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.plain_console import PlainConsole
-from orchestrator.runtime.job_queue import Event
+from orchestrator.runtime.event import Event
 
 PLAIN_EVERY_S = 10.0
 PLAIN_EVERY_SHARE = 0.02

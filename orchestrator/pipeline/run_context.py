@@ -19,7 +19,7 @@ from orchestrator.pipeline.progress import View
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
-from orchestrator.runtime.job_queue import Event
+from orchestrator.runtime.event import Event
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.request import SearchRequest

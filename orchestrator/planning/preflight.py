@@ -18,7 +18,6 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address
-from orchestrator.runtime.ray_session import LaunchError, start_ray, stop_ray
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check as check_storage
@@ -95,6 +94,9 @@ def ask_capacity(cluster: Cluster) -> Capacity:
     """What the cluster has: a running one is asked, this machine's is known. Raises `ExperimentError`."""
     if wanted_address(cluster) is None:
         return local_capacity()
+    # It imports Ray, a second that nobody waits for who uses this machine alone and only reads.
+    from orchestrator.runtime.ray_session import LaunchError, start_ray, stop_ray
+
     with log_of_ray() as log_file:
         try:
             return start_ray(cluster, log_file)

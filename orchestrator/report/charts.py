@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from orchestrator.pipeline.summary import compact, kind_of
 from orchestrator.report.evidence import Evidence, History
 from orchestrator.report.findings import Findings, Row
 from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
 """Predictors differ in shape as well as in colour."""
@@ -40,8 +40,6 @@ def cost_chart(findings: Findings) -> str:
     if timed:
         size = max(timed[0].values.latency_ms or {}, key=int)
         panels.append((f"ms an image, batches of {size}", lambda row: _ms_an_image(row, size), timed))
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(9.6, 3.7)
     axes_row = figure.subplots(1, len(panels), sharey=True)
     for axes, (label, price, shown) in zip(axes_row, panels, strict=True):
@@ -224,8 +222,6 @@ def _curve(axes: Axes, history: History, key: str, scale: float = 1, **style: An
 
 def _log_scale(axes: Axes) -> None:
     """With plain numbers: a screen reader would spell powers of ten digit by digit."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     least, most = axes.dataLim.minposy, axes.dataLim.y1
     if most <= 0:
         return

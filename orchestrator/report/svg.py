@@ -12,11 +12,12 @@ import logging
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,8 +75,6 @@ def styled(chart: Callable[P, R]) -> Callable[P, R]:
     def draw(*arguments: P.args, **named: P.kwargs) -> R:
         # Without a home folder that can be written it would say so on stderr; it works without.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
-        import matplotlib
-
         with matplotlib.rc_context(STYLE):
             return chart(*arguments, **named)
 
@@ -84,15 +83,11 @@ def styled(chart: Callable[P, R]) -> Callable[P, R]:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure that needs no display; inches."""
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def over_epochs(axes: Axes) -> None:
     """Name the horizontal axis, and divide it into whole epochs."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -106,8 +101,6 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         title: what the figure is, for screen readers.
         description: what it shows, in words, for screen readers.
     """
-    import matplotlib
-
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ekd_train.workers.assignment import Assignment
+from orchestrator.runtime.event import Event, EventKind
 from orchestrator.runtime.retry import failure_kind, out_of_memory
-
-EventKind = Literal["started", "progress", "epoch", "warning", "done", "failed", "restarted"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a worker group: `run` is the job's name."""
-
-    kind: EventKind
-    group: int
-    run: str
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 class JobQueue:
@@ -135,8 +126,6 @@ class JobQueueClient:
 
     def begin(self) -> None:
         """The whole pool has (re)started: jobs that its groups left unfinished are to be done again."""
-        import ray
-
         ray.get(self.actor.begin.remote())
 
     def of(self, group: int) -> JobQueueClient:
@@ -145,8 +134,6 @@ class JobQueueClient:
 
     def next(self, finished: int | None) -> Any:
         """The group's assignment, waiting for one if need be; None: no more will come."""
-        import ray
-
         while True:
             answer = ray.get(self.actor.next.remote(self.group, finished))
             if answer == "stop":
@@ -176,14 +163,10 @@ class JobQueueClient:
 
     def done(self, serial: int, record: dict[str, Any]) -> None:
         """The job's record; waited for, so that it is known before the group takes the next job."""
-        import ray
-
         ray.get(self._report("done", record=record))
 
     def failed(self, error: BaseException) -> None:
         """What was raised, and of which kind it is, reported by whichever worker raised it."""
-        import ray
-
         self._reporting = True
         message = " ".join(str(error).split()) or type(error).__name__
         kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
@@ -197,9 +180,6 @@ class JobQueueClient:
 
 def open_job_queue() -> Any:
     """A `JobQueue` as an actor on this node: it must live as long as the driver, and no longer."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(JobQueue)
     return actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()

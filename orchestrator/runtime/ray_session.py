@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import ray
+
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
@@ -111,8 +113,6 @@ def variables_for_workers(environment: Mapping[str, str], *, own: bool) -> dict[
 
 
 def _init(options: dict[str, Any], attempts: int) -> None:
-    import ray
-
     global _session
     for left in reversed(range(attempts)):
         try:
@@ -141,8 +141,6 @@ def _sigterm_kept() -> Iterator[None]:
 
 def cluster_capacity(where: str) -> Capacity:
     """What the connected cluster has now, and what its autoscaler may add."""
-    import ray
-
     nodes = tuple(
         Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0))
         for n in ray.nodes()
@@ -159,6 +157,4 @@ def ray_logs() -> str | None:
 
 def stop_ray() -> None:
     """Leave the cluster, or stop the one that was started; everything of this run in it ends."""
-    import ray
-
     ray.shutdown()

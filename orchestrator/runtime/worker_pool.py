@@ -10,19 +10,25 @@ import threading
 import time
 from typing import Any, cast
 
+import ray
+from ray.train import RunConfig
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
-from orchestrator.runtime.job_queue import Event, JobQueueClient, open_job_queue
+from orchestrator.runtime.event import Event
+from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
+from orchestrator.runtime.visible_gpus import VisibleGpus
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
 
 
 def share(value: Any) -> Any:
     """`value` in Ray's object store: its arrays live once on every node that needs them."""
-    import ray
-
     return ray.put(value)
 
 
@@ -57,8 +63,6 @@ class WorkerPool:
 
     def add(self, jobs: list[Any]) -> None:
         """Queue jobs, first come first served."""
-        import ray
-
         ray.get(self.job_queue.add.remote(jobs))
 
     def poll_events(self, timeout_s: float = 0.5) -> list[Event]:
@@ -66,8 +70,6 @@ class WorkerPool:
 
         Raises `LaunchError` when the workers cannot go on.
         """
-        import ray
-
         events: list[Event] = ray.get(self.job_queue.drain.remote(timeout_s))
         if self.failure is not None and not any(event.kind == "failed" for event in events):
             raise LaunchError(cause_of(str(self.failure))) from self.failure
@@ -96,13 +98,6 @@ class WorkerPool:
                 self.failure = error
 
     def _trainer(self, fewest: int, most: int) -> Any:
-        from ray.train import RunConfig
-        from ray.train.v2.api.config import FailureConfig, ScalingConfig
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-        from ekd_train.workers.worker import WorkerSetup, work
-        from orchestrator.runtime.visible_gpus import VisibleGpus
-
         cluster = self.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler, TPESampler
+
 from ekd_train.data.seeds import derive_seed
 from orchestrator.tuning.domains import Choice, Domain, Integer, LogUniform, Uniform
 from orchestrator.tuning.names import SearcherName
@@ -34,8 +38,6 @@ class OptunaSearcher:
     """
 
     def __init__(self, space: Space, seed: int, name: SearcherName) -> None:
-        import optuna
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.seed, self.name = space, seed, name
         self.pareto = name == "pareto"
@@ -54,8 +56,6 @@ class OptunaSearcher:
 
     def observe(self, record: TrialRecord) -> None:
         """Give the study the result of a trial; one that an earlier start suggested is added to it whole."""
-        import optuna
-
         state, values = optuna.trial.TrialState.COMPLETE, None
         if record.status == "failed" or not record.history:
             state = optuna.trial.TrialState.FAIL
@@ -80,8 +80,6 @@ class OptunaSearcher:
         )
 
     def _sampler(self, number: int) -> Any:
-        from optuna.samplers import RandomSampler, TPESampler
-
         seed = derive_seed(self.seed, "trial", number) % 2**32  # what NumPy's older generators take
         if self.name == "random":
             return RandomSampler(seed=seed)
@@ -105,9 +103,6 @@ class GridSearcher:
     """
 
     def __init__(self, space: Space, seed: int, most: int) -> None:
-        import optuna
-        from optuna.distributions import BaseDistribution, CategoricalDistribution
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         points = {key: domain.points(POINTS_PER_RANGE) for key, domain in space.domains.items()}
         # By index, as above: Optuna's own values may not be lists.
@@ -143,8 +138,6 @@ def random_points(space: Space, count: int) -> list[dict[str, Any]]:
 
 
 def _distribution(domain: Domain) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     match domain:
         case Choice():  # by index: Optuna's own choices may not be lists
             return CategoricalDistribution(range(len(domain.choice)))

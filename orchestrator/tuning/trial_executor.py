@@ -6,10 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ray
+import torch
+
 from ekd_train.data.shared import SharedData
+from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
 from ekd_train.settings import TrialStep
+from ekd_train.training.reporter import Silent
+from ekd_train.workers.node_notice import NodeNotice
+from ekd_train.workers.trial_runner import TrialRunner
 from orchestrator.errors import EkdError
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.runtime.ray_session import LaunchError, cluster_capacity
+from orchestrator.runtime.worker_pool import WorkerPool
 from orchestrator.storage import Storage
 
 
@@ -50,15 +60,6 @@ class InProcess:
     """Trains in the calling process, on the device that Ray gave it."""
 
     def __init__(self, setup: TrialSetup) -> None:
-        import ray
-        import torch
-
-        from ekd_train.data.tensors import place
-        from ekd_train.distributed import Workers
-        from ekd_train.training.reporter import Silent
-        from ekd_train.workers.node_notice import NodeNotice
-        from ekd_train.workers.trial_runner import TrialRunner
-
         experiment = build_experiment(setup.pool)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -94,8 +95,6 @@ class InWorkerPool:
 
         Raises `TrialFailed` when they cannot go on.
         """
-        from orchestrator.runtime.ray_session import LaunchError
-
         group = self._open()
         group.add([step])
         reason = ""
@@ -128,9 +127,6 @@ class InWorkerPool:
 
     def _open(self) -> Any:
         if self._group is None:
-            from orchestrator.runtime.ray_session import cluster_capacity
-            from orchestrator.runtime.worker_pool import WorkerPool
-
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
             self._group = WorkerPool(cluster, self.setup.store, self.setup.data, keep)
             self._group.start(cluster_capacity("the cluster"), 1)

@@ -6,16 +6,18 @@ import argparse
 
 from orchestrator.cli.checks import checked_experiment
 from orchestrator.cli.search_options import check_no_search
-from orchestrator.cli.searches import checked_search
 from orchestrator.cli.terminal import results_console
 from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
-from orchestrator.tuning.plan import search_lines
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what would run, where, and its cost; the exit status."""
     search = None
     if arguments.space is not None:
+        # Optuna takes a second to import, and only a search needs it.
+        from orchestrator.cli.searches import checked_search
+        from orchestrator.tuning.plan import search_lines
+
         search, checked = checked_search(arguments)
     else:
         check_no_search(arguments)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 
+import ray
+
+from ekd_train.data.shared import SharedData
+from ekd_train.models.build_network import build_network
+from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.persistence.networks import find_network, identity, load_network, save_network
+from ekd_train.persistence.records import NetworkRecord
+from ekd_train.workers.trial_runner import checkpoint_prefix, network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.pool import trial_runs
 from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.table import short_values, trials_table
+from orchestrator.tuning.trial_executor import TrialSetup, open_executor
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set
 
 
@@ -47,15 +58,6 @@ def search(context: RunContext) -> Searched:
 def _run_trials(
     context: RunContext, request: SearchRequest, trials: TrialStore, budget: SearchBudget
 ) -> None:
-    import ray
-
-    from ekd_train.data.shared import SharedData
-    from ekd_train.persistence.networks import load_network
-    from ekd_train.workers.trial_runner import network_arrays
-    from orchestrator.tuning.callback import SearchCallback
-    from orchestrator.tuning.search import Search, run_search
-    from orchestrator.tuning.trial_executor import TrialSetup, open_executor
-
     checked = context.checked
     pool, storage = checked.experiment, checked.storage
     context.wait_for_queued()
@@ -97,12 +99,6 @@ def _all_ended(trials: TrialStore, request: SearchRequest) -> bool:
 
 def _keep_student(context: RunContext, best: TrialRecord) -> None:
     """If the best trial was trained in full, its network of the student's own seed is the student."""
-    from ekd_train.models.build_network import build_network
-    from ekd_train.persistence.checkpoint import Checkpoints
-    from ekd_train.persistence.networks import find_network, identity, save_network
-    from ekd_train.persistence.records import NetworkRecord
-    from ekd_train.workers.trial_runner import checkpoint_prefix
-
     checked = context.checked
     storage, description = checked.storage, checked.description
     (run,) = trial_runs(checked.experiment, best.values, 1)

@@ -12,7 +12,7 @@ from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
 from orchestrator.pipeline.pipeline import WORK
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext
-from orchestrator.runtime.job_queue import Event
+from orchestrator.runtime.event import Event
 from orchestrator.tuning.pool import same_in_all_trials
 
 NAMES = [stage.name for stage in ORDER]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.pipeline.progress import Bars, View
-from orchestrator.runtime.job_queue import Event
+from orchestrator.runtime.event import Event
 
 
 def test_a_message_that_looks_like_markup_is_shown_as_it_is(capsys):

@@ -34,8 +34,8 @@ class Deaf:
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     """Of a run whose teachers are there, with nothing behind `ray.put`."""
     monkeypatch.setattr("ray.put", lambda value: None)
-    monkeypatch.setattr("ekd_train.persistence.networks.load_network", lambda *args: None)
-    monkeypatch.setattr("ekd_train.workers.trial_runner.network_arrays", lambda networks: {})
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.load_network", lambda *args: None)
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.network_arrays", lambda networks: {})
     checked = SimpleNamespace(
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),
@@ -81,7 +81,7 @@ def test_a_driver_that_lost_its_run_writes_no_more_trials(
         callback.on_step_begin(1, [])
         end(callback, 1)
 
-    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
     with pytest.raises(RunFailed, match="process 7 on another host has taken this run over"):
         search(context)
     assert "trials/trial-0000/trial.json" in before
@@ -98,7 +98,7 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
         lose(context)
         before.update(stored(context))
 
-    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
     with pytest.raises(RunFailed, match="has taken this run over"):
         search(context)
     assert stored(context) == before
@@ -116,7 +116,7 @@ def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_n
         end(callback, 0)
         kept.append(json.loads(context.checked.storage.read("search.json"))["seconds"])
 
-    monkeypatch.setattr("orchestrator.tuning.search.run_search", run_search)
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
     with pytest.raises(RunFailed, match="no trial has a result"):
         search(context)
     assert kept == [30.0]

@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from orchestrator.runtime.job_queue import Event, JobQueue
+from orchestrator.runtime.event import Event
+from orchestrator.runtime.job_queue import JobQueue
 
 
 def jobs_of(answers) -> list:

@@ -9,7 +9,8 @@ import pytest
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import load_experiment
-from orchestrator.runtime.job_queue import Event, JobQueueClient
+from orchestrator.runtime.event import Event
+from orchestrator.runtime.job_queue import JobQueueClient
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.tuning.trial_executor import InWorkerPool, TrialFailed
 
