@@ -146,8 +146,8 @@ def _check_same(
 ) -> None:
     if content.format < FORMAT and not content.done("evaluate"):
         raise ExperimentError(
-            f"run {run_id} was begun by an earlier version of ekd (code {content.code_version}), which knew "
-            "networks by other names; finish it with that version, or begin anew with another --run-id"
+            f"run {run_id} was begun by an earlier version of ekd (code {content.code_version}), whose "
+            "unfinished runs this one cannot continue; finish it with that version, or use another --run-id"
         )
     before = read_experiment(storage)
     known = before.result_settings() if before is not None else {}
