@@ -51,4 +51,5 @@ print(once.exists(), *((folder / f"total-{rank}").read_text() for rank in range(
 def test_it_is_tried_again_on_the_same_cpus(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.stdout.split() == ["True", "3", "3"], done.stderr[-4000:]
+    # Among its lines: Ray says on stdout too that a worker has died.
+    assert "True 3 3" in done.stdout.splitlines(), done.stdout + done.stderr
