@@ -83,7 +83,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialScheduler:
-    """Ray's scheduler, comparing `score` (higher is better) over epochs."""
+    """Ray's scheduler, comparing `score` (higher is better) over epochs. None of them pauses a trial."""
     from ray.tune import schedulers
 
     shared: dict[str, Any] = {"time_attr": TIME, "metric": SCORE, "mode": "max"}
@@ -93,6 +93,10 @@ def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialSc
                 **shared, grace_period=grace, max_t=longest, reduction_factor=request.reduction_factor
             )
         case "median":
-            return schedulers.MedianStoppingRule(**shared, grace_period=grace, min_samples_required=3)
+            # By default it pauses trials while there are too few to compare them with: here they train on.
+            never: Any = math.inf
+            return schedulers.MedianStoppingRule(
+                **shared, grace_period=grace, min_samples_required=3, min_time_slice=never
+            )
         case "none":
             return schedulers.FIFOScheduler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from orchestrator.tuning.request import (
     grid_size,
     longest_warmup,
 )
-from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.schedulers import build_scheduler, expected_share, grace_epochs, rungs
 from orchestrator.tuning.search import trial_resources
 from orchestrator.tuning.space import Space, load_space
 
@@ -121,6 +122,31 @@ def test_asha_has_the_rungs_that_ray_has() -> None:
         )
         theirs = sorted(milestone for milestone, _ in ray._brackets[0]._rungs)
         assert rungs("asha", grace, longest, 3) == [m for m in theirs if m < longest]
+
+
+class Waiting:
+    """A trial that has not begun."""
+
+    status = "PENDING"
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = str(number)
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
+def test_no_scheduler_pauses_a_trial_for_those_that_wait(scheduler: str) -> None:
+    from ray.tune.schedulers import TrialScheduler
+
+    built = build_scheduler(request(scheduler=scheduler), 1, 9)
+    trials = [Waiting(number) for number in range(6)]
+    controller = SimpleNamespace(get_live_trials=lambda: trials)
+    decisions = set()
+    for trial in trials:
+        built.on_trial_add(controller, trial)
+        for epoch in range(1, 9):
+            made = built.on_trial_result(controller, trial, {"epoch": epoch, "score": 1 / (epoch + 2)})
+            decisions.add(made)
+    assert decisions <= {TrialScheduler.CONTINUE, TrialScheduler.STOP}
 
 
 def test_early_stopping_is_expected_to_save_about_what_successive_halving_does() -> None:
