@@ -143,11 +143,11 @@ def _find_version(tracker: Tracker, run: str, name: str, sha256: str) -> ModelVe
 
 
 def _find_logged_model(tracker: Tracker, run: str, sha256: str) -> LoggedModel | None:
-    """A model that was logged completely: READY."""
+    """A model that was logged completely: READY, and with the SHA-256 of its file."""
     found = tracker.client.search_logged_models(
         [tracker.experiment_id], f"source_run_id = '{run}' and tags.`{WEIGHTS_TAG}` = '{sha256}'"
     )
-    return next((model for model in found if model.status == "READY"), None)
+    return next((model for model in found if model.status == "READY" and ARCHIVE_TAG in model.tags), None)
 
 
 def _log_model(

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -79,6 +80,7 @@ def test_the_first_version_is_champion_with_lineage_card_and_signature(tracker, 
     assert registered.promotion.startswith("champion: the first champion")
     assert version.run_id == tracker.run_id
     assert version.description == "# A card"
+    assert re.fullmatch("[0-9a-f]{64}", registered.archive_sha256)
     assert version.tags == {
         "ekd.run_id": tracker.ekd_run_id,
         "ekd.parent_run_id": tracker.run_id,
@@ -87,6 +89,7 @@ def test_the_first_version_is_champion_with_lineage_card_and_signature(tracker, 
         "ekd.experiment_hash": "eh",
         "ekd.code_version": "abc-dirty",
         "ekd.weights_sha256": weights_sha256(module),
+        "ekd.archive_sha256": registered.archive_sha256,
         "ekd.validation.accuracy": "0.9",
         "ekd.validation.nll": "0.3",
         "ekd.promotion": registered.promotion,
