@@ -131,6 +131,7 @@ def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tra
     request = SearchRequest(space=load_space("student"))
     best_trial = {"trial": "trial-0001", "values": {"distillation.temperature": 2.5}, "score": 0.9}
     found = {"best": best_trial}
+    checked.storage.write("search.json", b'{"request": {"space": {"name": "student"}}}')
     work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
     stages = [Stage(name) for name in work]
     with pytest.raises(RunFailed, match="cut off"):
