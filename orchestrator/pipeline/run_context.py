@@ -113,6 +113,7 @@ class RunContext:
 
     def show_in_mlflow(self) -> None:
         """Write to MLflow what it lacks of all that is stored."""
+        self.tracker.flush(force=True)  # MLflow may be back since it was tried last
         self.tracker.show(project(self.checked.storage, self.checked.experiment))
 
     def ray(self) -> Capacity:

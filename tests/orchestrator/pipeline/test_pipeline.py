@@ -33,6 +33,9 @@ class FakeTracker:
         self.closed: list[str] = []
         self.shown: list[str] = []
 
+    def flush(self, *, force: bool) -> bool:
+        return True
+
     def show(self, states: dict[str, object]) -> None:
         self.shown += states
 
