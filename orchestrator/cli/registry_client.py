@@ -1,18 +1,15 @@
-"""The model registry that commands name, and what a move of its champion came to."""
+"""The model registry that commands name."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_NAME
-from orchestrator.experiment.redaction import visible
-from orchestrator.registry import Move, champion_of
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 from orchestrator.tracking.connection import connect, explained
@@ -47,13 +44,3 @@ def check_model_name(name: str) -> str:
     if MODEL_NAME.fullmatch(name) is None:
         raise ExperimentError(f"{name!r} is not the name of a registered student; see `ekd models`")
     return name
-
-
-def print_move(client: MlflowClient, name: str, move: Move | None, otherwise: str) -> int:
-    """Print what came of a move; 1 where somebody else moved the alias at the same moment."""
-    print(visible(f"champion of {name}: {move or otherwise}"))
-    champion = champion_of(client, name)
-    if move is None or champion == move.after:
-        return 0
-    print(f"ekd: somebody else has since made version {champion} the champion of {name}", file=sys.stderr)
-    return 1

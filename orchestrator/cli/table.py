@@ -50,9 +50,10 @@ COMMANDS: Mapping[str, Command] = {
         arguments.add_submit,
     ),
     "register": Command(
-        "register a run whose tracking server was away at its end",
-        "The last stages of a run that is trained and measured, without Ray: register the student, write the "
-        "summary, deliver what MLflow was not told.",
+        "register a run, and write to MLflow what it lacks of it",
+        "The last stages of a run that is trained and measured, without Ray: register the student, write "
+        "summary and report, and write to MLflow all that is stored. For a tracking server that was away, or "
+        "lost what it had; nothing is written twice.",
         arguments.add_register,
     ),
     "clean": Command(

@@ -39,7 +39,6 @@ class TrainedNetwork(Output):
     train_seconds: float
     workers: int
     precision: str | None = None
-    mlflow_run: str | None = None
 
 
 Trained = dict[str, TrainedNetwork]
@@ -163,7 +162,7 @@ class ManifestContent(Record):
     stages: dict[str, Stage] = Field(default_factory=dict)
     """Those that are done, in the order in which they were."""
     mlflow: dict[str, str] = Field(default_factory=dict)
-    """MLflow run of `parent` and of every training run."""
+    """MLflow run of `parent` and, once the student is registered, of every training run."""
     updated: float
 
     @field_validator("stages")

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import average
 from orchestrator.pipeline.stages.evaluate import evaluate
 from orchestrator.pipeline.stages.prepare import prepare
-from orchestrator.pipeline.stages.register import register
+from orchestrator.pipeline.stages.register import register, register_command
 from orchestrator.pipeline.stages.report import report
 from orchestrator.pipeline.stages.train import train
 from orchestrator.planning.plan import doubts, training_work
@@ -64,6 +64,7 @@ def run(
     *,
     stages: Sequence[Stage] | None = None,
     work: Mapping[str, Work] = WORK,
+    again: Collection[str] = (),
 ) -> Manifest:
     """Do every stage that is not done yet; the manifest of the finished run.
 
@@ -72,6 +73,7 @@ def run(
         request: what to search before the student is trained; None: nothing.
         stages: default: those of `orchestrator.pipeline.order`.
         work: what they do.
+        again: names of stages to do even if they are done.
 
     Raises `LeaseHeld` where another driver has the run, and other `EkdError`s; what was done by then is
     kept, and the same call continues.
@@ -88,7 +90,8 @@ def run(
             experiment = checked.experiment
             fingerprint = checked.description.fingerprint
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
-            if all(manifest.done(stage.name) for stage in stages):
+            finished = manifest.content.status == STATES["FINISHED"]
+            if finished and not again and all(manifest.done(stage.name) for stage in stages):
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = RunContext(checked, manifest, view, folder, lease, request)
@@ -97,20 +100,22 @@ def run(
             if manifest.done(SEARCH):
                 _adopt_best(context)
             with _terminated_is_interrupted():
-                _run_stages(context, stages, work)
+                _run_stages(context, stages, work, again)
             return manifest
     finally:
         view.close()
 
 
 def local_folder(checked: Checked) -> Path:
-    """Where this machine keeps logs and unsent records of the run."""
+    """Where this machine keeps logs of the run."""
     folder = checked.storage.local_folder or Path("ekd-runs").absolute() / checked.run_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str, Work]) -> None:
+def _run_stages(
+    context: RunContext, stages: Sequence[Stage], work: Mapping[str, Work], again: Collection[str]
+) -> None:
     manifest = context.manifest
     divert_logging(context.log_file)
     manifest.set(status="running")
@@ -120,7 +125,7 @@ def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str,
         # Ray and its workers take seconds to start, while MLflow is opened.
         _plan_training(context, stages)
         for stage in stages:
-            if manifest.done(stage.name):
+            if manifest.done(stage.name) and stage.name not in again:
                 context.view.end(stage.name, None)
                 continue
             context.stop_if_taken_over()
@@ -133,6 +138,8 @@ def _run_stages(context: RunContext, stages: Sequence[Stage], work: Mapping[str,
             if stage.name == SEARCH:
                 _adopt_best(context)
                 _plan_training(context, stages)
+        tracking.join()
+        context.show_in_mlflow()
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -191,8 +198,9 @@ def _end(context: RunContext, tracking: _TrackerOpening, status: RunStatus) -> N
         with _warning(context):
             context.manifest.set(status=STATES[status])
         with _warning(context):
-            if context.tracker_ is not None and (left := context.tracker_.close(status)):
-                context.view.warn(left)
+            if context.tracker_ is not None and not context.tracker_.close(status):
+                command = register_command(context.checked) if status == "FINISHED" else "the same command"
+                context.view.warn(f"MLflow lacks some of this run, which is stored: `{command}` writes it")
     with _warning(context):
         context.close(failed=status != "FINISHED")
 
@@ -253,10 +261,7 @@ class _TrackerOpening:
                 checked.tracking_uri,
                 checked.experiment.name,
                 checked.run_id,
-                ekd_run_id=checked.run_id,
                 instance=str(manifest.content.created),
-                spool=context.local_folder / "tracking",
-                run_id=manifest.content.mlflow.get("parent"),
                 storage_uri=checked.experiment.storage.uri,
             )
             manifest.note_mlflow_run("parent", context.tracker_.run_id)

@@ -16,6 +16,7 @@ from orchestrator.errors import EkdError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.progress import View
+from orchestrator.pipeline.projection import project, training_state
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
@@ -42,7 +43,7 @@ class RunContext:
     manifest: Manifest
     view: View
     local_folder: Path
-    """On this machine, for logs and for what waits to be sent."""
+    """On this machine, for logs."""
     lease: Lease | None = None
     """Of the run, by this process."""
     request: SearchRequest | None = None
@@ -57,8 +58,6 @@ class RunContext:
     """Not queued yet."""
     _submitted: dict[str, TrainingRun | Evaluation] = field(default_factory=dict)
     _ending: Future[bool] | None = None
-    _mlflow: dict[str, str] = field(default_factory=dict)
-    _logged: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def tracker(self) -> Tracker:
@@ -112,14 +111,10 @@ class RunContext:
         if self.taken_over:
             raise RunFailed(f"{self.taken_over} has taken this run over; this driver stops")
 
-    def mlflow_run(self, name: str) -> str:
-        """The child run that records the training run `name`, opened on first use."""
-        if name not in self._mlflow:
-            known = self.manifest.content.mlflow.get(name)
-            child = self.tracker.child(name, known)
-            self._mlflow[name] = child
-            self.manifest.note_mlflow_run(name, child)
-        return self._mlflow[name]
+    def show_in_mlflow(self) -> None:
+        """Write to MLflow what it lacks of all that is stored."""
+        self.tracker.flush(force=True)  # MLflow may be back since it was tried last
+        self.tracker.show(project(self.checked.storage, self.checked.experiment))
 
     def ray(self) -> Capacity:
         """What the cluster has; Ray is started, or connected to, on first use."""
@@ -195,28 +190,20 @@ class RunContext:
         self.view.show(event)
         match event.kind:
             case "epoch":
-                self._log_epoch(event.run, event.data["record"])
+                values = dict(event.data["record"])
+                self.tracker.log_metrics(event.run, values, int(values.pop("epoch")))
             case "done":
                 made: NetworkRecord | PredictionsRecord = event.data["record"]
                 self.records[event.run] = made
                 self._submit_ready()
                 if isinstance(made, NetworkRecord):
-                    # Epochs whose events died with an earlier driver: checkpoints have their records.
-                    for record in made.history:
-                        self._log_epoch(event.run, record)
-                    self.tracker.finish(self.mlflow_run(event.run), "FINISHED")
+                    # With epochs whose events died with an earlier driver.
+                    self.tracker.show({event.run: training_state(made.history, "FINISHED")})
             case "failed" if event.data["failure"] == "hopeless":
-                self.tracker.finish(self.mlflow_run(event.run), "FAILED")
+                self.tracker.finish(event.run, "FAILED")
                 raise RunFailed(f"{event.run}: {event.data['error']}: {event.data['message']}")
             case "failed":
                 why = f"{event.data['error']}: {event.data['message']}"
                 self.view.warn(f"{event.run}: {why}; its workers {STARTED_AGAIN}")
             case "restarted":
                 self.view.warn(f"{event.run}: workers were lost or have come; all {STARTED_AGAIN}")
-
-    def _log_epoch(self, run: str, record: dict[str, float]) -> None:
-        epoch = int(record["epoch"])
-        if (run, epoch) not in self._logged:
-            self._logged.add((run, epoch))
-            values = {name: value for name, value in record.items() if name != "epoch"}
-            self.tracker.log_metrics(self.mlflow_run(run), values, epoch)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from rich.table import Table
 
-from ekd_train.evaluation.bootstrap import Interval
 from ekd_train.persistence.records import Latency, Record
 from orchestrator.pipeline.manifest_content import ManifestContent, Output, Predictor, Registered
+
+if TYPE_CHECKING:
+    from ekd_train.evaluation.bootstrap import Interval
 
 
 class StageTime(Output):

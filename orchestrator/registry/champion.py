@@ -1,12 +1,9 @@
 """Who is champion, why, and who was before: the alias and its history.
 
 The alias is moved by one call, which the registry carries out whole or not at all: there is never
-a moment without a champion, nor with two. Nothing else is atomic. Each move is first noted as a tag
-of its own on the registered model, so that two people who promote at once lose neither note; a note
-whose move never happened leads nowhere, and is passed over. Of two moves at once the later call
-wins; of two registrations at once it then looks for the other's note, and lets a better version have the
-alias (`registration`). What the versions' tags say is brought into line with the alias
-after each move, by whoever is last, and by the next move after one that was interrupted.
+a moment without a champion, nor with two. Each move is first noted as a tag of its own on the registered
+model; a note whose move never happened leads nowhere, and is passed over. Of two moves at once the later
+call wins. What an interrupted move did not say on the versions, the same command says.
 """
 
 from __future__ import annotations
@@ -150,53 +147,29 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
         client.set_registered_model_alias(name, CHAMPION, version)
-    _settle(client, name)
+    if arrival := next((m for m in reversed(history(client, name)) if m.after == version), None):
+        _explain(client, name, arrival)
     return move
 
 
-def _settle(client: MlflowClient, name: str) -> None:
-    """Let the versions say what the alias says; again where somebody moved it meanwhile."""
-    settled = None
-    while (holder := champion_of(client, name)) != settled:
-        if holder is not None:
-            _tell(client, name, holder)
-        settled = holder
-
-
-def _tell(client: MlflowClient, name: str, holder: str) -> None:
-    """The tags of the champion and of those that it replaced; a champion is no challenger."""
-    arrival = next((m for m in reversed(history(client, name)) if m.after == holder), None)
-    # Before the tags, which tell a rerun that nothing is left to do.
+def _explain(client: MlflowClient, name: str, move: Move) -> None:
+    """Say on the model and on both versions that this move was made; a champion is no challenger."""
     model = client.get_registered_model(name)
     if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
-        because = f": {arrival.reason.rstrip('.')}" if arrival else ""
-        before = f" Before it: version {arrival.before}." if arrival and arrival.before else ""
-        described = f"Champion: version {holder}{because}.{before}\n\n{ABOUT}"
-        if model.description != described:
-            client.update_registered_model(name, description=described)
-    told = {
-        str(v.version): v.tags.get(PROMOTION_TAG, "")
-        for v in client.search_model_versions(f"name = '{name}'")
-    }
-    wanted = {
-        version: f"replaced by version {holder}" + (f": {arrival.reason}" if arrival else "")
-        for version, text in told.items()
-        if version != holder
-        and (text.startswith(f"{CHAMPION}:") or (arrival is not None and version == arrival.before))
-    }
-    if arrival is not None:
-        wanted[holder] = f"{CHAMPION}: {arrival.reason}"
-    for version, text in wanted.items():
-        if told.get(version) != text:
-            client.set_model_version_tag(name, version, PROMOTION_TAG, text)
-    if str(model.aliases.get(CHALLENGER)) == holder:
+        before = f" Before it: version {move.before}." if move.before else ""
+        described = f"Champion: version {move.after}: {move.reason.rstrip('.')}.{before}\n\n{ABOUT}"
+        client.update_registered_model(name, description=described)
+    if move.before:
+        replaced = f"replaced by version {move.after}: {move.reason}"
+        client.set_model_version_tag(name, move.before, PROMOTION_TAG, replaced)
+    if str(model.aliases.get(CHALLENGER)) == move.after:
         client.delete_registered_model_alias(name, CHALLENGER)
+    # Last: it says to a rerun of the registration that nothing is left to do.
+    client.set_model_version_tag(name, move.after, PROMOTION_TAG, f"{CHAMPION}: {move.reason}")
 
 
 def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move | None:
     """Make the champion before the present one champion again; once more goes one further back.
-
-    None where somebody else did that at the same moment.
 
     Raises:
         NoSuchVersion: there is no such model, no champion, or none before it.

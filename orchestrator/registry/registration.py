@@ -18,23 +18,20 @@ from orchestrator.experiment.model_uri import MODEL_NAME
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,
-    Move,
     champion_of,
-    history,
     move_champion,
     version_of,
 )
 from orchestrator.registry.exported_model import ARCHIVE_TAG, archive_sha256, save_exported
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
-from orchestrator.tracking.connection import explained, patient
-from orchestrator.tracking.records import shortened
+from orchestrator.tracking.connection import explained, patient, upload
+from orchestrator.tracking.run_state import shortened
 from orchestrator.tracking.runs import RUN_ID_TAG
 from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
@@ -175,7 +172,11 @@ def _log_model(
             folder = Path(temporary) / "model"
             save_exported(module, example_images, folder, logged, run, requirements)
             with explained(tracker.uri, "upload a model to"):
-                client.log_model_artifacts(logged.model_id, str(folder))
+                upload(
+                    logged.artifact_location,
+                    str(folder),
+                    lambda path: client.log_model_artifacts(logged.model_id, path),
+                )
                 client.set_logged_model_tags(logged.model_id, {ARCHIVE_TAG: archive_sha256(folder)})
                 client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
                 return client.finalize_logged_model(logged.model_id, "READY")
@@ -217,7 +218,7 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     if decided := version.tags.get(PROMOTION_TAG):
         return decided
     client, name, number = tracker.client, version.name, str(version.version)
-    noted, holder = len(history(client, name)), champion_of(client, name)
+    holder = champion_of(client, name)
     if holder == number:
         promotion = Promotion(CHAMPION, "its alias was set by other means than `ekd`")
     else:
@@ -226,7 +227,6 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     if promotion.alias == CHAMPION:
         # Where an earlier call was interrupted it is noted already, and that reason stays.
         move_champion(client, name, number, kind="registered", reason=promotion.reason)
-        _yield_to_a_better_one(client, name, number, history(client, name)[noted:])
     else:
         client.set_registered_model_alias(name, promotion.alias, number)
     told = version_of(client, name, number).tags.get(PROMOTION_TAG)
@@ -234,18 +234,6 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
         told = str(promotion)
         client.set_model_version_tag(name, number, PROMOTION_TAG, told)
     return told
-
-
-def _yield_to_a_better_one(client: MlflowClient, name: str, number: str, since: Sequence[Move]) -> None:
-    """Give the alias back to a better version that was registered while this one was compared."""
-    best, reason = number, ""
-    for other in {move.after for move in since if move.kind == "registered"} - {number}:
-        ours, theirs = (_validation_of(version_of(client, name, v)) for v in (best, other))
-        back = decide_promotion(theirs, ours, vacant=False)
-        if back.alias == CHAMPION:
-            best, reason = other, back.reason
-    if best != number and champion_of(client, name) == number:
-        move_champion(client, name, best, kind="registered", reason=reason)
 
 
 def _validation_of(version: ModelVersion) -> Validation | None:

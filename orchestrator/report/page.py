@@ -19,7 +19,7 @@ from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Fi
 from orchestrator.report.images import examples
 from orchestrator.report.robustness import SCORES, beyond_section
 from orchestrator.report.search import search_section
-from orchestrator.tracking.records import flattened
+from orchestrator.tracking.run_state import flattened
 
 _HERE = Path(__file__).parent
 

@@ -86,9 +86,9 @@ def _renew(endpoint_url: str | None) -> bool:
     return True
 
 
-def forget_default_session() -> None:
-    """Let clients that others make of boto3's default session read the credentials anew."""
-    boto3.DEFAULT_SESSION = None
+def present_credentials() -> tuple[str | None, str | None, str | None]:
+    """Key id, secret and token as boto3's chain has them now (shared files read anew); None: without any."""
+    return _keys(boto3.session.Session().get_credentials()) or (None, None, None)
 
 
 def _new_client(endpoint_url: str | None) -> tuple[Any, Any]:

@@ -2,9 +2,11 @@
 
 from orchestrator.tracking.address import redacted, resolve_tracking_uri, ui_command
 from orchestrator.tracking.preflight import TrackingError, check_tracking
-from orchestrator.tracking.tracker import RunStatus, Tracker
+from orchestrator.tracking.run_state import PARENT, RunStatus
+from orchestrator.tracking.tracker import Tracker
 
 __all__ = [
+    "PARENT",
     "RunStatus",
     "Tracker",
     "TrackingError",

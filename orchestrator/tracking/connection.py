@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {
     # MLflow waits 120 s and tries 8 times: minutes for each call to a dead server. What could
-    # not be written is kept and retried later (outbox.py), so one quick retry is enough here.
+    # not be written is written later (tracker.py), so one quick retry is enough here.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -65,23 +64,23 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = redacted(str(error)).splitlines() or [type(error).__name__]
-        renew_artifact_credentials()
         raise TrackingError(f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}") from error
 
 
-def renew_artifact_credentials() -> None:
-    """Let MLflow's next upload to S3 read the credentials anew: it would use those of its first for ever.
+def upload(location: str, folder: str, through_mlflow: Callable[[str], None]) -> None:
+    """Upload the files below `folder` to the artifact location of a run or of a logged model.
 
-    MLflow keeps its clients for five minutes, and makes them of boto3's default session, which reads
-    a shared file once. There is no public way; without this one keys renewed in mid-run stay unseen.
+    MLflow's client makes its S3 client of the credentials that it finds first, and keeps it for five
+    minutes; so for S3 the present credentials are handed to MLflow's repository each time.
     """
-    if (module := sys.modules.get("mlflow.store.artifact.s3_artifact_repo")) is None:
+    if not location.startswith("s3://"):
+        through_mlflow(folder)
         return
-    from orchestrator.storage.s3_client import forget_default_session
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # only after `connect`
 
-    forget_default_session()
-    if (cached := getattr(module, "_cached_get_s3_client", None)) is not None:
-        cached.cache_clear()
+    from orchestrator.storage.s3_client import present_credentials  # boto3
+
+    S3ArtifactRepository(location, *present_credentials()).log_artifacts(folder)
 
 
 @contextmanager

@@ -1,37 +1,72 @@
-"""Finding and creating MLflow runs, so that a resumed `ekd run` has the same ones.
+"""The MLflow runs of one `ekd run`, found again or created, and writing to them what they lack.
 
-Runs carry the tags `ekd.run_id` and `ekd.instance`. A run whose MLflow id was not stored,
-because the process died between its creation and the writing of the manifest, is found by
-them and its name again. The instance tells apart runs with the same id: an `ekd run` of the
-same experiment into another storage, or again after its files were deleted.
+Runs carry the tags `ekd.run_id` and `ekd.instance`, by which and by their names they are found. The
+instance tells apart runs with the same id: an `ekd run` of the same experiment into another storage,
+or again after its files were deleted.
+
+Writing the same twice changes nothing:
+
+* a metric value whose step the run has is not written again; one whose answer was lost is sent again
+  with its own timestamp, which MLflow recognises;
+* a param cannot be changed; a value that differs from the one a run has (a setting changed before a
+  restart) is kept as the tag `ekd.changed_param.<name>`;
+* tags, artifacts, data sets and the status are overwritten with the same;
+* a child that is FINISHED has all its metrics: the status is written last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.tracking.address import artifact_location
-from orchestrator.tracking.records import MAX_TAG_CHARACTERS, legal_key, shortened
+from orchestrator.tracking.address import artifact_location, redacted
+from orchestrator.tracking.connection import upload
+from orchestrator.tracking.run_state import PARENT, Unwritten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+log = logging.getLogger(__name__)
+
 RUN_ID_TAG = "ekd.run_id"
 INSTANCE_TAG = "ekd.instance"
 PARENT_TAG = "mlflow.parentRunId"
-_PENDING = "pending:"
+CHANGED_PARAM = "ekd.changed_param."
+
+VALUES_PER_CALL = 1000
+"""MLflow's limit on the metrics of one `log_batch`."""
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+
+
+@dataclass
+class _Held:
+    """What is known of a run that MLflow has."""
+
+    run_id: str
+    artifact_uri: str
+    status: str = "RUNNING"
+    deleted: bool = False
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: set[str] = field(default_factory=set)
+    """Those with a value."""
+    steps: dict[str, set[int]] = field(default_factory=dict)
+    """Of those that were looked up or written."""
 
 
 class Runs:
-    """The runs of one `ekd run` in one MLflow experiment.
+    """The runs of one `ekd run` in one MLflow experiment, which is created if there is none.
 
     Args:
         client: an open client.
         uri: its tracking URI.
-        experiment: the MLflow experiment's name; created if there is none.
-        ekd_run_id: the `ekd run` that they belong to.
+        experiment: the MLflow experiment's name.
+        ekd_run_id: the `ekd run` that they belong to; the parent has this name.
         instance: which of the runs with that id.
         storage_uri: where a new experiment's artifacts may be kept (`artifact_location`).
     """
@@ -43,7 +78,7 @@ class Runs:
         experiment: str,
         ekd_run_id: str,
         instance: str,
-        storage_uri: str = "",
+        storage_uri: str,
     ) -> None:
         self._client = client
         self.ekd_run_id = ekd_run_id
@@ -51,71 +86,145 @@ class Runs:
         self.experiment_id = self._find_or_create_experiment(
             experiment, artifact_location(uri, experiment, storage_uri)
         )
-        self.created: set[str] = set()
-        """Runs made by this process: they hold nothing that it does not know of."""
-        self._resolved: dict[str, str] = {}
+        self._known: dict[str, _Held] | None = None
+        """By name; None: not looked up, or a run may have been created whose id nobody got."""
 
-    def parent(self, name: str, run_id: str | None, tags: Mapping[str, str]) -> str:
-        """The MLflow id of the `ekd run` itself, RUNNING: reopened where it exists, else created."""
-        return self._open(name, run_id, legal_tags(tags), parent=None)
+    def open(self, name: str) -> str:
+        """The MLflow id of the run `name`, which is looked up or created; a deleted one is restored."""
+        return self._open(name).run_id
 
-    def child(self, name: str, run_id: str | None, tags: Mapping[str, str], parent: str) -> str:
-        """The MLflow id of a training run under `parent`, RUNNING; `name` is unique there."""
-        return self._open(name, run_id, {**legal_tags(tags), PARENT_TAG: parent}, parent)
+    def begin(self, name: str) -> str:
+        """As `open`; what an earlier start has ended goes on."""
+        held = self._open(name)
+        if held.status != "RUNNING":
+            self._client.update_run(held.run_id, status="RUNNING")
+            held.status = "RUNNING"
+        return held.run_id
 
-    def postponed_child(self, name: str, parent: str) -> str:
-        """A stand-in id for a child that cannot be created now; `resolve` creates it later."""
-        return f"{_PENDING}{parent}:{name}"
+    def running(self) -> list[str]:
+        """The names of the children that nobody has ended."""
+        return [name for name, held in self._look().items() if held.status == "RUNNING" and name != PARENT]
 
-    def running_children(self, parent: str) -> list[str]:
-        """The MLflow ids of those under `parent` that nobody has ended."""
-        wanted = f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'"
-        return [run.info.run_id for run in self._client.search_runs([self.experiment_id], wanted)]
+    def forget(self) -> None:
+        """Look everything up again before the next write: what became of the last one is not known."""
+        self._known = None
 
-    def resolve(self, run: str) -> str:
-        """The MLflow id behind `run`, which may be a stand-in."""
-        if not run.startswith(_PENDING):
-            return run
-        if run not in self._resolved:
-            parent, _, name = run.removeprefix(_PENDING).partition(":")
-            self._resolved[run] = self.child(name, None, {}, parent)
-        return self._resolved[run]
+    def write(self, name: str, unwritten: Unwritten) -> None:
+        """Write all but the artifacts, and take it out of `unwritten`.
 
-    def _open(self, name: str, run_id: str | None, tags: dict[str, str], parent: str | None) -> str:
-        found = self._stored(run_id) or self._search(name, parent)
-        if found is None:
-            tags = {"mlflow.source.name": "ekd", **tags, **self._identity}
-            run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
-            self.created.add(run.info.run_id)
-            return run.info.run_id
-        if found.info.lifecycle_stage == "deleted":
-            self._client.restore_run(found.info.run_id)
-        if found.info.run_id not in self.created:
-            self._client.update_run(found.info.run_id, status="RUNNING")
-        return found.info.run_id
+        What MLflow refuses for good (its content, not for want of an answer) is taken out with a warning.
+        Anything else that MLflow or the network raises is passed on: `forget` before the next call.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-    def _stored(self, run_id: str | None) -> Run | None:
-        """The run with a stored id; None where this store never had it (another store, a new file)."""
-        from mlflow.exceptions import MlflowException
+        if unwritten.only_artifacts:
+            return
+        held, status = self._open(name), unwritten.status
+        if status is None:
+            self.begin(name)
+        complete = name != PARENT and held.status == status == "FINISHED"
+        params = {key: text for key, text in unwritten.params.items() if key not in held.params}
+        changed = {key: text for key, text in unwritten.params.items() if held.params.get(key, text) != text}
+        if changed:
+            log.warning("settings changed since the run began, kept as tags: %s", ", ".join(sorted(changed)))
+        tags = unwritten.tags | {CHANGED_PARAM + key: text for key, text in changed.items()}
+        tags = {key: text for key, text in tags.items() if held.tags.get(key) != text}
+        metrics = [
+            Metric(metric, value, unwritten.times[metric, step], step)
+            for (metric, step), value in unwritten.metrics.items()
+            if not complete and step not in self._steps(held, metric)
+        ]
+        self._log(held, "params", [Param(*item) for item in params.items()], 100)
+        self._log(held, "tags", [RunTag(*item) for item in tags.items()], 100)
+        self._log(held, "metrics", metrics, VALUES_PER_CALL)
+        inputs = [
+            DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", context)])
+            for context, fields in unwritten.datasets.items()
+        ]
+        if inputs:
+            _unless_refused(self._client.log_inputs, held.run_id, inputs)
+        held.params |= params
+        held.tags |= tags
+        for point in metrics:
+            held.steps[point.key].add(point.step)
+        if status is not None and status != held.status and (unwritten.whole or status != "FINISHED"):
+            _unless_refused(self._client.set_terminated, held.run_id, status)
+            held.status = status
+        unwritten.written()
 
-        if run_id is None or run_id.startswith(_PENDING):
-            return None
-        try:
-            return self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+    def write_artifacts(self, name: str, unwritten: Unwritten) -> None:
+        """Upload the artifacts and take them out of `unwritten`; raises what the upload raises."""
+        if not unwritten.artifacts:
+            return
+        held = self._open(name)
+        with tempfile.TemporaryDirectory() as temporary:
+            for path, text in unwritten.artifacts.items():
+                file = Path(temporary, path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+            upload(held.artifact_uri, temporary, lambda path: self._client.log_artifacts(held.run_id, path))
+        unwritten.artifacts.clear()
 
-    def _search(self, name: str, parent: str | None) -> Run | None:
+    def _log(self, held: _Held, kind: str, entities: Sequence[object], per_call: int) -> None:
+        for start in range(0, len(entities), per_call):
+            chunk = entities[start : start + per_call]
+            _unless_refused(self._client.log_batch, held.run_id, **{kind: chunk})
+
+    def _steps(self, held: _Held, name: str) -> set[int]:
+        """The steps that MLflow has of a metric; looked up once, and only if it has any."""
+        if name not in held.steps:
+            there = self._client.get_metric_history(held.run_id, name) if name in held.metrics else []
+            held.steps[name] = {point.step for point in there}
+        return held.steps[name]
+
+    def _open(self, name: str) -> _Held:
+        known = self._look()
+        if name not in known:
+            tags = {"mlflow.source.name": "ekd", **self._identity}
+            if name != PARENT:
+                tags[PARENT_TAG] = self.open(PARENT)
+            self._known = None  # until there is an answer: without one the run may be there
+            run = self._client.create_run(
+                self.experiment_id, tags=tags, run_name=self.ekd_run_id if name == PARENT else name
+            )
+            known[name] = _Held(run.info.run_id, run.info.artifact_uri)
+            self._known = known
+        elif known[name].deleted:
+            self._client.restore_run(known[name].run_id)
+            known[name].deleted = False
+        return known[name]
+
+    def _look(self) -> dict[str, _Held]:
+        """The runs that MLflow has, by name."""
+        if self._known is None:
+            runs = list(self._search())
+            parent = next((run for run in runs if PARENT_TAG not in run.data.tags), None)
+            found = [(PARENT, parent)] if parent is not None else []
+            for run in runs:
+                if parent is not None and run.data.tags.get(PARENT_TAG) == parent.info.run_id:
+                    found.append((run.info.run_name, run))
+            # The first of a name is kept: not deleted, and the oldest.
+            self._known = {name: _held(run) for name, run in reversed(found)}
+        return self._known
+
+    def _search(self) -> Iterator[Run]:
+        """All runs with this identity, those that are deleted last, the oldest first."""
+        from mlflow.entities import ViewType
+
         wanted = " and ".join(f"tags.`{tag}` = {_quoted(text)}" for tag, text in self._identity.items())
-        if parent is not None:
-            wanted += f" and tags.`{PARENT_TAG}` = '{parent}' and attributes.run_name = {_quoted(name)}"
-        oldest_first = ["attributes.start_time ASC"]  # the parent is older than its children
-        for run in self._client.search_runs([self.experiment_id], wanted, order_by=oldest_first):
-            if run.data.tags.get(PARENT_TAG) == parent:
-                return run
-        return None
+        for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+            token = None
+            while True:
+                page = self._client.search_runs(
+                    [self.experiment_id],
+                    wanted,
+                    run_view_type=view,
+                    order_by=["attributes.start_time ASC"],  # the parent is older than its children
+                    page_token=token,
+                )
+                yield from page
+                if not (token := page.token):
+                    break
 
     def _find_or_create_experiment(self, name: str, location: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -133,9 +242,29 @@ class Runs:
         return experiment.experiment_id
 
 
-def legal_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """`tags` within MLflow's limits on the tags of a run."""
-    return {legal_key(key): shortened(str(text), MAX_TAG_CHARACTERS) for key, text in tags.items()}
+def _held(run: Run) -> _Held:
+    return _Held(
+        run.info.run_id,
+        run.info.artifact_uri,
+        run.info.status,
+        run.info.lifecycle_stage == "deleted",
+        dict(run.data.params),
+        dict(run.data.tags),
+        set(run.data.metrics),
+    )
+
+
+def _unless_refused(write: Callable[..., object], run_id: str, *what: object, **more: object) -> None:
+    """Write, unless trying again is useless: MLflow judged the content, or our own code is wrong."""
+    try:
+        write(run_id, *what, **more)
+    except Exception as error:
+        refused = getattr(error, "error_code", None) in _REFUSALS or isinstance(
+            error, (TypeError, ValueError)
+        )
+        if not refused:
+            raise
+        log.warning("MLflow refused %.200s: %s", what or more, redacted(str(error)))
 
 
 def _quoted(text: str) -> str:

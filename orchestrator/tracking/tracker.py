@@ -1,49 +1,58 @@
-"""What an `ekd run` tells MLflow: one parent run, one child per training run.
+"""What an `ekd run` writes to MLflow: one parent run, one child per training run.
 
-Only the driver process uses it. Opening it can fail and then stops the run; afterwards no
-write stops training: it waits in the outbox and is delivered later (`outbox.py`).
+Only the driver process uses it. Opening it can fail and then stops the run; afterwards no write stops
+training. What MLflow does not have yet waits in memory, and is tried again; what is lost with the memory
+is in the run's storage too, from which it can be written at any time (`orchestrator.pipeline.projection`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
-import uuid
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+from orchestrator.tracking.address import redacted
 from orchestrator.tracking.connection import connect, explained
-from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.records import (
-    Artifact,
-    DatasetInput,
-    Metrics,
-    Params,
-    Status,
-    Tags,
-    flattened,
-    legal_key,
-    tensor_schema,
-)
-from orchestrator.tracking.runs import Runs, legal_tags
-from orchestrator.tracking.writer import Writer
+from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, Unwritten
+from orchestrator.tracking.runs import Runs
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+FLUSH_EVERY_S = 5.0
+"""Age at which waiting values are written by the next `log_metrics`."""
+FLUSH_VALUES = 500
+"""Their number at which they are."""
+MOST_WAITING = 200_000
+"""Values that wait in memory at most while MLflow is away; the rest is left to the run's storage."""
 
-_MAX_DIGEST_CHARACTERS = 36
+
+class _Patience:
+    """When to try again: after 5 s, then after twice as long each time, up to 2 minutes."""
+
+    FIRST_S = 5.0
+    LAST_S = 120.0
+
+    def __init__(self) -> None:
+        self.delay_s = 0.0
+        self._until = 0.0
+
+    def postpone(self, now: float) -> None:
+        self.delay_s = min(max(self.FIRST_S, 2 * self.delay_s), self.LAST_S)
+        self._until = now + self.delay_s
+
+    def reset(self) -> None:
+        self.delay_s = 0.0
+
+    def over(self, now: float) -> bool:
+        return self.delay_s == 0 or now >= self._until
 
 
 class Tracker:
-    """The MLflow runs of one `ekd run`. Make one with `Tracker.open`.
+    """The MLflow runs of one `ekd run`, by name: `PARENT` and its children. Make one with `Tracker.open`.
 
     Attributes:
         uri: the tracking URI; it may hold credentials (`redacted` it before showing it).
@@ -53,221 +62,139 @@ class Tracker:
         run_id: the MLflow id of the parent run.
     """
 
-    def __init__(self, uri: str, client: MlflowClient, runs: Runs, outbox: Outbox, run_id: str, files: Path):
+    def __init__(
+        self, uri: str, client: MlflowClient, runs: Runs, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.uri = uri
         self.client = client
         self.ekd_run_id = runs.ekd_run_id
         self.experiment_id = runs.experiment_id
-        self.run_id = run_id
+        self.run_id = runs.begin(PARENT)
         self._runs = runs
-        self._outbox = outbox
-        self._files = files
-        self._unfinished = {run_id}
+        self._clock = clock
+        self._unwritten: dict[str, Unwritten] = {PARENT: Unwritten()}
+        self._since: float | None = None
+        # Artifacts may lie in another place than the rest (S3), which is away on its own.
+        self._patience, self._artifact_patience = _Patience(), _Patience()
 
     @classmethod
     def open(
-        cls,
-        uri: str,
-        experiment: str,
-        run_name: str,
-        *,
-        ekd_run_id: str,
-        instance: str,
-        spool: Path,
-        run_id: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        storage_uri: str = "",
+        cls, uri: str, experiment: str, ekd_run_id: str, *, instance: str, storage_uri: str = ""
     ) -> Tracker:
         """Open the parent run: the one of an earlier start of this `ekd run` if there is one.
-
-        What an earlier process could not write is delivered first.
 
         Args:
             uri: from `resolve_tracking_uri`.
             experiment: MLflow experiment, created when missing.
-            run_name: name of the parent run.
-            ekd_run_id: the `ekd run`.
+            ekd_run_id: the `ekd run`; name of the parent run.
             instance: tells it from another run with the same id; a manifest's time of creation
-                will do. By both tags a run is found again whose `run_id` was not stored.
-            spool: local folder of this `ekd run` for what is not written yet.
-            run_id: MLflow id of the parent run, if it is known.
-            tags: tags of a new parent run.
-            storage_uri: of the `ekd run`s; in S3 a new experiment's artifacts are kept there.
+                does.
+            storage_uri: the run's storage, for artifacts (`artifact_location`).
 
         Raises:
             TrackingError: the store cannot be used.
         """
         client = connect(uri)
         with explained(uri, "open a run in"):
-            runs = Runs(client, uri, experiment, ekd_run_id, instance, storage_uri)
-            outbox = Outbox(Writer(client, runs).deliver, spool)
-            outbox.flush(force=True)
-            parent = runs.parent(run_name, run_id, tags or {})
-        return cls(uri, client, runs, outbox, parent, spool / "artifacts")
+            return cls(uri, client, Runs(client, uri, experiment, ekd_run_id, instance, storage_uri))
 
-    def child(self, name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """The id of the training run `name` under the parent: reopened where it exists, else new.
-
-        While the store is unreachable it is a stand-in, which every method here accepts and
-        which becomes a real run later (`resolve`).
-        """
-        run = None
-        self._outbox.flush()
-        if not self._outbox.offline:
-            try:
-                run = self._runs.child(name, run_id, tags or {}, self.run_id)
-            except Exception as error:
-                log.debug("child run %s is postponed: %s", name, error)
-        if run is None:
-            run = run_id or self._runs.postponed_child(name, self.run_id)
-            self._outbox.put(Tags(run, legal_tags(tags or {})))
-        self._unfinished.add(run)
-        return run
-
-    def resolve(self, run: str) -> str:
-        """The MLflow id of a run that `child` returned.
+    def child(self, name: str) -> str:
+        """The MLflow id of the training run `name`, which is created if there is none.
 
         Raises:
-            TrackingError: it was postponed, and the store is still unreachable.
+            TrackingError: the store cannot be reached.
         """
         with explained(self.uri, "create a run in"):
-            return self._runs.resolve(run)
+            return self._runs.open(name)
 
     @property
-    def pending(self) -> int:
-        """Writes that are not in the store yet."""
-        return self._outbox.pending
+    def waiting(self) -> bool:
+        """Whether MLflow lacks something."""
+        return any(not unwritten.nothing for unwritten in self._unwritten.values())
 
-    def log_params(self, run: str, settings: Mapping[str, Any]) -> None:
-        """Settings, nested ones as dotted names.
+    def show(self, states: Mapping[str, RunState]) -> None:
+        """Write what the runs lack of `states`, each of which has all metrics of its run so far."""
+        for name, state in states.items():
+            self._add(name, state)
+            self._unwritten[name].whole = True
+            if self._values() >= FLUSH_VALUES:
+                self.flush()
+        self.flush()
 
-        MLflow's params never change: one that differs from what a resumed run already has is
-        kept as the tag `ekd.changed_param.<name>`, beside the value that the run began with.
-        """
-        self._outbox.put(Params(run, flattened(settings)))
-
-    def log_metrics(self, run: str, values: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, name: str, values: Mapping[str, float], step: int) -> None:
         """Values of one step, written in batches; a step that the run already has is left out."""
-        legal = {legal_key(name): float(value) for name, value in values.items()}
-        self._outbox.put(Metrics(run, legal, step, _now_ms()))
+        state = RunState()
+        state.add_metrics(values, step)
+        self._add(name, state)
+        if self._since is None:
+            self._since = self._clock()
+        if self._values() >= FLUSH_VALUES or self._clock() - self._since >= FLUSH_EVERY_S:
+            self.flush()
 
-    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        """Tags; a later value replaces an earlier one."""
-        self._outbox.put(Tags(run, legal_tags(tags)))
+    def finish(self, name: str, status: RunStatus) -> None:
+        """End a run."""
+        self._add(name, RunState(status=status))
+        self.flush()
 
-    def log_dataset(
-        self,
-        run: str,
-        name: str,
-        source: str,
-        fingerprint: str,
-        *,
-        source_type: str = "local",
-        context: str = "training",
-        image_shape: tuple[int, ...] | None = None,
-        profile: Mapping[str, Any] | None = None,
-    ) -> None:
-        """The data set that a run reads, by description: the images themselves are not touched.
+    def flush(self, *, force: bool = False) -> bool:
+        """Write what waits, artifacts last; whether nothing waits any more.
 
-        Args:
-            run: the run that reads it.
-            name: such as `fashion_mnist`.
-            source: where it came from: a folder, a URL, a package.
-            fingerprint: of the data; MLflow's digest is its first 36 characters.
-            source_type: MLflow's word for the kind of `source`: `local`, `s3`, `http`, `code`.
-            context: what it is for: `training`, `validation`, `test`.
-            image_shape: (c, h, w) of its uint8 images.
-            profile: anything countable, such as images per split; shown as it is.
+        While MLflow cannot be reached nothing is tried before a delay that doubles from 5 s to 2
+        minutes, so that a dead server costs training next to nothing; `force` tries now.
         """
-        schema = None if image_shape is None else tensor_schema(image_shape)
-        self._outbox.put(
-            DatasetInput(
-                run,
-                name,
-                fingerprint[:_MAX_DIGEST_CHARACTERS],
-                source_type,
-                json.dumps({"uri": source}),
-                context,
-                schema,
-                json.dumps({"fingerprint": fingerprint, **(profile or {})}, default=str),
-            )
-        )
+        self._since = None
+        for patience, write in (
+            (self._patience, self._runs.write),
+            (self._artifact_patience, self._runs.write_artifacts),
+        ):
+            if not force and not patience.over(self._clock()):
+                break
+            try:
+                for name, unwritten in self._unwritten.items():
+                    write(name, unwritten)
+            except Exception as error:
+                self._runs.forget()
+                if patience.delay_s == 0:
+                    log.warning("MLflow cannot be written, and is tried again: %s", redacted(str(error)))
+                patience.postpone(self._clock())
+                break
+            patience.reset()
+        if self._values() > MOST_WAITING:
+            log.warning("MLflow has been away for long: what is measured is left to the run's storage")
+            for unwritten in self._unwritten.values():
+                unwritten.drop_metrics()
+        self._unwritten = {
+            name: unwritten
+            for name, unwritten in self._unwritten.items()
+            if name == PARENT or not unwritten.nothing
+        }
+        return not self.waiting
 
-    def log_artifact_text(self, run: str, path: str, text: str) -> None:
-        """`text` as the artifact `path`, such as `report/summary.md`."""
-        file = self._new_file(path)
-        file.write_text(text)
-        self._outbox.put(Artifact(run, path, str(file)))
+    def close(self, status: RunStatus) -> bool:
+        """End the parent run, and with the same status every child that has not ended.
 
-    def log_dict(self, run: str, path: str, content: Mapping[str, Any]) -> None:
-        """`content` as a JSON artifact."""
-        self.log_artifact_text(run, path, json.dumps(content, indent=2, default=str) + "\n")
-
-    def log_file(self, run: str, path: str, file: Path) -> None:
-        """A copy of `file` as the artifact `path`."""
-        copy = shutil.copyfile(file, self._new_file(path))
-        self._outbox.put(Artifact(run, path, str(copy)))
-
-    def log_figure(self, run: str, path: str, figure: Figure) -> None:
-        """A matplotlib figure as an image; the suffix of `path` (`.png`, `.svg`) is its format."""
-        file = self._new_file(path)
-        figure.savefig(file, bbox_inches="tight")
-        self._outbox.put(Artifact(run, path, str(file)))
-
-    def flush(self) -> bool:
-        """Write what waits, unless the store was unreachable a moment ago; whether all is written."""
-        return self._outbox.flush()
-
-    def finish(self, run: str, status: RunStatus) -> None:
-        """End a child run."""
-        self._outbox.put(Status(run, status, _now_ms()))
-        self._unfinished.discard(run)
-
-    def close(self, status: RunStatus) -> str | None:
-        """End the parent run, and with the same status every child that was not finished.
+        Also those that this process does not know of: an earlier one that was killed left them, or an
+        interrupt came while one was created.
 
         Returns:
-            None when everything is written, else one line that says what is not and where it waits.
+            Whether MLflow has everything that was written to this tracker.
         """
-        for run in sorted(self._unfinished - {self.run_id}):
-            self.finish(run, status)
-        self.finish(self.run_id, status)
-        if self._outbox.flush(force=True) and self._end_forgotten(status):
-            return None
-        if not self._outbox.journalled:
-            return (
-                f"{self._outbox.pending} writes did not reach the tracking store, and {self._outbox.journal} "
-                "cannot be written; the same run started again writes what its checkpoints know of them"
-            )
-        return (
-            f"{self._outbox.pending} writes did not reach the tracking store; they wait in "
-            f"{self._outbox.journal} and are written when the same run is started again"
-        )
+        for name, unwritten in self._unwritten.items():
+            if unwritten.status is None or name == PARENT:
+                self._add(name, RunState(status=status))
+        if not self.flush(force=True):
+            return False
+        try:
+            running = self._runs.running()
+        except Exception as error:
+            log.debug("whether children are left running is not known: %s", redacted(str(error)))
+            return False
+        for name in running:
+            self._add(name, RunState(status=status))
+        return self.flush(force=True)
 
-    def _end_forgotten(self, status: RunStatus) -> bool:
-        """End children that this process never heard of; whether that is written.
+    def _add(self, name: str, state: RunState) -> None:
+        self._unwritten.setdefault(name, Unwritten()).add(state)
 
-        An earlier one that was killed left them, or an interrupt came while one was made.
-        """
-        if status != "FINISHED":
-            try:
-                forgotten = self._runs.running_children(self.run_id)
-            except Exception as error:
-                log.debug("whether children are left running is not known: %s", error)
-                forgotten = []
-            for run in forgotten:
-                self.finish(run, status)
-        return self.flush()
-
-    def _new_file(self, path: str) -> Path:
-        """A file to fill, named as the artifact will be, in a folder of its own."""
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts:
-            raise ValueError(f"artifact {path!r}: expected a relative path inside the run")
-        folder = self._files / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder / PurePosixPath(path).name
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def _values(self) -> int:
+        return sum(len(unwritten.metrics) for unwritten in self._unwritten.values())

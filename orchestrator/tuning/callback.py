@@ -11,16 +11,10 @@ from typing import Any
 from ray import tune
 
 from orchestrator.pipeline.progress import View
-from orchestrator.tracking import RunStatus, Tracker
+from orchestrator.pipeline.projection import trial_state
+from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
-
-MLFLOW_STATUS: dict[TrialStatus, RunStatus] = {
-    "completed": "FINISHED",
-    "pruned": "FINISHED",
-    "failed": "FAILED",
-    "out_of_time": "KILLED",
-}
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -46,7 +40,6 @@ class SearchCallback(tune.Callback):
     ) -> None:
         self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
         self.total, self.before_event, self.after_trial = total, before_event, after_trial
-        self.runs: dict[int, str] = {}
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.began: dict[int, float] = {}
@@ -65,7 +58,7 @@ class SearchCallback(tune.Callback):
         """A trial begins, or goes on in another process."""
         if (record := self._record(trial)) is not None:
             self.began[record.number] = time.monotonic()
-            self._open_run(record)
+            self._show(record)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -77,7 +70,7 @@ class SearchCallback(tune.Callback):
         record.history = [*(r for r in record.history if r["epoch"] < values["epoch"]), values]
         if self.tracker is not None:
             shown = {k: v for k, v in values.items() if k not in ("epoch", "finished")}
-            self.tracker.log_metrics(self._open_run(record), shown, int(values["epoch"]))
+            self.tracker.log_metrics(record.name, shown, int(values["epoch"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself or was stopped."""
@@ -107,12 +100,8 @@ class SearchCallback(tune.Callback):
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
         record.seconds += time.monotonic() - self.began.pop(record.number, time.monotonic())
-        if self.tracker is not None:  # before the store: what that calls ended is in MLflow's journal
-            run = self._open_run(record)
-            tags = {"ekd.trial.status": status, "ekd.trial.epochs": str(record.epochs)}
-            self.tracker.set_tags(run, tags | ({"ekd.trial.error": error} if error else {}))
-            self.tracker.finish(run, MLFLOW_STATUS[status])
         self.store.end(record, status, error)
+        self._show(record)
         if record.number not in self.kept:
             self.searcher.observe(record)
         self.after_trial()
@@ -128,14 +117,9 @@ class SearchCallback(tune.Callback):
         number = trial.config["number"]
         return None if number in self.kept else self.store.trials[number]
 
-    def _open_run(self, record: TrialRecord) -> str:
-        if self.tracker is None:
-            return ""
-        if record.number not in self.runs:
-            run = self.tracker.child(record.name, None, {"ekd.trial": str(record.number)})
-            self.tracker.log_params(run, record.values)
-            self.runs[record.number] = run
-        return self.runs[record.number]
+    def _show(self, record: TrialRecord) -> None:
+        if self.tracker is not None:
+            self.tracker.show({record.name: trial_state(record)})
 
 
 def _reason(trial: Any) -> str:

@@ -21,7 +21,6 @@ ALLOWED = {
         "ray._private.state.state",
         "ray._private.state.state.get_cluster_config",
     },
-    "orchestrator/tracking/connection.py": {"_cached_get_s3_client"},
 }
 """Module -> what it may use; each with a fallback, and a test that names the release it was read in."""
 

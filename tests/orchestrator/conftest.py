@@ -62,18 +62,12 @@ def store_uri(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def open_tracker(store_uri, tmp_path: Path):
+def open_tracker(store_uri):
     """Opens the tracker of one `ekd run`, as often as a test likes."""
     ekd_run_id = f"run-{next(_numbers)}"
 
-    def open_it(uri: str = store_uri, **changes) -> Tracker:
-        arguments = {
-            "ekd_run_id": ekd_run_id,
-            "instance": "1",
-            "spool": tmp_path / "spool",
-            "tags": {"who": "test"},
-        }
-        return Tracker.open(uri, "digits", "the parent", **(arguments | changes))
+    def open_it(uri: str = store_uri, ekd_run_id: str = ekd_run_id, instance: str = "1") -> Tracker:
+        return Tracker.open(uri, "digits", ekd_run_id, instance=instance)
 
     return open_it
 

@@ -20,7 +20,8 @@ from orchestrator.pipeline.progress_bar import ProgressBar
 from orchestrator.pipeline.summary import order
 from orchestrator.report import load_evidence, render
 from orchestrator.robustness.evaluation import evaluate_run, finished_run, read_settings
-from orchestrator.robustness.recording import flat_metrics, record
+from orchestrator.robustness.flat_metrics import flat_metrics
+from orchestrator.robustness.recording import record
 from orchestrator.tracking import redacted, resolve_tracking_uri
 
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             uri = resolve_tracking_uri(stored.experiment.tracking.uri, arguments.storage)
             page = render(load_evidence(storage), tracking_uri=redacted(uri))
             storage.write(REPORT, page.encode())
-            record(stored, found, page, arguments.storage, say)
+            record(stored, arguments.storage, say)
     except KeyboardInterrupt:
         print(
             "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr

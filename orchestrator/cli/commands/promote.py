@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from orchestrator.cli.registry_client import open_registry, print_move
+from orchestrator.cli.registry_client import open_registry
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_URI
+from orchestrator.experiment.redaction import visible
 from orchestrator.registry import move_champion
 
 
@@ -18,4 +19,5 @@ def run(arguments: argparse.Namespace) -> int:
     name, version = match["name"], match["version"]
     with open_registry(arguments) as client:
         move = move_champion(client, name, version, kind="promoted", reason=arguments.reason)
-        return print_move(client, name, move, f"version {version} is it already; nothing was changed")
+    print(visible(f"champion of {name}: {move or f'version {version} is it already; nothing was changed'}"))
+    return 0

@@ -1,4 +1,4 @@
-"""`ekd register`: the stages after the evaluation, of a run whose tracking server was away."""
+"""`ekd register`: the student's version and all of a run in MLflow, whatever MLflow has of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from orchestrator.pipeline.cleanup import stored_experiment
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the stages that are left, and print the results; the exit status."""
+    """Run the stages after the evaluation, done or not, and print the results; the exit status."""
     with nothing_started():
         begun = stored_experiment(run_storage(named_storage(arguments), arguments.run_id), arguments.run_id)
     tree = begun.resolved()
     tree["storage"] |= {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
     apply_overrides(tree, arguments.overrides)
     checked = check_experiment(build_experiment(tree), arguments.run_id, smoke=False)
-    print_results(checked, pipeline.run(checked))
+    print_results(checked, pipeline.run(checked, again=("register", "report")))
     return 0

@@ -46,13 +46,14 @@ def register(context: RunContext) -> Registered:
                 weights = checked.storage.uri("networks/averaged.safetensors")
                 raise RunFailed(
                     f"{error}; the averaged student is safe in {weights}; "
-                    f"once the tracking server is back, register it with `{_later(checked)}`"
+                    f"once the tracking server is back, register it with `{register_command(checked)}`"
                 ) from error
             context.view.warn(f"{error}; trying again for {left_s:.0f} s")
             time.sleep(min(PAUSE_S, left_s))
 
 
-def _later(checked: Checked) -> str:
+def register_command(checked: Checked) -> str:
+    """What registers the run later, and writes to MLflow what it lacks."""
     settings = checked.experiment.storage
     command = ["ekd", "register", checked.run_id, "--storage", settings.uri]
     return shlex.join(command + (["--endpoint-url", settings.endpoint_url] if settings.endpoint_url else []))
@@ -62,7 +63,9 @@ def _register(context: RunContext) -> Registered:
     checked, manifest = context.checked, context.manifest.content
     experiment = checked.experiment
     summary = summarise(manifest)
-    runs = {name: context.tracker.resolve(made.mlflow_run or "") for name, made in manifest.trained.items()}
+    runs = {name: context.tracker.child(name) for name in manifest.trained}
+    for name, run in runs.items():
+        context.manifest.note_mlflow_run(name, run)
     lineage = lineage_tags(
         teacher_run_ids=[runs[run.name] for run in experiment.teacher_runs()],
         data_fingerprint=manifest.data_fingerprint,
@@ -97,7 +100,7 @@ def _register(context: RunContext) -> Registered:
         description=fitted(card, MAX_DESCRIPTION_CHARACTERS),
         validation_metrics={metric: averaged.validation[metric] for metric in COMPARED},
     )
-    context.tracker.log_artifact_text(context.tracker.run_id, CARD, card)
+    checked.storage.write(CARD, card.encode())
     return Registered(
         name=version.name,
         version=version.version,

@@ -45,7 +45,6 @@ def search(context: RunContext) -> Searched:
     _keep_student(context, best)
     for record in trials.trials.values():
         trials.forget_checkpoints(record)
-    _publish(context, request, trials, best)
     context.stop_if_taken_over()
     return Searched(
         best=_outcome(best),
@@ -118,22 +117,6 @@ def _keep_student(context: RunContext, best: TrialRecord) -> None:
     )
     save_network(storage, run.name, network, record)
     context.view.say(f"{best.name} was trained in full: its network is the student")
-
-
-def _publish(context: RunContext, request: SearchRequest, trials: TrialStore, best: TrialRecord) -> None:
-    tracker = context.tracker
-    records = [vars(record) for record in trials.trials.values()]
-    tracker.log_dict(tracker.run_id, "search/trials.json", {"trials": records})
-    found = {"search/best_score": best.quality[0], "search/trials": len(records)}
-    tracker.log_metrics(tracker.run_id, found, 0)
-    tracker.set_tags(
-        tracker.run_id,
-        {"ekd.search.space": request.space.name, "ekd.search.best": best.name, **_tags(best)},
-    )
-
-
-def _tags(best: TrialRecord) -> dict[str, str]:
-    return {f"ekd.search.best.{key}": str(value) for key, value in best.values.items()}
 
 
 def _outcome(record: TrialRecord) -> TrialOutcome:

@@ -13,7 +13,6 @@ def train(context: RunContext, runs: Sequence[TrainingRun]) -> Trained:
     """What the manifest keeps of each finished training run, by name."""
     return {
         run.name: TrainedNetwork(
-            mlflow_run=context.mlflow_run(run.name),
             weights_sha256=record.sha256,
             best_epoch=int(record.best["epoch"]),
             validation_accuracy=record.best["averaged/accuracy"],

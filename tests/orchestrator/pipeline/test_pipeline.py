@@ -31,10 +31,17 @@ class FakeTracker:
 
     def __init__(self) -> None:
         self.closed: list[str] = []
+        self.shown: list[str] = []
 
-    def close(self, status: str) -> str | None:
+    def flush(self, *, force: bool) -> bool:
+        return True
+
+    def show(self, states: dict[str, object]) -> None:
+        self.shown += states
+
+    def close(self, status: str) -> bool:
         self.closed.append(status)
-        return None
+        return True
 
 
 @pytest.fixture
@@ -82,9 +89,36 @@ def test_stages_run_in_order_once_and_are_skipped_afterwards(checked, tracker):
     assert (seen, tracker.closed) == (["one", "two"], ["FINISHED"])
     assert manifest(checked).content.status == "done"
     assert manifest(checked).content.stages["two"].outputs == {"made": "two"}
+    assert tracker.shown == ["parent"]
     run(checked, work)
     assert seen == ["one", "two"]
     assert tracker.closed == ["FINISHED"]
+
+
+def test_a_run_that_was_cut_off_between_its_last_stage_and_its_end_is_ended(checked, tracker, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "show", failing(StorageError("s3://b", "is away", "wait")))
+        with pytest.raises(StorageError):
+            run(checked, {"one": lambda context: {}})
+    run(checked, {"one": failing(AssertionError())})
+    assert tracker.closed == ["FAILED", "FINISHED"]
+    assert manifest(checked).content.status == "done"
+
+
+def test_stages_are_done_again_where_that_is_asked_for(checked, tracker):
+    seen: list[str] = []
+    work = {"one": lambda context: {}, "two": lambda context: seen.append("two") or {}}
+    run(checked, work)
+    pipeline.run(checked, stages=[Stage(name) for name in work], work=work, again=["two"])
+    assert seen == ["two", "two"]
+
+
+def test_what_mlflow_lacks_at_the_end_is_said_with_the_command_that_writes_it(
+    checked, tracker, monkeypatch, capsys
+):
+    monkeypatch.setattr(tracker, "close", lambda status: False)
+    run(checked, {"one": lambda context: {}})
+    assert "`ekd register mine --storage ekd-runs` writes it" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["ekd tune", "ekd register"])
@@ -100,6 +134,7 @@ def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tra
     request = SearchRequest(space=load_space("student"))
     best_trial = {"trial": "trial-0001", "values": {"distillation.temperature": 2.5}, "score": 0.9}
     found = {"best": best_trial}
+    checked.storage.write("search.json", b'{"request": {"space": {"name": "student"}}}')
     work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
     stages = [Stage(name) for name in work]
     with pytest.raises(RunFailed, match="cut off"):
@@ -174,12 +209,12 @@ def test_a_run_under_nohup_outlives_its_terminal(checked, tracker):
 
 def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, monkeypatch, capsys):
     def refuse(status):
-        raise OSError("the journal's disk is full")
+        raise OSError("the disk is full")
 
     monkeypatch.setattr(tracker, "close", refuse)
     with pytest.raises(RunFailed, match=r"^the reason$"):
         run(checked, {"one": failing(RunFailed("the reason"))})
-    assert "WARNING: the journal's disk is full" in capsys.readouterr().err
+    assert "WARNING: the disk is full" in capsys.readouterr().err
     assert manifest(checked).content.status == "failed"
 
 

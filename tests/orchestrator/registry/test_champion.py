@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.commands import promote
 from orchestrator.cli.main import main
 from orchestrator.registry import (
     Move,
@@ -147,43 +146,6 @@ def test_what_an_interrupted_move_did_not_say_is_said_by_the_same_command(client
     move_champion(client, model, "2", kind="promoted", reason="again")
     why = {v.version: v.why for v in list_versions(client, model)}
     assert why == {"1": "replaced by version 2: the real one", "2": "champion: the real one", "3": ""}
-
-
-@pytest.mark.parametrize(
-    "moment", ["set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag"]
-)
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_of_two_promotions_at_once_one_version_says_that_it_is_champion(
-    client, model, monkeypatch, moment, after
-):
-    done = getattr(client, moment)
-
-    def meanwhile(*arguments):
-        monkeypatch.setattr(client, moment, done)
-        if not after:
-            move_champion(client, model, "3", kind="promoted", reason="theirs")
-        done(*arguments)
-        if after:
-            move_champion(client, model, "3", kind="promoted", reason="theirs")
-
-    monkeypatch.setattr(client, moment, meanwhile)
-    move_champion(client, model, "2", kind="promoted", reason="ours")
-    champion = champion_of(client, model)
-    why = {v.version: v.why for v in list_versions(client, model)}
-    assert [version for version, text in why.items() if text.startswith("champion: ")] == [champion]
-    assert why[champion] == {"2": "champion: ours", "3": "champion: theirs"}[champion]
-
-
-def test_a_promotion_that_another_one_overtook_is_said_to_be(client, model, store_uri, capsys, monkeypatch):
-    done = promote.print_move
-
-    def overtaken(client, name, *rest):
-        client.set_registered_model_alias(name, "champion", "3")
-        return done(client, name, *rest)
-
-    monkeypatch.setattr(promote, "print_move", overtaken)
-    assert main(["promote", f"models:/{model}/2", "--reason", "ours", "--tracking", store_uri]) == 1
-    assert "somebody else has since made version 3 the champion" in capsys.readouterr().err
 
 
 def test_a_challenger_that_becomes_champion_is_no_challenger(client, model):

@@ -13,7 +13,6 @@ from orchestrator.registry import (
     check_model_name,
     lineage_tags,
     register_averaged_student,
-    registration,
     weights_sha256,
 )
 from orchestrator.tracking import TrackingError
@@ -166,32 +165,6 @@ def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, late
         "challenger": worse.version,
     }
     assert "not better" in worse.promotion
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("other", [0.97, 0.93], ids=["a better one", "a worse one"])
-def test_of_two_registered_at_once_the_better_one_is_champion(
-    tracker, later_runs, register, monkeypatch, other
-):
-    """The other one is registered when this one has looked at the champion, and has not moved it yet."""
-    first = register(tracker, TinyStudent(1), accuracy=0.90)
-    decide = registration.decide_promotion
-
-    def while_deciding(*arguments, **named):
-        decided = decide(*arguments, **named)
-        monkeypatch.setattr(registration, "decide_promotion", decide)
-        register(later_runs(1), TinyStudent(2), accuracy=other)
-        return decided
-
-    monkeypatch.setattr(registration, "decide_promotion", while_deciding)
-    registered = register(later_runs(2), TinyStudent(3), accuracy=0.95)
-    model = tracker.client.get_registered_model(first.name)
-    holder = str(model.aliases["champion"])
-    best = tracker.client.get_model_version(first.name, holder)
-    assert float(best.tags["ekd.validation.accuracy"]) == max(other, 0.95)
-    assert ("champion" in registered.aliases) == (other < 0.95)
-    assert ("replaced by version" in registered.promotion) == (other > 0.95)
-    assert model.description.startswith(f"Champion: version {holder}: better")
 
 
 @pytest.mark.slow

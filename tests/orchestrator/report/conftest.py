@@ -58,7 +58,6 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         **settings,
     }
     trained = {
-        "mlflow_run": "f" * 32,
         "weights_sha256": "a" * 64,
         "best_epoch": 2,
         "validation_accuracy": 0.9,
@@ -102,7 +101,10 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
         created=1.0,
         updated=2.0,
         status="done",
-        mlflow={"parent": "e" * 32},
+        mlflow={
+            "parent": "e" * 32,
+            **dict.fromkeys(("teacher-0", "teacher-1", "control", "student"), "f" * 32),
+        },
         stages={name: Stage(seconds=1.0, outputs=made) for name, made in outputs.items()},
     )
     plain = [

@@ -20,8 +20,9 @@ from orchestrator.experiment.schema import build_experiment
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.robustness import evaluation
 from orchestrator.robustness.evaluation import EvaluationFailed, evaluate_run, finished_run, read_settings
-from orchestrator.robustness.recording import flat_metrics
+from orchestrator.robustness.flat_metrics import flat_metrics
 from orchestrator.storage import open_storage
+from orchestrator.tracking.run_state import RunState
 
 SMALL = {"name": "wide_resnet", "depth": 10, "stem_channels": 2}
 TREE = {
@@ -48,7 +49,6 @@ def make_run(storage, **data) -> None:
         "train_seconds": 1.0,
         "workers": 1,
         "precision": "float32",
-        "mlflow_run": "f",
     }
     trained = {}
     for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
@@ -368,7 +368,7 @@ def test_the_report_is_written_anew_beside_the_run_and_in_mlflow(
     runs, capsys, monkeypatch, store_uri, open_tracker, tmp_path
 ):
     tracker = open_tracker(ekd_run_id="small-1", instance="1.0")
-    tracker.log_artifact_text(tracker.run_id, "report.html", "an old one")
+    tracker.show({"parent": RunState(artifacts={"report.html": "an old one"})})
     tracker.close("FINISHED")
     file = runs / "small-1" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"mlflow": {"parent": tracker.run_id}}))

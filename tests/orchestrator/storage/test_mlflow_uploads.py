@@ -1,15 +1,15 @@
-"""MLflow's own uploads to S3, made through our client of the tracking store."""
+"""Uploads of artifacts to S3 by MLflow."""
 
 import boto3
 import pytest
 from s3_servers import KEY_ID, SECRET
 
-from orchestrator.tracking.connection import connect, explained
+from orchestrator.tracking.connection import connect, explained, upload
 from orchestrator.tracking.preflight import TrackingError
 
 
 @pytest.mark.slow
-def test_after_a_refused_upload_the_next_one_reads_the_shared_file_again(rclone, tmp_path, monkeypatch):
+def test_every_upload_is_made_with_the_keys_that_the_shared_file_has_then(rclone, tmp_path, monkeypatch):
     def write_shared_file(secret):
         text = f"[default]\naws_access_key_id={KEY_ID}\naws_secret_access_key={secret}\n"
         (tmp_path / "credentials").write_text(text)
@@ -22,13 +22,21 @@ def test_after_a_refused_upload_the_next_one_reads_the_shared_file_again(rclone,
     write_shared_file(SECRET)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = connect(uri)
-    run = client.create_run(client.create_experiment("rotated", "s3://bucket/artifacts")).info.run_id
-    client.log_text(run, "before", "before.txt")
+    run = client.create_run(client.create_experiment("rotated", "s3://bucket/artifacts")).info
+
+    def log(name):
+        (tmp_path / "files" / name).write_text(name)
+        with explained(uri, "upload to"):
+            upload(run.artifact_uri, str(tmp_path / "files"), lambda folder: pytest.fail("not to S3"))
+
+    (tmp_path / "files").mkdir()
+    log("before")
     rclone.stop()
     rclone.command = [word.replace(SECRET, "rotated") for word in rclone.command]
     rclone.start()
+    with pytest.raises(TrackingError, match="cannot upload to"):
+        log("between")
     write_shared_file("rotated")
-    with pytest.raises(TrackingError, match="cannot upload to"), explained(uri, "upload to"):
-        client.log_text(run, "after", "after.txt")
-    client.log_text(run, "after", "after.txt")
-    assert (tmp_path / "objects/bucket/artifacts" / run / "artifacts/after.txt").read_text() == "after"
+    log("after")
+    kept = tmp_path / "objects/bucket/artifacts" / run.run_id / "artifacts"
+    assert (kept / "after").read_text() == "after"

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from orchestrator.tracking.connection import connect
+from orchestrator.tracking.run_state import RunState
 from orchestrator.tracking.uninterrupted import Uninterrupted
 
 
@@ -33,9 +34,8 @@ def interrupt_after():
 
 def report_epochs(tracker):
     for epoch in range(100_000):
-        child = tracker.child(f"teacher-{epoch % 3}")
-        tracker.log_metrics(child, {"loss": 1.0, "accuracy": 0.5}, epoch)
-        tracker.set_tags(child, {"epoch": str(epoch)})
+        tracker.log_metrics(f"teacher-{epoch % 3}", {"loss": 1.0, "accuracy": 0.5}, epoch)
+        tracker.show({f"teacher-{epoch % 3}": RunState(tags={"epoch": str(epoch)})})
 
 
 def test_whenever_an_interrupt_comes_all_runs_are_ended(open_tracker, interrupt_after, store_uri):
@@ -45,19 +45,20 @@ def test_whenever_an_interrupt_comes_all_runs_are_ended(open_tracker, interrupt_
         interrupt_after(chance.uniform(0.0, 0.15))
         with pytest.raises(KeyboardInterrupt):
             report_epochs(tracker)
-        assert tracker.close("KILLED") is None
+        assert tracker.close("KILLED")
         runs = tracker.client.search_runs(
             [tracker.experiment_id], f"tags.`ekd.run_id` = 'interrupted-{number}'"
         )
         assert {run.info.status for run in runs} == {"KILLED"}
+        assert len({run.info.run_name for run in runs}) == len(runs)
 
 
 def test_children_that_a_killed_process_left_running_are_ended_too(open_tracker):
     killed = open_tracker()
     left, done = killed.child("teacher-0"), killed.child("teacher-1")
-    killed.finish(done, "FINISHED")
+    killed.finish("teacher-1", "FINISHED")
     again = open_tracker()
-    assert again.close("KILLED") is None
+    assert again.close("KILLED")
     assert again.client.get_run(left).info.status == "KILLED"
     assert again.client.get_run(done).info.status == "FINISHED"
 

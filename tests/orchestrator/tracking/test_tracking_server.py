@@ -1,5 +1,6 @@
 """A real `mlflow server` that dies in mid-run and comes back."""
 
+import math
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 import pytest
 
 from orchestrator.tracking import Tracker, TrackingError, check_tracking
+from orchestrator.tracking.run_state import RunState
 
 pytestmark = pytest.mark.slow
 
@@ -58,76 +60,77 @@ def server(tmp_path):
         server.kill()
 
 
-def open_run(server, **changes):
-    arguments = {"ekd_run_id": "run", "instance": "1", "spool": server.folder / "spool"}
-    return Tracker.open(server.uri, "digits", "parent", **(arguments | changes))
+def open_run(server):
+    return Tracker.open(server.uri, "digits", "run", instance="1")
 
 
-def steps(tracker, run):
-    return [point.step for point in tracker.client.get_metric_history(run, "loss")]
+def steps(tracker, name):
+    return sorted(point.step for point in tracker.client.get_metric_history(tracker.child(name), "loss"))
+
+
+def stored(*steps, status=None):
+    """A training run's state, as from the run's storage."""
+    state = RunState(status=status)
+    for step in steps:
+        state.add_metrics({"loss": float(step), "worst": math.nan}, step)
+    return state
 
 
 def test_an_outage_of_the_server_costs_seconds_and_loses_nothing(server):
     check_tracking(server.uri)
     tracker = open_run(server)
-    student = tracker.child("student")
-    tracker.log_metrics(student, {"loss": 0.0}, 0)
+    tracker.log_metrics("student", {"loss": 0.0}, 0)
     assert tracker.flush()
 
     server.kill()
     began = time.monotonic()
     for step in range(1, 50):
-        tracker.log_metrics(student, {"loss": float(step), "worst": float("nan")}, step)
+        tracker.log_metrics("student", {"loss": float(step), "worst": math.nan}, step)
         tracker.flush()
-    control = tracker.child("control")
-    tracker.log_params(control, {"epochs": 3})
-    tracker.log_artifact_text(control, "notes/outage.md", "kept")
+    tracker.show({"control": RunState(params={"epochs": "3"}, artifacts={"notes/outage.md": "kept"})})
     outage_s = time.monotonic() - began
-    assert tracker.pending > 0
+    assert tracker.waiting
     assert outage_s < 15
     with pytest.raises(TrackingError, match="cannot reach the MLflow server"):
         check_tracking(server.uri)
 
     server.start()
-    tracker.finish(control, "FINISHED")
-    tracker.finish(student, "FINISHED")
-    assert tracker.close("FINISHED") is None
-    assert steps(tracker, student) == list(range(50))
-    control = tracker.resolve(control)
+    assert tracker.close("FINISHED")
+    assert steps(tracker, "student") == list(range(50))
+    control = tracker.child("control")
     assert tracker.client.get_run(control).data.params == {"epochs": "3"}
     assert [artifact.path for artifact in tracker.client.list_artifacts(control, "notes")] == [
         "notes/outage.md"
     ]
-    for run in (tracker.run_id, student, control):
+    for run in (tracker.run_id, tracker.child("student"), control):
         assert tracker.client.get_run(run).info.status == "FINISHED"
     assert len(tracker.client.search_runs([tracker.experiment_id])) == 3
 
 
 def test_a_run_resumed_after_the_server_died_has_the_same_runs_and_every_step_once(server):
     killed = open_run(server)
-    student = killed.child("student")
     for step in range(5):
-        killed.log_metrics(student, {"loss": float(step)}, step)
+        killed.log_metrics("student", {"loss": float(step)}, step)
     killed.flush()
+    student = killed.child("student")
     server.kill()
     for step in range(5, 8):
-        killed.log_metrics(student, {"loss": float(step)}, step)
-    killed.close("KILLED")
+        killed.log_metrics("student", {"loss": float(step)}, step)
+    assert not killed.close("KILLED")
     began = time.monotonic()
     with pytest.raises(TrackingError, match="cannot open the tracking store") as error:
-        open_run(server, run_id=killed.run_id)
+        open_run(server)
     assert time.monotonic() - began < 15
     assert "\n" not in str(error.value)
 
     server.start()
-    resumed = open_run(server, run_id=killed.run_id)
-    assert (resumed.run_id, resumed.child("student", run_id=student)) == (killed.run_id, student)
-    assert resumed.client.get_run(student).info.status == "RUNNING"
+    resumed = open_run(server)
+    assert (resumed.run_id, resumed.child("student")) == (killed.run_id, student)
     for step in range(6, 10):  # from the last checkpoint on
-        resumed.log_metrics(student, {"loss": float(step)}, step)
-    resumed.finish(student, "FINISHED")
-    assert resumed.close("FINISHED") is None
-    assert steps(resumed, student) == list(range(10))
+        resumed.log_metrics("student", {"loss": float(step)}, step)
+    resumed.show({"student": stored(*range(10), status="FINISHED")})
+    assert resumed.close("FINISHED")
+    assert steps(resumed, "student") == list(range(10))
     assert len(resumed.client.search_runs([resumed.experiment_id])) == 2
 
 
@@ -139,7 +142,6 @@ def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypat
     from orchestrator.registry import register_averaged_student
 
     tracker = open_run(server)
-    tracker.log_dataset(tracker.run_id, "digits", "sklearn", "ab" * 32, image_shape=(1, 8, 8))
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
@@ -158,4 +160,3 @@ def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypat
     network = mlflow.pytorch.load_model("models:/through-a-server@champion")
     pair = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(network(pair), module(pair))
-    assert tracker.client.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset.name == "digits"

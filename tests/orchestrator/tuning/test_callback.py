@@ -41,7 +41,7 @@ def told(number: int, **changes: Any) -> Any:
 def mlflow_run(callback: SearchCallback, number: int) -> Any:
     assert callback.tracker is not None
     callback.tracker.flush()
-    return callback.tracker.client.get_run(callback.tracker.resolve(callback.runs[number]))
+    return callback.tracker.client.get_run(callback.tracker.child(f"trial-{number:04d}"))
 
 
 def test_a_trial_that_fails_is_failed_in_mlflow_with_its_reason(

@@ -30,6 +30,8 @@ def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) 
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert searches.mlflow_artifacts(tmp_path, parent.info.run_id, "search") == {"search/trials.json"}
     assert parent.data.tags["ekd.command"].startswith("ekd tune digits --space")
+    assert parent.data.tags["ekd.search.best"] == f"trial-{best['number']:04d}"
+    assert parent.data.metrics["search/trials"] == 5
     page = (tmp_path / "runs/search/report.html").read_text()
     assert 'id="search"' in page
     assert f"Report: {tmp_path / 'runs/search/report.html'}" in out

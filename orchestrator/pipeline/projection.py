@@ -1,0 +1,153 @@
+"""What MLflow is to show of a run, from what the run's storage holds.
+
+So MLflow can be written at any time, as often as one likes, and from any host: what it has is left as it
+is (`orchestrator.tracking.runs`). While a run goes on the driver writes each epoch as it comes; at its
+end it writes this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_typed
+from ekd_train.persistence.networks import load_network_record
+from ekd_train.persistence.records import CheckpointRecord
+from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.manifest import EVALUATION, EXPERIMENT, REPORT, SUMMARY, read_json, read_manifest
+from orchestrator.pipeline.manifest_content import ManifestContent, Prepared, TrialOutcome
+from orchestrator.pipeline.order import SEARCH, training_runs
+from orchestrator.pipeline.summary import summarise
+from orchestrator.registry.model_card import CARD
+from orchestrator.robustness.evaluation import FORMAT as EVALUATION_FORMAT
+from orchestrator.robustness.flat_metrics import flat_metrics
+from orchestrator.storage import MissingKey, Storage
+from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, flattened
+from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
+
+TRIAL_STATUS: dict[TrialStatus, RunStatus] = {
+    "completed": "FINISHED",
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "out_of_time": "KILLED",
+}
+"""MLflow's status of a trial that has ended."""
+TRIALS = "search/trials.json"
+"""The artifact that has the whole record of every trial."""
+
+
+def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
+    """The state of each MLflow run of the run in `storage`, by name.
+
+    Args:
+        storage: the run's; it holds a manifest.
+        experiment: of the run, as this start resolves it; after a search with the best trial's values.
+
+    Returns:
+        Nothing if there is no manifest. Else the parent, whose status is left open; every training run that
+        is stored or has a checkpoint; and every trial that has ended.
+    """
+    manifest = read_manifest(storage)
+    if manifest is None:
+        return {}
+    parent = RunState()
+    if manifest.done("prepare"):
+        parent = described(experiment, manifest, manifest.prepared)
+    for name, values in summarise(manifest).predictors.items():
+        for split, measured in (("validation", values.validation), ("test", values.test)):
+            parent.add_metrics({f"{split}/{name}/{metric}": value for metric, value in measured.items()}, 0)
+    for key in (SUMMARY, REPORT, EVALUATION, CARD):
+        with suppress(MissingKey):
+            parent.artifacts[key] = storage.read(key).decode()
+    found = read_json(storage, EVALUATION)
+    if found is not None and found.get("format") == EVALUATION_FORMAT:
+        parent.add_metrics(flat_metrics(found), found["number"] - 1)
+    runs = {PARENT: parent}
+    for run in training_runs(experiment):
+        if (history := _history(storage, run.name)) is not None:
+            runs[run.name] = history
+    if manifest.done(SEARCH):
+        trials = list(TrialStore(storage).trials.values())
+        _add_search(parent, manifest.searched.best, read_json(storage, "search.json") or {}, trials)
+        runs |= {record.name: trial_state(record) for record in trials if record.status != "proposed"}
+    return runs
+
+
+def described(experiment: Experiment, manifest: ManifestContent, prepared: Prepared) -> RunState:
+    """Settings, code and data of the parent run; `prepared`: the outputs of the stage `prepare`."""
+    settings, data = experiment.resolved(), prepared.data
+    state = RunState(params=flattened(settings), artifacts={EXPERIMENT: _json(settings)})
+    tags = {"ekd.result_hash": manifest.result_hash, "ekd.code_version": manifest.code_version}
+    state.add_tags(tags | ({"ekd.command": prepared.command} if prepared.command is not None else {}))
+    for split in ("train", "validation", "test"):
+        images = getattr(data, split)
+        profile = {"fingerprint": data.fingerprint, "images": images, "classes": data.num_classes}
+        state.datasets[split] = {
+            "name": experiment.data.name,
+            "digest": data.fingerprint[:36],  # MLflow's limit
+            "source_type": "local",
+            "source": json.dumps({"uri": experiment.data.root or experiment.data.name}),
+            "schema": _schema(data.image_shape),
+            "profile": json.dumps(profile),
+        }
+    return state
+
+
+def training_state(history: Iterable[Mapping[str, float]], status: RunStatus | None) -> RunState:
+    """A training run from its records, one for each validated epoch."""
+    state = RunState(status=status)
+    for record in history:
+        state.add_metrics(
+            {key: value for key, value in record.items() if key != "epoch"}, int(record["epoch"])
+        )
+    return state
+
+
+def trial_state(record: TrialRecord) -> RunState:
+    """A trial of a search, from its record."""
+    history = [{key: value for key, value in each.items() if key != "finished"} for each in record.history]
+    state = training_state(history, TRIAL_STATUS.get(record.status))
+    state.params = flattened(record.values)
+    state.add_tags({"ekd.trial": record.number})
+    if record.status != "proposed":
+        state.add_tags({"ekd.trial.status": record.status, "ekd.trial.epochs": record.epochs})
+    if record.error:
+        state.add_tags({"ekd.trial.error": record.error})
+    return state
+
+
+def _history(storage: Storage, name: str) -> RunState | None:
+    """A training run from its record, else from its newest whole checkpoint; None: it has not come so far."""
+    with suppress(LookupError, DamagedCheckpoint):
+        return training_state(load_network_record(storage, name).history, "FINISHED")
+    for key in sorted(storage.list(f"checkpoints/{name}"), reverse=True):
+        if key.startswith(f"checkpoints/{name}/epoch-") and key.endswith(".json"):
+            with suppress(LookupError, DamagedCheckpoint):
+                return training_state(load_typed(storage, key, CheckpointRecord).state["history"], None)
+    return None
+
+
+def _add_search(
+    parent: RunState, best: TrialOutcome, search: Mapping[str, Any], trials: list[TrialRecord]
+) -> None:
+    """What came of a search; `search`: the content of `search.json`."""
+    parent.add_metrics({"search/best_score": best.score, "search/trials": len(trials)}, 0)
+    parent.add_tags({"ekd.search.space": search["request"]["space"]["name"], "ekd.search.best": best.trial})
+    parent.add_tags({f"ekd.search.best.{key}": value for key, value in best.values.items()})
+    parent.artifacts[TRIALS] = _json({"trials": [vars(record) for record in trials]})
+
+
+def _schema(image_shape: Sequence[int]) -> str:
+    """MLflow's schema of uint8 images of `image_shape` (c, h, w) with integer labels."""
+
+    def spec(dtype: str, shape: tuple[int, ...]) -> str:
+        return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": shape}}])
+
+    specs = {"features": spec("uint8", (-1, *image_shape)), "targets": spec("int64", (-1,))}
+    return json.dumps({"mlflow_tensorspec": specs})
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=str) + "\n"

@@ -1,0 +1,143 @@
+"""What MLflow is to show of a run is in the run's storage, and can be written from there at any time."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+from mlflow import MlflowClient
+
+from ekd_train.persistence.checkpoint import save_record
+from orchestrator.cli.main import main
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.manifest import Manifest
+from orchestrator.pipeline.projection import project, trial_state
+from orchestrator.storage.local import LocalStorage
+from orchestrator.tracking import PARENT
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore
+
+
+def epochs(*numbers):
+    return [{"epoch": float(number), "train/loss": 1.0 / number} for number in numbers]
+
+
+def values(*numbers):
+    return {("train/loss", number): 1.0 / number for number in numbers}
+
+
+@pytest.fixture
+def experiment():
+    return load_experiment("digits")
+
+
+@pytest.fixture
+def storage(tmp_path, experiment):
+    storage = LocalStorage(tmp_path)
+    Manifest.open(storage, experiment, "mine", "f" * 64, "code")
+    return storage
+
+
+def save_checkpoint(storage, name, epoch):
+    state = {"epoch": epoch, "history": epochs(*range(1, epoch + 1))}
+    record = {"epoch": epoch, "identity": "i", "sha256": "s", "state": state}
+    save_record(storage, f"checkpoints/{name}/epoch-{epoch:05d}.json", record)
+
+
+def test_of_a_run_that_has_made_nothing_there_is_an_empty_parent(storage, experiment):
+    (parent,) = project(storage, experiment).values()
+    assert (parent.params, parent.metrics, parent.artifacts, parent.status) == ({}, {}, {}, None)
+
+
+def test_a_finished_training_run_has_its_whole_history(storage, experiment):
+    save_record(storage, "networks/teacher-0.json", {"identity": "i", "history": epochs(1, 2, 3)})
+    save_checkpoint(storage, "teacher-0", 2)
+    state = project(storage, experiment)["teacher-0"]
+    assert (state.metrics, state.status) == (values(1, 2, 3), "FINISHED")
+
+
+def test_an_unfinished_one_has_what_its_newest_whole_checkpoint_has(storage, experiment):
+    for epoch in (2, 9, 10):
+        save_checkpoint(storage, "student", epoch)
+    storage.write("checkpoints/student/epoch-00010.json", b'{"record": {}, "sha256": "cut')
+    storage.write("checkpoints/student/best-00012.safetensors", b"weights")
+    state = project(storage, experiment)["student"]
+    assert (state.metrics, state.status) == (values(*range(1, 10)), None)
+
+
+def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, experiment):
+    trials = TrialStore(storage)
+    for number, status in enumerate(("completed", "failed")):
+        record = trials.add(number, {"distillation.temperature": 2.5}, 1.0)
+        record.history = [each | {"score": 0.5, "finished": 0.0} for each in epochs(1, 2)]
+        trials.end(record, status, "boom" if status == "failed" else None)
+    trials.add(2, {"distillation.temperature": 4.0}, 1.0)
+    best = {"trial": "trial-0000", "values": {"distillation.temperature": 2.5}, "score": 0.5}
+    Manifest.open(storage, experiment, "mine", "f" * 64, "code").finish("search", 1.0, {"best": best})
+    storage.write("search.json", json.dumps({"request": {"space": {"name": "student"}}}).encode())
+    runs = project(storage, experiment)
+    assert set(runs) == {PARENT, "trial-0000", "trial-0001"}
+    assert [runs[name].status for name in ("trial-0000", "trial-0001")] == ["FINISHED", "FAILED"]
+    assert runs["trial-0000"].params == {"distillation.temperature": "2.5"}
+    assert runs["trial-0000"].metrics == values(1, 2) | {("score", 1): 0.5, ("score", 2): 0.5}
+    assert runs["trial-0001"].tags == {
+        "ekd.trial": "1",
+        "ekd.trial.status": "failed",
+        "ekd.trial.epochs": "2",
+        "ekd.trial.error": "boom",
+    }
+    assert runs[PARENT].tags == {
+        "ekd.search.space": "student",
+        "ekd.search.best": "trial-0000",
+        "ekd.search.best.distillation.temperature": "2.5",
+    }
+    assert runs[PARENT].metrics == {("search/best_score", 0): 0.5, ("search/trials", 0): 3.0}
+    assert len(json.loads(runs[PARENT].artifacts["search/trials.json"])["trials"]) == 3
+
+
+def test_a_trial_that_begins_has_its_settings():
+    state = trial_state(TrialRecord(3, {"student.members": 4}))
+    assert (state.params, state.tags, state.status) == ({"student.members": "4"}, {"ekd.trial": "3"}, None)
+
+
+def shown(folder):
+    """All that MLflow has of the run, but the ids and times of its own, and the command that was called."""
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert set(Counter(run.info.run_name for run in runs).values()) == {1}
+    versions = client.search_model_versions("name LIKE 'ekd-%'")
+    return {
+        run.info.run_name: {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {key: text for key, text in run.data.tags.items() if not key.startswith("mlflow.")},
+            "a child": "mlflow.parentRunId" in run.data.tags,
+            "metrics": {
+                name: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, name))
+                for name in run.data.metrics
+            },
+            "artifacts": {artifact.path for artifact in client.list_artifacts(run.info.run_id)},
+            "data": {(i.tags[0].value, i.dataset.digest) for i in run.inputs.dataset_inputs},
+            "models": len(run.outputs.model_outputs) if run.outputs else 0,
+        }
+        for run in runs
+    } | {"versions": [(v.name, v.version, v.tags["ekd.weights_sha256"]) for v in versions]}
+
+
+@pytest.mark.slow
+def test_after_mlflow_was_lost_for_good_it_shows_what_it_had_and_nothing_twice(
+    finished_smoke_run, tmp_path, monkeypatch, capsys
+):
+    written_live = shown(finished_smoke_run)
+    assert written_live["student"]["metrics"]["train/loss"]
+    folder = tmp_path / "copy"
+    shutil.copytree(finished_smoke_run, folder)
+    (folder / "runs" / "mlflow.db").unlink()
+    shutil.rmtree(folder / "runs" / "mlartifacts")
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        assert main(["register", "smoke", "--storage", "runs"]) == 0
+        assert capsys.readouterr().out.rstrip().endswith(f"models:/{written_live['versions'][0][0]}/1")
+        assert shown(folder) == written_live
+    manifest = json.loads((folder / "runs" / "smoke" / "manifest.json").read_text())
+    assert manifest["status"] == "done"
