@@ -118,7 +118,6 @@ def load_exported(folder: Path, sha256: str) -> nn.Module:
     """
     import mlflow.pytorch
     import torch
-    from mlflow.models import Model
 
     try:
         with tempfile.TemporaryDirectory() as temporary, _no_pickles():
@@ -130,7 +129,7 @@ def load_exported(folder: Path, sha256: str) -> nn.Module:
                     f"the SHA-256 of its {ARCHIVE} is {found[:16]}..., recorded was {sha256[:16]}...; "
                     "the file was changed since, and is not loaded"
                 )
-            model = Model()
+            model = mlflow.models.Model()
             model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__))
             model.save(str(own / "MLmodel"))
             network: nn.Module = mlflow.pytorch.load_model(str(own), map_location="cpu")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint, load_record, load_tensors
-from ekd_train.persistence.networks import load_weights
+from ekd_train.persistence.networks import load_weights, save_network
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.yaml_tree import read_yaml
 
@@ -89,10 +90,8 @@ def loaded(content):
 
 
 def test_weights_of_another_network_are_named():
-    weights = safetensors.torch.save({"weight": torch.ones(7, 5), "bias": torch.ones(7)})
-    store = Memory({"networks/x.safetensors": weights})
-    record = {"sha256": hashlib.sha256(weights).hexdigest()}
-    store["networks/x.json"] = stored(record)
+    store = Memory()
+    save_network(store, "x", torch.nn.Linear(5, 7), NetworkRecord(identity="i"))
     with pytest.raises(DamagedCheckpoint, match="networks/x: of another network than its run's") as caught:
         load_weights(store, "x", torch.nn.Linear(3, 2))
     assert "\n" not in str(caught.value)
