@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ekd_train.errors import EkdError
 
-class UnreadableRecord(ValueError):
+
+class UnreadableRecord(EkdError, ValueError):
     """A stored object is damaged, something else, or of a newer version; one line names it and what to do."""
 
 
@@ -20,6 +22,9 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
+    WHAT: ClassVar[str] = "such a record"
+    """What it is, for messages about one that is not."""
+
     format: int = 1
 
     @classmethod
@@ -29,7 +34,7 @@ class Record(BaseModel):
         Content without a format is of format 1.
         """
         if not isinstance(content, Mapping):
-            raise UnreadableRecord(f"{where}: not a JSON object; restore the file")
+            raise UnreadableRecord(f"{where}: not {cls.WHAT}; restore the file")
         found, newest = content.get("format", 1), cls.model_fields["format"].default
         if isinstance(found, int) and found > newest:
             raise UnreadableRecord(
@@ -39,7 +44,9 @@ class Record(BaseModel):
         try:
             return cls.model_validate({**content, "format": found})
         except ValidationError as error:
-            raise UnreadableRecord(f"{where}: {first_problem(error)}; restore the file") from None
+            raise UnreadableRecord(
+                f"{where}: not {cls.WHAT} ({first_problem(error)}); restore the file"
+            ) from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -52,6 +59,8 @@ def first_problem(error: ValidationError) -> str:
 
 class NetworkRecord(Record):
     """How a finished network came about; `networks/NAME.json`, written after its weights."""
+
+    WHAT = "the record of a network"
 
     format: int = 2
     identity: str
@@ -96,6 +105,8 @@ class Latency(BaseModel):
 class PredictionsRecord(Record):
     """What was measured beside the predictions; `evaluation/predictions.json`, written after these."""
 
+    WHAT = "the record of predictions"
+
     sha256: str = ""
     """Of the file of predictions."""
     cost: dict[str, Cost]
@@ -114,6 +125,8 @@ class StoredTensors(BaseModel):
 
 class CheckpointRecord(Record):
     """Commits a checkpoint: written after its tensors."""
+
+    WHAT = "the record of a checkpoint"
 
     epoch: int
     """Whole epochs done."""

@@ -36,6 +36,8 @@ class LeaseHeld(EkdError):
 class Holder(Record):
     """The process that holds a lease, told from every other one, also of other hosts and containers."""
 
+    WHAT = "a run's lease"
+
     host: str
     boot: str = ""
     """Of its kernel."""

@@ -147,6 +147,8 @@ class Stage(Output):
 class ManifestContent(Record):
     """What is known of a run."""
 
+    WHAT = "the manifest of a run"
+
     format: int = FORMAT
     run_id: str
     experiment: str

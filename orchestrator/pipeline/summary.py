@@ -24,6 +24,8 @@ class StageTime(Output):
 class Summary(Record):
     """The content of `summary.json`."""
 
+    WHAT = "the summary of a run"
+
     run_id: str
     experiment: str
     predictors: dict[str, Predictor] = Field(default_factory=dict)
