@@ -59,7 +59,8 @@ def keep(run: Path, place: Path, *, unfinished: bool = False) -> None:
         shutil.rmtree(path, ignore_errors=True)
         path.unlink(missing_ok=True)
     for file in run.rglob("*.json"):
-        file.write_text(file.read_text().replace(str(run.parent), "runs"))
+        text = file.read_text().replace(str(run.parent), "runs")
+        file.write_text(text.replace(str(HERE), HERE.relative_to(HERE.parents[1]).as_posix()))
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run, place)
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())

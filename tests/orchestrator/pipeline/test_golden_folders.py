@@ -16,10 +16,6 @@ from orchestrator.cli.main import main
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
-pytestmark = pytest.mark.skipif(
-    not (GOLDEN / "finished").is_dir(), reason="make them: python tests/golden/make.py"
-)
-
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:

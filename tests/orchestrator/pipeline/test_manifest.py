@@ -120,7 +120,10 @@ def test_a_manifest_of_a_newer_format_is_refused(storage):
 def test_outputs_of_another_kind_are_named(storage):
     begin(storage)
     rewrite(storage, stages={"average": {"seconds": 1, "outputs": {"network": "n", "weights_sha256": 3}}})
-    with pytest.raises(ExperimentError, match=r"manifest\.json: not the manifest of a run \(stages: average: weights_sha256: .*string"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"manifest\.json: not the manifest of a run \(stages: average: weights_sha256: .*string",
+    ):
         begin(storage)
 
 
