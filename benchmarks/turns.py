@@ -99,7 +99,7 @@ class GroupTurns(Turns):
 
 
 class Side:
-    """Outside: one such process, with all its descendants, which are stopped while it is not their turn.
+    """OodData: one such process, with all its descendants, which are stopped while it is not their turn.
 
     So neither data loaders nor Ray's daemons take anything from the other sides.
     """

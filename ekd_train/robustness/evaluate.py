@@ -16,7 +16,7 @@ from ekd_train.robustness.corruption_error import corruption_errors, mean_corrup
 from ekd_train.robustness.corruptions import corrupt
 from ekd_train.robustness.ood_detection import MERITS, SCORES, BootstrapOfDetection, unsureness
 from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
-from ekd_train.robustness.settings import BeyondSettings
+from ekd_train.robustness.settings import RobustnessSettings
 
 BASELINE = "control"
 """The predictor that corruption errors are relative to."""
@@ -50,7 +50,7 @@ def under_corruption(
     images: Tensor,
     labels: Tensor,
     temperatures: Mapping[str, float],
-    settings: BeyondSettings,
+    settings: RobustnessSettings,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Metrics of every predictor on corrupted test images.

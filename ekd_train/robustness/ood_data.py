@@ -21,14 +21,14 @@ RESIZED_WHEN_READ = ("image_folder", "tiny_imagenet")
 
 
 @dataclass(frozen=True)
-class Outside:
+class OodData:
     """Uint8 images `(n, c, h, w)` of the data set `name`."""
 
     name: str
     images: Tensor
 
 
-def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: int) -> Outside:
+def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: int) -> OodData:
     """A class-balanced choice of at most `most` images of `name`, of `shape` (c, h, w).
 
     Its test images; all of them where it has no test split of its own.
@@ -39,17 +39,17 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
     size = shape[1] if name in RESIZED_WHEN_READ else None
     source = LOADERS[name](DataSettings(name=name, root=root, image_size=size))
     split = source.train if source.test is None else source.test
-    return Outside(name, fit(_choose(split, source, most), shape))
+    return OodData(name, fit(_choose(split, source, most), shape))
 
 
-def load_held_out(settings: DataSettings, most: int) -> Outside:
+def load_held_out(settings: DataSettings, most: int) -> OodData:
     """At most `most` images of the classes that `settings` keeps from the run, class-balanced.
 
     Raises:
         DataError: files are missing or damaged.
     """
     source = LOADERS[settings.name](settings)
-    return Outside("held-out classes", _choose(only_classes(source, settings.held_out_classes), source, most))
+    return OodData("held-out classes", _choose(only_classes(source, settings.held_out_classes), source, most))
 
 
 def _choose(split: Split, source: Source, most: int) -> Tensor:

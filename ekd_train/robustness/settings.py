@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[CorruptionName, ...]] = {
 """The families of Hendrycks and Dietterich (2019). Their frost is made of photographs, which are not here."""
 
 
-class BeyondSettings(Settings):
+class RobustnessSettings(Settings):
     """What `ekd evaluate` measures of a finished run. Nothing of it feeds back into the run."""
 
     seed: NonNegative = 0

@@ -120,16 +120,14 @@ def _run_stages(
     divert_logging(context.log_file)
     manifest.set(status="running")
     status: RunStatus = "FAILED"
-    tracking = _TrackerOpening(context)
     try:
-        # Ray and its workers take seconds to start, while MLflow is opened.
+        _open_tracker(context)
         _plan_training(context, stages)
         for stage in stages:
             if manifest.done(stage.name) and stage.name not in again:
                 context.view.end(stage.name, None)
                 continue
             context.stop_if_taken_over()
-            tracking.join()
             context.view.begin(stage.name)
             began = time.perf_counter()
             outputs = _do(context, stage, stages, work)
@@ -138,7 +136,6 @@ def _run_stages(
             if stage.name == SEARCH:
                 _adopt_best(context)
                 _plan_training(context, stages)
-        tracking.join()
         context.show_in_mlflow()
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -154,7 +151,7 @@ def _run_stages(
             f"the traceback is in {context.log_file}"
         ) from error
     finally:
-        _end(context, tracking, status)
+        _end(context, status)
 
 
 def _adopt_best(context: RunContext) -> None:
@@ -191,9 +188,8 @@ def _do(
     return work[stage.name](context) if stage.name in work else train(context, stage.trains(experiment))
 
 
-def _end(context: RunContext, tracking: _TrackerOpening, status: RunStatus) -> None:
+def _end(context: RunContext, status: RunStatus) -> None:
     """Leave a truthful state behind; what goes wrong here does not hide why the run ended."""
-    tracking.wait()
     if not context.taken_over:
         with _warning(context):
             context.manifest.set(status=STATES[status])
@@ -234,36 +230,13 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-class _TrackerOpening:
-    """Opens the tracker in a thread of its own, once."""
-
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._open, name="tracking", daemon=True)
-        self.thread.start()
-
-    def wait(self) -> None:
-        """Wait until it is open, or until opening it has failed."""
-        self.thread.join()
-
-    def join(self) -> None:
-        """Wait until it is open; raises what went wrong."""
-        self.wait()
-        if self.error is not None:
-            raise self.error
-
-    def _open(self) -> None:
-        context = self.context
-        checked, manifest = context.checked, context.manifest
-        try:
-            context.tracker_ = Tracker.open(
-                checked.tracking_uri,
-                checked.experiment.name,
-                checked.run_id,
-                instance=str(manifest.content.created),
-                storage_uri=checked.experiment.storage.uri,
-            )
-            manifest.note_mlflow_run("parent", context.tracker_.run_id)
-        except BaseException as error:
-            self.error = error
+def _open_tracker(context: RunContext) -> None:
+    checked, manifest = context.checked, context.manifest
+    context.tracker_ = Tracker.open(
+        checked.tracking_uri,
+        checked.experiment.name,
+        checked.run_id,
+        instance=str(manifest.content.created),
+        storage_uri=checked.experiment.storage.uri,
+    )
+    manifest.note_mlflow_run("parent", context.tracker_.run_id)

@@ -2,12 +2,12 @@
 
 evidence   what is read: summary, experiment, histories, predictions
 findings   what is computed from it: intervals, calibration, confusion, disagreement
-beyond     the section on `ekd evaluate`, where it was called
+robustness the section on `ekd evaluate`, where it was called
 charts     figures by matplotlib, turned into SVG that follows the page's colours (svg)
 page       all of it poured into `page.html.j2`
 """
 
 from orchestrator.report.evidence import Evidence, load_evidence
-from orchestrator.report.page import Standing, render
+from orchestrator.report.page import RegistryStatus, render
 
-__all__ = ["Evidence", "Standing", "load_evidence", "render"]
+__all__ = ["Evidence", "RegistryStatus", "load_evidence", "render"]

@@ -17,7 +17,7 @@ from orchestrator.report import charts
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
 from orchestrator.report.images import examples
-from orchestrator.report.robustness import SCORES, beyond_section
+from orchestrator.report.robustness import SCORES, robustness_section
 from orchestrator.report.search import search_section
 from orchestrator.tracking.run_state import flattened
 
@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Standing:
+class RegistryStatus:
     """What the registry says of the run's version on a day after it was registered."""
 
     aliases: Sequence[str]
@@ -33,13 +33,15 @@ class Standing:
     day: str
 
 
-def render(evidence: Evidence, *, tracking_uri: str | None = None, standing: Standing | None = None) -> str:
+def render(
+    evidence: Evidence, *, tracking_uri: str | None = None, registry_status: RegistryStatus | None = None
+) -> str:
     """The page: a pure function of its arguments, so the same run gives the same page.
 
     Args:
         evidence: of the run.
         tracking_uri: where its MLflow runs are, without credentials, for the lines that serve it.
-        standing: of its version; None: what it was when it was registered, and said to be that.
+        registry_status: of its version; None: what it was when it was registered, and said to be that.
     """
     findings = Findings(evidence)
     shown, factor = examples(evidence)
@@ -63,10 +65,10 @@ def render(evidence: Evidence, *, tracking_uri: str | None = None, standing: Sta
         what_they_are=WHAT_THEY_ARE,
         model=evidence.summary.registered_model,
         tracking_uri=tracking_uri,
-        standing=standing,
+        registry_status=registry_status,
         settings=_settings(evidence.experiment),
-        beyond=beyond_section(evidence),
-        beyond_scores=SCORES,
+        robustness=robustness_section(evidence),
+        robustness_scores=SCORES,
         searched=search_section(evidence.search),
     )
 

@@ -40,7 +40,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Beyond:
+class RobustnessSection:
     """The section: what was measured, its sentence, and its figures."""
 
     found: Mapping[str, Any]
@@ -75,7 +75,7 @@ class Beyond:
         return any(of.intervals for by_score in self.detection.values() for of in by_score.values())
 
 
-def beyond_section(evidence: Evidence) -> Beyond | None:
+def robustness_section(evidence: Evidence) -> RobustnessSection | None:
     """The section of a run; None where `ekd evaluate` was not called."""
     found = evidence.evaluation
     if found is None:
@@ -85,7 +85,7 @@ def beyond_section(evidence: Evidence) -> Beyond | None:
     corruption = found["corruption"]["predictors"]
     kinds = corruption["averaged"]["kinds"]
     families = {family: [kind for kind in members if kind in kinds] for family, members in FAMILIES.items()}
-    return Beyond(
+    return RobustnessSection(
         found=found,
         names=names,
         compared=compared,

@@ -26,8 +26,8 @@ from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.robustness import evaluate
-from ekd_train.robustness.ood_data import Outside, load_held_out, load_outside
-from ekd_train.robustness.settings import BeyondSettings
+from ekd_train.robustness.ood_data import OodData, load_held_out, load_outside
+from ekd_train.robustness.settings import RobustnessSettings
 from ekd_train.settings import DataSettings
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.explanation import explain
@@ -68,14 +68,14 @@ class FinishedRun:
         return trained | {"averaged": self.manifest.averaged.weights_sha256}
 
 
-def read_settings(overrides: Iterable[str]) -> BeyondSettings:
+def read_settings(overrides: Iterable[str]) -> RobustnessSettings:
     """Settings from `key=value` texts; raises `ExperimentError`."""
     tree: dict[str, Any] = {}
     apply_overrides(tree, overrides)
     try:
-        return BeyondSettings.model_validate_json(json.dumps(tree), strict=True)
+        return RobustnessSettings.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise ExperimentError(explain(error, BeyondSettings, one_group=False)) from None
+        raise ExperimentError(explain(error, RobustnessSettings, one_group=False)) from None
 
 
 def finished_run(storage: Storage) -> FinishedRun:
@@ -88,7 +88,7 @@ def finished_run(storage: Storage) -> FinishedRun:
 
 def evaluate_run(
     run: FinishedRun,
-    settings: BeyondSettings,
+    settings: RobustnessSettings,
     say: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
@@ -130,8 +130,8 @@ def evaluate_run(
 def _measure(
     run: FinishedRun,
     dataset: Dataset,
-    outside: Outside | None,
-    settings: BeyondSettings,
+    outside: OodData | None,
+    settings: RobustnessSettings,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
 
@@ -196,7 +196,7 @@ def _check_same_predictions(now: Mapping[str, Tensor], stored: Mapping[str, Tens
             )
 
 
-def _chosen(dataset: Dataset, settings: BeyondSettings) -> Any:
+def _chosen(dataset: Dataset, settings: RobustnessSettings) -> Any:
     """Which test images are corrupted: int64, ascending."""
 
     count = len(dataset.test)
@@ -208,7 +208,7 @@ def _chosen(dataset: Dataset, settings: BeyondSettings) -> Any:
     return np.sort(order[: settings.images])
 
 
-def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
+def _dataset(run: FinishedRun, settings: RobustnessSettings) -> Dataset:
     """The run's data set, which must be the very images that it was measured on."""
     try:
         dataset = load_dataset(_where(run, settings))
@@ -224,14 +224,14 @@ def _dataset(run: FinishedRun, settings: BeyondSettings) -> Dataset:
     return dataset
 
 
-def _where(run: FinishedRun, settings: BeyondSettings) -> DataSettings:
+def _where(run: FinishedRun, settings: RobustnessSettings) -> DataSettings:
     """The run's data settings, with its files where they are on this machine."""
     data = run.experiment.data
     here = data if settings.data_root is None else data.model_copy(update={"root": settings.data_root})
     return local_data(here, run.experiment.storage.endpoint_url)
 
 
-def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], None]) -> Outside | None:
+def _outside(run: FinishedRun, settings: RobustnessSettings, say: Callable[[str], None]) -> OodData | None:
     own, held_out = run.data.name, run.experiment.data.held_out_classes
     if settings.outside == "none":
         return None
@@ -256,7 +256,7 @@ def _outside(run: FinishedRun, settings: BeyondSettings, say: Callable[[str], No
         raise ExperimentError(f"outside: {error}; its files are looked for in outside_root") from error
 
 
-def _identity(run: FinishedRun, settings: BeyondSettings, outside: Outside | None) -> str:
+def _identity(run: FinishedRun, settings: RobustnessSettings, outside: OodData | None) -> str:
     """What a measurement is known by: everything that decides it."""
     kept = differing(settings, without=("outside", "outside_root", "data_root"))
     foreign = None

@@ -81,22 +81,22 @@ class LocalStorage(Storage):
             object.__setattr__(self, "root", self.folder)
 
     def read(self, key: str) -> bytes:
-        """See `Storage.read`."""
+        """The bytes of an object."""
         with self._open(key) as file, explained(self.uri(key)):
             return file.read()
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
-        """See `Storage.read_versioned`; the version is a digest of the content."""
+        """The version is a digest of the content."""
         data = self.read(key)
         return data, _version(data)
 
     def write(self, key: str, data: bytes) -> None:
-        """See `Storage.write`."""
+        """Write an object, whole or not at all."""
         with explained(self.uri(key)), self._replacing(key) as file:
             file.write(data)
 
     def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
-        """See `Storage.write_if`."""
+        """Write an object if it is still the version `match`."""
         # `replacing` admits one writer at a time: nothing can change between the comparison and the write.
         with explained(self.uri(key)), self._replacing(key) as file:
             current = None
@@ -108,17 +108,17 @@ class LocalStorage(Storage):
         return _version(data)
 
     def write_file(self, key: str, path: Path) -> None:
-        """See `Storage.write_file`."""
+        """Write an object from a file."""
         with open(path, "rb") as source, explained(self.uri(key)), self._replacing(key) as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
 
     def read_file(self, key: str, path: Path) -> None:
-        """See `Storage.read_file`."""
+        """Read an object into a file."""
         with self._open(key) as source, explained(str(path)), replacing(path) as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
 
     def exists(self, key: str) -> bool:
-        """See `Storage.exists`."""
+        """Whether there is such an object."""
         try:
             self._open(key).close()
         except MissingKey:
@@ -126,7 +126,7 @@ class LocalStorage(Storage):
         return True
 
     def list(self, prefix: str = "") -> list[str]:
-        """See `Storage.list`; links, and files whose name is no key (`.pending-…`), are left out."""
+        """Links, and files whose name is no key (`.pending-…`), are left out."""
         found: list[str] = []
         with (
             explained(self.uri(prefix)),
@@ -137,7 +137,7 @@ class LocalStorage(Storage):
         return sorted(found)
 
     def delete(self, key: str) -> None:
-        """See `Storage.delete`."""
+        """Remove an object; that there is none is no error."""
         *parts, name = self._parts(key)
         with (
             explained(self.uri(key)),
@@ -147,28 +147,28 @@ class LocalStorage(Storage):
             os.unlink(name, dir_fd=folder)
 
     def delete_prefix(self, prefix: str) -> None:
-        """See `Storage.delete_prefix`; files that killed writers left, links and empty folders go too."""
+        """Files that killed writers left, links and empty folders go too."""
         parts = self._parts(prefix)
         with explained(self.uri(prefix)):
             delete_tree(self.root, parts)
 
     def uri(self, key: str = "") -> str:
-        """See `Storage.uri`."""
+        """Where an object, or the storage itself, is."""
         return str(self._path(key) if key else self.folder)
 
     def child(self, prefix: str) -> LocalStorage:
-        """See `Storage.child`."""
+        """The storage below a prefix of this one."""
         return LocalStorage(self._path(prefix), self.root)
 
     def free_bytes(self) -> int:
-        """See `Storage.free_bytes`; what an unprivileged user may use of the disk."""
+        """What an unprivileged user may use of the disk."""
         with explained(self.uri()):
             existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
             return shutil.disk_usage(existing).free
 
     @property
     def local_folder(self) -> Path:
-        """See `Storage.local_folder`."""
+        """The folder on this machine; None: it is elsewhere."""
         return self.folder
 
     def _path(self, key: str) -> Path:

@@ -72,11 +72,11 @@ class S3Storage(Storage):
         )
 
     def read(self, key: str) -> bytes:
-        """See `Storage.read`."""
+        """The bytes of an object."""
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
-        """See `Storage.read_versioned`; the version is the object's ETag."""
+        """The version is the object's ETag."""
 
         def get(client: Any) -> tuple[bytes, Version]:
             reply = client.get_object(Bucket=self.bucket, Key=self._name(key))
@@ -85,7 +85,7 @@ class S3Storage(Storage):
         return self._read(key, get)
 
     def read_file(self, key: str, path: Path) -> None:
-        """See `Storage.read_file`."""
+        """Read an object into a file."""
         name = self._name(key)
         with explained(str(path)), replacing(path) as file:
 
@@ -97,15 +97,15 @@ class S3Storage(Storage):
             self._read(key, download)
 
     def write(self, key: str, data: bytes) -> None:
-        """See `Storage.write`."""
+        """Write an object, whole or not at all."""
         self._upload(key, lambda: io.BytesIO(data))
 
     def write_file(self, key: str, path: Path) -> None:
-        """See `Storage.write_file`."""
+        """Write an object from a file."""
         self._upload(key, lambda: path.open("rb"))
 
     def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
-        """See `Storage.write_if`; `preflight` finds the stores that ignore the condition."""
+        """`preflight` finds the stores that ignore the condition."""
         name = self._name(key)
         write_id = uuid.uuid4().hex
         condition = {"IfNoneMatch": "*"} if match is None else {"IfMatch": match}
@@ -131,7 +131,7 @@ class S3Storage(Storage):
         return self._call(key, put)
 
     def exists(self, key: str) -> bool:
-        """See `Storage.exists`."""
+        """Whether there is such an object."""
         try:
             self._read(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._name(key)))
         except MissingKey:
@@ -139,7 +139,7 @@ class S3Storage(Storage):
         return True
 
     def list(self, prefix: str = "") -> list[str]:
-        """See `Storage.list`."""
+        """The keys below a prefix, sorted."""
         return sorted(self.versions(prefix))
 
     def versions(self, prefix: str = "") -> dict[str, Version]:
@@ -149,11 +149,11 @@ class S3Storage(Storage):
         return {key: version for name, version in objects.items() if is_key(key := name[below:])}
 
     def delete(self, key: str) -> None:
-        """See `Storage.delete`."""
+        """Remove an object; that there is none is no error."""
         self._delete(key, self._name(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        """See `Storage.delete_prefix`; parts of uploads that never ended go too."""
+        """Parts of uploads that never ended go too."""
         names = self._names(validate_key(prefix))
         # One request each, because not every store deletes in bulk.
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -162,12 +162,12 @@ class S3Storage(Storage):
         self._call(prefix, lambda client: self._abort_uploads(client, f"{self._name(prefix)}/"))
 
     def uri(self, key: str = "") -> str:
-        """See `Storage.uri`."""
+        """Where an object, or the storage itself, is."""
         path = "/".join(part for part in (self.prefix, validate_key(key) if key else "") if part)
         return f"s3://{self.bucket}/{path}".rstrip("/")
 
     def child(self, prefix: str) -> S3Storage:
-        """See `Storage.child`."""
+        """The storage below a prefix of this one."""
         return replace(self, prefix=self._name(prefix))
 
     def free_bytes(self) -> None:

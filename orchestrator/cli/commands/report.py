@@ -14,7 +14,7 @@ from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.summary import table, verdict
 from orchestrator.registry.champion import PROMOTION_TAG, NoSuchVersion, version_of
-from orchestrator.report import Evidence, Standing, load_evidence, render
+from orchestrator.report import Evidence, RegistryStatus, load_evidence, render
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     if model := evidence.summary.registered_model:
         console.print(f"Registered: models:/{model.name}/{model.version}", soft_wrap=True)
     uri = resolve_tracking_uri(evidence.experiment["tracking"]["uri"], arguments.storage)
-    client, standing = None, None
+    client, registry_status = None, None
     try:
         client = _connected(evidence, uri)
-        standing = _standing(client, evidence, uri)
+        registry_status = _standing(client, evidence, uri)
     except TrackingError as error:
         client = None
         _warn(error)
-    page = render(evidence, tracking_uri=redacted(uri), standing=standing)
+    page = render(evidence, tracking_uri=redacted(uri), registry_status=registry_status)
     with nothing_started():
         storage.write(REPORT, page.encode())
     if client is not None:
@@ -66,7 +66,7 @@ def _connected(evidence: Evidence, uri: str) -> MlflowClient:
     return connect(uri)
 
 
-def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> Standing | None:
+def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> RegistryStatus | None:
     """What the registry says of the run's version today; None if it was not registered."""
     model = evidence.summary.registered_model
     if model is None:
@@ -76,8 +76,8 @@ def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> Standing | 
         with patient(uri), explained(uri, "read from"):
             version = version_of(client, model.name, model.version)
     except NoSuchVersion:
-        return Standing((), "not in the registry any more", day)
-    return Standing(sorted(version.aliases), version.tags.get(PROMOTION_TAG, "no reason noted"), day)
+        return RegistryStatus((), "not in the registry any more", day)
+    return RegistryStatus(sorted(version.aliases), version.tags.get(PROMOTION_TAG, "no reason noted"), day)
 
 
 def _refresh(client: MlflowClient, evidence: Evidence, page: str, uri: str, endpoint_url: str | None) -> None:

@@ -12,9 +12,9 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.robustness.corruption_error import corruption_errors, mean_corruption_error
 from ekd_train.robustness.corruptions import corrupt
 from ekd_train.robustness.evaluate import out_of_distribution, predict_all, selective, under_corruption
-from ekd_train.robustness.settings import BeyondSettings
+from ekd_train.robustness.settings import RobustnessSettings
 
-SETTINGS = BeyondSettings(corruptions=("contrast", "shot_noise"), severities=(1, 4), seed=7)
+SETTINGS = RobustnessSettings(corruptions=("contrast", "shot_noise"), severities=(1, 4), seed=7)
 
 
 def a_network(seed):
@@ -170,4 +170,4 @@ def test_a_stored_curve_is_short_and_ends_at_full_coverage():
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
-        BeyondSettings.model_validate(wrong)
+        RobustnessSettings.model_validate(wrong)

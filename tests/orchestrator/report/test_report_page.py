@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import summarise
-from orchestrator.report import Standing, render
+from orchestrator.report import RegistryStatus, render
 from orchestrator.report.charts import learning_chart
 
 from .conftest import make_evidence
@@ -263,7 +263,7 @@ def test_it_says_when_it_was_champion_and_what_it_is_now_where_somebody_asked(ev
     now = render(
         evidence,
         tracking_uri="http://127.0.0.1:5000",
-        standing=Standing((), "replaced by version 4: wrong on sevens", "2026-11-23"),
+        registry_status=RegistryStatus((), "replaced by version 4: wrong on sevens", "2026-11-23"),
     )
     assert "<small>ekd-made-up</small>" in now
     assert "replaced by version 4: wrong on sevens (on 2026-11-23)" in now

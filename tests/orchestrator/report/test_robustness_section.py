@@ -7,14 +7,14 @@ import pytest
 
 from ekd_train.robustness import ood_detection
 from orchestrator.report import render
-from orchestrator.report.robustness import SCORES, beyond_section
+from orchestrator.report.robustness import SCORES, robustness_section
 
 from .conftest import evaluated, make_evidence
 
 
 @pytest.fixture(scope="module")
 def section(evidence):
-    return beyond_section(evaluated(evidence))
+    return robustness_section(evaluated(evidence))
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def text(evidence):
 @pytest.mark.slow
 def test_without_an_evaluation_there_is_neither_section_nor_link(evidence):
     page = render(evidence)
-    assert 'id="beyond"' not in page
-    assert "#beyond" not in page
+    assert 'id="robustness"' not in page
+    assert "#robustness" not in page
 
 
 def test_the_section_follows_the_confusion_and_is_linked(text):
     sections = re.findall(r'<section id="(\w+)"', text)
-    assert sections[sections.index("confusion") + 1] == "beyond"
-    assert '<a href="#beyond">' in text
+    assert sections[sections.index("confusion") + 1] == "robustness"
+    assert '<a href="#robustness">' in text
 
 
 def test_only_corruptions_that_were_made_are_listed(section, text):
@@ -64,7 +64,7 @@ def test_what_could_not_be_computed_is_a_dash_and_not_a_zero(evidence):
 @pytest.mark.slow
 def test_a_student_without_members_has_a_section_too():
     page = render(evaluated(make_evidence(method="kd")))
-    assert 'id="beyond"' in page
+    assert 'id="robustness"' in page
 
 
 def test_accuracy_and_nll_under_corruption_have_intervals_and_differences_to_the_control(section, text):
@@ -123,7 +123,7 @@ def test_an_evaluation_from_before_there_were_intervals_has_a_section_without_th
     }
     corruption = {**run.evaluation["corruption"], "predictors": by_predictor}
     old = replace(run, evaluation={**run.evaluation, "corruption": corruption})
-    assert beyond_section(old).intervals["averaged"] == {}
+    assert robustness_section(old).intervals["averaged"] == {}
     page = render(old)
-    assert 'id="beyond"' in page
+    assert 'id="robustness"' in page
     assert "Made by an earlier version of ekd, whose corruptions were other ones" in page

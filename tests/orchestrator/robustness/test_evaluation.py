@@ -13,7 +13,7 @@ from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
 from ekd_train.persistence.networks import save_network, save_predictions
 from ekd_train.persistence.records import Cost, NetworkRecord, PredictionsRecord
-from ekd_train.robustness.settings import BeyondSettings
+from ekd_train.robustness.settings import RobustnessSettings
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
@@ -280,10 +280,10 @@ def test_a_run_that_is_not_evaluated_yet_is_wrong_input(runs, capsys):
 
 def test_every_setting_is_in_the_identity_but_where_files_are(runs):
     run = finished_run(open_storage(str(runs / "small-1")))
-    plain = evaluation._identity(run, BeyondSettings(), None)
-    assert evaluation._identity(run, BeyondSettings(data_root="/elsewhere"), None) == plain
+    plain = evaluation._identity(run, RobustnessSettings(), None)
+    assert evaluation._identity(run, RobustnessSettings(data_root="/elsewhere"), None) == plain
     for other in ({"seed": 1}, {"images": 5}, {"severities": (1,)}, {"corruptions": ("fog",)}):
-        assert evaluation._identity(run, BeyondSettings(**other), None) != plain
+        assert evaluation._identity(run, RobustnessSettings(**other), None) != plain
 
 
 def test_every_metric_for_mlflow_is_a_number():
