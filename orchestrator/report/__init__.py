@@ -7,7 +7,12 @@ charts     figures by matplotlib, turned into SVG that follows the page's colour
 page       all of it poured into `page.html.j2`
 """
 
-from orchestrator.report.evidence import Evidence, load_evidence
-from orchestrator.report.page import RegistryStatus, render
+import logging
+
+# Where no home folder can be written it would say so on stderr when it is imported; it works without one.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+from orchestrator.report.evidence import Evidence, load_evidence  # noqa: E402
+from orchestrator.report.page import RegistryStatus, render  # noqa: E402
 
 __all__ = ["Evidence", "RegistryStatus", "load_evidence", "render"]

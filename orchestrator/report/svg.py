@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import io
-import logging
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -73,8 +72,6 @@ def styled(chart: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(chart)
     def draw(*arguments: P.args, **named: P.kwargs) -> R:
-        # Without a home folder that can be written it would say so on stderr; it works without.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         with matplotlib.rc_context(STYLE):
             return chart(*arguments, **named)
 

@@ -66,8 +66,10 @@ def open_tracker(store_uri):
     """Opens the tracker of one `ekd run`, as often as a test likes."""
     ekd_run_id = f"run-{next(_numbers)}"
 
-    def open_it(uri: str = store_uri, ekd_run_id: str = ekd_run_id, instance: str = "1") -> Tracker:
-        return Tracker.open(uri, "digits", ekd_run_id, instance=instance)
+    def open_it(
+        uri: str = store_uri, ekd_run_id: str = ekd_run_id, instance: str = "1", experiment: str = "digits"
+    ) -> Tracker:
+        return Tracker.open(uri, experiment, ekd_run_id, instance=instance)
 
     return open_it
 

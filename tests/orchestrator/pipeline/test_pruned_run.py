@@ -66,12 +66,12 @@ def test_card_tag_and_report_name_the_pruning(run):
 
 @pytest.mark.parametrize("source", [EkdRun.RUN_ID, "models:/ekd-small/1"])
 def test_its_weights_load_into_what_the_card_builds(run, source):
-    file = run.folder / "student.pt"
+    file = run.folder / "student.safetensors"
     ekd(run, "export", source, "--format", "state-dict", "--output", str(file))
     card = run.client().get_model_version("ekd-small", "1").description
     code = card.split("## Its weights alone")[1].split("```python\n")[1].split("```")[0]
     made: dict = {}
-    exec(code.replace("student.pt", str(file)), made)
+    exec(code.replace("student.safetensors", str(file)), made)
     pt2 = run.folder / "student.pt2"
     ekd(run, "export", source, "--format", "pt2", "--output", str(pt2))
     images = torch.rand(4, 1, 8, 8)

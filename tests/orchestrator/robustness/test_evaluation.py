@@ -306,7 +306,7 @@ def test_every_metric_for_mlflow_is_a_number():
 
 @pytest.mark.slow
 def test_the_command_prints_writes_and_records(runs, capsys, monkeypatch, store_uri, open_tracker):
-    tracker = open_tracker(ekd_run_id="small-1", instance="1.0")
+    tracker = open_tracker(ekd_run_id="small-1", instance="1.0", experiment="small")
     tracker.close("FINISHED")
     file = runs / "small-1" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"mlflow": {"parent": tracker.run_id}}))
@@ -367,7 +367,7 @@ def test_without_a_tracking_store_it_warns_and_measures(runs, capsys):
 def test_the_report_is_written_anew_beside_the_run_and_in_mlflow(
     runs, capsys, monkeypatch, store_uri, open_tracker, tmp_path
 ):
-    tracker = open_tracker(ekd_run_id="small-1", instance="1.0")
+    tracker = open_tracker(ekd_run_id="small-1", instance="1.0", experiment="small")
     tracker.show({"parent": RunState(artifacts={"report.html": "an old one"})})
     tracker.close("FINISHED")
     file = runs / "small-1" / "manifest.json"
