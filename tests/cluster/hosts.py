@@ -119,7 +119,11 @@ class Host(Namespaces):
         )
         port = f"port{address.rpartition('.')[2]}"
         self._port = port
-        switch.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.init))
+        # A machine that is started again keeps its card: with another one, others would send to the old for half
+        # a minute.
+        card = ":".join(f"{int(part):02x}" for part in ("2", "0", *address.split(".")))
+        eth0 = ("peer", "name", "eth0", "address", card, "netns", str(self.init))
+        switch.ip("link", "add", port, "type", "veth", *eth0)
         switch.ip("link", "set", port, "master", "bridge", "up")
         self.ip("address", "add", f"{address}/24", "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
