@@ -119,7 +119,7 @@ class Host(Namespaces):
         )
         port = f"port{address.rpartition('.')[2]}"
         self._port = port
-        # A machine that is started again keeps its card: with another one, others would send to the old for half
+        # A machine that is started again keeps its card: with another one, others send to the old for half
         # a minute.
         card = ":".join(f"{int(part):02x}" for part in ("2", "0", *address.split(".")))
         eth0 = ("peer", "name", "eth0", "address", card, "netns", str(self.init))

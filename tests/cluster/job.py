@@ -94,25 +94,17 @@ class Job:
     @contextmanager
     def training_paused(self) -> Iterator[None]:
         """Within, the processes that train now stand still; the driver goes on waiting for them."""
-        hosts = self.cluster.hosts
-        pids = [pid for name in self.training_hosts() for pid in hosts[name].processes("RayTrainWorker")]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with paused(self._trainers()):
             yield
-        finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):  # it was given up
-                    os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def training_slowed(self) -> Iterator[None]:
-        """Within, the processes that train now work for a tenth of the time; they answer whoever polls them."""
-        over = threading.Event()
+        """Within, the processes that train now work for a tenth of the time, and answer polls."""
+        over, pids = threading.Event(), self._trainers()
 
         def brake() -> None:
             while not over.is_set():
-                with self.training_paused():
+                with paused(pids):
                     over.wait(0.9)
                 over.wait(0.1)
 
@@ -123,6 +115,10 @@ class Job:
         finally:
             over.set()
             thread.join()
+
+    def _trainers(self) -> list[int]:
+        hosts = self.cluster.hosts
+        return [pid for name in self.training_hosts() for pid in hosts[name].processes("RayTrainWorker")]
 
     def driver(self) -> int:
         """The process on the head that owns the run; others (Ray's shell around it) look alike."""
@@ -190,3 +186,17 @@ class Job:
             return steps
 
         return self.cluster.inside(look)
+
+
+@contextmanager
+def paused(pids: list[int]) -> Iterator[None]:
+    """Within, these processes stand still, as far as they are there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
