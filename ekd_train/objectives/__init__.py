@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ekd_train.objectives.ce_kd import CeKd, ce_kd, member_kl
+from ekd_train.objectives.ce_kd import CeKd, ce_kd
 from ekd_train.objectives.ekd import Ekd, ekd, feature_mse
 from ekd_train.objectives.feature_projections import FeatureProjections
 from ekd_train.objectives.label import Label, label_ce
 from ekd_train.objectives.mean_kd import MeanKd, mean_kd
-from ekd_train.objectives.member_kd import MemberKd, member_kd
+from ekd_train.objectives.member_kd import MemberKd, member_kd, member_kl
 from ekd_train.objectives.objective import Objective, Predictions
 from ekd_train.objectives.proxy_end2 import ProxyEnd2, proxy_end2
 from ekd_train.settings import Distillation, StudentMethod

@@ -1,6 +1,6 @@
 """The ODS paper's loss: labels on clean images, teachers on perturbed ones.
 
-Where no image is perturbed, or α = 1, it is `member_kd`'s less a constant, the teachers' entropy.
+Where no image is perturbed, or α = 1, it is `MemberKd`'s.
 """
 
 from __future__ import annotations
@@ -8,28 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.member_kd import member_kl
 from ekd_train.objectives.mixture import Mixture
 from ekd_train.objectives.objective import Predictions, present
-from ekd_train.objectives.soft_targets import check_student_and_teachers, kl_divergence, tempered_log_probs
-
-
-def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """`τ² · 1/(s·b) Σ_m Σ_b KL(softmax(zT_m/τ) ‖ softmax(zS_m/τ))`: `member_kd` less the teachers' entropy.
-
-    Args:
-        student_logits: `(s, b, c)`.
-        teacher_logits: `(k, b, c)` with k = s. They receive no gradient.
-        temperature: τ > 0.
-
-    Returns:
-        A scalar >= 0, zero when every member equals its teacher.
-
-    Raises:
-        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
-    """
-    check_student_and_teachers(student_logits, teacher_logits, members=True)
-    teachers = tempered_log_probs(teacher_logits, temperature)
-    return temperature**2 * kl_divergence(teachers, tempered_log_probs(student_logits, temperature))
 
 
 def ce_kd(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from ekd_train.objectives.mixture import Mixture
-from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
+from ekd_train.objectives.soft_targets import (
+    check_student_and_teachers,
+    cross_entropy,
+    kl_divergence,
+    tempered_log_probs,
+)
 
 
 def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -32,9 +37,28 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
 
 
+def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """`τ² · 1/(s·b) Σ_m Σ_b KL(softmax(zT_m/τ) ‖ softmax(zS_m/τ))`: `member_kd` less the teachers' entropy.
+
+    Args:
+        student_logits: `(s, b, c)`.
+        teacher_logits: `(k, b, c)` with k = s. They receive no gradient.
+        temperature: τ > 0.
+
+    Returns:
+        A scalar >= 0, zero when every member equals its teacher.
+
+    Raises:
+        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
+    """
+    check_student_and_teachers(student_logits, teacher_logits, members=True)
+    teachers = tempered_log_probs(teacher_logits, temperature)
+    return temperature**2 * kl_divergence(teachers, tempered_log_probs(student_logits, temperature))
+
+
 class MemberKd(Mixture):
     """Labels for every member, and to each member its teacher."""
 
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """`member_kd`."""
-        return member_kd(student_logits, teacher_logits, temperature=self.temperature)
+        """`member_kl`, which has `member_kd`'s gradient and is zero for a student that has learned it all."""
+        return member_kl(student_logits, teacher_logits, temperature=self.temperature)

@@ -143,7 +143,7 @@ def learning_chart(evidence: Evidence) -> str:
             _curve(nll, history, "members/nll", **members)
             _curve(gap, history, "averaging_gap", scale=100, **_line("averaged", None))
     for axes, title in (
-        (loss, "Training loss (each run's own objective)"),
+        (loss, "Training loss (labels: cross-entropy; teachers: τ² KL)"),
         (accuracy, "Validation accuracy, %"),
         (nll, "Validation NLL"),
         (gap, "Averaging gap, points (members − averaged)"),

@@ -1,9 +1,11 @@
 """What every objective of the table promises to the training step."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
+from torch.nn.functional import kl_div
 
 from ekd_train.objectives import (
     METHOD_OBJECTIVES,
@@ -14,6 +16,7 @@ from ekd_train.objectives import (
     label_ce,
     mean_kd,
     member_kd,
+    member_kl,
     objective_for,
     proxy_end2,
 )
@@ -80,12 +83,17 @@ def test_only_the_loss_is_differentiable(name):
     assert not any(term.requires_grad for key, term in terms.items() if key != "loss")
 
 
+def mean_kl(member, teachers, *, temperature):
+    mean = (teachers / temperature).softmax(-1).mean(0)
+    return temperature**2 * kl_div((member / temperature).log_softmax(-1), mean, reduction="batchmean")
+
+
 def test_terms_are_the_pure_functions_and_the_loss_their_mixture():
     given, settings = predictions(), Distillation(alpha=0.7, temperature=2.0)
     label, clean = label_ce(given.student, LABELS), label_ce(given.student_clean, LABELS)
     by_member = {
-        "mean_kd": [mean_kd(member, given.teachers, temperature=2.0) for member in given.student],
-        "member_kd": [member_kd(given.student, given.teachers, temperature=2.0)],
+        "mean_kd": [mean_kl(member, given.teachers, temperature=2.0) for member in given.student],
+        "member_kd": [member_kl(given.student, given.teachers, temperature=2.0)],
         "proxy_end2": [proxy_end2(member, given.teachers) for member in given.student],
     }
     for name, losses in by_member.items():
@@ -99,6 +107,28 @@ def test_terms_are_the_pure_functions_and_the_loss_their_mixture():
     expected = ce_kd(given.student_clean, given.student, given.teachers, LABELS, alpha=0.7, temperature=2.0)
     torch.testing.assert_close(terms["label"], clean)
     torch.testing.assert_close(terms["loss"], expected)
+
+
+@pytest.mark.parametrize("name", ["mean_kd", "member_kd", "ce_kd", "ekd"])
+def test_the_loss_of_a_student_that_equals_its_one_teacher_is_zero(name):
+    teacher = predictions().teachers[:1]
+    settings = Distillation(alpha=1.0, temperature=4.0, ekd=EkdWeights(label=0.0))
+    terms = build_objective(name, settings)(Predictions(LABELS, teacher, teacher, teacher))
+    assert terms["loss"].item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("mean_kd", mean_kd), ("member_kd", member_kd)])
+def test_what_is_subtracted_from_the_published_loss_changes_no_bit_of_its_gradient(name, loss):
+    given, student = predictions(), predictions().student.requires_grad_()
+    objective = build_objective(name, Distillation(alpha=1.0, temperature=4.0))
+    (ours,) = torch.autograd.grad(objective(replace(given, student=student))["loss"], student)
+    published = (
+        torch.stack([loss(member, given.teachers, temperature=4.0) for member in student]).mean()
+        if name == "mean_kd"
+        else loss(student, given.teachers, temperature=4.0)
+    )
+    (theirs,) = torch.autograd.grad(published, student)
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["mean_kd", "member_kd", "ce_kd", "proxy_end2"])
