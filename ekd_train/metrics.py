@@ -18,6 +18,9 @@ PROB_FLOOR = 1e-8
 
 ECE_BINS = 15
 
+TOP = 5
+"""`top5_accuracy` counts an image as right whose label is among so many of the most probable classes."""
+
 TEMPERATURE_RANGE = (0.05, 20.0)
 """Where `fit_temperature` searches: without a bound, perfectly classified images would give 0."""
 
@@ -94,6 +97,62 @@ def brier(probs: Tensor, labels: Tensor) -> float:
     return (probs - one_hot).square().sum(dim=-1).mean().item()
 
 
+def recall_per_class(probs: Tensor, labels: Tensor) -> tuple[float | None, ...]:
+    """For each class the fraction in [0, 1] of its images that are recognised; None: it has no images.
+
+    Arguments and errors as `accuracy`.
+
+    >>> recall_per_class(torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), torch.tensor([0, 1]))
+    (1.0, 0.0, None)
+    """
+    hits, images, _ = _per_class(*_checked(probs, labels))
+    return tuple(
+        hit / count if count else None for hit, count in zip(hits.tolist(), images.tolist(), strict=True)
+    )
+
+
+def balanced_accuracy(probs: Tensor, labels: Tensor) -> float:
+    """Mean over the classes of their recall, in [0, 1]: every class counts alike, however few its images.
+
+    As torchmetrics has it (macro average): a class that has neither images nor predictions is left out, one
+    that is only predicted counts 0. Arguments and errors as `accuracy`.
+
+    >>> balanced_accuracy(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1]))
+    0.5
+    """
+    hits, images, predictions = _per_class(*_checked(probs, labels))
+    return (hits / images.clamp(min=1))[images + predictions > 0].mean().item()
+
+
+def macro_f1(probs: Tensor, labels: Tensor) -> float:
+    """Mean over the classes of `F1 = 2 · hits / (images + predictions)`, in [0, 1].
+
+    A class that has neither images nor predictions is left out. Arguments and errors as `accuracy`.
+
+    >>> round(macro_f1(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1])), 4)
+    0.4286
+    """
+    hits, images, predictions = _per_class(*_checked(probs, labels))
+    both = images + predictions
+    return (2 * hits / both.clamp(min=1))[both > 0].mean().item()
+
+
+def top5_accuracy(probs: Tensor, labels: Tensor) -> float:
+    """Fraction in [0, 1] of images whose label is among the five most probable classes.
+
+    Arguments and errors as `accuracy`.
+    """
+    probs, labels = _checked(probs, labels)
+    best = probs.topk(min(TOP, probs.shape[1]), dim=-1).indices
+    return (best == labels[:, None]).any(dim=-1).double().mean().item()
+
+
+def class_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
+    """`balanced_accuracy`, `macro_f1` and, of more than ten classes, `top5_accuracy`; arguments as theirs."""
+    metrics = [balanced_accuracy, macro_f1] + ([top5_accuracy] if probs.shape[-1] > 2 * TOP else [])
+    return {metric.__name__: metric(probs, labels) for metric in metrics}
+
+
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
     """`softmax(log p / T)`, float64 `(b, c)`: T > 1 is less confident; T = 1 changes nothing.
 
@@ -151,6 +210,14 @@ def _nll(probs: Tensor, labels: Tensor) -> float:
 
 def _hits(probs: Tensor, labels: Tensor) -> Tensor:
     return (probs.argmax(dim=-1) == labels).double()
+
+
+def _per_class(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each class its images that were recognised, its images, and the images it was predicted for."""
+    classes, predicted = probs.shape[1], probs.argmax(dim=-1)
+    counted = (labels[predicted == labels], labels, predicted)
+    hits, images, predictions = (torch.bincount(of, minlength=classes).double() for of in counted)
+    return hits, images, predictions
 
 
 def _losses(probs: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
 from ekd_train.evaluation.diversity import diversity
-from ekd_train.metrics import ECE_BINS, apply_temperature
+from ekd_train.metrics import ECE_BINS, apply_temperature, class_metrics, recall_per_class
 from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
@@ -123,6 +123,20 @@ class Findings:
         labels, predicted = self.evidence.labels(), self.evidence.probs("averaged").argmax(-1)
         classes = self.evidence.data.num_classes
         return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+    @cached_property
+    def class_metrics(self) -> dict[str, dict[str, float]]:
+        """By predictor, on the test images: what counts every class alike, and the top five."""
+        labels = self.evidence.labels()
+        return {row.name: class_metrics(self.evidence.probs(row.name), labels) for row in self.rows}
+
+    def worst_recalls(self, count: int = 10) -> list[tuple[str, float, int]]:
+        """Classes that the averaged student recognises least: name, recall and test images, lowest first."""
+        labels = self.evidence.labels()
+        recalls = recall_per_class(self.evidence.probs("averaged"), labels)
+        images = torch.bincount(labels, minlength=len(recalls)).tolist()
+        named = zip(self.evidence.data.class_names, recalls, images, strict=True)
+        return sorted(((n, r, i) for n, r, i in named if r is not None), key=lambda of: of[1])[:count]
 
     def worst_confusions(self, count: int = 8) -> list[tuple[str, str, int, float]]:
         """Label, prediction, images, and their fraction of the label's images; the most frequent first."""

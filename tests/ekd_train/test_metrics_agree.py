@@ -5,7 +5,18 @@ import pytest
 import sklearn.metrics as sklearn_metrics
 import torch
 
-from ekd_train.metrics import ECE_BINS, PROB_FLOOR, accuracy, all_metrics, brier, ece, fit_temperature, nll
+from ekd_train.metrics import (
+    ECE_BINS,
+    PROB_FLOOR,
+    accuracy,
+    all_metrics,
+    brier,
+    class_metrics,
+    ece,
+    fit_temperature,
+    nll,
+    recall_per_class,
+)
 from ekd_train.robustness.corruption_error import mean_corruption_error
 from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
 
@@ -27,6 +38,32 @@ def test_accuracy_is_torchmetrics(predictions):
     probs, labels = predictions
     theirs = functional.multiclass_accuracy(probs, labels, num_classes=probs.shape[1], average="micro")
     assert accuracy(probs, labels) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_metrics_that_count_every_class_alike_are_torchmetrics(predictions):
+    probs, labels = predictions
+    classes = probs.shape[1]
+    kept = labels % 3 != 2  # imbalance; of some classes only predictions are left, or nothing
+    probs, labels = probs[kept], labels[kept]
+    theirs = {
+        "balanced_accuracy": functional.multiclass_accuracy(probs, labels, classes, average="macro"),
+        "macro_f1": functional.multiclass_f1_score(probs, labels, classes, average="macro"),
+    }
+    if classes > 10:
+        theirs["top5_accuracy"] = functional.multiclass_accuracy(
+            probs, labels, classes, average="micro", top_k=5
+        )
+    assert class_metrics(probs, labels) == pytest.approx({k: v.item() for k, v in theirs.items()}, abs=1e-6)
+
+
+def test_recall_per_class_is_torchmetrics_and_none_for_a_class_without_images(predictions):
+    probs, labels = predictions
+    kept = labels != 1
+    ours = recall_per_class(probs[kept], labels[kept])
+    theirs = functional.multiclass_recall(probs[kept], labels[kept], probs.shape[1], average="none")
+    assert ours[1] is None
+    present = sorted(set(labels[kept].tolist()))
+    assert [ours[c] for c in present] == pytest.approx(theirs[present].tolist(), abs=1e-6)
 
 
 def test_ece_is_torchmetrics(predictions):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ekd_train.evaluation.diversity import diversity
-from ekd_train.metrics import all_metrics, fit_temperature
+from ekd_train.metrics import all_metrics, class_metrics, fit_temperature, recall_per_class
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.persistence.records import Cost
 from ekd_train.settings import Evaluation
@@ -35,20 +35,23 @@ def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, Cost]) -> dict[str
 
     Returns:
         For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
-        `test` metrics, and `diversity` on test where it has several members.
+        `test` metrics, and on test `recall_per_class`, and `diversity` where it has several members.
     """
     predictors = {}
     for name, price in cost.items():
         pooled = {split: tensors[f"{split}/{name}"].mean(0) for split in ("validation", "test")}
         temperature = fit_temperature(pooled["validation"], tensors["validation/labels"])
         metrics = {
-            split: all_metrics(probs, tensors[f"{split}/labels"], temperature)
+            split: all_metrics(probs, labels, temperature) | class_metrics(probs, labels)
             for split, probs in pooled.items()
+            for labels in (tensors[f"{split}/labels"],)
         }
+        one_teacher = name.startswith("teacher/")
         predictors[name] = Predictor(
             **price.model_dump(),
             temperature=temperature,
             **metrics,
+            recall_per_class=() if one_teacher else recall_per_class(pooled["test"], tensors["test/labels"]),
             diversity=diversity(tensors[f"test/{name}"]) or None,
         )
     return predictors

@@ -49,7 +49,16 @@ def test_the_control_has_no_difference_to_itself(findings):
 def test_every_interval_is_about_the_value_that_the_summary_has(findings, evidence):
     for row in findings.rows:
         test = evidence.predictors[row.name].test
-        assert {metric: interval.value for metric, interval in row.intervals.items()} == pytest.approx(test)
+        shown = {metric: interval.value for metric, interval in row.intervals.items()}
+        assert shown | findings.class_metrics[row.name] == pytest.approx(test)
+
+
+def test_the_classes_recognised_least_come_first_and_those_without_images_never():
+    evidence = make_evidence(4, names=["cat", "dog", "hen", "yak"])
+    labels = evidence.labels()
+    labels[labels == 3] = 0
+    evidence.tensors["test/averaged"] = torch.eye(4)[labels.where(labels != 2, 1)][None]
+    assert Findings(evidence).worst_recalls() == [("hen", 0.0, 30), ("cat", 1.0, 60), ("dog", 1.0, 30)]
 
 
 @pytest.mark.parametrize(
