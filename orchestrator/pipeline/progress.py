@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.plain_console import PlainConsole
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Advanced, Done, Event, Started, Validated, Warned
 
 PLAIN_EVERY_S = 10.0
 PLAIN_EVERY_SHARE = 0.02
@@ -145,36 +145,26 @@ class View:
         state = self.runs.get(event.run)
         if state is None:
             return
-        now, data = time.monotonic(), event.data
-        match event.kind:
-            case "started":
-                state.status, state.began = "training", now
-                state.epoch, state.fraction = data["epoch"], data["epoch"] / state.epochs
-                state.began_fraction = state.fraction
-                if not self.live or data["epoch"]:
-                    self.say(
-                        f"{state.name}: "
-                        + (f"continues after epoch {data['epoch']}" if data["epoch"] else "starts")
-                    )
-            case "progress":
-                state.epoch, state.loss, state.images_per_s = (
-                    data["epoch"],
-                    data["loss"],
-                    data["images_per_s"],
-                )
-                state.fraction = data["step"] / data["steps"]
+        now = time.monotonic()
+        match event:
+            case Started(epoch=epoch):
+                state.status, state.began, state.epoch = "training", now, epoch
+                state.fraction = state.began_fraction = epoch / state.epochs
+                if not self.live or epoch:
+                    self.say(f"{state.name}: " + (f"continues after epoch {epoch}" if epoch else "starts"))
+            case Advanced():
+                state.epoch, state.loss, state.images_per_s = event.epoch, event.loss, event.images_per_s
+                state.fraction = event.step / event.steps
                 self._plain_progress(state, now)
-            case "epoch":
-                record = data["record"]
+            case Validated(record=record):
                 state.epoch, state.fraction = int(record["epoch"]), record["epoch"] / state.epochs
                 state.loss, state.accuracy = record["train/loss"], record["averaged/accuracy"]
-            case "warning":
-                self.warn(data["message"])
-            case "done":
+            case Warned(message=message):
+                self.warn(message)
+            case Done(record=made):
                 state.status, state.fraction, state.ended = "done", 1.0, now
-                record = data["record"]
-                if not self.live and isinstance(record, NetworkRecord):
-                    accuracy = record.best["averaged/accuracy"]
+                if not self.live and isinstance(made, NetworkRecord):
+                    accuracy = made.best["averaged/accuracy"]
                     self.say(f"{state.name}: done, validation accuracy {100 * accuracy:.2f} %")
         self._draw(state, now)
 

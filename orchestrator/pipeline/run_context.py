@@ -20,7 +20,7 @@ from orchestrator.pipeline.projection import project, training_state
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Done, Event, Failed, Restarted, Validated
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.request import SearchRequest
@@ -188,22 +188,20 @@ class RunContext:
 
     def _handle(self, event: Event) -> None:
         self.view.show(event)
-        match event.kind:
-            case "epoch":
-                values = dict(event.data["record"])
+        match event:
+            case Validated(record=record):
+                values = dict(record)
                 self.tracker.log_metrics(event.run, values, int(values.pop("epoch")))
-            case "done":
-                made: NetworkRecord | PredictionsRecord = event.data["record"]
+            case Done(record=NetworkRecord() | PredictionsRecord() as made):
                 self.records[event.run] = made
                 self._submit_ready()
                 if isinstance(made, NetworkRecord):
                     # With epochs whose events died with an earlier driver.
                     self.tracker.show({event.run: training_state(made.history, "FINISHED")})
-            case "failed" if event.data["failure"] == "hopeless":
+            case Failed(failure="hopeless"):
                 self.tracker.finish(event.run, "FAILED")
-                raise RunFailed(f"{event.run}: {event.data['error']}: {event.data['message']}")
-            case "failed":
-                why = f"{event.data['error']}: {event.data['message']}"
-                self.view.warn(f"{event.run}: {why}; its workers {STARTED_AGAIN}")
-            case "restarted":
+                raise RunFailed(f"{event.run}: {event.reason}")
+            case Failed():
+                self.view.warn(f"{event.run}: {event.reason}; its workers {STARTED_AGAIN}")
+            case Restarted():
                 self.view.warn(f"{event.run}: workers were lost or have come; all {STARTED_AGAIN}")

@@ -14,7 +14,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ekd_train.workers.assignment import Assignment
-from orchestrator.runtime.event import Event, EventKind
+from orchestrator.runtime.event import (
+    Advanced,
+    Done,
+    Event,
+    Failed,
+    GroupEvent,
+    Restarted,
+    Started,
+    Validated,
+    Warned,
+)
 from orchestrator.runtime.retry import failure_kind, out_of_memory
 
 
@@ -60,7 +70,7 @@ class JobQueue:
         for group, work in left.items():
             # Ray Train may end the others before one of them notices and reports that a worker is lost.
             if work.job.name not in self._explained:
-                self.events.append(Event("restarted", group, work.job.name))
+                self.events.append(Restarted(run=work.job.name, group=group))
         self._explained.clear()
         self.waiting.extendleft(sorted(left.values(), key=lambda work: -work.serial))
         self.current.clear()
@@ -94,9 +104,9 @@ class JobQueue:
 
     async def report(self, event: Event) -> None:
         """Keep `event`; of progress only the latest of each run is kept until it is drained."""
-        if event.kind == "progress":
-            self.events = [e for e in self.events if not (e.kind == "progress" and e.run == event.run)]
-        if event.kind == "failed":
+        if isinstance(event, Advanced):
+            self.events = [e for e in self.events if not (isinstance(e, Advanced) and e.run == event.run)]
+        if isinstance(event, Failed):
             self._explained.add(event.run)
         self.events.append(event)
         await self._wake()
@@ -147,35 +157,35 @@ class JobQueueClient:
 
     def started(self, epoch: int) -> None:
         """The run begins, or continues after `epoch` epochs."""
-        self._report("started", epoch=epoch)
+        self._report(Started, epoch=epoch)
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
         """How far the run is; not waited for."""
-        self._report("progress", epoch=epoch, step=step, steps=steps, loss=loss, images_per_s=images_per_s)
+        self._report(Advanced, epoch=epoch, step=step, steps=steps, loss=loss, images_per_s=images_per_s)
 
     def epoch(self, record: dict[str, float]) -> None:
         """One validated epoch."""
-        self._report("epoch", record=record)
+        self._report(Validated, record=record)
 
     def warning(self, message: str) -> None:
         """Something a person should see."""
-        self._report("warning", message=message)
+        self._report(Warned, message=message)
 
-    def done(self, serial: int, record: dict[str, Any]) -> None:
+    def done(self, serial: int, record: Any) -> None:
         """The job's record; waited for, so that it is known before the group takes the next job."""
-        ray.get(self._report("done", record=record))
+        ray.get(self._report(Done, record=record))
 
     def failed(self, error: BaseException) -> None:
         """What was raised, and of which kind it is, reported by whichever worker raised it."""
         self._reporting = True
         message = " ".join(str(error).split()) or type(error).__name__
         kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
-        ray.get(self._report("failed", **kind, error=type(error).__name__, message=message))
+        ray.get(self._report(Failed, **kind, error=type(error).__name__, message=message))
 
-    def _report(self, kind: EventKind, **data: Any) -> Any:
+    def _report(self, event: type[GroupEvent], **data: Any) -> Any:
         if not self._reporting:
             return None
-        return self.actor.report.remote(Event(kind, self.group, self._run, data))
+        return self.actor.report.remote(event(run=self._run, group=self.group, **data))
 
 
 def open_job_queue() -> Any:

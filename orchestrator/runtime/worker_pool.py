@@ -18,7 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Event, Failed
 from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
@@ -71,7 +71,7 @@ class WorkerPool:
         Raises `LaunchError` when the workers cannot go on.
         """
         events: list[Event] = ray.get(self.job_queue.drain.remote(timeout_s))
-        if self.failure is not None and not any(event.kind == "failed" for event in events):
+        if self.failure is not None and not any(isinstance(event, Failed) for event in events):
             raise LaunchError(cause_of(str(self.failure))) from self.failure
         if not events and self.thread is not None and not self.thread.is_alive():
             raise LaunchError("the workers ended before their work was done; see Ray's session logs")

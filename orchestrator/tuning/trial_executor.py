@@ -18,6 +18,7 @@ from ekd_train.workers.node_notice import NodeNotice
 from ekd_train.workers.trial_runner import TrialRunner
 from orchestrator.errors import EkdError
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.runtime.event import Done, Failed
 from orchestrator.runtime.ray_session import LaunchError, cluster_capacity
 from orchestrator.runtime.worker_pool import WorkerPool
 from orchestrator.storage import Storage
@@ -107,14 +108,14 @@ class InWorkerPool:
             for event in events:
                 if event.run != step.name:
                     continue
-                if event.kind == "done":
-                    record: dict[str, Any] = event.data["record"]
+                if isinstance(event, Done):
+                    record: Any = event.record
                     if "failure" in record:
                         raise TrialFailed(record["failure"])
-                    return record
-                if event.kind == "failed":
-                    reason = f"{event.data['error']}: {event.data['message']}"
-                    if event.data["failure"] == "hopeless" and not event.data["out_of_memory"]:
+                    return dict(record)
+                if isinstance(event, Failed):
+                    reason = event.reason
+                    if event.failure == "hopeless" and not event.out_of_memory:
                         group.cancel()
                         self.close()
                         raise TrialFailed(reason)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
 from orchestrator.pipeline.pipeline import WORK
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Done
 from orchestrator.tuning.pool import same_in_all_trials
 
 NAMES = [stage.name for stage in ORDER]
@@ -81,7 +83,7 @@ class Workers:
         self.queued += [job.name for job in jobs]
 
     def finish(self, name: str) -> None:
-        self.context._handle(Event("done", 0, name, {"record": {}}))
+        self.context._handle(Done(run=name, record=NetworkRecord(identity=name)))
 
 
 @pytest.fixture
@@ -93,6 +95,7 @@ def planned(tmp_path):
         context = RunContext(cast(Any, None), cast(Any, None), view, tmp_path)
         workers = Workers(context)
         context._workers = cast(Any, workers)
+        context.tracker_ = cast(Any, SimpleNamespace(show=lambda runs: None))
         context.plan(
             training_runs(load_experiment("digits", ["teachers.count=2", "student.members=2", *changes]))
         )

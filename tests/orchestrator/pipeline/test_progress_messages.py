@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.pipeline.progress import Bars, View
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Advanced, Started
 
 
 def test_a_message_that_looks_like_markup_is_shown_as_it_is(capsys):
@@ -24,12 +24,12 @@ def test_plain_lines_of_a_long_run_come_further_and_further_apart(capsys, monkey
     def lines_in_the_next_minute(after_s: float) -> int:
         view = View.open("title", [], "ray.log")
         view.expect("student", epochs=10, work=1.0)
-        view.show(Event("started", 0, "student", {"epoch": 0}))
+        view.show(Started(run="student", epoch=0))
         view.started = clock.now - after_s
-        step = {"epoch": 0, "loss": 1.0, "images_per_s": 1.0, "step": 1, "steps": 100}
+        step = Advanced(run="student", epoch=0, loss=1.0, images_per_s=1.0, step=1, steps=100)
         for _ in range(60):
             clock.now += 1
-            view.show(Event("progress", 0, "student", step))
+            view.show(step)
         view.close()
         return capsys.readouterr().err.count("epoch 0/10")
 
@@ -46,9 +46,9 @@ def test_on_a_terminal_every_run_has_a_bar_and_the_stage_stands_above():
     view.begin("distil")
     view.expect("student", epochs=10, work=1.0)
     view.panel = lambda: Table("trial")
-    view.show(Event("started", 0, "student", {"epoch": 0}))
-    step = {"epoch": 3, "loss": 0.25, "images_per_s": 1000.0, "step": 35, "steps": 100}
-    view.show(Event("progress", 0, "student", step))
+    view.show(Started(run="student", epoch=0))
+    step = Advanced(run="student", epoch=3, loss=0.25, images_per_s=1000.0, step=35, steps=100)
+    view.show(step)
     view.bars.refresh()
     view.close()
     text = file.getvalue()

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Advanced, Failed, Restarted, Started, Validated, Warned
 from orchestrator.runtime.job_queue import JobQueue
 
 
@@ -88,17 +88,18 @@ def test_every_run_whose_workers_are_started_again_is_told_of_once():
         await jobs.add([Job("a"), Job("b"), Job("c")])
         a, _ = [await jobs.next(group, None) for group in range(2)]
         await jobs.next(0, a.serial)
-        await jobs.report(Event("failed", 1, "b"))
+        await jobs.report(lost)
         await jobs.begin()
-        told = [(e.kind, e.group, e.run) for e in await jobs.drain()]
+        told = await jobs.drain()
         for group in range(2):
             await jobs.next(group, None)
         await jobs.begin()
-        return told, [(e.kind, e.group, e.run) for e in await jobs.drain()]
+        return told, await jobs.drain()
 
+    lost = Failed(run="b", group=1, failure="transient", out_of_memory=False, error="OSError", message="gone")
     first, second = run(steps)
-    assert first == [("failed", 1, "b"), ("restarted", 0, "c")]
-    assert second == [("restarted", 0, "b"), ("restarted", 1, "c")]
+    assert first == [lost, Restarted(run="c", group=0)]
+    assert second == [Restarted(run="b", group=0), Restarted(run="c", group=1)]
 
 
 def test_a_cancelled_group_gets_no_more_jobs_even_if_it_is_started_again():
@@ -114,19 +115,20 @@ def test_a_cancelled_group_gets_no_more_jobs_even_if_it_is_started_again():
 
 def test_events_are_drained_in_order_and_once():
     async def steps(jobs):
-        for kind in ("started", "epoch", "done"):
-            await jobs.report(Event(kind, 0, "teacher-0"))
-        return [e.kind for e in await jobs.drain()], await jobs.drain(timeout_s=0.01)
+        for event in events:
+            await jobs.report(event)
+        return await jobs.drain(), await jobs.drain(timeout_s=0.01)
 
-    assert run(steps) == (["started", "epoch", "done"], [])
+    events = [Started(run="a", epoch=0), Warned(run="b", message="full"), Validated(run="a", record={})]
+    assert run(steps) == (events, [])
 
 
 def test_of_progress_only_the_latest_of_each_run_is_kept():
     async def steps(jobs):
         for step in range(3):
             for name in ("teacher-0", "control"):
-                await jobs.report(Event("progress", 0, name, {"step": step}))
-        return [(e.run, e.data["step"]) for e in await jobs.drain()]
+                await jobs.report(Advanced(run=name, epoch=0, step=step, steps=3, loss=1.0, images_per_s=9.0))
+        return [(e.run, e.step) for e in await jobs.drain()]
 
     assert run(steps) == [("teacher-0", 2), ("control", 2)]
 
@@ -135,7 +137,7 @@ def test_draining_waits_for_events():
     async def steps(jobs):
         waiting = asyncio.create_task(jobs.drain(timeout_s=30))
         await asyncio.sleep(0)
-        await jobs.report(Event("done", 0, "control"))
+        await jobs.report(Started(run="control", epoch=0))
         return [e.run for e in await waiting]
 
     assert run(steps) == ["control"]

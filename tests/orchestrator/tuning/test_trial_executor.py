@@ -9,7 +9,7 @@ import pytest
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import load_experiment
-from orchestrator.runtime.event import Event
+from orchestrator.runtime.event import Done, Event
 from orchestrator.runtime.job_queue import JobQueueClient
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.tuning.trial_executor import InWorkerPool, TrialFailed
@@ -32,7 +32,7 @@ class Group:
         if self.most == 0:
             raise LaunchError("the workers cannot go on")
         if self.left == 0:
-            return [Event("done", 0, STEP.name, {"record": {"epoch": 1.0}})]
+            return [Done(run=STEP.name, record={"epoch": 1.0})]
         self.left, self.most, self.seen = self.left - 1, self.most - 1, []
         queue = SimpleNamespace(report=SimpleNamespace(remote=self.seen.append))
         client = JobQueueClient(queue)
