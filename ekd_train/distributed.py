@@ -3,8 +3,6 @@
 Whoever starts the processes (Ray Train, torchrun, a test) makes the process group first.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """The base of every error whose message says all that a user needs."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 

@@ -4,8 +4,6 @@ An ensemble's probabilities are the mean of its members' softmax first; a temper
 (pool, then calibrate).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

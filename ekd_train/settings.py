@@ -5,8 +5,6 @@ value is a `pydantic.ValidationError` before anything starts. This module import
 neither torch nor ray, so that `ekd --help` and `ekd plan` stay fast.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -102,7 +100,7 @@ class Schedule(Settings):
     """`flat_linear`: the last factor."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Schedule:
+    def _ordered(self) -> "Schedule":
         if self.flat_until >= self.decay_until:
             raise ValueError("flat_until must be smaller than decay_until")
         return self
@@ -192,7 +190,7 @@ class EkdWeights(Settings):
     feature: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
-    def _heads_learn(self) -> EkdWeights:
+    def _heads_learn(self) -> "EkdWeights":
         if self.label == self.distillation == 0:
             raise ValueError("label and distillation cannot both be 0: the heads would learn nothing")
         return self
@@ -240,18 +238,18 @@ class TrainingRun(Settings):
     student: Student | None = None
     distillation: Distillation | None = None
     perturbation: PerturbationSettings = PerturbationSettings()
-    teachers: tuple[TrainingRun, ...] = ()
-    starts_from: TrainingRun | None = None
+    teachers: "tuple[TrainingRun, ...]" = ()
+    starts_from: "TrainingRun | None" = None
     """The finished run whose network, pruned, is where this one begins; None: random weights."""
 
     @model_validator(mode="after")
-    def _can_cache(self) -> TrainingRun:
+    def _can_cache(self) -> "TrainingRun":
         if self.training.speed.cache_teachers and (why := self.why_not_cached()):
             raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
         return self
 
     @property
-    def needs(self) -> tuple[TrainingRun, ...]:
+    def needs(self) -> "tuple[TrainingRun, ...]":
         """The runs whose networks it learns or starts from."""
         return self.teachers + ((self.starts_from,) if self.starts_from is not None else ())
 
@@ -268,7 +266,7 @@ class TrainingRun(Settings):
             return f"augmentation makes {variants} variants of an image, more than the {epochs} epochs"
         return None
 
-    def sharing_predictions(self) -> TrainingRun:
+    def sharing_predictions(self) -> "TrainingRun":
         """This run, taking its teachers' predictions from a machine's one copy, where it can.
 
         Only of images that are neither perturbed nor augmented: there one pass over the images makes all

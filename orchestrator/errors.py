@@ -1,7 +1,5 @@
 """The errors of the command line, and what they promise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar

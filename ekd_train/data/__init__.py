@@ -3,8 +3,6 @@
 Loading needs NumPy and Pillow only; `augment` is the one module here that imports torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from ekd_train.settings import DataName, DataSettings

@@ -1,7 +1,5 @@
 """Random crop and flip of whole batches, on the device that holds the images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +23,7 @@ class AugmentationDraw:
     flipped: Tensor
     padding: int
 
-    def rows(self, start: int, stop: int) -> AugmentationDraw:
+    def rows(self, start: int, stop: int) -> "AugmentationDraw":
         """The choices for images `[start, stop)`: one worker's share of a global batch."""
         return AugmentationDraw(
             self.top[start:stop], self.left[start:stop], self.flipped[start:stop], self.padding

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100: 50,000 + 10,000 colour 32x32 images (Krizhevsky, 2009)."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

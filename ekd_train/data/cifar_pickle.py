@@ -7,8 +7,6 @@ are recognised and their arrays built here from the raw bytes; any other name, o
 is refused. Nothing is imported or called, and memory stays within a small multiple of the file.
 """
 
-from __future__ import annotations
-
 import math
 import pickletools
 from collections.abc import Iterable

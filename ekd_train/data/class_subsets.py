@@ -1,7 +1,5 @@
 """Classes that are kept from a run, so that their images are of no class that its networks know."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Images in memory: a split, a data set, and what identifies it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +24,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: np.ndarray | slice) -> Split:
+    def take(self, indices: np.ndarray | slice) -> "Split":
         """The images at `indices`, in that order."""
         return Split(self.images[indices], self.labels[indices])
 
@@ -64,7 +62,7 @@ class Dataset:
     mean: Channels
     std: Channels
 
-    def without_test_images(self) -> Dataset:
+    def without_test_images(self) -> "Dataset":
         """The same data set, under the same fingerprint, with an empty test split: what a search may see."""
         seen = replace(self, test=self.test.take(slice(0)))
         vars(seen)["fingerprint"] = self.fingerprint  # where `cached_property` keeps it

@@ -1,7 +1,5 @@
 """What is known of a data set without its images."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
 
 

@@ -1,7 +1,5 @@
 """Scikit-learn's handwritten digits: 1,797 real 8x8 images, installed with the package."""
 
-from __future__ import annotations
-
 import gzip
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fetching data sets through torchvision, which knows their mirrors and checksums."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .errors import DataError

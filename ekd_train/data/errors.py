@@ -1,7 +1,5 @@
 """The one error that unusable data raises."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ekd_train.errors import EkdError
@@ -23,6 +21,6 @@ class DataError(EkdError, ValueError):
         self.remedy = remedy
         super().__init__(" ".join(f"{where}: {problem}; {remedy}".split()))
 
-    def __reduce__(self) -> tuple[type[DataError], tuple[str, str, str]]:
+    def __reduce__(self) -> "tuple[type[DataError], tuple[str, str, str]]":
         # The default would rebuild it from the one-line message, and fail between processes.
         return type(self), (self.where, self.problem, self.remedy)

@@ -1,7 +1,5 @@
 """Fashion-MNIST: 60,000 + 10,000 grey 28x28 images of clothes (Xiao et al., 2017)."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -5,8 +5,6 @@ A header of two zero bytes, a type code, the number of axes and each axis as a b
 uses another.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import struct

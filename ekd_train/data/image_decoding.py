@@ -1,7 +1,5 @@
 """Decoding image files into one uint8 array, in parallel and once."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

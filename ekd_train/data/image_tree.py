@@ -1,7 +1,5 @@
 """Folders of images, one folder per class: which files there are and what they are labelled."""
 
-from __future__ import annotations
-
 import os
 import stat
 from dataclasses import dataclass

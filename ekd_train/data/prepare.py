@@ -1,7 +1,5 @@
 """`python -m ekd_train.data.prepare NAME --root FOLDER`: put a data set's files in place and check them."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys

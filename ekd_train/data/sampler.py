@@ -4,8 +4,6 @@ There is no state to save: a resumed run gets the same order for the same epoch,
 every global batch without communicating.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .seeds import permutation

@@ -1,7 +1,5 @@
 """Seeds and permutations that are the same on every machine and library version."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What all workers of one node share through Ray's object store."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ experiment's seed: runs with different seeds see the same images, so that their 
 can be compared, and a smaller training set is always part of a larger one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .dataset import Source, Split

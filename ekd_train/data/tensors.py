@@ -1,7 +1,5 @@
 """A data set as tensors on the device that trains."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Tiny ImageNet: 200 classes of 500 + 50 colour 64x64 images (Le and Yang, 2015)."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The way of a step's few values from the host to where images and networks are."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What a user's machine keeps between runs and may lose at any time."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

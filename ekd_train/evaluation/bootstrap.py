@@ -1,7 +1,5 @@
 """How far metrics may be off because the test images are a sample: a paired bootstrap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

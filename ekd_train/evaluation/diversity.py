@@ -1,7 +1,5 @@
 """How differently members, or teachers, predict."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

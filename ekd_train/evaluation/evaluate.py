@@ -1,7 +1,5 @@
 """Predictions of named predictors, and what is measured of them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

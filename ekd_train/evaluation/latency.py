@@ -1,7 +1,5 @@
 """How long a prediction takes, measured."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any

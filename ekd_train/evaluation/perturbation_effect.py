@@ -1,7 +1,5 @@
 """What a run's perturbation does to training images, and to what the networks make of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The named predictors of a finished run, from its store."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

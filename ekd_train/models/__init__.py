@@ -1,7 +1,5 @@
 """Networks: classifiers by name, subnetworks that share weights, and their averages."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -5,8 +5,6 @@ arXiv 2206.15047): member m of a layer with weight w and bias b computes
 `s_m * (w (r_m * x) + b)`, so its weight is `w * (s_m r_m^T)`. Normalisation layers are shared.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args

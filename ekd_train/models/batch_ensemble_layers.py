@@ -1,7 +1,5 @@
 """The layers of BatchEnsemble, and which modules it understands."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

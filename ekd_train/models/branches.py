@@ -1,7 +1,5 @@
 """Parallel branches on shared early stages (EKD, Asif et al. 2019, arXiv 1909.08097)."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Literal, get_args

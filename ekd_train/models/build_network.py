@@ -1,7 +1,5 @@
 """The network that a training run trains, and the plain one that it averages to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

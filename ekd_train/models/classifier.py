@@ -1,7 +1,5 @@
 """A network with its normalisation inside, so that everything outside speaks pixels in [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a network costs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Whether a network can take images of a size."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

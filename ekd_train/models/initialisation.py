@@ -1,7 +1,5 @@
 """How weights start."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -5,8 +5,6 @@ channel together; what goes is what has the least L2 norm over all of them. Ever
 same share, so that shapes follow from architecture and share, never from the weights.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any

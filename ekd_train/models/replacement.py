@@ -1,7 +1,5 @@
 """Replacing layers inside any network, keeping modules that are used twice shared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

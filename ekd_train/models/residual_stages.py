@@ -1,7 +1,5 @@
 """What a row of stages is, and the stages of this project's residual networks."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import cast

@@ -1,7 +1,5 @@
 """Residual networks for CIFAR-sized images (He et al. 2015, arXiv 1512.03385, section 4.2)."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

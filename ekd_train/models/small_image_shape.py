@@ -1,7 +1,5 @@
 """Depth and width rules of the residual networks for small images."""
 
-from __future__ import annotations
-
 
 def blocks_per_group(name: str, depth: int, extra_layers: int) -> int:
     """Blocks in each of three groups, from `depth = 6 n + extra_layers`.

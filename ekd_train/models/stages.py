@@ -1,7 +1,5 @@
 """Networks as an ordered row of stages, for branching after one and for looking at features."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from ekd_train.models.classifier import Classifier

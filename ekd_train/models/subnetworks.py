@@ -1,7 +1,5 @@
 """What every student with several subnetworks offers, whatever they share inside."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 torch's own SyncBatchNorm is for GPUs only.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The networks that a student learns from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Self
 
@@ -36,7 +34,7 @@ class Teachers(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.networks)
 
-    def rotated(self, step: int, count: int) -> Teachers:
+    def rotated(self, step: int, count: int) -> "Teachers":
         """The `count` teachers that follow one another from number `step` modulo k on."""
         return Teachers([self.networks[(step + m) % len(self)] for m in range(count)])
 

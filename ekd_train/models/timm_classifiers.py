@@ -1,7 +1,5 @@
 """The door to timm's classifiers; timm is an extra."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The door to torchvision's classifiers, adapted to other channels and to small images."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from torch import nn

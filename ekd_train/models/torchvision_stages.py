@@ -1,7 +1,5 @@
 """The stages of torchvision's families of networks."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis 2016, arXiv 1605.07146)."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -12,8 +12,6 @@ A training step reads what the objective needs, collects those `Predictions`, an
 ['distillation', 'label', 'loss']
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from ekd_train.objectives.ce_kd import CeKd, ce_kd

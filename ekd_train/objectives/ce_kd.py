@@ -3,8 +3,6 @@
 Where no image is perturbed, or α = 1, it is `MemberKd`'s.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ekd_train.objectives.label import label_ce

@@ -1,7 +1,5 @@
 """Ensemble Knowledge Distillation: N branches, N teachers, and the branches' fused prediction."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

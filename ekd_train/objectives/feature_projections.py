@@ -1,7 +1,5 @@
 """Learned 1x1 projections from branch features to teacher features, for EKD's feature term."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Cross-entropy with the labels: teachers, the control, and the label term of every mixture."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Knowledge distillation from the teachers' mean: the baseline of ensemble distillation."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """LatentBE's loss: student member m learns from teacher m."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ekd_train.objectives.mixture import Mixture

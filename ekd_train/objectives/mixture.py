@@ -1,7 +1,5 @@
 """`(1 - α) · label + α · distillation`: the form of every objective but the labels' own and EKD's."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 from torch import Tensor

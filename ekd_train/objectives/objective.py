@@ -1,7 +1,5 @@
 """What an objective is given, what it answers, and how weighted terms make a loss."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Proxy-EnD²: one student predicts a Dirichlet that stands for the whole ensemble."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Cross-entropy and divergence against soft targets, at a temperature; and the checks on shapes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

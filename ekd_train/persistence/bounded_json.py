@@ -1,7 +1,5 @@
 """Stored JSON, read as what it is until it is checked: text that anybody may have written."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

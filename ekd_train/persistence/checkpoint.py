@@ -5,8 +5,6 @@ A checkpoint is two objects: tensors (`epoch-00012.safetensors`) and a record
 commits the pair. Nothing is ever unpickled. A checkpoint is written while training goes on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

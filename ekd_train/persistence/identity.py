@@ -4,8 +4,6 @@ A new key whose default keeps the behaviour of before leaves every identity as i
 caches of earlier versions stay valid. Where the meaning of a default or of a value changes, `FORMAT` does.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

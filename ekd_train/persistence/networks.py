@@ -1,7 +1,5 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import cast
 

@@ -1,7 +1,5 @@
 """What is stored as JSON, as models: each has a format number and is checked when it is read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 

@@ -13,8 +13,6 @@ the number of workers.
 True
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

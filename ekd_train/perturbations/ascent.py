@@ -1,7 +1,5 @@
 """Pixel gradients that leave networks as they were, and steps of a given length along them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

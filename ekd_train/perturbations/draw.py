@@ -1,7 +1,5 @@
 """The random choices of one perturbation, made once for a global batch and shared by all workers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,7 +31,7 @@ class Draw:
     start: int
     stop: int
 
-    def rows(self, start: int, stop: int) -> Draw:
+    def rows(self, start: int, stop: int) -> "Draw":
         """The choices for images `[start, stop)` of this draw's own.
 
         Raises:

@@ -1,7 +1,5 @@
 """Gaussian noise: the control for perturbations that follow a gradient."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ekd_train.perturbations.ascent import GREY_LEVELS

@@ -1,7 +1,5 @@
 """The images as they are."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Output diversified sampling (ODS), and the variant that trusts confident images more (ConfODS)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ekd_train.objectives.soft_targets import tempered_log_probs

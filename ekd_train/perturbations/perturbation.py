@@ -1,7 +1,5 @@
 """What a kind of perturbation is made of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol

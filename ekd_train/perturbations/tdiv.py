@@ -1,7 +1,5 @@
 """Diversifying perturbations: where teachers disagree (TDiv) and, better, the student does not yet (SDiv)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Corruption errors, relative to a baseline that sees the same corrupted images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 

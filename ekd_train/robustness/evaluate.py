@@ -1,7 +1,5 @@
 """Robustness of predictors: under corruption, on OOD data, and at less than full coverage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any

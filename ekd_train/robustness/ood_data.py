@@ -1,7 +1,5 @@
 """Images of no known class: of classes kept from the run, or another data set's, made to fit its networks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

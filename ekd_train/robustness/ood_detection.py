@@ -1,7 +1,5 @@
 """Out-of-distribution detection: images of unknown classes found by how unsure a predictor is of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

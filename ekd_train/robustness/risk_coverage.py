@@ -4,8 +4,6 @@ Geifman and El-Yaniv, *Selective Classification for Deep Neural Networks*, NeurI
 excess over the best order: Geifman, Uziel and El-Yaniv, ICLR 2019.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

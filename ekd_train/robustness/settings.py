@@ -1,7 +1,5 @@
 """The typed description of an evaluation beyond the test set; imports neither torch nor ray."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The batches of one run, with every random choice that a step needs."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

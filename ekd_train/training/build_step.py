@@ -1,7 +1,5 @@
 """From the settings of a run to the update that its loop repeats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

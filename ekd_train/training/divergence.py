@@ -1,7 +1,5 @@
 """Training that can no longer lead anywhere: a loss or weights that are not finite."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

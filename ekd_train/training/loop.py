@@ -1,7 +1,5 @@
 """The loop of one training run: steps, validation, report, checkpoint."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ The order of one update::
     optimiser.step()
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """What a training run reports: progress, one record an epoch, warnings."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

@@ -1,7 +1,5 @@
 """Learning-rate factors over training, one per optimiser step. Pure Python."""
 
-from __future__ import annotations
-
 import math
 
 from ekd_train.settings import Schedule

@@ -1,7 +1,5 @@
 """Which epoch of a run is the best: its weights are what the run ends with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from ekd_train.settings import TrainingRun

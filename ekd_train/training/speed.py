@@ -1,7 +1,5 @@
 """How a training step computes: layout and precision. What it computes is in `step`."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Literal

@@ -1,7 +1,5 @@
 """What a checkpoint of a run holds: how far it has come, its weights, and the optimiser's momenta."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

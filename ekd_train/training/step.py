@@ -1,7 +1,5 @@
 """One update of one network, from grey levels to changed weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@ evaluates the student alone. Processes of one machine share the file's pages, an
 same data and teachers find it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The network in training, and everything else that changes from step to step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

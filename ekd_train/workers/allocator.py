@@ -1,7 +1,5 @@
 """How a process that trains keeps the memory of one step for the next."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 KEEP_FREED_MEMORY = MappingProxyType(

@@ -1,7 +1,5 @@
 """A job on its way to a worker group; imports no torch, for the job queue's sake."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ekd_train.settings import Evaluation, TrainingRun, TrialStep

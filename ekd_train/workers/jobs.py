@@ -1,7 +1,5 @@
 """The jobs of a worker pool and how one worker does them, without Ray."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

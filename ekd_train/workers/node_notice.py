@@ -5,8 +5,6 @@ Ray's cluster status, which `ray status` shows, says which nodes are being drain
 at the same point, and a trial that trains in its own process is not in Ray Train at all.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -4,8 +4,6 @@ Gloo resolves the host's *name*, which on many machines is 127.0.0.1 or an addre
 reach. So every worker names the interface that has its node's address before the process group is made.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

@@ -4,8 +4,6 @@ What decides how long a trial trains is outside; it asks for one validated epoch
 Ray is not known here.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 

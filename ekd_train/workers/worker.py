@@ -5,8 +5,6 @@ group) costs 10-20 s, so one pool stays up for the whole `ekd run`. Its workers 
 many workers as a training run has; each worker group does one job after another.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -41,7 +39,7 @@ class JobSource(Reporter, Protocol):
         Called by one worker, before any other worker asks for a job.
         """
 
-    def of(self, group: int) -> JobSource:
+    def of(self, group: int) -> "JobSource":
         """The jobs of one worker group."""
 
     def next(self, finished: int | None) -> Assignment | None:

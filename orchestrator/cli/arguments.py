@@ -1,7 +1,5 @@
 """The arguments of each command, without anything that takes time to import."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.search_options import add_search_options

@@ -1,7 +1,5 @@
 """An experiment, loaded and checked before anything is started."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Iterator

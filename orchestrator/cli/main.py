@@ -3,8 +3,6 @@
 Exit status: 0 done, 1 the run failed, 2 the input is wrong and nothing was started.
 """
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import errno

@@ -1,7 +1,5 @@
 """The model registry that commands name."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_registry(arguments: argparse.Namespace) -> Iterator[MlflowClient]:
+def open_registry(arguments: argparse.Namespace) -> "Iterator[MlflowClient]":
     """A client of the registry that `--tracking` or `--storage` names.
 
     Raises:

@@ -1,7 +1,5 @@
 """What `ekd run` and `ekd tune` print at the end of a run."""
 
-from __future__ import annotations
-
 from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import Searched

@@ -1,7 +1,5 @@
 """The options of a search on the command line."""
 
-from __future__ import annotations
-
 import argparse
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """The search that the options of `ekd tune` and `ekd plan --space` ask for."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Runs that are in a storage already, as commands name them."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.checks import nothing_started

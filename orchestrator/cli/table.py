@@ -3,8 +3,6 @@
 What a command does is in `orchestrator/cli/commands/`, in the module of its name.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where results are printed: stdout, whatever it is connected to."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

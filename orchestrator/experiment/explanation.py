@@ -1,7 +1,5 @@
 """What is wrong with an experiment, in one line that names the key, the rule and the nearest key."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import types

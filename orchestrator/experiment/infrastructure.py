@@ -1,7 +1,5 @@
 """Where an experiment runs, is kept and is recorded: nothing here decides a result, but for the workers."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What registered models are called, and how a version of one is named on the command line."""
 
-from __future__ import annotations
-
 import re
 
 _NAME = r"[A-Za-z0-9._-]+"

@@ -1,7 +1,5 @@
 """The experiments that come with the package, and where a named one lies."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Text from outside as it may be shown: without credentials, and without what a terminal obeys."""
 
-from __future__ import annotations
-
 import re
 
 _SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")

@@ -5,8 +5,6 @@ by dotted keys and validated once by `Experiment`. What is wrong is an `Experime
 that names the key, the rule and, for an unknown key, the nearest known one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -92,7 +90,7 @@ class Experiment(Settings):
         return tuple(value)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Experiment:
+    def _makes_sense(self) -> "Experiment":
         refuse_credentials(self.data.root, "data.root: ")
         count, method = self.teacher_count, self.student.method
         if count < 1:

@@ -1,7 +1,5 @@
 """The real experiment made small: every component, a few images, no result."""
 
-from __future__ import annotations
-
 from glob import escape, glob
 
 from ekd_train.settings import Architecture, DataSettings, Training

@@ -5,8 +5,6 @@ mapping that contains itself are errors; `1e-3` is a number, as everywhere else;
 or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no number's key takes.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

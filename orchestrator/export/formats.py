@@ -1,7 +1,5 @@
 """`ekd export`: the averaged student as a file, checked against the network it was made from."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Where `ekd export` takes a student from: a run's storage, or the model registry."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from pathlib import Path
@@ -51,7 +49,7 @@ def from_run(storage: Storage) -> Source:
     return Source(network, sha256, where, shape, description, description.class_names)
 
 
-def from_registry(client: MlflowClient, uri: str, tracking_uri: str) -> Source:
+def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source:
     """A registered version, loaded in its pt2 form once the file is known to be the one that was registered.
 
     Raises:
@@ -102,7 +100,7 @@ def _normalisation(network: nn.Module, key: str) -> tuple[float, ...] | None:
     return None if buffer is None else tuple(float(str(value)) for value in buffer.numpy().ravel())
 
 
-def _resolve(client: MlflowClient, uri: str) -> tuple[str, str]:
+def _resolve(client: "MlflowClient", uri: str) -> tuple[str, str]:
     """Name and version of `models:/NAME/VERSION` or `models:/NAME@ALIAS`."""
     match = MODEL_URI.fullmatch(uri)
     if match is None:

@@ -1,7 +1,5 @@
 """What of a run is kept: nothing that it can do without is, once `ekd clean` was called."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal

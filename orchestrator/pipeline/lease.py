@@ -5,8 +5,6 @@ killed leaves its lease behind: on the same host the next one sees at once that 
 gone; elsewhere it waits until the lease has expired.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -77,7 +75,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
-    def acquire(self, waiting: Callable[[str], None] = lambda _: None) -> Lease:
+    def acquire(self, waiting: Callable[[str], None] = lambda _: None) -> "Lease":
         """Take the lease, waiting for that of a driver that may have ended to run out if need be.
 
         `waiting` is called with a line if it has to wait. Raises `LeaseHeld` when the holder is alive.
@@ -116,7 +114,7 @@ class Lease:
                 if current is not None and current.token == self._token:
                     self.storage.delete(LEASE)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> "Lease":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """`manifest.json`: which stages of a run are done and what they made. Enough to continue."""
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import suppress
@@ -22,7 +20,7 @@ REPORT = "report.html"
 """Among a run's objects, and among the artifacts of its MLflow run."""
 EVALUATION = "evaluation.json"
 """What `ekd evaluate` found, if somebody asked."""
-STATES: dict[RunStatus, str] = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
+STATES: "dict[RunStatus, str]" = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
 """What the manifest calls MLflow's states."""
 
 R = TypeVar("R", bound=Record)

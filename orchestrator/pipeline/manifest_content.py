@@ -1,7 +1,5 @@
 """What the manifest of a run holds: what each of its stages has made."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator

@@ -6,8 +6,6 @@ the control trains beside the last teachers. A stage begins when the training ru
 that it needs are there: those of an earlier start are found whole, or trained again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One run from beginning to end: the stages of `orchestrator.pipeline.order`, one after the other."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

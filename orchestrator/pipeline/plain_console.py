@@ -1,7 +1,5 @@
 """The one way in which text reaches a terminal through rich."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """What a person sees while a run is going: rich's progress bars on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -90,7 +88,7 @@ class View:
     _last: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, title: str, stages: list[str], log_file: str) -> View:
+    def open(cls, title: str, stages: list[str], log_file: str) -> "View":
         """A view on stderr: bars if that is a terminal, else lines."""
         console = PlainConsole(stderr=True)
         view = cls(title, console, Bars(console), stages)

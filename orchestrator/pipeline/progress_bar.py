@@ -1,7 +1,5 @@
 """How far something is and how long it will take, on stderr."""
 
-from __future__ import annotations
-
 import time
 
 from rich.console import Console

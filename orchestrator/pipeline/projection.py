@@ -5,8 +5,6 @@ is (`orchestrator.tracking.runs`). While a run goes on the driver writes each ep
 end it writes this.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress

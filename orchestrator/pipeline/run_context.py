@@ -1,7 +1,5 @@
 """What the stages of one run share: where things are, and the training runs in their worker groups."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future

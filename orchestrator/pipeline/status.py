@@ -1,7 +1,5 @@
 """The state of runs, read from their storage alone: neither Ray nor MLflow is asked."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """`summary.json` and the table that a person reads at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +125,7 @@ def markdown(predictors: Mapping[str, Predictor]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def verdict(predictors: Mapping[str, Predictor], to_control: Interval | None = None) -> str:
+def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" = None) -> str:
     """One sentence: the averaged student against whichever of control and ensemble were measured.
 
     `to_control`: test accuracy minus the control's; its interval is put in brackets.

@@ -1,7 +1,5 @@
 """How many worker groups of a kind fit a cluster at once, and whether one ever will: pure functions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from orchestrator.experiment.infrastructure import Cluster

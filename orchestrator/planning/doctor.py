@@ -1,7 +1,5 @@
 """Tries, one by one, everything that a run of an experiment would use."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

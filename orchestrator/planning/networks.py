@@ -1,7 +1,5 @@
 """Every network of an experiment, built on paper: whether it can be, and what it takes to store it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

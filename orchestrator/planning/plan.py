@@ -1,7 +1,5 @@
 """What would run, and what it would cost: computed without starting anything."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Everything that can be found wrong before anything is started."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What an experiment needs so that another machine can run it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

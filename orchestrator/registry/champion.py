@@ -6,8 +6,6 @@ model; a note whose move never happened leads nowhere, and is passed over. Of tw
 call wins. What an interrupted move did not say on the versions, the same command says.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,14 +66,14 @@ def _missing(what: str) -> Iterator[None]:
         raise NoSuchVersion(f"there is no {what}; `ekd models` lists what is") from None
 
 
-def champion_of(client: MlflowClient, name: str) -> str | None:
+def champion_of(client: "MlflowClient", name: str) -> str | None:
     """The champion's version. Raises `NoSuchVersion` if there is no such model."""
     with _missing(f"registered model {name}"):
         holder = client.get_registered_model(name).aliases.get(CHAMPION)
     return None if holder is None else str(holder)
 
 
-def aliased(client: MlflowClient, name: str, alias: str) -> str:
+def aliased(client: "MlflowClient", name: str, alias: str) -> str:
     """The version of `name` that has `alias`. Raises `NoSuchVersion`."""
     with _missing(f"registered model {name}"):
         holder = client.get_registered_model(name).aliases.get(alias)
@@ -84,13 +82,13 @@ def aliased(client: MlflowClient, name: str, alias: str) -> str:
     return str(holder)
 
 
-def version_of(client: MlflowClient, name: str, version: str) -> ModelVersion:
+def version_of(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
     """Version `version` of `name`. Raises `NoSuchVersion`."""
     with _missing(f"version {version} of {name}"):
         return client.get_model_version(name, version)
 
 
-def history(client: MlflowClient, name: str) -> list[Move]:
+def history(client: "MlflowClient", name: str) -> list[Move]:
     """All noted moves, the oldest first."""
     tags = client.get_registered_model(name).tags
     noted = [_MOVE.fullmatch(text) for key, text in sorted(tags.items()) if key.startswith(HISTORY_TAG)]
@@ -126,7 +124,7 @@ def champions(moves: Sequence[Move], present: str) -> list[str]:
     return stack
 
 
-def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, reason: str) -> Move | None:
+def move_champion(client: "MlflowClient", name: str, version: str, *, kind: str, reason: str) -> Move | None:
     """Make `version` the champion: note it, move the alias, and say why on the versions.
 
     Called for the present champion it moves and notes nothing, and returns None; what an earlier call
@@ -152,7 +150,7 @@ def move_champion(client: MlflowClient, name: str, version: str, *, kind: str, r
     return move
 
 
-def _explain(client: MlflowClient, name: str, move: Move) -> None:
+def _explain(client: "MlflowClient", name: str, move: Move) -> None:
     """Say on the model and on both versions that this move was made; a champion is no challenger."""
     model = client.get_registered_model(name)
     if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
@@ -168,7 +166,7 @@ def _explain(client: MlflowClient, name: str, move: Move) -> None:
     client.set_model_version_tag(name, move.after, PROMOTION_TAG, f"{CHAMPION}: {move.reason}")
 
 
-def roll_back(client: MlflowClient, name: str, *, reason: str) -> Move | None:
+def roll_back(client: "MlflowClient", name: str, *, reason: str) -> Move | None:
     """Make the champion before the present one champion again; once more goes one further back.
 
     Raises:

@@ -1,7 +1,5 @@
 """Saving a network as an MLflow model that loads without this project's code."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import shutil
@@ -35,10 +33,10 @@ class ExportError(EkdError):
 
 
 def save_exported(
-    module: nn.Module,
-    example_images: np.ndarray,
+    module: "nn.Module",
+    example_images: "np.ndarray",
     folder: Path,
-    logged_model: LoggedModel,
+    logged_model: "LoggedModel",
     run_id: str,
     requirements: Sequence[str],
 ) -> None:
@@ -107,7 +105,7 @@ def archive_sha256(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_exported(folder: Path, sha256: str) -> nn.Module:
+def load_exported(folder: Path, sha256: str) -> "nn.Module":
     """The program of a registered model whose files were fetched into `folder`, in evaluation mode.
 
     A pt2 archive is code: torch unpickles parts of it and evaluates expressions of others. So its bytes
@@ -148,7 +146,7 @@ def _no_pickles() -> AbstractContextManager[None]:
     return in_the_environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"})
 
 
-def _check_same(network: nn.Module, saved: nn.Module, example_images: np.ndarray) -> None:
+def _check_same(network: "nn.Module", saved: "nn.Module", example_images: "np.ndarray") -> None:
     import torch
 
     for batch in CHECKED_BATCHES:

@@ -1,7 +1,5 @@
 """What is registered, with what it measures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +37,7 @@ class ListedVersion:
         return " ".join(told.split())  # tags: anybody may have written them
 
 
-def list_versions(client: MlflowClient, name: str | None = None) -> list[ListedVersion]:
+def list_versions(client: "MlflowClient", name: str | None = None) -> list[ListedVersion]:
     """Every version that this project registered, by model; the newest version first."""
     names = [name] if name is not None else _all_names(client)
     found = []
@@ -76,7 +74,7 @@ def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def _all_names(client: MlflowClient) -> list[str]:
+def _all_names(client: "MlflowClient") -> list[str]:
     names: list[str] = []
     token = None
     while True:

@@ -4,8 +4,6 @@ It is the description of the registered version and, whole, the artifact `model_
 it must answer on its own what the model is, how good it is and compared to what, and how to use it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,7 +29,7 @@ def model_card(
     data: DataDescription,
     *,
     runs: Mapping[str, str] | None = None,
-    to_control: Interval | None = None,
+    to_control: "Interval | None" = None,
 ) -> str:
     """The card; its first line, which lists of versions show, is the verdict.
 
@@ -89,7 +87,9 @@ def _what_it_is(summary: Summary, experiment: Mapping[str, Any]) -> str:
     return f"{what}. It runs at the cost of one network.{about}"
 
 
-def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_control: Interval | None) -> str:
+def _results(
+    predictors: Mapping[str, Predictor], data: DataDescription, to_control: "Interval | None"
+) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
     interval = (

@@ -1,7 +1,5 @@
 """Which alias a new model version gets: a pure decision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ class Validation:
     """Nats an image; breaks ties of accuracy."""
 
     @classmethod
-    def of(cls, metrics: Mapping[str, float | str]) -> Validation | None:
+    def of(cls, metrics: Mapping[str, float | str]) -> "Validation | None":
         """The two metrics out of many (or out of a version's tags); None if one is missing."""
         try:
             return cls(float(metrics["accuracy"]), float(metrics["nll"]))

@@ -1,7 +1,5 @@
 """What identifies a registered model: the code that made it, its weights, what loads it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess
@@ -57,7 +55,7 @@ def lineage_tags(
     }
 
 
-def weights_sha256(module: nn.Module) -> str:
+def weights_sha256(module: "nn.Module") -> str:
     """SHA-256 of the state dict: names, types, shapes and bytes, whatever the device."""
     import torch
 

@@ -5,8 +5,6 @@ alias. After a crash between any two, the same call finds what is there, by the 
 the parent run and the weights, and does the rest.
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -77,8 +75,8 @@ def check_model_name(name: str) -> str:
 def register_averaged_student(
     tracker: Tracker,
     run: str,
-    module: nn.Module,
-    example_images: np.ndarray,
+    module: "nn.Module",
+    example_images: "np.ndarray",
     *,
     name: str,
     tags: Mapping[str, str],
@@ -132,14 +130,14 @@ def register_averaged_student(
     return RegisteredVersion(name, str(version.version), aliases, archived, reason)
 
 
-def _find_version(tracker: Tracker, run: str, name: str, sha256: str) -> ModelVersion | None:
+def _find_version(tracker: Tracker, run: str, name: str, sha256: str) -> "ModelVersion | None":
     found = tracker.client.search_model_versions(
         f"name = '{name}' and tags.`{PARENT_RUN_TAG}` = '{run}' and tags.`{WEIGHTS_TAG}` = '{sha256}'"
     )
     return found[0] if found else None
 
 
-def _find_logged_model(tracker: Tracker, run: str, sha256: str) -> LoggedModel | None:
+def _find_logged_model(tracker: Tracker, run: str, sha256: str) -> "LoggedModel | None":
     """A model that was logged completely: READY, and with the SHA-256 of its file."""
     found = tracker.client.search_logged_models(
         [tracker.experiment_id], f"source_run_id = '{run}' and tags.`{WEIGHTS_TAG}` = '{sha256}'"
@@ -150,11 +148,11 @@ def _find_logged_model(tracker: Tracker, run: str, sha256: str) -> LoggedModel |
 def _log_model(
     tracker: Tracker,
     run: str,
-    module: nn.Module,
-    example_images: np.ndarray,
+    module: "nn.Module",
+    example_images: "np.ndarray",
     tags: dict[str, str],
     requirements: Sequence[str],
-) -> LoggedModel:
+) -> "LoggedModel":
     """Log a model by the client's own steps.
 
     `mlflow.pytorch.log_model` does the same, but needs a global active run, copies that run's
@@ -189,8 +187,8 @@ def _log_model(
 
 
 def _create_version(
-    tracker: Tracker, run: str, name: str, logged: LoggedModel, tags: dict[str, str], description: str
-) -> ModelVersion:
+    tracker: Tracker, run: str, name: str, logged: "LoggedModel", tags: dict[str, str], description: str
+) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     client = tracker.client
@@ -209,7 +207,7 @@ def _create_version(
     )
 
 
-def _promote(tracker: Tracker, version: ModelVersion) -> str:
+def _promote(tracker: Tracker, version: "ModelVersion") -> str:
     """Give the version the alias that the decision names, once; the reason of that decision.
 
     The tag with the reason is written last, so it tells a rerun that nothing is left to do;
@@ -236,6 +234,6 @@ def _promote(tracker: Tracker, version: ModelVersion) -> str:
     return told
 
 
-def _validation_of(version: ModelVersion) -> Validation | None:
+def _validation_of(version: "ModelVersion") -> Validation | None:
     measured = {key.removeprefix(VALIDATION_TAG): text for key, text in version.tags.items()}
     return Validation.of(measured)

@@ -1,7 +1,5 @@
 """The report's figures. Each function returns one `<svg>`, described in words for screen readers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

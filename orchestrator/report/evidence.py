@@ -1,7 +1,5 @@
 """What a report is made of, read from a run's storage alone: no network, no data set, no server."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +30,7 @@ class Evidence:
     data: DataDescription
     histories: Mapping[str, History]
     """By training run."""
-    tensors: Mapping[str, Tensor]
+    tensors: "Mapping[str, Tensor]"
     """`<split>/labels` (n,), `<split>/<predictor>` (s, n, c), `perturbation/...`."""
     evaluation: Mapping[str, Any] | None = None
     """Of `ekd evaluate`; None where nobody asked."""
@@ -44,11 +42,11 @@ class Evidence:
         """The summary's."""
         return self.summary.predictors
 
-    def probs(self, predictor: str, split: str = "test") -> Tensor:
+    def probs(self, predictor: str, split: str = "test") -> "Tensor":
         """Pooled probabilities `(n, c)` of a predictor: the mean over its members."""
         return self.tensors[f"{split}/{predictor}"].mean(0)
 
-    def labels(self, split: str = "test") -> Tensor:
+    def labels(self, split: str = "test") -> "Tensor":
         """`(n,)`."""
         return self.tensors[f"{split}/labels"]
 

@@ -1,7 +1,5 @@
 """What the report says, computed from the evidence: numbers with intervals, and sentences."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

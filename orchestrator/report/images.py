@@ -1,7 +1,5 @@
 """Example images of the page, as PNG data URIs."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass

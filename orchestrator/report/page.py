@@ -1,7 +1,5 @@
 """The report as one HTML page that needs no network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """The report's section on what `ekd evaluate` found, if somebody asked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,5 @@
 """The report's section on the search that found the settings, if there was one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -168,7 +166,7 @@ def curves_chart(search: Search) -> str:
     return to_svg(figure, "search-curves", "Trials over their epochs", spoken)
 
 
-def _draw_trials(axes: Axes, search: Search) -> None:
+def _draw_trials(axes: "Axes", search: Search) -> None:
     """A vertical line for each key and for the accuracy; a line for each trial, the best on top."""
     space, trials = search.space, search.scored
     keys = [*space.domains, "validation accuracy"]

@@ -4,8 +4,6 @@ A figure is drawn in stand-in colours, one for each role; in the SVG they become
 so that the same figure is right in light, in dark and in print.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re

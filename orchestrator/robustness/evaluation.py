@@ -3,8 +3,6 @@
 A report on what is decided already: nothing of it selects an epoch, a temperature or a champion.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

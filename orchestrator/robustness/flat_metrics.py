@@ -1,7 +1,5 @@
 """The numbers of `evaluation.json` by name, for MLflow and for tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

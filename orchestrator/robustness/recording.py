@@ -1,7 +1,5 @@
 """An evaluation in MLflow: metrics and artifacts of the run's parent run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from orchestrator.pipeline.manifest import STATES

@@ -1,7 +1,5 @@
 """Which Ray cluster a run uses, and whether it answers: found out without Ray, in seconds."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

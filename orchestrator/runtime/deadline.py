@@ -1,7 +1,5 @@
 """A time limit for calls that have none of their own."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """What happened in a worker group, as its workers report it to the driver."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

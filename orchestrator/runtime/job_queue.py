@@ -4,8 +4,6 @@ One light Ray actor, without torch, on the driver's node: worker groups take job
 which the driver polls. `JobQueue` is a plain class; only `JobQueueClient` and `open_job_queue` know Ray.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from typing import Any
@@ -138,7 +136,7 @@ class JobQueueClient:
         """The whole pool has (re)started: jobs that its groups left unfinished are to be done again."""
         ray.get(self.actor.begin.remote())
 
-    def of(self, group: int) -> JobQueueClient:
+    def of(self, group: int) -> "JobQueueClient":
         """The jobs of one worker group."""
         return JobQueueClient(self.actor, group)
 

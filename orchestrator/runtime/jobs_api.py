@@ -5,8 +5,6 @@ one that is running is attached to, one that failed is continued by a new attemp
 submission id cannot be used twice.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex

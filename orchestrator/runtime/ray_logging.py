@@ -1,7 +1,5 @@
 """Where the messages of Ray and other libraries go: to a file, not between the lines of a run."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

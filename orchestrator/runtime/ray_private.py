@@ -4,8 +4,6 @@ Looked for in Ray 2.60.0: `ray.nodes`, `ray.cluster_resources`, `ray.util.state`
 status behind `ray status` know the machines that are there, not those that an autoscaler may start.
 """
 
-from __future__ import annotations
-
 import logging
 
 from orchestrator.planning.capacity import Node, NodeGroup

@@ -1,7 +1,5 @@
 """The door to Ray: starting it or connecting to it, what it has, and leaving it."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """What to do about a failure: pure decisions, tested as a table; others act on them."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

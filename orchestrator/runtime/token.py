@@ -1,7 +1,5 @@
 """Ray's token: whoever has it may run code as this user, and Ray writes it for everybody to read."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """Which GPUs a worker sees. It forms its process group itself (`ekd_train.workers.worker`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ray.train.backend import Backend, BackendConfig

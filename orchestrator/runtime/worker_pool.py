@@ -4,8 +4,6 @@ The only builder of a Ray Train trainer. One `fit` stays up for the whole `ekd r
 form worker groups that take one job after another from the job queue (docs/adr/0002).
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Any, cast

@@ -3,8 +3,6 @@
 The S3 libraries are imported when an S3 storage is first opened, not before.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Replace a file atomically and durably, one writer at a time; below a given folder no link is followed."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -4,8 +4,6 @@ A *key* is a relative POSIX path (`checkpoints/student/epoch-0004.safetensors`).
 folder of keys: `checkpoints` holds `checkpoints/a` but neither `checkpoints` nor `checkpoints-2/a`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NewType
@@ -159,7 +157,7 @@ class Storage(ABC):
         """Where `key` (or, for "", the storage itself) is: an absolute path or an s3:// URI."""
 
     @abstractmethod
-    def child(self, prefix: str) -> Storage:
+    def child(self, prefix: str) -> "Storage":
         """The storage whose root is the folder `prefix` of this one."""
 
     @abstractmethod

@@ -4,8 +4,6 @@ Only the driver's machine fetches; from there the images travel through Ray's ob
 every node.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -56,7 +54,7 @@ def local_data(data: DataSettings, endpoint_url: str | None) -> DataSettings:
     return data.model_copy(update={"root": str(folder)})
 
 
-def _bring_up_to_date(source: S3Storage, folder: Path) -> None:
+def _bring_up_to_date(source: "S3Storage", folder: Path) -> None:
     from orchestrator.pipeline.plain_console import PlainConsole
     from orchestrator.pipeline.progress_bar import ProgressBar
 

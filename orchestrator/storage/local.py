@@ -1,7 +1,5 @@
 """Keys as files below a folder: on this host, or on a file system that all hosts mount."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -156,7 +154,7 @@ class LocalStorage(Storage):
         """Where an object, or the storage itself, is."""
         return str(self._path(key) if key else self.folder)
 
-    def child(self, prefix: str) -> LocalStorage:
+    def child(self, prefix: str) -> "LocalStorage":
         """The storage below a prefix of this one."""
         return LocalStorage(self._path(prefix), self.root)
 

@@ -1,7 +1,5 @@
 """A round trip through a storage, to learn now what would otherwise stop a run in an hour."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 import uuid

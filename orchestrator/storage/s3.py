@@ -1,7 +1,5 @@
 """Keys as objects in an S3 bucket, at AWS or at a compatible store."""
 
-from __future__ import annotations
-
 import io
 import re
 import uuid
@@ -54,7 +52,7 @@ class S3Storage(Storage):
     patience_s: float = 180.0
 
     @classmethod
-    def from_uri(cls, uri: str, endpoint_url: str | None = None, *, patience_s: float = 180.0) -> S3Storage:
+    def from_uri(cls, uri: str, endpoint_url: str | None = None, *, patience_s: float = 180.0) -> "S3Storage":
         """The storage at `s3://bucket/prefix`; `endpoint_url` None is AWS. Raises ValueError."""
         bucket, _, prefix = uri.partition("://")[2].partition("/")
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
@@ -166,7 +164,7 @@ class S3Storage(Storage):
         path = "/".join(part for part in (self.prefix, validate_key(key) if key else "") if part)
         return f"s3://{self.bucket}/{path}".rstrip("/")
 
-    def child(self, prefix: str) -> S3Storage:
+    def child(self, prefix: str) -> "S3Storage":
         """The storage below a prefix of this one."""
         return replace(self, prefix=self._name(prefix))
 

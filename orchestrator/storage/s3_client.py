@@ -1,7 +1,5 @@
 """Requests to S3: boto3 clients (one per process and endpoint, never part of a pickle) and patience."""
 
-from __future__ import annotations
-
 import logging
 import os
 import random

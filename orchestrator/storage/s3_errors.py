@@ -1,7 +1,5 @@
 """What an S3 error means: whether to try again, and what to tell the user."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 

@@ -4,8 +4,6 @@ Ray reaches S3 through pyarrow and MLflow through a boto3 of its own; both are f
 setting `storage.endpoint_url`.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -35,7 +33,7 @@ def environment(endpoint_url: str | None) -> dict[str, str]:
     }
 
 
-def ray_storage(storage: Storage) -> tuple[str, FileSystem | None]:
+def ray_storage(storage: Storage) -> "tuple[str, FileSystem | None]":
     """`storage_path` and `storage_filesystem` of Ray's RunConfig for the place `storage`.
 
     For a compatible store, `environment` must already hold in this process.

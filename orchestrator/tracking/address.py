@@ -3,8 +3,6 @@
 Pure functions on addresses; nothing here imports mlflow or opens a connection.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

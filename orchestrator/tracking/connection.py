@@ -1,7 +1,5 @@
 """Opening MLflow's client: bounded waits, a quiet log, and the SQLite file migrated once."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os
@@ -31,7 +29,7 @@ _DEFAULTS = {
 UPLOAD_TIMEOUT_S = 300
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str) -> "MlflowClient":
     """A client of the store at `uri`, which exists and answers when this returns.
 
     The user's own MLFLOW_* variables win over ours. A SQLite file is created and migrated

@@ -1,7 +1,5 @@
 """Whether a tracking store can be used, asked before anything is started."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

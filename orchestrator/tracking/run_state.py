@@ -1,7 +1,5 @@
 """What MLflow is to show of one run, within MLflow's limits on keys and values."""
 
-from __future__ import annotations
-
 import json
 import posixpath
 import re

@@ -14,8 +14,6 @@ Writing the same twice changes nothing:
 * a child that is FINISHED has all its metrics: the status is written last.
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +71,7 @@ class Runs:
 
     def __init__(
         self,
-        client: MlflowClient,
+        client: "MlflowClient",
         uri: str,
         experiment: str,
         ekd_run_id: str,
@@ -207,7 +205,7 @@ class Runs:
             self._known = {name: _held(run) for name, run in reversed(found)}
         return self._known
 
-    def _search(self) -> Iterator[Run]:
+    def _search(self) -> "Iterator[Run]":
         """All runs with this identity, those that are deleted last, the oldest first."""
         from mlflow.entities import ViewType
 
@@ -242,7 +240,7 @@ class Runs:
         return experiment.experiment_id
 
 
-def _held(run: Run) -> _Held:
+def _held(run: "Run") -> _Held:
     return _Held(
         run.info.run_id,
         run.info.artifact_uri,

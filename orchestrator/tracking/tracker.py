@@ -5,8 +5,6 @@ training. What MLflow does not have yet waits in memory, and is tried again; wha
 is in the run's storage too, from which it can be written at any time (`orchestrator.pipeline.projection`).
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -63,7 +61,7 @@ class Tracker:
     """
 
     def __init__(
-        self, uri: str, client: MlflowClient, runs: Runs, clock: Callable[[], float] = time.monotonic
+        self, uri: str, client: "MlflowClient", runs: Runs, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.uri = uri
         self.client = client
@@ -80,7 +78,7 @@ class Tracker:
     @classmethod
     def open(
         cls, uri: str, experiment: str, ekd_run_id: str, *, instance: str, storage_uri: str = ""
-    ) -> Tracker:
+    ) -> "Tracker":
         """Open the parent run: the one of an earlier start of this `ekd run` if there is one.
 
         Args:

@@ -1,7 +1,5 @@
 """Calls to a database that no signal cuts in the middle."""
 
-from __future__ import annotations
-
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,5 @@
 """What the driver keeps of a search while it goes on: the trial store, MLflow, and what a person sees."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

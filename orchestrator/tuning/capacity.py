@@ -1,7 +1,5 @@
 """How many trials a cluster runs at once, so that none waits for another that waits for it."""
 
-from __future__ import annotations
-
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity
 from orchestrator.tuning.request import SearchRequest

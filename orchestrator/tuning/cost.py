@@ -1,7 +1,5 @@
 """What training a trial's student costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What one key may be: domains, and how to divide them into the points of a grid."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ class Choice(Settings):
     reason: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _different(self) -> Choice:
+    def _different(self) -> "Choice":
         if any(value in self.choice[:i] for i, value in enumerate(self.choice)):
             raise ValueError("choice: a value is there twice")
         return self
@@ -45,7 +43,7 @@ class _Range(Settings):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _ordered(self) -> _Range:
+    def _ordered(self) -> "_Range":
         low, high = self.ends
         if not low < high:
             raise ValueError("write [low, high] with low < high")

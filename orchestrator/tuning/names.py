@@ -1,7 +1,5 @@
 """Schedulers and searchers by name; imports nothing, for the command line's sake."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 SchedulerName = Literal["asha", "median", "none"]

@@ -1,7 +1,5 @@
 """What a search would do, and what it would cost: computed without starting anything."""
 
-from __future__ import annotations
-
 from statistics import mean
 
 from ekd_train.data.description import DataDescription

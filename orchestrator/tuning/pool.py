@@ -8,8 +8,6 @@ trial, in turn: fewer members then see more teachers, but none keeps one of its 
 sets members apart.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any

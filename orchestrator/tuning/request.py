@@ -1,7 +1,5 @@
 """What a user asks of a search, and whether its parts can work together."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """When trials are stopped: rungs, what they are expected to save, and Ray's schedulers by name."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from typing import TYPE_CHECKING, Any
@@ -82,7 +80,7 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def build_scheduler(request: SearchRequest, grace: int, longest: int) -> TrialScheduler:
+def build_scheduler(request: SearchRequest, grace: int, longest: int) -> "TrialScheduler":
     """Ray's scheduler, comparing `score` (higher is better) over epochs. None of them pauses a trial."""
     from ray.tune import schedulers
 

@@ -5,8 +5,6 @@ behind, and knows neither MLflow nor our checkpoints. The trial store is. Trials
 report to the scheduler again, trials that had begun continue, and the rest is suggested anew.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`search.json`: what is searched, and the seconds that all starts together have spent on it."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

@@ -4,8 +4,6 @@ A searcher knows neither Ray nor storage. After a restart the trials that had en
 `observe` again, in order, so its state need not be kept.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, Protocol
 

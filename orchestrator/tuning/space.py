@@ -1,7 +1,5 @@
 """Search spaces: packaged ones by name, a user's own by file, checked against an experiment."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import math

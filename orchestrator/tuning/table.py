@@ -1,7 +1,5 @@
 """Trials as a person reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ WIDEST_REASON = 70
 """Characters of a failure in the table; MLflow and `trial.json` have all of it."""
 
 
-def trials_table(trials: Mapping[int, TrialRecord], rows: int | None = ROWS) -> Table:
+def trials_table(trials: Mapping[int, TrialRecord], rows: int | None = ROWS) -> "Table":
     """Number, state, epochs, validation accuracy and values: trials in progress, then best first.
 
     With several seeds the accuracy is their mean, and each seed's is beside it. Why a trial failed

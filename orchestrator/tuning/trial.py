@@ -7,8 +7,6 @@ ahead of Tune's decision, so a trial that is stopped costs nothing more. Tune ke
 checkpoints: a trial whose process was lost begins again and continues from its own.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where trials train: in the trial's own process, or in a worker pool of several."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,7 +46,7 @@ class TrialSetup:
     seeds: int
     data: Any
     """A `ray.ObjectRef` of a `SharedData`: data set and teachers, once a node."""
-    open_executor: Callable[[TrialSetup], TrialExecutor]
+    open_executor: "Callable[[TrialSetup], TrialExecutor]"
 
 
 def open_executor(setup: TrialSetup) -> TrialExecutor:

@@ -5,8 +5,6 @@ all that it reported. Between the two its checkpoints hold the same records, so 
 needs to be kept while it trains.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

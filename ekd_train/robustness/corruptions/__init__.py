@@ -6,8 +6,6 @@ function; a length in pixels grows with the image (`corruption.pixel`). Rewritte
 so the images are alike but not the published files'; frost is left out.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Blur of a lens, of frosted glass, and of movement."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What a corruption is."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -1,7 +1,5 @@
 """What happens to an image after it was taken: contrast, warping, few pixels, compression."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

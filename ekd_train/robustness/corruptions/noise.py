@@ -1,7 +1,5 @@
 """Noise of a sensor: too little light, and pixels that fail."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

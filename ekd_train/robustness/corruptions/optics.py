@@ -1,7 +1,5 @@
 """Smoothing, moving and zooming of whole batches, which several corruptions are made of."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Snow, fog and bright light. Published frost is made of photographs of frost, which are not here."""
 
-from __future__ import annotations
-
 import math
 
 import torch

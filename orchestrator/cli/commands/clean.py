@@ -1,7 +1,5 @@
 """`ekd clean`: remove what finished runs no longer need."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from functools import partial

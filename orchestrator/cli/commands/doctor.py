@@ -1,7 +1,5 @@
 """`ekd doctor`: try everything that a run would use."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.experiment.redaction import visible

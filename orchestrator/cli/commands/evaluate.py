@@ -1,7 +1,5 @@
 """`ekd evaluate`: a finished run under corruption, on foreign images, and where it should not answer."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`ekd experiments`: what is packaged, search spaces too."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 

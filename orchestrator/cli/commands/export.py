@@ -1,7 +1,5 @@
 """`ekd export`: a run's student, or a registered one, as a file."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`ekd models`: what is registered."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from itertools import groupby

@@ -1,7 +1,5 @@
 """`ekd plan`: what would run."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.checks import checked_experiment

@@ -1,7 +1,5 @@
 """`ekd promote`: make a version the champion by hand, with a reason."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.registry_client import open_registry

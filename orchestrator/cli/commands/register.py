@@ -1,7 +1,5 @@
 """`ekd register`: the student's version and all of a run in MLflow, whatever MLflow has of them."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.checks import check_experiment, nothing_started

@@ -1,7 +1,5 @@
 """`ekd report`: the results of a run, as a table here and as a page."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from datetime import UTC, datetime
@@ -57,7 +55,7 @@ def _warn(error: TrackingError) -> None:
     print(visible(f"WARNING: the report in MLflow is as it was: {error}"), file=sys.stderr)
 
 
-def _connected(evidence: Evidence, uri: str) -> MlflowClient:
+def _connected(evidence: Evidence, uri: str) -> "MlflowClient":
     """A client of the store that has the run; raises `TrackingError` where none has it or answers."""
     file = sqlite_file(uri)
     if evidence.manifest.mlflow.get("parent") is None or (file is not None and not file.is_file()):
@@ -66,7 +64,7 @@ def _connected(evidence: Evidence, uri: str) -> MlflowClient:
     return connect(uri)
 
 
-def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> RegistryStatus | None:
+def _standing(client: "MlflowClient", evidence: Evidence, uri: str) -> RegistryStatus | None:
     """What the registry says of the run's version today; None if it was not registered."""
     model = evidence.summary.registered_model
     if model is None:
@@ -80,7 +78,9 @@ def _standing(client: MlflowClient, evidence: Evidence, uri: str) -> RegistrySta
     return RegistryStatus(sorted(version.aliases), version.tags.get(PROMOTION_TAG, "no reason noted"), day)
 
 
-def _refresh(client: MlflowClient, evidence: Evidence, page: str, uri: str, endpoint_url: str | None) -> None:
+def _refresh(
+    client: "MlflowClient", evidence: Evidence, page: str, uri: str, endpoint_url: str | None
+) -> None:
     """The same page among the artifacts of the run's MLflow parent run; a warning where that cannot be."""
     try:
         with in_the_environment(environment(endpoint_url)), patient(uri), explained(uri, "write to"):

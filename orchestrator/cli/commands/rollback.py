@@ -1,7 +1,5 @@
 """`ekd rollback`: make the champion before the present one the champion again."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.registry_client import check_model_name, open_registry

@@ -1,7 +1,5 @@
 """`ekd run`: the whole main job."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.checks import checked_experiment

@@ -1,7 +1,5 @@
 """`ekd status`: all runs, or one."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.checks import nothing_started

@@ -1,7 +1,5 @@
 """`ekd submit`: the main job on a cluster, through Ray's job API."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from functools import partial

@@ -1,7 +1,5 @@
 """`ekd tune`: search, then train the best configuration in full."""
 
-from __future__ import annotations
-
 import argparse
 
 from orchestrator.cli.results import print_results

@@ -1,7 +1,5 @@
 """Average the student's subnetworks into one plain network."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from ekd_train.models.build_network import averaged, build_plain

@@ -1,7 +1,5 @@
 """Measure every predictor, once: temperature on validation, then the test images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Record what is about to run."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 

@@ -1,7 +1,5 @@
 """Register the averaged student in MLflow's model registry."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import time

@@ -1,7 +1,5 @@
 """Write the summary and the report beside the run."""
 
-from __future__ import annotations
-
 import json
 
 from orchestrator.pipeline.manifest import REPORT, SUMMARY

@@ -1,7 +1,5 @@
 """Search: from trained teachers to the best configuration."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import ray

@@ -1,7 +1,5 @@
 """Train: wait for the training runs of a stage, which the pipeline has queued, perhaps long before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ekd_train.settings import TrainingRun
