@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.result import Result, Skipped, table
 from benchmarks.timing import conditions
-from ekd_train.data import DataError, load_dataset
+from ekd_train.data import DataDescription, DataError, describe, load_dataset
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import load_record
-from ekd_train.persistence.networks import load_network
+from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
@@ -136,10 +136,18 @@ def search(
     view = View.open("benchmark", [], "nowhere")
     view.console.quiet = True
     callback = Timed(trials, searcher, None, view, request.trials)
-    setup = TrialSetup(store, pool.resolved(), request.seeds, data, executor)
+    description = describe(load_dataset(experiment.data))
+    setup = TrialSetup(
+        networks_in(store, description, "trials"), pool.resolved(), request.seeds, data, executor
+    )
     began = time.perf_counter()
     run_search(Search(request, pool, trials, searcher, setup), callback, at_once, None)
     return trials, time.perf_counter() - began, callback.ends
+
+
+def networks_in(store: Storage, description: DataDescription, shared: str = "networks") -> Networks:
+    """Those of a benchmark; trials' lie below `trials`, which is emptied before others are timed."""
+    return Networks(store, store.child(shared), description, "benchmark")
 
 
 def taught(experiment: Experiment, store: Storage) -> Any:
@@ -149,9 +157,10 @@ def taught(experiment: Experiment, store: Storage) -> Any:
     dataset = load_dataset(experiment.data)
     placed = place(dataset, torch.device("cpu"))
     runs = experiment.teacher_runs()
+    networks = networks_in(store, placed.description)
     for run in runs:
-        execute(run, placed, store, Silent(), Workers())
-    teachers = {run.name: load_network(store, run, placed.description) for run in runs}
+        execute(run, placed, networks, Silent(), Workers())
+    teachers = {run.name: networks.load(run) for run in runs}
     return ray.put(SharedData(dataset, network_arrays(teachers)))
 
 
@@ -280,7 +289,9 @@ def _of_seeds(experiment: Experiment, data: Any, folder: Path, best: TrialRecord
     placed = place(shared.dataset, torch.device("cpu"))
     run = trial_experiment(experiment, best.values).student_run()
     runs = tuple(run.model_copy(update={"seed": run.seed + 100 + i}) for i in range(3))
-    runner = TrialRunner(placed.training, placed.description, store, arrays=shared.weights)
+    runner = TrialRunner(
+        placed.training, networks_in(store, placed.description, "trials"), arrays=shared.weights
+    )
     record = runner.step(TrialStep(name="again", runs=runs, after=run.training.epochs - 1), Silent())
     return [record[f"seeds/{i}/score"] for i in range(3)]
 

@@ -26,7 +26,7 @@ from ekd_train.metrics import all_metrics, fit_temperature
 from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.networks import load_network
+from ekd_train.persistence.networks import Networks
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 from ekd_train.training.reporter import Silent
@@ -112,8 +112,7 @@ def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
 def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
     """Train it unless that is done; its best validation record."""
     store = store_of(folder, teacher.regime, teacher.pool)
-    record = execute(teacher.run(), data_of(teacher.regime), store, Silent(), Workers(device=_device()), 1)
-    assert isinstance(record, NetworkRecord)
+    record = _train(store, teacher.run(), data_of(teacher.regime))
     return record.best
 
 
@@ -156,8 +155,7 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
         case "swa":
             network = swa(run, data, _teachers(run, store, data))
         case _:
-            record = execute(run, data, store, Silent(), Workers(device=_device()), 1)
-            assert isinstance(record, NetworkRecord)
+            record = _train(store, run, data)
             result["best"] = record.best
             network = _load(store, run, data)
     if cell.final:
@@ -174,8 +172,18 @@ def _teachers(run: TrainingRun, store: LocalStorage, data: DeviceData) -> Teache
     return Teachers([_load(store, teacher, data) for teacher in run.teachers])
 
 
+def _train(store: LocalStorage, run: TrainingRun, data: DeviceData) -> NetworkRecord:
+    record = execute(run, data, _networks(store, data), Silent(), Workers(device=_device()), 1)
+    assert isinstance(record, NetworkRecord)
+    return record
+
+
 def _load(store: LocalStorage, run: TrainingRun, data: DeviceData) -> nn.Module:
-    return load_network(store, run, data.description).to(data.training.train.images.device)
+    return _networks(store, data).load(run).to(data.training.train.images.device)
+
+
+def _networks(store: LocalStorage, data: DeviceData) -> Networks:
+    return Networks(store, store.child("networks"), data.description, "study")
 
 
 def _measure(

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import build_plain
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.checkpoint import Store
-from ekd_train.persistence.networks import load_network, load_weights
+from ekd_train.persistence.networks import Networks, load_average
 from ekd_train.settings import TrainingRun
 
 
@@ -26,19 +24,17 @@ class Predictors:
 
 
 def load_predictors(
-    store: Store,
+    networks: Networks,
     control: TrainingRun,
     student: TrainingRun,
-    spec: ImageSpec,
     device: torch.device,
 ) -> Predictors:
     """Build them and fill in the stored weights.
 
     Args:
-        store: of the run.
+        networks: of the run.
         control: its control.
         student: its student, which names the teachers.
-        spec: of the images that they were built for.
         device: where they go.
 
     Raises:
@@ -47,7 +43,7 @@ def load_predictors(
     """
 
     def load(run: TrainingRun) -> nn.Module:
-        return load_network(store, run, spec).to(device)
+        return networks.load(run).to(device)
 
     named: dict[str, nn.Module] = {"control": load(control)}
     teachers = [load(run) for run in student.teachers]
@@ -56,6 +52,6 @@ def load_predictors(
     trained = load(student)
     if isinstance(trained, Subnetworks):
         named["members"] = trained
-    plain = build_plain(student.architecture, spec)
-    named["averaged"] = load_weights(store, "averaged", plain).to(device)
+    plain = build_plain(student.architecture, networks.data)
+    named["averaged"] = load_average(networks.run, plain).to(device)
     return Predictors(named, teachers, trained)

@@ -65,6 +65,13 @@ def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
     return sha256
 
 
+def save_hashed_tensors(store: Store, tensors: Mapping[str, Tensor]) -> str:
+    """As `save_tensors`, under the hash's own name: `<SHA-256>.safetensors`."""
+    data, sha256 = _tensor_bytes(tensors)
+    store.write(f"{sha256}.safetensors", data)
+    return sha256
+
+
 def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote; raises `DamagedCheckpoint` if the hash is another, or it lies."""
     data = store.read(key)

@@ -1,11 +1,13 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
 
-from ekd_train.data.description import ImageSpec
+from ekd_train.data.description import DataDescription
 from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
@@ -14,6 +16,7 @@ from ekd_train.persistence.checkpoint import (
     Store,
     load_tensors,
     load_typed,
+    save_hashed_tensors,
     save_record,
     save_tensors,
 )
@@ -21,70 +24,156 @@ from ekd_train.persistence.identity import identity_of
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import TrainingRun
 
+AVERAGED = "networks/averaged"
+"""Key, without suffix, of the average of a run's student."""
+
 
 def identity(run: TrainingRun, data_fingerprint: str) -> str:
     """What a run's weights are known by: its settings, its teachers', and the data."""
     return identity_of(run, data_fingerprint)
 
 
-def save_network(store: Store, name: str, network: nn.Module, record: NetworkRecord) -> NetworkRecord:
-    """Store `network`'s weights and then its record, which commits them; returns the record with the hash."""
-    sha256 = save_tensors(store, f"networks/{name}.safetensors", network.state_dict())
-    record = record.model_copy(update={"sha256": sha256})
-    save_record(store, f"networks/{name}.json", record.model_dump())
-    return record
+@dataclass(frozen=True)
+class Networks:
+    """The trained networks of one run, whose weights it shares with all runs of its storage.
+
+        RUN/networks/NAME.json         how its network NAME came about, and the SHA-256 of the weights
+        networks/SHA256.safetensors    weights, once for all runs
+        networks/ADDRESS.json          the newest such record, by what decides the weights
+
+    A record is written after the weights. Runs that train the same network at the same time both store it;
+    each goes on with the bits of its own record, and the last is found from then on.
+
+    Runs of versions before records of format 3 have their weights at `RUN/networks/NAME.safetensors`.
+    """
+
+    run: Store
+    """Of the run."""
+    shared: Store
+    """The folder `networks` of the storage."""
+    data: DataDescription
+    run_id: str
+    workers: int | tuple[int, int] = 1
+    """`cluster.workers_per_run`: they decide the batch statistics, and so the weights."""
+
+    def identity(self, run: TrainingRun) -> str:
+        """`identity` of a training run on this data."""
+        return identity(run, self.data.fingerprint)
+
+    def address(self, run: TrainingRun) -> str:
+        """What a network is found by among all runs': its identity and the number of workers."""
+        found = self.identity(run)
+        return found if self.workers == 1 else identity_of(found, self.workers)
+
+    def find(self, run: TrainingRun, warn: Callable[[str], None]) -> NetworkRecord | None:
+        """The record of the network that `run` would train, if it is stored whole; this run's own first.
+
+        `warn` is called with a line if there is one that is damaged, and none that is whole.
+        """
+        problem: Exception | None = None
+        for found in self._records(run):
+            try:
+                if isinstance(found, DamagedCheckpoint):
+                    raise found
+                self._weights(run.name, found)
+            except (DamagedCheckpoint, LookupError) as error:
+                problem = error
+            else:
+                return found
+        if problem is not None:
+            warn(f"{run.name}: {problem}; it is trained again")
+        return None
+
+    def on_record(self, run: TrainingRun) -> NetworkRecord | None:
+        """As `find`, without a look at the weights."""
+        return next((each for each in self._records(run) if isinstance(each, NetworkRecord)), None)
+
+    def _records(self, run: TrainingRun) -> Iterator[NetworkRecord | DamagedCheckpoint]:
+        places = (self.run, f"networks/{run.name}.json"), (self.shared, f"{self.address(run)}.json")
+        for store, key in places:
+            try:
+                record = load_typed(store, key, NetworkRecord)
+            except LookupError:
+                continue
+            except DamagedCheckpoint as error:
+                yield error
+                continue
+            if record.identity == self.identity(run):
+                yield record
+
+    def save(
+        self, run: TrainingRun, network: nn.Module, record: NetworkRecord, place: str | None = None
+    ) -> NetworkRecord:
+        """Store the trained network of `run`; the record with the hash of its weights. `place` as `refer`."""
+        sha256 = save_hashed_tensors(self.shared, network.state_dict())
+        record = record.model_copy(update={"sha256": sha256})
+        self.refer(run, record, place)
+        save_record(self.shared, f"{self.address(run)}.json", record.model_dump())
+        return record
+
+    def refer(self, run: TrainingRun, record: NetworkRecord, place: str | None = None) -> None:
+        """Note in the run's folder that this is its network of `run`: as long as that stands it is kept.
+
+        `place`: of a trial of a search, its folder; None: where `load` looks.
+        """
+        key = f"networks/{run.name}.json" if place is None else f"{place}/network.json"
+        with suppress(DamagedCheckpoint, LookupError):
+            if load_typed(self.run, key, NetworkRecord) == record:
+                return
+        save_record(self.run, key, record.model_dump())
+
+    def load(self, run: TrainingRun) -> nn.Module:
+        """The finished network of `run`, in evaluation mode.
+
+        Raises `DamagedCheckpoint`, or a `LookupError` if there is none.
+        """
+        record = load_network_record(self.run, run.name)
+        return _filled(build_network(run, self.data), self._weights(run.name, record), run.name)
+
+    def starting_weights(self, run: TrainingRun) -> dict[str, Tensor] | None:
+        """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
+
+        A function of the stored weights and of `run`, on the CPU, so that every worker and every start
+        of the run has the same.
+        """
+        if run.starts_from is None:
+            return None
+        unpruned = cast(Classifier, averaged(self.load(run.starts_from)))
+        return prune_channels(unpruned, run.architecture.pruned, self.data.image_shape).state_dict()
+
+    def _weights(self, name: str, record: NetworkRecord) -> dict[str, Tensor]:
+        if not record.trained_by:
+            return load_tensors(self.run, f"networks/{name}.safetensors", record.sha256)
+        return load_tensors(self.shared, f"{record.sha256}.safetensors", record.sha256)
 
 
 def load_network_record(store: Store, name: str) -> NetworkRecord:
-    """How the finished network `name` came about.
+    """How the finished network `name` of the run in `store` came about.
 
     Raises `DamagedCheckpoint`, or a `LookupError` if there is none.
     """
     return load_typed(store, f"networks/{name}.json", NetworkRecord)
 
 
-def find_network(store: Store, name: str, identity: str) -> NetworkRecord | None:
-    """The record of a finished network of that identity, or None: not finished, another, or damaged."""
-    try:
-        record = load_network_record(store, name)
-        if record.identity != identity:
-            return None
-        load_tensors(store, f"networks/{name}.safetensors", record.sha256)
-    except (DamagedCheckpoint, LookupError):
-        return None
-    return record
+def save_average(store: Store, network: nn.Module, record: NetworkRecord) -> None:
+    """Store the average of a run's student at `networks/averaged`, for this run alone."""
+    sha256 = save_tensors(store, f"{AVERAGED}.safetensors", network.state_dict())
+    save_record(store, f"{AVERAGED}.json", record.model_copy(update={"sha256": sha256}).model_dump())
 
 
-def load_weights(store: Store, name: str, network: nn.Module) -> nn.Module:
-    """Fill `network` with the finished weights of `name`; evaluation mode.
+def load_average(store: Store, network: nn.Module) -> nn.Module:
+    """Fill `network` with what `save_average` stored; evaluation mode. Errors as `Networks.load`."""
+    record = load_typed(store, f"{AVERAGED}.json", NetworkRecord)
+    return _filled(network, load_tensors(store, f"{AVERAGED}.safetensors", record.sha256), AVERAGED)
 
-    Raises `DamagedCheckpoint` if they are not the bytes that were stored.
-    """
-    record = load_network_record(store, name)
-    weights = load_tensors(store, f"networks/{name}.safetensors", record.sha256)
+
+def _filled(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.Module:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:300]
-        raise DamagedCheckpoint(f"networks/{name}: of another network than its run's: {why}") from error
+        raise DamagedCheckpoint(f"{name}: of another network than its run's: {why}") from error
     return network.eval()
-
-
-def load_network(store: Store, run: TrainingRun, spec: ImageSpec) -> nn.Module:
-    """The finished network of `run`, which was built for images of `spec`."""
-    return load_weights(store, run.name, build_network(run, spec))
-
-
-def starting_weights(store: Store, run: TrainingRun, spec: ImageSpec) -> dict[str, Tensor] | None:
-    """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
-
-    A function of the stored weights and of `run`, on the CPU, so that every worker and every start
-    of the run has the same.
-    """
-    if run.starts_from is None:
-        return None
-    unpruned = cast(Classifier, averaged(load_network(store, run.starts_from, spec)))
-    return prune_channels(unpruned, run.architecture.pruned, spec.image_shape).state_dict()
 
 
 PREDICTIONS = "evaluation/predictions"

@@ -1,9 +1,9 @@
 """What is stored as JSON, as models: each has a format number and is checked when it is read."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ekd_train.errors import EkdError
 
@@ -56,14 +56,18 @@ def first_problem(error: ValidationError) -> str:
 
 
 class NetworkRecord(Record):
-    """How a finished network came about; `networks/NAME.json`, written after its weights."""
+    """How a finished network came about; written after its weights."""
 
     WHAT = "the record of a network"
 
-    format: int = 2
+    format: int = 3
+    """2: the weights lie beside the record, as those of an average still do."""
     identity: str
-    """`ekd_train.persistence.networks.identity` of the training run; of an average, the experiment's hash."""
-    sha256: str = ""
+    """`ekd_train.persistence.networks.Networks.identity` of the training run; of an average, the experiment's
+    hash."""
+    trained_by: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,200}$")] = ""
+    """The run that trained it, and after a slash the trial, of a search; of an average or format 2: empty."""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the file of its weights."""
     best: dict[str, float] = {}
     """The record of the epoch whose weights were kept; empty for an average."""

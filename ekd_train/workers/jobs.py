@@ -13,18 +13,11 @@ from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.checkpoint import Checkpoints, Store
-from ekd_train.persistence.networks import (
-    find_network,
-    identity,
-    load_network,
-    save_network,
-    save_predictions,
-    starting_weights,
-)
+from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.persistence.networks import Networks, save_predictions
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
-from ekd_train.training.loop import train
+from ekd_train.training.loop import Trained, train
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import precision_on
 
@@ -32,31 +25,30 @@ from ekd_train.training.speed import precision_on
 def execute(
     job: TrainingRun | Evaluation,
     data: DeviceData,
-    store: Store,
+    networks: Networks,
     reporter: Reporter,
     workers: Workers,
     keep_checkpoints: int = 2,
 ) -> NetworkRecord | PredictionsRecord:
     """Do `job` together with the other workers; the record of what it made, already stored."""
     if isinstance(job, Evaluation):
-        return _evaluate(job, data, store, workers)
-    return _train(job, data, store, reporter, workers, keep_checkpoints)
+        return _evaluate(job, data, networks, workers)
+    return _train(job, data, networks, reporter, workers, keep_checkpoints)
 
 
 def _train(
-    run: TrainingRun, data: DeviceData, store: Store, reporter: Reporter, workers: Workers, keep: int
+    run: TrainingRun, data: DeviceData, networks: Networks, reporter: Reporter, workers: Workers, keep: int
 ) -> NetworkRecord:
-    description = data.description
-    key = identity(run, description.fingerprint)
-    checkpoints = Checkpoints(store, f"checkpoints/{run.name}", key, keep=keep)
-    finished = find_network(store, run.name, key)
+    finished = networks.find(run, reporter.warning)
     workers.barrier()  # all have looked before the first one writes
     if finished is not None:
+        if workers.is_first:
+            networks.refer(run, finished)
         return finished
+    checkpoints = Checkpoints(networks.run, f"checkpoints/{run.name}", networks.identity(run), keep=keep)
     teachers = None
     if run.teachers:
-        networks = [load_network(store, teacher, description) for teacher in run.teachers]
-        teachers = Teachers(networks).to(workers.device)
+        teachers = Teachers([networks.load(teacher) for teacher in run.teachers]).to(workers.device)
     trained = train(
         run,
         data.training,
@@ -64,23 +56,38 @@ def _train(
         reporter=reporter,
         workers=workers,
         teachers=teachers,
-        start=starting_weights(store, run, description),
+        start=networks.starting_weights(run),
     )
+    return keep_trained(networks, run, trained, workers)
+
+
+def keep_trained(
+    networks: Networks,
+    run: TrainingRun,
+    trained: Trained,
+    workers: Workers,
+    *,
+    trial: str | None = None,
+    place: str | None = None,
+) -> NetworkRecord:
+    """Have the first worker store a finished network; its record.
+
+    `trial`: of a search, which trained it; `place` as `Networks.refer`.
+    """
     record = NetworkRecord(
-        identity=key,
+        identity=networks.identity(run),
+        trained_by=networks.run_id if trial is None else f"{networks.run_id}/{trial}",
         best=trained.best,
         history=tuple(trained.history),
         seconds=trained.seconds,
         workers=workers.size,
         precision=precision_on(run.training.speed, workers.device),
     )
-    if not workers.is_first:
-        return record
-    return save_network(store, run.name, trained.network, record)
+    return networks.save(run, trained.network, record, place) if workers.is_first else record
 
 
-def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers) -> PredictionsRecord:
-    loaded = load_predictors(store, job.control, job.student, data.description, workers.device)
+def _evaluate(job: Evaluation, data: DeviceData, networks: Networks, workers: Workers) -> PredictionsRecord:
+    loaded = load_predictors(networks, job.control, job.student, workers.device)
     predictors = loaded.named
     shape = data.description.image_shape
     tensors: dict[str, Tensor] = {}
@@ -102,4 +109,4 @@ def _evaluate(job: Evaluation, data: DeviceData, store: Store, workers: Workers)
     )
     tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
     latency = latency_setting(workers.device)
-    return save_predictions(store, tensors, PredictionsRecord(cost=cost, latency=latency))
+    return save_predictions(networks.run, tensors, PredictionsRecord(cost=cost, latency=latency))

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ekd_train.data.description import DataDescription
 from ekd_train.data.tensors import TrainingData
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.checkpoint import Checkpoints, Store
-from ekd_train.persistence.networks import identity, load_network, starting_weights
+from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.persistence.networks import Networks
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.selection import quality, selected_by
+from ekd_train.workers.jobs import keep_trained
 
 
 def checkpoint_prefix(trial: str, seed: int) -> str:
@@ -42,9 +43,8 @@ class TrialRunner:
 
     Args:
         data: what trials see: no test images.
-        description: of the data.
-        store: of the search; holds the finished teachers, and what pruned students start from, and
-            takes the checkpoints.
+        networks: of the search; holds the finished teachers, and what pruned students start from. A
+            student that any run has trained is taken from them, and one that is trained in full is added.
         workers: who trains together; all of them make the same calls.
         keep_checkpoints: of each run of a trial.
         arrays: `network_arrays` of the teachers, whose memory is shared with whoever else has
@@ -54,17 +54,16 @@ class TrialRunner:
     def __init__(
         self,
         data: TrainingData,
-        description: DataDescription,
-        store: Store,
+        networks: Networks,
         workers: Workers = Workers(),
         keep_checkpoints: int = 1,
         arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.data, self.description, self.store, self.workers = data, description, store, workers
+        self.data, self.networks, self.workers = data, networks, workers
         self.keep, self.arrays = keep_checkpoints, arrays or {}
         self._teachers: dict[str, torch.nn.Module] = {}
         self._at: tuple[str, tuple[TrainingRun, ...]] | None = None
-        self._loops: list[Loop] = []
+        self._trained: list[Loop | NetworkRecord] = []
 
     def step(self, step: TrialStep, reporter: Reporter) -> dict[str, float]:
         """The record of the first validated epoch after `step.after`, trained if it was not yet.
@@ -74,32 +73,42 @@ class TrialRunner:
         `student.select_by` says so), `score_nll` that of their NLLs there, and
         `seeds/<i>/score` each alone; `finished` is 1 when it was the last epoch.
         """
-        loops = self._open(step.name, step.runs, reporter)
         histories = []
-        for loop in loops:
-            with loop.checkpoints.storing():  # whoever learns of this step may remove them
-                while not any(record["epoch"] > step.after for record in loop.history):
-                    loop.advance()
-            count = next(i for i, r in enumerate(loop.history, 1) if r["epoch"] > step.after)
-            histories.append(loop.history[:count])
+        for seed, (run, made) in enumerate(zip(step.runs, self._open(step, reporter), strict=True)):
+            if isinstance(made, Loop):
+                with made.checkpoints.storing():  # whoever learns of this step may remove them
+                    while not any(record["epoch"] > step.after for record in made.history):
+                        made.advance()
+                if made.finished:
+                    place = checkpoint_prefix(step.name, seed)
+                    made = self._trained[seed] = keep_trained(
+                        self.networks, run, made.trained(), self.workers, trial=step.name, place=place
+                    )
+            count = next(i for i, r in enumerate(made.history, 1) if r["epoch"] > step.after)
+            histories.append(list(made.history[:count]))
         first = step.runs[0]
         return summarise(histories, first.training.epochs, selected_by(first))
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""
-        self._at, self._loops = None, []
+        self._at, self._trained = None, []
 
-    def _open(self, name: str, runs: tuple[TrainingRun, ...], reporter: Reporter) -> list[Loop]:
-        if self._at != (name, runs):
+    def _open(self, step: TrialStep, reporter: Reporter) -> list[Loop | NetworkRecord]:
+        if self._at != (step.name, step.runs):
             self.close()
-            self._loops = [self._loop(name, i, run, reporter) for i, run in enumerate(runs)]
-            self._at = (name, runs)
-        return self._loops
+            prefixes = [checkpoint_prefix(step.name, seed) for seed in range(len(step.runs))]
+            found = [self.networks.find(run, reporter.warning) for run in step.runs]
+            self.workers.barrier()  # all have looked before the first one writes
+            for prefix, run, record in zip(prefixes, step.runs, found, strict=True):
+                if record is not None and self.workers.is_first:
+                    self.networks.refer(run, record, prefix)
+                self._trained.append(record or self._loop(prefix, run, reporter))
+            self._at = (step.name, step.runs)
+        return self._trained
 
-    def _loop(self, name: str, seed: int, run: TrainingRun, reporter: Reporter) -> Loop:
-        key = identity(run, self.description.fingerprint)
-        checkpoints = Checkpoints(self.store, checkpoint_prefix(name, seed), key, keep=self.keep)
-        start = starting_weights(self.store, run, self.description)
+    def _loop(self, prefix: str, run: TrainingRun, reporter: Reporter) -> Loop:
+        checkpoints = Checkpoints(self.networks.run, prefix, self.networks.identity(run), keep=self.keep)
+        start = self.networks.starting_weights(run)
         shared = run.sharing_predictions()  # the same student to rounding, so of the same identity
         return Loop(shared, self.data, checkpoints, reporter, self.workers, self._taught_by(run), start)
 
@@ -113,8 +122,8 @@ class TrialRunner:
         prefix = f"networks/{run.name}/"
         shared = {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
         if not shared:
-            return load_network(self.store, run, self.description)
-        network = build_network(run, self.description)
+            return self.networks.load(run)
+        network = build_network(run, self.networks.data)
         with warnings.catch_warnings():  # Ray's shared arrays are read-only, and so is a teacher
             warnings.filterwarnings("ignore", message=".*not writable.*")
             weights = {key: torch.from_numpy(value) for key, value in shared.items()}

@@ -19,7 +19,7 @@ from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.synchronised_batch_norm import synchronise_among
-from ekd_train.persistence.checkpoint import Store
+from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.divergence import TrainingDiverged
 from ekd_train.training.reporter import Reporter
@@ -64,7 +64,7 @@ class WorkerSetup:
     """Everything that a worker needs to begin."""
 
     jobs: JobSource
-    store: Store
+    networks: Networks
     data: Any
     """A `ray.ObjectRef` of an `ekd_train.data.shared.SharedData`."""
     workers_per_group: int | None
@@ -155,9 +155,7 @@ def work(config: dict[str, Any]) -> None:
     jobs = setup.jobs.of(group)
     shared: SharedData = ray.get(setup.data)
     data = place(shared.dataset, workers.device)
-    trials = TrialRunner(
-        data.training, data.description, setup.store, workers, setup.keep_checkpoints, shared.weights
-    )
+    trials = TrialRunner(data.training, setup.networks, workers, setup.keep_checkpoints, shared.weights)
     finished: int | None = None
     while (assignment := jobs.next(finished)) is not None:
         jobs.about(assignment.job.name, workers.is_first)
@@ -166,7 +164,7 @@ def work(config: dict[str, Any]) -> None:
             if isinstance(assignment.job, TrialStep):
                 record = _step(trials, assignment.job, jobs)
             else:
-                record = execute(assignment.job, data, setup.store, jobs, workers, setup.keep_checkpoints)
+                record = execute(assignment.job, data, setup.networks, jobs, workers, setup.keep_checkpoints)
         except BaseException as error:
             jobs.failed(error)
             raise

@@ -14,6 +14,9 @@ from orchestrator.experiment.redaction import redacted
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What run ids and registered models' names look like: they become folders, keys and tags."""
 
+SHARED_NETWORKS = "networks"
+"""The folder of `storage.uri` that has the trained networks of all runs, and so no run's id."""
+
 LONGEST_NAME = 80
 """Characters of an experiment's name: leaves room for what run ids add."""
 

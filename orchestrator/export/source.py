@@ -9,7 +9,7 @@ from torch import nn
 
 from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import build_plain
-from ekd_train.persistence.networks import load_weights
+from ekd_train.persistence.networks import AVERAGED, load_average
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.model_uri import MODEL_URI
@@ -41,10 +41,10 @@ def from_run(storage: Storage) -> Source:
     description = manifest.prepared.data
     architecture = experiment.student.architecture
     network = build_plain(architecture, description)
-    load_weights(storage, "averaged", network)
+    load_average(storage, network)
     sha256 = weights_sha256(network)
     _check_hash(sha256, manifest.averaged.weights_sha256, storage.uri())
-    where = storage.uri("networks/averaged")
+    where = storage.uri(AVERAGED)
     shape = architecture.model_dump(exclude_none=True)
     return Source(network, sha256, where, shape, description, description.class_names)
 

@@ -35,6 +35,9 @@ class TrainedNetwork(Output):
     validation_accuracy: float
     """Of that epoch."""
     train_seconds: float
+    """Spent on it by this run."""
+    reused_from: str | None = None
+    """The run, and after a slash the trial of a search, that trained it; None: this run did."""
     workers: int
     precision: str | None = None
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.data.shared import SharedData
+from ekd_train.persistence.networks import Networks
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.errors import EkdError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import project, training_state
 from orchestrator.planning.capacity import Capacity
@@ -62,6 +64,16 @@ class RunContext:
         """The MLflow runs; open from the start of the pipeline on."""
         assert self.tracker_ is not None
         return self.tracker_
+
+    @property
+    def networks(self) -> Networks:
+        """The run's."""
+        checked = self.checked
+        return networks_of(checked.storage, checked.run_id, checked.experiment, checked.description)
+
+    def reused_from(self, record: NetworkRecord) -> str | None:
+        """Who trained a network of the run before; None: this run, as one of its own."""
+        return None if record.trained_by in ("", self.checked.run_id) else record.trained_by
 
     @property
     def log_file(self) -> Path:
@@ -167,7 +179,7 @@ class RunContext:
             experiment, capacity = self.checked.experiment, self.ray()
             self._workers = worker_pool.WorkerPool(
                 experiment.cluster,
-                self.checked.storage,
+                self.networks,
                 worker_pool.share(SharedData(self.checked.dataset)),
                 experiment.storage.keep_checkpoints,
             )
@@ -194,6 +206,8 @@ class RunContext:
                 self.records[event.run] = made
                 self._submit_ready()
                 if isinstance(made, NetworkRecord):
+                    if (reused := self.reused_from(made)) is not None:
+                        self.view.say(f"{event.run}: reused, trained by {reused}")
                     # With epochs whose events died with an earlier driver.
                     self.tracker.show({event.run: training_state(made.history, "FINISHED")})
             case Failed(failure="hopeless"):

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 from ekd_train.data import DataDescription, Dataset, describe, load_dataset
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.infrastructure import RUN_ID, Cluster
+from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
@@ -138,6 +138,10 @@ def check_run_id(run_id: str, where: str = "run id") -> str:
     if not RUN_ID.fullmatch(run_id):
         raise ExperimentError(
             f"{where} {run_id!r}: use letters, digits, '.', '_', '-', at most 100, a letter or digit first"
+        )
+    if run_id == SHARED_NETWORKS:
+        raise ExperimentError(
+            f"{where} {run_id}: the networks that runs share are kept there; choose another"
         )
     return run_id
 

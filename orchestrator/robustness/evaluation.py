@@ -32,6 +32,7 @@ from orchestrator.experiment.explanation import explain
 from orchestrator.experiment.schema import Experiment, apply_overrides
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.pipeline.manifest_content import ManifestContent
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.storage import Storage
 from orchestrator.storage.data_source import local_data
 
@@ -137,7 +138,10 @@ def _measure(
     stored = load_predictions(run.storage)
     experiment = run.experiment
     predictors = load_predictors(
-        run.storage, experiment.control_run(), experiment.student_run(), run.data, device
+        networks_of(run.storage, run.manifest.run_id, experiment, run.data),
+        experiment.control_run(),
+        experiment.student_run(),
+        device,
     ).named
     clean = {name: stored[f"test/{name}"] for name in predictors}
     images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)

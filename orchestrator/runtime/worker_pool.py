@@ -13,6 +13,7 @@ from ray.train import RunConfig
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from ekd_train.persistence.networks import Networks
 from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
@@ -36,12 +37,12 @@ class WorkerPool:
     def __init__(
         self,
         cluster: Cluster,
-        store: Storage,
+        networks: Networks,
         data: Any,
         keep_checkpoints: int,
     ) -> None:
         """`data`: a `ray.ObjectRef` of a `SharedData`, one copy a node, shared by all workers."""
-        self.cluster, self.store = cluster, store
+        self.cluster, self.networks = cluster, networks
         self.keep_checkpoints = keep_checkpoints
         self.job_queue = open_job_queue()
         self.data = data
@@ -100,10 +101,10 @@ class WorkerPool:
         resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:
             resources["GPU"] = cluster.gpus_per_worker
-        path, filesystem = ray_storage(self.store)
+        path, filesystem = ray_storage(cast(Storage, self.networks.run))
         setup = WorkerSetup(
             jobs=JobQueueClient(self.job_queue),
-            store=self.store,
+            networks=self.networks,
             data=self.data,
             workers_per_group=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
             cpus_per_worker=cluster.cpus_per_worker,

@@ -160,6 +160,11 @@ class Storage(ABC):
     def child(self, prefix: str) -> "Storage":
         """The storage whose root is the folder `prefix` of this one."""
 
+    @property
+    @abstractmethod
+    def top(self) -> "Storage":
+        """The storage that was opened (`storage.uri`), of which this is a child; or itself."""
+
     @abstractmethod
     def free_bytes(self) -> int | None:
         """Space left, in bytes, or None where there is no such limit."""

@@ -158,6 +158,11 @@ class LocalStorage(Storage):
         """The storage below a prefix of this one."""
         return LocalStorage(self._path(prefix), self.root)
 
+    @property
+    def top(self) -> "LocalStorage":
+        """The storage that this is a child of, or itself."""
+        return LocalStorage(self.root)
+
     def free_bytes(self) -> int:
         """What an unprivileged user may use of the disk."""
         with explained(self.uri()):

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -50,6 +50,8 @@ class S3Storage(Storage):
     prefix: str = ""
     endpoint_url: str | None = None
     patience_s: float = 180.0
+    root: str | None = field(default=None, compare=False)
+    """Prefix of the storage that this is a child of; None: of none."""
 
     @classmethod
     def from_uri(cls, uri: str, endpoint_url: str | None = None, *, patience_s: float = 180.0) -> "S3Storage":
@@ -166,7 +168,12 @@ class S3Storage(Storage):
 
     def child(self, prefix: str) -> "S3Storage":
         """The storage below a prefix of this one."""
-        return replace(self, prefix=self._name(prefix))
+        return replace(self, prefix=self._name(prefix), root=self.top.prefix)
+
+    @property
+    def top(self) -> "S3Storage":
+        """The storage that this is a child of, or itself."""
+        return self if self.root is None else replace(self, prefix=self.root, root=None)
 
     def free_bytes(self) -> None:
         """A bucket has no limit that could be asked for."""

@@ -58,7 +58,7 @@ class Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.name = trial_name(config["number"])
-        found = find_trial(self.trial_setup.store, config["number"])
+        found = find_trial(self.trial_setup.storage, config["number"])
         self.ended = found if found is not None and found.ended else None
         self.known = deque(self.ended.history if self.ended else ())
         self.runs = trial_runs(self.pool, config["values"], self.trial_setup.seeds)

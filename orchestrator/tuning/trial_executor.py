@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ray
 import torch
@@ -10,6 +10,7 @@ import torch
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
+from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.reporter import Silent
 from ekd_train.workers.node_notice import NodeNotice
@@ -40,13 +41,18 @@ class TrialExecutor(Protocol):
 class TrialSetup:
     """Everything that a trial's process needs to begin."""
 
-    store: Storage
+    networks: Networks
     pool: dict[str, Any]
     """The experiment with the pool of teachers, as plain values."""
     seeds: int
     data: Any
     """A `ray.ObjectRef` of a `SharedData`: data set and teachers, once a node."""
     open_executor: "Callable[[TrialSetup], TrialExecutor]"
+
+    @property
+    def storage(self) -> Storage:
+        """Of the search."""
+        return cast(Storage, self.networks.run)
 
 
 def open_executor(setup: TrialSetup) -> TrialExecutor:
@@ -69,7 +75,7 @@ class InProcess:
         shared: SharedData = ray.get(setup.data)
         data = place(shared.dataset, workers.device)
         keep = experiment.storage.keep_checkpoints
-        self.runner = TrialRunner(data.training, data.description, setup.store, workers, keep, shared.weights)
+        self.runner = TrialRunner(data.training, setup.networks, workers, keep, shared.weights)
         self.reporter = Silent()
 
     def step(self, step: TrialStep) -> dict[str, float]:
@@ -127,6 +133,6 @@ class InWorkerPool:
     def _open(self) -> Any:
         if self._group is None:
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
-            self._group = WorkerPool(cluster, self.setup.store, self.setup.data, keep)
+            self._group = WorkerPool(cluster, self.setup.networks, self.setup.data, keep)
             self._group.start(cluster_capacity("the cluster"), 1)
         return self._group

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint, load_record, load_tensors
-from ekd_train.persistence.networks import load_weights, save_network
+from ekd_train.persistence.networks import load_average, save_average
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.yaml_tree import read_yaml
@@ -91,9 +91,11 @@ def loaded(content):
 
 def test_weights_of_another_network_are_named():
     store = Memory()
-    save_network(store, "x", torch.nn.Linear(5, 7), NetworkRecord(identity="i"))
-    with pytest.raises(DamagedCheckpoint, match="networks/x: of another network than its run's") as caught:
-        load_weights(store, "x", torch.nn.Linear(3, 2))
+    save_average(store, torch.nn.Linear(5, 7), NetworkRecord(identity="i"))
+    with pytest.raises(
+        DamagedCheckpoint, match="networks/averaged: of another network than its run's"
+    ) as caught:
+        load_average(store, torch.nn.Linear(3, 2))
     assert "\n" not in str(caught.value)
 
 

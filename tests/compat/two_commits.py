@@ -6,6 +6,7 @@ before) and at HEAD, each in a checkout of its own. Exit status 1 if the weights
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -48,7 +49,14 @@ def weights(ref: str, folder: Path) -> dict[str, bytes]:
         subprocess.run([*command, *settings], cwd=place, env=environment, check=True)
     finally:
         git("worktree", "remove", "--force", str(checkout))
-    return {name: _tensors(place / "runs/compat/networks" / f"{name}.safetensors") for name in NETWORKS}
+    return {name: _tensors(_file(place / "runs", name)) for name in NETWORKS}
+
+
+def _file(runs: Path, name: str) -> Path:
+    """Beside its record, or among the networks of all runs."""
+    beside = runs / "compat" / "networks" / f"{name}.safetensors"
+    record = json.loads(beside.with_suffix(".json").read_text())["record"]
+    return beside if beside.exists() else runs / "networks" / f"{record['sha256']}.safetensors"
 
 
 def _tensors(file: Path) -> bytes:

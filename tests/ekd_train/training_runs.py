@@ -11,6 +11,7 @@ from ekd_train.data.tensors import Images, TrainingData
 from ekd_train.models.build_network import build_network
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.persistence.networks import Networks
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -47,6 +48,12 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
         self.states.append(dict(self.objects))
+
+
+def networks_in(store: Any, description: DataDescription | None = None, **changes: Any) -> Networks:
+    """Of a run that is alone in its storage."""
+    values = {"run": store, "shared": store, "data": description or a_description(), "run_id": "alone"}
+    return Networks(**(values | changes))
 
 
 class SlowStore(MemoryStore):

@@ -3,6 +3,7 @@
     unfinished  `ekd run`, killed (-9) in the distillation
     finished    `ekd run`, to its end
     searched    `ekd tune`, to its end
+    networks    what they share, from records of format 3 on
 
 Later versions must continue, report, register and export them (tests/orchestrator/pipeline/
 test_golden_folders.py), so they are made again only where a format number has changed. Takes about a minute.
@@ -80,6 +81,7 @@ def main() -> None:
         keep(runs / "unfinished", HERE / "unfinished", unfinished=True)
         keep(runs / "finished", HERE / "finished")
         keep(runs / "searched", HERE / "searched")
+        keep(runs / "networks", HERE / "networks")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from torch import nn
 
 from ekd_train.models.build_network import averaged, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
-from ekd_train.persistence.networks import load_network, load_weights, save_network
+from ekd_train.persistence.networks import AVERAGED, load_average, save_average
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.manifest_content import Averaged
 from orchestrator.pipeline.run_context import RunContext
@@ -14,11 +14,10 @@ from orchestrator.registry import weights_sha256
 def average(context: RunContext) -> Averaged:
     """Load the student, average it, store the plain network: `networks/averaged`."""
     checked = context.checked
-    student = load_network(checked.storage, checked.experiment.student_run(), checked.description)
-    plain = averaged(student)
+    plain = averaged(context.networks.load(checked.experiment.student_run()))
     record = NetworkRecord(identity=context.manifest.content.result_hash, averaged_from="student")
-    save_network(checked.storage, "averaged", plain, record)
-    return Averaged(network="networks/averaged", weights_sha256=weights_sha256(plain))
+    save_average(checked.storage, plain, record)
+    return Averaged(network=AVERAGED, weights_sha256=weights_sha256(plain))
 
 
 def averaged_student(context: RunContext) -> nn.Module:
@@ -26,9 +25,9 @@ def averaged_student(context: RunContext) -> nn.Module:
     checked = context.checked
     plain = build_plain(checked.experiment.student.architecture, checked.description)
     try:
-        return load_weights(checked.storage, "averaged", plain)
+        return load_average(checked.storage, plain)
     except (DamagedCheckpoint, LookupError) as error:
         context.view.warn(f"{error}; the student is averaged again")
         context.wait([checked.experiment.student_run()])  # found whole, or trained again
         average(context)
-        return load_weights(checked.storage, "averaged", plain)
+        return load_average(checked.storage, plain)

@@ -5,16 +5,11 @@ from functools import partial
 import ray
 
 from ekd_train.data.shared import SharedData
-from ekd_train.models.build_network import build_network
-from ekd_train.persistence.checkpoint import Checkpoints
-from ekd_train.persistence.networks import find_network, identity, load_network, save_network
-from ekd_train.persistence.records import NetworkRecord
-from ekd_train.workers.trial_runner import checkpoint_prefix, network_arrays
+from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
-from orchestrator.tuning.pool import trial_runs
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
@@ -40,7 +35,6 @@ def search(context: RunContext) -> Searched:
     context.view.say(
         f"best: {best.name}, validation accuracy {100 * best.quality[0]:.2f} %, {short_values(best.values)}"
     )
-    _keep_student(context, best)
     for record in trials.trials.values():
         trials.forget_checkpoints(record)
     context.stop_if_taken_over()
@@ -56,12 +50,12 @@ def _run_trials(
     context: RunContext, request: SearchRequest, trials: TrialStore, budget: SearchBudget
 ) -> None:
     checked = context.checked
-    pool, storage = checked.experiment, checked.storage
+    pool, networks = checked.experiment, context.networks
     context.wait_for_queued()
     context.end_workers()
     capacity = context.ray()
     at_once = trials_at_once(pool.cluster, capacity, request)
-    teachers = {run.name: load_network(storage, run, checked.description) for run in pool.teacher_runs()}
+    teachers = {run.name: networks.load(run) for run in pool.teacher_runs()}
     data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
     searcher = build_searcher(request, pool.seed)
     callback = SearchCallback(
@@ -73,7 +67,7 @@ def _run_trials(
         before_event=context.stop_if_taken_over,
         after_trial=budget.save,
     )
-    setup = TrialSetup(storage, pool.resolved(), request.seeds, data, open_executor)
+    setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
     context.view.panel = partial(trials_table, trials.trials)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time; {_counts(trials) or 'none yet'}"
@@ -92,29 +86,6 @@ def _run_trials(
 
 def _all_ended(trials: TrialStore, request: SearchRequest) -> bool:
     return sum(record.ended for record in trials.trials.values()) >= request.trials
-
-
-def _keep_student(context: RunContext, best: TrialRecord) -> None:
-    """If the best trial was trained in full, its network of the student's own seed is the student."""
-    checked = context.checked
-    storage, description = checked.storage, checked.description
-    (run,) = trial_runs(checked.experiment, best.values, 1)
-    key = identity(run, description.fingerprint)
-    found = Checkpoints(storage, checkpoint_prefix(best.name, 0), key).newest()
-    if found is None or found.epoch < run.training.epochs or find_network(storage, run.name, key):
-        return
-    network = build_network(run, description)
-    network.load_state_dict(found.best)
-    state = found.record
-    record = NetworkRecord(
-        identity=key,
-        best=state["best"],
-        history=state["history"],
-        seconds=state["seconds"],
-        workers=checked.experiment.cluster.most_workers,
-    )
-    save_network(storage, run.name, network, record)
-    context.view.say(f"{best.name} was trained in full: its network is the student")
 
 
 def _outcome(record: TrialRecord) -> TrialOutcome:

@@ -11,6 +11,7 @@ from training_runs import (
     label_run,
     made_up_data,
     made_up_images,
+    networks_in,
     student_run,
 )
 
@@ -19,7 +20,7 @@ from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.subnetworks import Subnetworks
-from ekd_train.persistence.networks import identity, load_network, load_network_record, starting_weights
+from ekd_train.persistence.networks import identity, load_network_record
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Architecture, TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
@@ -50,7 +51,7 @@ def data() -> DeviceData:
 
 
 def do(job: TrainingRun, data: DeviceData, store: MemoryStore) -> NetworkRecord:
-    return execute(job, data, store, Silent(), Workers())
+    return execute(job, data, networks_in(store), Silent(), Workers())
 
 
 @pytest.fixture
@@ -63,12 +64,12 @@ def store(data) -> MemoryStore:
 
 
 def the_pruned(store: MemoryStore) -> torch.nn.Module:
-    return prune_channels(load_network(store, UNPRUNED, DESCRIPTION), 0.5, (1, 8, 8)).eval()
+    return prune_channels(networks_in(store).load(UNPRUNED), 0.5, (1, 8, 8)).eval()
 
 
 @pytest.mark.parametrize("run", [CONTROL, *STUDENTS.values()], ids=["control", *STUDENTS])
 def test_control_and_students_begin_as_the_pruned_network(run, store):
-    network = build_network(run, DESCRIPTION, start=starting_weights(store, run, DESCRIPTION)).eval()
+    network = build_network(run, DESCRIPTION, start=networks_in(store).starting_weights(run)).eval()
     images = torch.rand(4, 1, 8, 8)
     expected = the_pruned(store)(images)
     if run.student is not None and run.student.method == "batch_ensemble":
@@ -82,7 +83,7 @@ def test_control_and_students_begin_as_the_pruned_network(run, store):
 
 
 def test_a_run_that_starts_from_nothing_has_random_weights(store):
-    assert starting_weights(store, UNPRUNED, DESCRIPTION) is None
+    assert networks_in(store).starting_weights(UNPRUNED) is None
 
 
 def test_synchronised_batch_norms_are_pruned_like_others(data):
@@ -98,7 +99,7 @@ def test_synchronised_batch_norms_are_pruned_like_others(data):
 @pytest.mark.parametrize("name", STUDENTS)
 def test_every_method_trains_a_pruned_student_that_averages_to_the_pruned_shape(name, data, store):
     do(STUDENTS[name], data, store)
-    plain = averaged(load_network(store, STUDENTS[name], DESCRIPTION))
+    plain = averaged(networks_in(store).load(STUDENTS[name]))
     wanted = build_plain(PRUNED, DESCRIPTION).state_dict()
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in wanted.items()}
 
@@ -133,7 +134,7 @@ def test_what_a_run_starts_from_and_its_share_are_part_of_its_identity():
 def test_a_trial_starts_where_the_run_would(data, store):
     run = STUDENTS["latent_be"]
     made = made_up_data()
-    bench = TrialRunner(made, DESCRIPTION, store)
+    bench = TrialRunner(made, networks_in(store))
     record = bench.step(TrialStep(name="trial-0000", runs=(run,), after=0), Silent())
     do(run, data, store)
     first = load_network_record(store, "student").history[0]
@@ -142,7 +143,7 @@ def test_a_trial_starts_where_the_run_would(data, store):
 
 
 def test_the_loop_begins_with_the_weights_that_it_is_given(store):
-    start = starting_weights(store, CONTROL, DESCRIPTION)
+    start = networks_in(store).starting_weights(CONTROL)
     made = made_up_data()
     loop = Loop(CONTROL, made, checkpoints_in(MemoryStore(), CONTROL), Silent(), Workers(), None, start)
     for name, value in loop.step.trainee.network.state_dict().items():

@@ -10,6 +10,7 @@ from training_runs import (
     label_run,
     made_up_data,
     made_up_images,
+    networks_in,
     student_run,
     with_training,
 )
@@ -18,7 +19,7 @@ from ekd_train.data.tensors import DeviceData
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
-from ekd_train.persistence.networks import PREDICTIONS, load_network, save_network
+from ekd_train.persistence.networks import PREDICTIONS, load_network_record, save_average
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.reporter import Silent
@@ -45,18 +46,15 @@ def data() -> DeviceData:
 
 def do(job, data, store) -> tuple[Any, Silent]:
     reporter = Silent()
-    return execute(job, data, store, reporter, Workers()), reporter
-
-
-def networks(store: MemoryStore) -> dict[str, bytes]:
-    return {key: value for key, value in store.objects.items() if key.startswith("networks/")}
+    networks = networks_in(store, data.description)
+    return execute(job, data, networks, reporter, Workers()), reporter
 
 
 def train_all(data: DeviceData, store: MemoryStore) -> None:
     for run in (*STUDENT.teachers, CONTROL, STUDENT):
         do(run, data, store)
-    student = load_network(store, STUDENT, data.description)
-    save_network(store, "averaged", averaged(student), NetworkRecord(identity="x"))
+    student = networks_in(store, data.description).load(STUDENT)
+    save_average(store, averaged(student), NetworkRecord(identity="x"))
 
 
 def test_training_never_touches_the_test_images(data):
@@ -81,19 +79,23 @@ def test_a_finished_run_is_found_and_neither_trained_nor_written_again(data):
 @pytest.mark.parametrize("damage", [lambda d: d[:-7], lambda d: d[:-9] + b"\x01" + d[-8:], lambda d: b""])
 def test_a_damaged_finished_network_is_trained_again_to_the_same_bits(part, damage, data):
     store = MemoryStore()
-    do(TEACHER, data, store)
-    whole = store.objects["networks/teacher-0.safetensors"]
-    key = f"networks/teacher-0.{part}"
-    store.objects[key] = damage(store.objects[key])
-    do(TEACHER, data, store)
-    assert store.objects["networks/teacher-0.safetensors"] == whole
+    record, _ = do(TEACHER, data, store)
+    before = dict(store.objects)
+    for key in [key for key in before if key.endswith(part) and not key.startswith("checkpoints")]:
+        store.objects[key] = damage(before[key])
+    found, reporter = do(TEACHER, data, store)
+    assert [line.rpartition("; ")[2] for line in reporter.warnings] == ["it is trained again"]
+    assert found == record
+    assert store.objects == before
 
 
 def test_a_damaged_teacher_is_not_learnt_from(data):
     store = MemoryStore()
     train_all(data, store)
-    del store.objects["networks/student.json"]
-    key = "networks/teacher-1.safetensors"
+    networks = networks_in(store, data.description)
+    for key in ("networks/student.json", f"{networks.address(STUDENT)}.json"):
+        del store.objects[key]
+    key = f"{load_network_record(store, 'teacher-1').sha256}.safetensors"
     store.objects[key] = store.objects[key][:-4] + b"\x00\x00\x80\x3f"
     with pytest.raises(DamagedCheckpoint, match=key):
         do(STUDENT, data, store)
@@ -132,7 +134,8 @@ def test_the_record_tells_how_the_network_came_about(data):
     assert record.best in record.history
     stored = json.loads(store.objects["networks/teacher-0.json"])["record"]
     assert NetworkRecord.parse(stored, "") == record
-    assert load_tensors(store, "networks/teacher-0.safetensors", record.sha256)
+    assert record.trained_by == "alone"
+    assert load_tensors(store, f"{record.sha256}.safetensors", record.sha256)
 
 
 @pytest.mark.slow

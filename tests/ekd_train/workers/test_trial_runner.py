@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import SlowStore
+from training_runs import SlowStore, networks_in
 
 from ekd_train.data import describe, load_dataset
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
-from ekd_train.persistence.networks import identity, load_network
+from ekd_train.persistence.networks import Networks
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrialStep
 from ekd_train.training.loop import Loop, train
 from ekd_train.training.reporter import Silent
@@ -53,18 +54,23 @@ def world(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> d
     data = place(dataset, torch.device("cpu"))
     store = open_storage(str(tmp_path_factory.mktemp("pool")))
     for teacher in experiment.teacher_runs():
-        execute(teacher, data, store, Silent(), Workers())
+        execute(teacher, data, networks_in(store, description), Silent(), Workers())
     return {"data": data.training, "description": description, "store": store}
 
 
 def runner(world: dict[str, Any], **changes: Any) -> TrialRunner:
-    return TrialRunner(**(world | changes))
+    given = world | changes
+    return TrialRunner(given["data"], networks_of(given), arrays=given.get("arrays"))
+
+
+def networks_of(world: dict[str, Any]) -> Networks:
+    return networks_in(world["store"], world["description"])
 
 
 def copy_of(world: dict[str, Any], folder: Path) -> Storage:
     """The store with the teachers, without any trial."""
     copy = open_storage(str(folder))
-    for key in world["store"].list("networks"):
+    for key in world["store"].list():
         copy.write(key, world["store"].read(key))
     return copy
 
@@ -100,7 +106,7 @@ def test_a_trial_is_the_training_run_bit_for_bit(
     )
     assert [r["train/loss"] for r in records] == [r["train/loss"] for r in trained.history]
     assert records[-1]["score"] == max(r["averaged/accuracy"] for r in trained.history)
-    key = identity(run, world["description"].fingerprint)
+    key = networks_of(world).identity(run)
     stored = Checkpoints(store, checkpoint_prefix("trial-0000", 0), key).newest()
     assert stored is not None
     for name, value in trained.network.state_dict().items():
@@ -134,11 +140,10 @@ def test_an_interrupted_trial_continues_from_its_checkpoint_and_ends_alike(
     again = runner(world, store=store)
     records = walk(again, step)
     assert records == whole
-    assert again._loops[0].progress.epoch == 4
 
 
 def test_what_a_trial_has_done_is_stored_when_it_says_so(world: dict[str, Any], step: TrialStep) -> None:
-    store = SlowStore({key: world["store"].read(key) for key in world["store"].list("networks")})
+    store = SlowStore({key: world["store"].read(key) for key in world["store"].list()})
     epoch = int(runner(world, store=store).step(step, Silent())["epoch"])
     assert f"{checkpoint_prefix('trial-0000', 0)}/epoch-{epoch:05d}.json" in store.objects
 
@@ -152,7 +157,24 @@ def test_what_was_trained_before_is_reported_without_training(
     first = loops.step(step, Silent())
     assert first["epoch"] == 1
     assert not first["finished"]
-    assert loops._loops[0].epoch == 4
+    assert isinstance(loops._trained[0], NetworkRecord)
+
+
+def test_a_student_that_was_trained_in_full_is_found_by_every_run_and_trial(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path
+) -> None:
+    """Also by a trial of another search, whose driver sees the same records as if it had trained it."""
+    (run,) = step.runs
+    store = copy_of(world, tmp_path)
+    records = walk(runner(world, store=store), step)
+    networks = networks_in(store, world["description"])
+    trained = networks.on_record(run)
+    assert trained is not None
+    assert trained.trained_by == "alone/trial-0000"
+    store.delete_prefix("trials")
+    other = step.model_copy(update={"name": "trial-0007"})
+    assert walk(runner(world, store=store), other) == records
+    assert store.list("trials") == ["trials/trial-0007/seed-0/network.json"]
 
 
 @pytest.mark.slow
@@ -177,7 +199,7 @@ def test_teachers_are_the_shared_memory_itself(
     world: dict[str, Any], experiment: Experiment, tmp_path: Path
 ) -> None:
     teachers = experiment.teacher_runs()
-    loaded = {run.name: load_network(world["store"], run, world["description"]) for run in teachers}
+    loaded = {run.name: networks_of(world).load(run) for run in teachers}
     arrays = network_arrays(loaded)
     empty = open_storage(str(tmp_path))
     taught = runner(world, store=empty, arrays=arrays)._taught_by(experiment.student_run())

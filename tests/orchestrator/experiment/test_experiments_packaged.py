@@ -17,7 +17,7 @@ from smoke_runs import run_smoke
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
-from ekd_train.persistence.networks import load_network, load_predictions, save_network
+from ekd_train.persistence.networks import load_predictions, save_average
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
 from ekd_train.training.reporter import Silent
@@ -25,6 +25,7 @@ from ekd_train.workers.jobs import execute
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.experiment.smoke import CLASSES, make_small, one_small_worker
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.planning.plan import passes, planned_runs
@@ -182,24 +183,19 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
     }
     experiment = experiment.model_copy(update=changes)
     checked = check(experiment)
-    description, storage = checked.description, checked.storage
+    networks = networks_of(checked.storage, checked.run_id, experiment, checked.description)
     data = place(checked.dataset, torch.device("cpu"))
 
     def do(job):
-        return execute(job, data, storage, Silent(), Workers())
+        return execute(job, data, networks, Silent(), Workers())
 
     for run in training_runs(experiment):
         assert [record["epoch"] for record in do(run).history] == [1, 2]
     student = experiment.student_run()
-    save_network(
-        storage,
-        "averaged",
-        averaged(load_network(storage, student, description)),
-        NetworkRecord(identity="x"),
-    )
+    save_average(checked.storage, averaged(networks.load(student)), NetworkRecord(identity="x"))
     evaluated = do(Evaluation(control=experiment.control_run(), student=student))
     assert evaluated.cost["averaged"].params == evaluated.cost["control"].params
-    tensors = load_predictions(storage)
+    tensors = load_predictions(checked.storage)
     for values in measure(tensors, evaluated.cost).values():
         assert all(map(math.isfinite, values.test.values()))
 

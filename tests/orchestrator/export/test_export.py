@@ -266,7 +266,7 @@ def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
 
 def leave_run(folder, architecture, student, shape=SHAPE):
     """What an averaged run leaves in `folder`, as far as an export reads it."""
-    from ekd_train.persistence.networks import save_network
+    from ekd_train.persistence.networks import save_average
 
     storage = open_storage(str(folder))
     experiment = build_experiment({"name": "x", "student": {"architecture": architecture}})
@@ -275,7 +275,7 @@ def leave_run(folder, architecture, student, shape=SHAPE):
     manifest.finish("prepare", 1.0, {"data": a_description(**spec.model_dump())})
     made = {"network": "networks/averaged", "weights_sha256": weights_sha256(student)}
     manifest.finish("average", 1.0, made)
-    save_network(storage, "averaged", student, NetworkRecord(identity="x"))
+    save_average(storage, student, NetworkRecord(identity="x"))
     return storage
 
 
@@ -291,11 +291,11 @@ def test_a_run_is_exported_from_its_storage_alone(run, student, images):
 
 
 def test_weights_that_were_changed_since_are_not_exported(run, student):
-    from ekd_train.persistence.networks import save_network
+    from ekd_train.persistence.networks import save_average
 
     with torch.no_grad():
         student.network.linear.bias.add_(1)
-    save_network(run, "averaged", student, NetworkRecord(identity="x"))
+    save_average(run, student, NetworkRecord(identity="x"))
     with pytest.raises(ExportError, match="SHA-256"):
         from_run(run)
 

@@ -21,8 +21,8 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 def runs(tmp_path, monkeypatch) -> Path:
     """Copies of the folders, as `runs` below the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name in ("unfinished", "finished", "searched"):
-        shutil.copytree(GOLDEN / name, tmp_path / "runs" / name)
+    for place in (path for path in GOLDEN.iterdir() if path.is_dir()):
+        shutil.copytree(place, tmp_path / "runs" / place.name)
     return tmp_path / "runs"
 
 

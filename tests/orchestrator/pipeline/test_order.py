@@ -92,7 +92,8 @@ def planned(tmp_path):
 
     def plan(*changes: str) -> Workers:
         view = View.open("test", [], "nowhere")
-        context = RunContext(cast(Any, None), cast(Any, None), view, tmp_path)
+        checked = cast(Any, SimpleNamespace(run_id="mine"))
+        context = RunContext(checked, cast(Any, None), view, tmp_path)
         workers = Workers(context)
         context._workers = cast(Any, workers)
         context.tracker_ = cast(Any, SimpleNamespace(show=lambda runs: None))

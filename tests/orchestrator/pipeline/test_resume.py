@@ -20,8 +20,7 @@ def uninterrupted(tmp_path_factory) -> EkdRun:
 
 def assert_same_results(run: EkdRun, reference: EkdRun) -> None:
     for name in ("teacher-0", "teacher-1", "control", "student", "averaged"):
-        key = f"networks/{name}.safetensors"
-        assert run.read(key) == reference.read(key), name
+        assert weights(run, name).read_bytes() == weights(reference, name).read_bytes(), name
     ours, theirs = (each.summary()["predictors"] for each in (run, reference))
     assert ours.keys() == theirs.keys()
     for name, measured in theirs.items():
@@ -44,6 +43,13 @@ def assert_recorded_once(run: EkdRun, reference: EkdRun) -> None:
 def interrupted(started: Started, number: signal.Signals) -> None:
     assert started.interrupt(number) == 1
     assert started.err.rstrip().endswith("ekd: interrupted; the same command continues where it stopped")
+
+
+def weights(run: EkdRun, name: str) -> Path:
+    if name == "averaged":
+        return run.storage / "networks" / "averaged.safetensors"
+    record = json.loads(run.read(f"networks/{name}.json"))["record"]
+    return run.storage.parent / "networks" / f"{record['sha256']}.safetensors"
 
 
 def flip_a_byte(path: Path) -> None:
@@ -88,16 +94,18 @@ def test_whatever_cuts_a_run_off_costs_not_a_bit(uninterrupted, tmp_path):
 
     # And the disk was not what it should be either.
     truncate(run.checkpoints("student")[-1].with_suffix(".safetensors"))
-    flip_a_byte(run.storage / "networks" / "teacher-1.safetensors")
+    flip_a_byte(weights(run, "teacher-1"))
     started = run.start()
     started.until(lambda: "student: continues after epoch" in started.err)
+    assert "teacher-1: " in started.err
+    assert "its bytes have changed since it was written (SHA-256 differs); it is trained again" in started.err
     before = run.checkpoints("student")[-1]
     started.until(lambda: run.checkpoints("student")[-1] > before)
     started.kill_a_worker()
     started.until(lambda: "evaluate" in run.manifest()["stages"])
     started.kill()
 
-    truncate(run.storage / "networks" / "averaged.safetensors")
+    truncate(weights(run, "averaged"))
     started = run.start()
     assert started.wait() == 0, started.err
     assert started.out.splitlines()[-1] == "models:/ekd-small/1"

@@ -34,11 +34,12 @@ class Deaf:
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     """Of a run whose teachers are there, with nothing behind `ray.put`."""
     monkeypatch.setattr("ray.put", lambda value: None)
-    monkeypatch.setattr("orchestrator.pipeline.stages.search.load_network", lambda *args: None)
+    monkeypatch.setattr("ekd_train.persistence.networks.Networks.load", lambda *args: None)
     monkeypatch.setattr("orchestrator.pipeline.stages.search.network_arrays", lambda networks: {})
     checked = SimpleNamespace(
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),
+        run_id="mine",
         description=None,
         dataset=SimpleNamespace(without_test_images=lambda: None),
     )

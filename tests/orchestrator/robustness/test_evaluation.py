@@ -11,12 +11,13 @@ from ekd_train.data import describe, load_dataset
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
-from ekd_train.persistence.networks import save_network, save_predictions
+from ekd_train.persistence.networks import save_average, save_predictions
 from ekd_train.persistence.records import Cost, NetworkRecord, PredictionsRecord
 from ekd_train.robustness.settings import RobustnessSettings
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.robustness import evaluation
 from orchestrator.robustness.evaluation import EvaluationFailed, evaluate_run, finished_run, read_settings
@@ -50,15 +51,16 @@ def make_run(storage, **data) -> None:
         "workers": 1,
         "precision": "float32",
     }
-    trained = {}
+    trained, networks = {}, networks_of(storage, "small-1", experiment, description)
     for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
         network = build_network(run, description)
         history = [plain | more if run.name == "student" else plain]
-        saved = save_network(storage, run.name, network, NetworkRecord(identity=run.name, history=history))
+        record = NetworkRecord(identity=run.name, trained_by="small-1", history=history)
+        saved = networks.save(run, network, record)
         trained[run.name] = made | {"weights_sha256": saved.sha256}
-    save_network(storage, "averaged", averaged(network), NetworkRecord(identity="averaged"))
+    save_average(storage, averaged(network), NetworkRecord(identity="averaged"))
     named = load_predictors(
-        storage, experiment.control_run(), experiment.student_run(), description, torch.device("cpu")
+        networks, experiment.control_run(), experiment.student_run(), torch.device("cpu")
     ).named
     tensors = {}
     for split in ("validation", "test"):

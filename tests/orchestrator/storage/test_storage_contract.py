@@ -80,6 +80,7 @@ def test_a_child_is_rooted_below(storage):
     assert storage.list() == ["run-1/manifest.json"]
     assert child.list() == ["manifest.json"]
     assert child.uri() == storage.uri("run-1")
+    assert child.top == child.child("networks").top == storage == storage.top
 
 
 def test_a_conditional_write_succeeds_only_from_the_version_that_was_read(conditional):

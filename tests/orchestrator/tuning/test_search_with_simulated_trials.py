@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_runs import networks_in
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import load_experiment
@@ -122,7 +123,7 @@ def search(
     view = View.open("test", [], "nowhere")
     view.console.quiet = True
     callback = SearchCallback(trials, searcher, None, view, request.trials)
-    setup = TrialSetup(store, experiment.resolved(), 1, None, executor)
+    setup = TrialSetup(networks_in(store), experiment.resolved(), 1, None, executor)
     asked = Search(request, experiment, trials, searcher, setup)
     run_search(asked, callback, at_once, request.time_budget_s)
     callback.out_of_time()

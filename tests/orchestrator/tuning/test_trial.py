@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_runs import networks_in
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import load_experiment
@@ -35,7 +36,7 @@ class Executor:
 def begun(folder: Path, number: int = 0, seeds: int = 1) -> tuple[Trial, Executor]:
     trial = Trial.__new__(Trial)
     experiment = load_experiment("digits").resolved()
-    setup = TrialSetup(open_storage(str(folder)), experiment, seeds, None, Executor)
+    setup = TrialSetup(networks_in(open_storage(str(folder))), experiment, seeds, None, Executor)
     trial.setup({"number": number, "values": {"distillation.temperature": 2.0}}, trial_setup=setup)
     return trial, trial.executor  # type: ignore[return-value]
 
