@@ -27,11 +27,11 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
     """Of `ekd submit`."""
-    add_run(parser)
+    add_plan(parser)
     parser.add_argument(
         "--address",
         metavar="URL",
-        help="the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS",
+        help="the cluster's dashboard, HEAD:8265; default: RAY_API_SERVER_ADDRESS",
     )
     parser.add_argument(
         "--no-wait", dest="wait", action="store_false", help="do not follow the log: submit and return"

@@ -1,9 +1,11 @@
-"""An experiment, loaded and checked before anything is started."""
+"""An experiment, and a search, loaded and checked before anything is started."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from pydantic import ValidationError
 
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import EkdError, ExperimentError
@@ -11,12 +13,44 @@ from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.planning.capacity import why_never
 from orchestrator.planning.preflight import Checked, ask_capacity, check, one_line
+from orchestrator.tuning.pool import pool_experiment
+from orchestrator.tuning.request import SearchRequest, check_request, default_trials
+from orchestrator.tuning.space import check_space, load_space
 
 
 def named_experiment(arguments: argparse.Namespace) -> Experiment:
     """The experiment that `arguments` name, made small with `--smoke`; raises `ExperimentError`."""
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     return make_small(experiment) if arguments.smoke else experiment
+
+
+def requested_search(
+    arguments: argparse.Namespace, experiment: Experiment
+) -> tuple[SearchRequest, Experiment]:
+    """What the options ask for, checked, and the experiment with the pool of teachers.
+
+    Raises `ExperimentError`.
+    """
+    space = load_space(arguments.space)
+    trials = arguments.trials
+    options = {
+        "space": space,
+        "scheduler": arguments.scheduler,
+        "searcher": arguments.searcher,
+        "trials": default_trials(arguments.searcher, space) if trials is None else trials,
+        "seeds": arguments.seeds,
+        "time_budget_s": arguments.time_budget,
+        "max_concurrent": arguments.max_concurrent,
+    }
+    try:
+        request = SearchRequest.model_validate(options)
+    except ValidationError as error:
+        item = error.errors()[0]
+        option = str(item["loc"][0]).removesuffix("_s").replace("_", "-")
+        raise ExperimentError(f"--{option}: {item['msg']}, not {item['input']!r}") from None
+    check_space(space, experiment)
+    check_request(request, experiment)
+    return request, pool_experiment(experiment, space.domains)
 
 
 def checked_experiment(arguments: argparse.Namespace) -> Checked:

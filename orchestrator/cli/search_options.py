@@ -23,6 +23,13 @@ def check_no_search(arguments: argparse.Namespace) -> None:
             raise ExperimentError(f"--{name.replace('_', '-')} is about a search: add --space NAME")
 
 
+def search_words(arguments: argparse.Namespace) -> list[str]:
+    """The options of a search but `--space`, as they are written; defaults are left out."""
+    values = {name: getattr(arguments, name) for name in _DEFAULTS}
+    given = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def add_search_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """`--space` and what goes with it; `required`: without a space there is nothing to do."""
     group = parser.add_argument_group("search")

@@ -42,9 +42,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "submit": Command(
         "the same main job on a Ray cluster, through its job API",
-        "Sends the code and the experiment (no data, no credentials), starts `ekd run` on the cluster's head "
-        "and follows its log. Ctrl-C lets go of it: it runs on. A run that is running is attached to, one "
-        "that failed is continued.",
+        "Sends the code and the experiment (no data, no credentials), starts `ekd run`, or with --space `ekd "
+        "tune`, on the cluster's head and follows its log. Ctrl-C lets go of it: it runs on. A run that is "
+        "running is attached to, one that failed is continued.",
         arguments.add_submit,
     ),
     "register": Command(

@@ -7,7 +7,9 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
 
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
@@ -73,3 +75,25 @@ def why_unreachable(address: str) -> str | None:
     if answer[3:4] != SETTINGS:
         return "what answers there is not Ray (its port is 6379, or 10001 with ray://; not the dashboard)"
     return None
+
+
+def dashboard_url(address: str) -> str:
+    """The dashboard that `--address` means: http where no scheme is given. Raises `ExperimentError`.
+
+    >>> dashboard_url("head:8265")
+    'http://head:8265'
+    """
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        known = (
+            parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0
+        )
+    except ValueError:
+        known = False
+    if not known:
+        raise ExperimentError(
+            f"--address {redacted(address)}: write the address of Ray's dashboard, http://HEAD:8265, without "
+            "credentials"
+        )
+    return url.rstrip("/")

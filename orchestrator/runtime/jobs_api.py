@@ -5,6 +5,7 @@ one that is running is attached to, one that failed is continued by a new attemp
 submission id cannot be used twice.
 """
 
+import asyncio
 import contextlib
 import re
 import shlex
@@ -31,6 +32,8 @@ UPLOAD_TIMEOUT_S = 300.0
 _REFUSED = re.compile(r"status code 40[13]\b")
 PATIENCE_S = 120.0
 """How long a head that does not answer is asked again while its job is followed."""
+QUIET_S = 20.0
+"""After so long without a new line of the log the head is asked whether it is still there."""
 
 
 class SubmissionError(EkdError):
@@ -67,8 +70,8 @@ def decide(run_id: str, jobs: Mapping[str, str]) -> Decision:
 
 
 @contextlib.contextmanager
-def upload_folder(experiment: Path | None) -> Iterator[Path]:
-    """A folder with what has to travel: the packages' sources and, if it is one's own, the experiment."""
+def upload_folder(files: Mapping[str, Path]) -> Iterator[Path]:
+    """A folder with what has to travel: the packages' sources and `files`, by their paths in it."""
     here = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="ekd-submit-") as name:
         folder = Path(name)
@@ -78,8 +81,9 @@ def upload_folder(experiment: Path | None) -> Iterator[Path]:
                     target = folder / source.relative_to(here)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
-        if experiment is not None:
-            shutil.copyfile(experiment, folder / experiment.name)
+        for path, file in files.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / path)
         yield folder
 
 
@@ -97,14 +101,19 @@ class Jobs:
             jobs = within(REQUEST_TIMEOUT_S, self._client.list_jobs)
         return {job.submission_id: str(job.status.value) for job in jobs if job.submission_id}
 
-    def submit(self, job: str, command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
-        """Start `command` on the cluster, in a copy of `folder`."""
+    def submit(
+        self, job: str, name: str, command: Sequence[str], folder: Path, variables: Mapping[str, str]
+    ) -> None:
+        """Start `command` on the cluster, in a copy of `folder`; `name` is what Ray's dashboard shows."""
         runtime_env: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(variables)}
         with _explained(self.address):
             within(
                 UPLOAD_TIMEOUT_S,
                 lambda: self._client.submit_job(
-                    entrypoint=shlex.join(command), submission_id=job, runtime_env=runtime_env
+                    entrypoint=shlex.join(command),
+                    submission_id=job,
+                    runtime_env=runtime_env,
+                    metadata={"job_name": name},
                 ),
             )
 
@@ -114,12 +123,23 @@ class Jobs:
         A head that is away for a moment is asked again; one that has forgotten the job (it was
         replaced by a new one) or stays away raises `SubmissionError`.
         """
-        shown = 0
+        shown = passed = 0
         away_since: float | None = None
+
+        def new(text: str) -> None:
+            nonlocal shown, passed, away_since
+            away_since = None
+            passed += len(text)
+            if passed > shown:  # after a new connection the log comes from its beginning again
+                show(text[shown - passed :])
+                shown = passed
+
         while True:
             try:
-                status = str(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_status(job)).value)
-                log = within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_logs(job))
+                self._status(job)
+                passed = 0
+                asyncio.run(self._tail(job, new))
+                status = self._status(job)
             except Exception as error:
                 away_since = away_since or time.monotonic()
                 if "does not exist" in str(error) or time.monotonic() - away_since > PATIENCE_S:
@@ -129,13 +149,26 @@ class Jobs:
                     ) from error
                 time.sleep(2)
                 continue
-            away_since = None
-            if len(log) > shown:
-                show(log[shown:])
-                shown = len(log)
             if status in ENDED:
                 return status
             time.sleep(1)
+
+    async def _tail(self, job: str, new: Callable[[str], None]) -> None:
+        """Give the log from its beginning to `new`, as it grows; returns when the head says that it is whole.
+
+        Raises what the client does, also for a head that has stopped to answer.
+        """
+        lines = self._client.tail_job_logs(job)
+        while True:
+            following = asyncio.ensure_future(anext(lines, None))
+            while not (await asyncio.wait([following], timeout=QUIET_S))[0]:
+                await asyncio.to_thread(self._status, job)
+            if (text := following.result()) is None:
+                return
+            new(text)
+
+    def _status(self, job: str) -> str:
+        return str(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_status(job)).value)
 
     def why(self, job: str) -> str:
         """Ray's own word on how the job ended."""
@@ -156,9 +189,9 @@ class Submission:
 
     run_id: str
     command: Sequence[str]
-    """To be run in the uploaded folder."""
-    experiment: Path | None
-    """An experiment of one's own, to be uploaded too; None: a packaged one."""
+    """Of `ekd`, to be run in the uploaded folder."""
+    files: Mapping[str, Path]
+    """Experiment and space where they are one's own, by their paths in that folder."""
     code_version: str
 
 
@@ -170,12 +203,14 @@ def start(submission: Submission, address: str, say: Callable[[str], None]) -> s
     jobs = Jobs(address)
     decision = decide(submission.run_id, jobs.statuses())
     if decision.action == "submit":
-        with upload_folder(submission.experiment) as folder:
+        with upload_folder(submission.files) as folder:
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             say(f"submitting job {decision.job} to {address} ({size / 1e6:.1f} MB of code)")
             try:
                 variables = {"EKD_CODE_VERSION": submission.code_version}
-                jobs.submit(decision.job, submission.command, folder, variables)
+                command = ["python", "-m", "orchestrator", *submission.command, "--run-id", submission.run_id]
+                name = f"ekd {submission.command[0]} {submission.run_id}"
+                jobs.submit(decision.job, name, command, folder, variables)
             except SubmissionError:
                 decision = decide(submission.run_id, jobs.statuses())
                 if decision.action == "submit":

@@ -118,11 +118,11 @@ def test_plain_ray_job_submit_of_the_finished_run_finds_nothing_to_do(whole, unh
 
 
 @fault("none, a search")
-def test_a_search_by_plain_ray_job_submit_trains_its_trials_on_every_host(whole, unharmed, watch):
+def test_a_submitted_search_trains_its_trials_on_every_host(whole, unharmed, watch):
     """One worker a trial, three CPUs on three hosts: each has its copy of teachers and data."""
     done = whole.desk.call(
-        *(str(BIN / "ray"), "job", "submit", "--address", API, "--working-dir", str(EXPERIMENT.parent)),
-        *("--", "ekd", "tune", EXPERIMENT.name, "--space", "small_space.yaml", "--searcher", "grid"),
+        *(str(BIN / "ekd"), "submit", str(EXPERIMENT), "--address", API.removeprefix("http://")),
+        *("--space", str(EXPERIMENT.parent / "small_space.yaml"), "--searcher", "grid"),
         *("--run-id", "searched", "--set", "cluster.workers_per_run=1", "--set", "cluster.runs_at_once=3"),
         timeout_s=600,
     )

@@ -1,16 +1,20 @@
-"""`ekd submit`: the main job on a cluster, through Ray's job API."""
+"""`ekd submit`: the main job or a search on a cluster, through Ray's job API."""
 
 import argparse
 import os
 from functools import partial
+from pathlib import Path
 
-from orchestrator.cli.checks import named_experiment
+from orchestrator.cli.checks import named_experiment, requested_search
+from orchestrator.cli.search_options import check_no_search, search_words
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.registry import code_version
+from orchestrator.runtime.address import dashboard_url
 from orchestrator.runtime.jobs_api import Submission, follow, start
+from orchestrator.tuning.space import packaged_spaces
 
 _say = partial(print, flush=True)
 
@@ -20,16 +24,29 @@ def run(arguments: argparse.Namespace) -> int:
     address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
         raise ExperimentError("--address: which cluster? Give its dashboard's address, http://HEAD:8265")
+    address = dashboard_url(address)
     experiment = named_experiment(arguments)
+    files: dict[str, Path] = {}
+    named = arguments.experiment
+    if named not in packaged_experiments():
+        own = find_experiment(named)
+        named, files[own.name] = own.name, own
+    if arguments.space is None:
+        check_no_search(arguments)
+        words, run_id = ["run", named], experiment.default_run_id()
+    else:
+        request, experiment = requested_search(arguments, experiment)
+        space = arguments.space
+        if space not in packaged_spaces():  # in a folder of its own: it may be called as the experiment is
+            space = f"space/{Path(arguments.space).name}"
+            files[space] = Path(arguments.space)
+        words = ["tune", named, "--space", space, *search_words(arguments)]
+        run_id = request.default_run_id(experiment)
     if problem := why_not_elsewhere(experiment):
         raise ExperimentError(problem)
-    run_id = check_run_id(arguments.run_id or experiment.default_run_id())
-    packaged = arguments.experiment in packaged_experiments()
-    own = None if packaged else find_experiment(arguments.experiment)
-    words = ["run", own.name if own else arguments.experiment, "--run-id", run_id]
     words += [word for override in arguments.overrides for word in ("--set", override)]
     words += ["--smoke"] if arguments.smoke else []
-    submission = Submission(run_id, ["python", "-m", "orchestrator", *words], own, code_version())
+    submission = Submission(check_run_id(arguments.run_id or run_id), words, files, code_version())
     job = start(submission, address, _say)
     if arguments.wait:
         return follow(job, address, _say)

@@ -1,5 +1,6 @@
 """Submission through Ray's job API, against a job API that is made up."""
 
+import asyncio
 import socket
 from types import SimpleNamespace
 
@@ -34,17 +35,17 @@ class JobApi:
             SimpleNamespace(submission_id=k, status=SimpleNamespace(value=v)) for k, v in self.jobs.items()
         ]
 
-    def submit_job(self, *, entrypoint, submission_id, runtime_env):
+    def submit_job(self, *, entrypoint, submission_id, runtime_env, metadata):
         if submission_id in self.jobs:
             raise RuntimeError(f"Job with submission_id {submission_id} already exists")
         self.jobs[submission_id] = "PENDING"
-        self.submitted.append((submission_id, entrypoint, runtime_env))
+        self.submitted.append((submission_id, entrypoint, runtime_env, metadata))
 
     def get_job_status(self, job):
         return SimpleNamespace(value=self.jobs[job])
 
-    def get_job_logs(self, job):
-        return self.log
+    async def tail_job_logs(self, job):
+        yield self.log
 
     def get_job_info(self, job):
         return SimpleNamespace(message="exit code 1, last available logs (truncated to 20,000 chars):\n...")
@@ -57,15 +58,16 @@ def api(monkeypatch):
     return made
 
 
-RUN = Submission("digits-1", ["python", "-m", "orchestrator", "run", "my exp.yaml"], None, "abc")
+RUN = Submission("digits-1", ["run", "my exp.yaml"], {}, "abc")
 
 
 def test_a_first_submission_starts_the_run_and_sends_no_variable_but_the_version(api):
     said = []
     assert start(RUN, "http://head:8265", said.append) == "ekd-digits-1-1"
-    [(job, entrypoint, runtime_env)] = api.submitted
+    [(job, entrypoint, runtime_env, metadata)] = api.submitted
     assert job == "ekd-digits-1-1"
-    assert entrypoint == "python -m orchestrator run 'my exp.yaml'"
+    assert entrypoint == "python -m orchestrator run 'my exp.yaml' --run-id digits-1"
+    assert metadata == {"job_name": "ekd run digits-1"}  # what Ray's dashboard shows as the job's name
     assert runtime_env["env_vars"] == {"EKD_CODE_VERSION": "abc"}
     assert "submitting" in said[0]
 
@@ -113,6 +115,45 @@ def test_the_log_of_a_job_is_shown_once_and_its_end_is_the_status(api, capsys, m
     api.jobs["j"], api.log = "RUNNING", "one\n"
     assert follow("j", "http://head:8265", print) == 0
     assert capsys.readouterr().out == "one\n"
+
+
+def test_a_log_whose_connection_breaks_goes_on_where_it_was(api, capsys, monkeypatch):
+    """Ray sends it from its beginning again; nothing is shown twice, nothing is lost."""
+    whole, connections = "one\ntwo\nthree\n", []
+
+    async def tail(job):
+        connections.append(job)
+        if len(connections) == 1:
+            yield whole[:4]
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+        for part in (whole[:6], whole[6:]):
+            yield part
+        api.jobs["j"] = "SUCCEEDED"
+
+    monkeypatch.setattr(api, "tail_job_logs", tail)
+    monkeypatch.setattr(jobs_api.time, "sleep", lambda s: None)
+    api.jobs["j"] = "RUNNING"
+    assert follow("j", "http://head:8265", print) == 0
+    assert capsys.readouterr().out == whole
+    assert len(connections) == 2
+
+
+def test_a_head_that_falls_silent_is_asked_whether_it_is_there(api, monkeypatch):
+    async def silent(job):
+        await asyncio.sleep(60)
+        yield ""
+
+    def lost(job):
+        if asked.append(job) or len(asked) > 2:
+            raise RuntimeError(f"Job {job} does not exist")
+        return SimpleNamespace(value="RUNNING")
+
+    asked = []
+    monkeypatch.setattr(jobs_api, "QUIET_S", 0.01)
+    monkeypatch.setattr(api, "tail_job_logs", silent)
+    monkeypatch.setattr(api, "get_job_status", lost)
+    with pytest.raises(SubmissionError, match="lost sight of job j"):
+        Jobs("http://head:8265").follow("j", print)
 
 
 def test_a_failed_job_gives_status_1_and_says_how_to_continue(api, capsys):
@@ -172,14 +213,14 @@ def test_a_missing_token_is_explained(api, monkeypatch, kind):
         Jobs("http://head:8265").statuses()
 
 
-def test_what_travels_is_the_code_and_ones_own_experiment(tmp_path):
+def test_what_travels_is_the_code_and_ones_own_files(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("name: mine")
-    with upload_folder(mine) as folder:
+    with upload_folder({"mine.yaml": mine, "space/mine.yaml": mine}) as folder:
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"mine.yaml", "ekd_train/training/loop.py", "orchestrator/experiments/digits.yaml"} <= names
+    assert {"mine.yaml", "space/mine.yaml", "ekd_train/training/loop.py"} <= names
     assert not [name for name in names if "__pycache__" in name]
-    assert {name.split("/")[0] for name in names} == {"mine.yaml", *jobs_api.PACKAGES}
+    assert {name.split("/")[0] for name in names} == {"mine.yaml", "space", *jobs_api.PACKAGES}
     assert not folder.exists()
 
 
