@@ -14,7 +14,15 @@ from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_typed
 from ekd_train.persistence.networks import load_network_record
 from ekd_train.persistence.records import CheckpointRecord
 from orchestrator.experiment.schema import Experiment
-from orchestrator.pipeline.manifest import EVALUATION, EXPERIMENT, REPORT, SUMMARY, read_json, read_manifest
+from orchestrator.pipeline.manifest import (
+    EVALUATION,
+    EXPERIMENT,
+    REPORT,
+    SUMMARY,
+    read_json,
+    read_manifest,
+    read_record,
+)
 from orchestrator.pipeline.manifest_content import ManifestContent, Prepared, TrialOutcome
 from orchestrator.pipeline.order import SEARCH, training_runs
 from orchestrator.pipeline.summary import summarise
@@ -23,6 +31,8 @@ from orchestrator.robustness.evaluation import FORMAT as EVALUATION_FORMAT
 from orchestrator.robustness.flat_metrics import flat_metrics
 from orchestrator.storage import MissingKey, Storage
 from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, flattened
+from orchestrator.tuning.search_budget import SEARCH as SEARCH_RECORD
+from orchestrator.tuning.search_budget import SearchRecord
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
 
 TRIAL_STATUS: dict[TrialStatus, RunStatus] = {
@@ -68,7 +78,7 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
             runs[run.name] = history
     if manifest.done(SEARCH):
         trials = list(TrialStore(storage).trials.values())
-        _add_search(parent, manifest.searched.best, read_json(storage, "search.json") or {}, trials)
+        _add_search(parent, manifest.searched.best, read_record(storage, SEARCH_RECORD, SearchRecord), trials)
         runs |= {record.name: trial_state(record) for record in trials if record.status != "proposed"}
     return runs
 
@@ -128,13 +138,15 @@ def _history(storage: Storage, name: str) -> RunState | None:
 
 
 def _add_search(
-    parent: RunState, best: TrialOutcome, search: Mapping[str, Any], trials: list[TrialRecord]
+    parent: RunState, best: TrialOutcome, search: SearchRecord | None, trials: list[TrialRecord]
 ) -> None:
-    """What came of a search; `search`: the content of `search.json`."""
+    """What came of a search."""
     parent.add_metrics({"search/best_score": best.score, "search/trials": len(trials)}, 0)
-    parent.add_tags({"ekd.search.space": search["request"]["space"]["name"], "ekd.search.best": best.trial})
+    parent.add_tags({"ekd.search.best": best.trial})
+    if search is not None:
+        parent.add_tags({"ekd.search.space": search.request.space.name})
     parent.add_tags({f"ekd.search.best.{key}": value for key, value in best.values.items()})
-    parent.artifacts[TRIALS] = _json({"trials": [vars(record) for record in trials]})
+    parent.artifacts[TRIALS] = _json({"trials": [record.model_dump() for record in trials]})
 
 
 def _schema(image_shape: Sequence[int]) -> str:

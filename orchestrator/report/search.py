@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.pipeline.manifest import read_json
+from orchestrator.pipeline.manifest import read_record
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
 from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
 from orchestrator.tuning.domains import Choice, Domain, LogUniform
-from orchestrator.tuning.search_budget import SEARCH
+from orchestrator.tuning.request import AskedSearch
+from orchestrator.tuning.search_budget import SEARCH, SearchRecord
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.table import seed_scores, short, short_values
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
@@ -29,8 +30,7 @@ FEWEST_FOR_IMPORTANCE = 4
 class Search:
     """What a search left: how it was asked for, its trials, and its outcome."""
 
-    request: Mapping[str, Any]
-    """`SearchRequest.identity`."""
+    request: AskedSearch
     trials: Sequence[TrialRecord]
     """Best first; those without a result last."""
     outputs: Searched
@@ -39,7 +39,7 @@ class Search:
     @property
     def space(self) -> Space:
         """What was searched."""
-        return Space.model_validate(self.request["space"])
+        return self.request.space
 
     @property
     def scored(self) -> list[TrialRecord]:
@@ -54,11 +54,11 @@ class Search:
 
 def load_search(storage: Storage, manifest: ManifestContent) -> Search | None:
     """The search of a run; None where nothing was searched. Raises `StorageError`."""
-    content = read_json(storage, SEARCH)
-    if content is None or not manifest.done("search"):
+    found = read_record(storage, SEARCH, SearchRecord)
+    if found is None or not manifest.done("search"):
         return None
     trials = sorted(TrialStore(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
-    return Search(content["request"], trials, manifest.searched)
+    return Search(found.request, trials, manifest.searched)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def search_section(search: Search | None) -> SearchSection | None:
                 "score": f"{100 * item.score:.2f}",
                 "values": short_values(item.values),
             }
-            for item in (search.outputs.pareto if search.request["searcher"] == "pareto" else ())
+            for item in (search.outputs.pareto if search.request.searcher == "pareto" else ())
         ],
         trials_chart=trials_chart(search),
         curves_chart=curves_chart(search),
@@ -106,12 +106,12 @@ def _headline(search: Search) -> str:
     counts = ", ".join(
         f"{count} {status.replace('_', ' ')}" for status, count in search.outputs.trials.items()
     )
-    seeds = request["seeds"]
+    seeds = request.seeds
     of = f"mean validation accuracy over {seeds} seeds" if seeds > 1 else "validation accuracy"
     return (
         f"Of {len(search.trials)} trials ({counts}) {best.name} was best: {of} "
         f"{100 * best.quality[0]:.2f} % with {short_values(best.values)}. "
-        f"Searcher {request['searcher']}, scheduler {request['scheduler']}, "
+        f"Searcher {request.searcher}, scheduler {request.scheduler}, "
         f"{duration(search.outputs.seconds)}; the test images were not used."
     )
 

@@ -65,7 +65,8 @@ class SearchCallback(tune.Callback):
         if (record := self._record(trial)) is None or "record" not in result:
             return
         values = dict(result["record"])
-        record.history = [*(r for r in record.history if r["epoch"] < values["epoch"]), values]
+        before = (r for r in record.history if r["epoch"] < values["epoch"])
+        self.store.change(record, history=(*before, values))
         if self.tracker is not None:
             shown = {k: v for k, v in values.items() if k not in ("epoch", "finished")}
             self.tracker.log_metrics(record.name, shown, int(values["epoch"]))
@@ -92,13 +93,13 @@ class SearchCallback(tune.Callback):
 
     def out_of_time(self) -> None:
         """The time is over: what had begun stands as it is."""
-        for record in self.store.trials.values():
+        for record in list(self.store.trials.values()):
             if record.status == "proposed":
                 self._end(record, "out_of_time")
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
-        record.seconds += time.monotonic() - self.began.pop(record.number, time.monotonic())
-        self.store.end(record, status, error)
+        seconds = record.seconds + time.monotonic() - self.began.pop(record.number, time.monotonic())
+        record = self.store.end(record, status, error=error, seconds=seconds)
         self._show(record)
         if record.number not in self.kept:
             self.searcher.observe(record)

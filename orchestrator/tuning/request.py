@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ekd_train.persistence.identity import differing, identity_of
-from ekd_train.settings import Positive, PositiveFloat, Settings
+from ekd_train.settings import Positive, PositiveFloat
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
@@ -16,12 +16,14 @@ POINTS_PER_RANGE = 3
 """Of a grid: a range becomes its ends and its middle."""
 
 
-class SearchRequest(Settings):
-    """`ekd tune`'s options."""
+class AskedSearch(BaseModel):
+    """`ekd tune`'s options as they are stored: perhaps of a version whose schedulers are no more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     space: Space
-    scheduler: SchedulerName = "asha"
-    searcher: SearcherName = "random"
+    scheduler: str = "asha"
+    searcher: str = "random"
     trials: Positive = DEFAULT_TRIALS
     seeds: Positive = 1
     """Networks trained of each configuration; what is compared is their mean."""
@@ -35,6 +37,13 @@ class SearchRequest(Settings):
         """What decides which trials there are, as far as it differs from the defaults; budgets of time and
         place do not."""
         return differing(self, without=("time_budget_s", "max_concurrent"))
+
+
+class SearchRequest(AskedSearch):
+    """`ekd tune`'s options."""
+
+    scheduler: SchedulerName = "asha"
+    searcher: SearcherName = "random"
 
     def default_run_id(self, experiment: Experiment) -> str:
         """The id under which the same command finds the same search again."""

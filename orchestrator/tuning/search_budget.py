@@ -2,16 +2,23 @@
 
 import json
 import time
-from typing import Any
 
-from pydantic import ValidationError
-
+from ekd_train.persistence.records import Record
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.manifest import read_json
+from orchestrator.pipeline.manifest import read_record
 from orchestrator.storage import Storage
-from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.request import AskedSearch, SearchRequest
 
 SEARCH = "search.json"
+
+
+class SearchRecord(Record):
+    """The content of `search.json`."""
+
+    WHAT = "the record of a search"
+
+    request: AskedSearch
+    seconds: float
 
 
 class SearchBudget:
@@ -22,14 +29,14 @@ class SearchBudget:
 
     def __init__(self, storage: Storage, request: SearchRequest) -> None:
         self.storage = storage
-        found = read_json(storage, SEARCH)
-        if found is not None and not _same(found["request"], request):
+        found = read_record(storage, SEARCH, SearchRecord)
+        if found is not None and found.request.identity() != request.identity():
             raise ExperimentError(
                 f"{storage.uri(SEARCH)}: this run searches otherwise (space, trials, seeds, scheduler or "
                 "searcher); use the same options to continue it, or another --run-id"
             )
         self.request = request
-        self.before: float = found["seconds"] if found is not None else 0.0
+        self.before = found.seconds if found is not None else 0.0
         self.began = time.monotonic()
         self.save()
 
@@ -45,13 +52,5 @@ class SearchBudget:
 
     def save(self) -> None:
         """Store it."""
-        content = {"request": self.request.model_dump(mode="json"), "seconds": self.seconds}
-        self.storage.write(SEARCH, json.dumps(content, indent=2).encode())
-
-
-def _same(stored: dict[str, Any], request: SearchRequest) -> bool:
-    """Whether the trials of both are the same; no request is that of a scheduler that is no more."""
-    try:
-        return SearchRequest.model_validate(stored).identity() == request.identity()
-    except ValidationError:
-        return False
+        record = SearchRecord(request=self.request, seconds=self.seconds)
+        self.storage.write(SEARCH, json.dumps(record.model_dump(mode="json"), indent=2).encode())

@@ -8,10 +8,10 @@ needs to be kept while it trains.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from orchestrator.pipeline.manifest import read_json
+from ekd_train.persistence.records import Record
+from orchestrator.pipeline.manifest import read_record
 from orchestrator.storage import Storage
 
 TrialStatus = Literal["proposed", "completed", "pruned", "failed", "out_of_time"]
@@ -20,9 +20,10 @@ ENDED = ("completed", "pruned", "failed")
 """What another start of the search keeps as it is; the rest goes on."""
 
 
-@dataclass
-class TrialRecord:
+class TrialRecord(Record):
     """One trial: what was tried and what came of it."""
+
+    WHAT = "the record of a trial"
 
     number: int
     values: dict[str, Any]
@@ -30,7 +31,7 @@ class TrialRecord:
     cost: float = 0.0
     """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
     status: TrialStatus = "proposed"
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: tuple[dict[str, float], ...] = ()
     """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialRunner.step`)."""
     error: str | None = None
     seconds: float = 0.0
@@ -79,26 +80,31 @@ class TrialStore:
         self.trials: dict[int, TrialRecord] = {}
         for key in storage.list("trials"):
             if re.fullmatch(r"trials/trial-\d+/trial\.json", key):
-                record = _record(read_json(storage, key) or {})
-                self.trials[record.number] = record
+                record = read_record(storage, key, TrialRecord)
+                if record is not None:
+                    self.trials[record.number] = record
 
     def add(self, number: int, values: Mapping[str, Any], cost: float) -> TrialRecord:
         """Note that a trial is to be run; its record."""
-        record = TrialRecord(number, dict(values), cost)
-        self.trials[number] = record
-        self.save(record)
+        record = self.change(TrialRecord(number=number, values=dict(values), cost=cost))
+        self._save(record)
         return record
 
-    def end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
+    def change(self, record: TrialRecord, **changes: Any) -> TrialRecord:
+        """What is known of a trial while it trains; it is stored when it ends."""
+        self.trials[record.number] = record = record.model_copy(update=changes)
+        return record
+
+    def end(self, record: TrialRecord, status: TrialStatus, **changes: Any) -> TrialRecord:
         """Note how a trial ended; checkpoints that nothing can need any more are removed."""
-        record.status, record.error = status, error
-        self.save(record)
+        record = self.change(record, status=status, **changes)
+        self._save(record)
         if status in ("pruned", "failed"):
             self.forget_checkpoints(record)
+        return record
 
-    def save(self, record: TrialRecord) -> None:
-        """Store what is known of a trial."""
-        self.storage.write(_key(record.number), json.dumps(asdict(record)).encode())
+    def _save(self, record: TrialRecord) -> None:
+        self.storage.write(_key(record.number), json.dumps(record.model_dump(mode="json")).encode())
 
     def forget_checkpoints(self, record: TrialRecord) -> None:
         """Remove a trial's checkpoints."""
@@ -109,8 +115,7 @@ class TrialStore:
 
 def find_trial(storage: Storage, number: int) -> TrialRecord | None:
     """What is known of one trial."""
-    content = read_json(storage, _key(number))
-    return _record(content) if content is not None else None
+    return read_record(storage, _key(number), TrialRecord)
 
 
 def best_trial(trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
@@ -130,11 +135,6 @@ def pareto_set(trials: Mapping[int, TrialRecord]) -> list[TrialRecord]:
         if not front or record.quality[0] > front[-1].quality[0]:
             front.append(record)
     return front
-
-
-def _record(content: dict[str, Any]) -> TrialRecord:
-    content.pop("clones", None)  # of an earlier version, which changed trials' settings on the way
-    return TrialRecord(**content)
 
 
 def _key(number: int) -> str:

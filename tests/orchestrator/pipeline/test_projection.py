@@ -64,16 +64,23 @@ def test_an_unfinished_one_has_what_its_newest_whole_checkpoint_has(storage, exp
     assert (state.metrics, state.status) == (values(*range(1, 10)), None)
 
 
+SPACE = {
+    "name": "student",
+    "description": "a test",
+    "domains": {"distillation.temperature": {"uniform": [1, 4], "reason": "a test"}},
+}
+
+
 def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, experiment):
     trials = TrialStore(storage)
     for number, status in enumerate(("completed", "failed")):
         record = trials.add(number, {"distillation.temperature": 2.5}, 1.0)
-        record.history = [each | {"score": 0.5, "finished": 0.0} for each in epochs(1, 2)]
-        trials.end(record, status, "boom" if status == "failed" else None)
+        history = tuple(each | {"score": 0.5, "finished": 0.0} for each in epochs(1, 2))
+        trials.end(record, status, history=history, error="boom" if status == "failed" else None)
     trials.add(2, {"distillation.temperature": 4.0}, 1.0)
     best = {"trial": "trial-0000", "values": {"distillation.temperature": 2.5}, "score": 0.5}
     Manifest.open(storage, experiment, "mine", "f" * 64, "code").finish("search", 1.0, {"best": best})
-    storage.write("search.json", json.dumps({"request": {"space": {"name": "student"}}}).encode())
+    storage.write("search.json", json.dumps({"request": {"space": SPACE}, "seconds": 1.0}).encode())
     runs = project(storage, experiment)
     assert set(runs) == {PARENT, "trial-0000", "trial-0001"}
     assert [runs[name].status for name in ("trial-0000", "trial-0001")] == ["FINISHED", "FAILED"]
@@ -95,7 +102,7 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
 
 
 def test_a_trial_that_begins_has_its_settings():
-    state = trial_state(TrialRecord(3, {"student.members": 4}))
+    state = trial_state(TrialRecord(number=3, values={"student.members": 4}))
     assert (state.params, state.tags, state.status) == ({"student.members": "4"}, {"ekd.trial": "3"}, None)
 
 

@@ -16,6 +16,7 @@ from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.pipeline.summary import summarise
 from orchestrator.report import Evidence
 from orchestrator.report.search import Search
+from orchestrator.tuning.request import AskedSearch
 from orchestrator.tuning.space import load_space
 from orchestrator.tuning.trial_store import TrialRecord
 
@@ -180,7 +181,7 @@ def made_trial(number, score, status="completed", epochs=3, error=None):
         "student.members": 2 + number % 3,
         "perturbation.strength": 0.5 * number,
     }
-    return TrialRecord(number, values, status=status, history=history, error=error)
+    return TrialRecord(number=number, values=values, status=status, history=history, error=error)
 
 
 @pytest.fixture(scope="session")
@@ -192,10 +193,4 @@ def search() -> Search:
     item = TrialOutcome(trial=best.name, values=best.values, score=best.quality[0], cost=120.0)
     trials_by_end = {"completed": 4, "failed": 1, "pruned": 1}
     outputs = Searched(best=item, pareto=(item,), trials=trials_by_end, seconds=75.0)
-    request = {
-        "space": load_space("student").model_dump(mode="json"),
-        "searcher": "random",
-        "scheduler": "asha",
-        "seeds": 1,
-    }
-    return Search(request, ranked, outputs)
+    return Search(AskedSearch(space=load_space("student")), ranked, outputs)

@@ -43,5 +43,5 @@ def test_the_figures_show_the_trials_that_reported(search):
 @pytest.mark.slow
 def test_the_pareto_set_is_shown_where_cost_was_searched_too(evidence, search):
     assert not search_section(search).pareto
-    asked = replace(search, request={**search.request, "searcher": "pareto"})
+    asked = replace(search, request=search.request.model_copy(update={"searcher": "pareto"}))
     assert "Pareto set: no other trial" in render(replace(evidence, search=asked))

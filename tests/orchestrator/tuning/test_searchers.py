@@ -26,7 +26,9 @@ SPACE = Space(
 
 def ended(number: int, values: dict[str, Any], score: float, **changes: Any) -> TrialRecord:
     history = [{"epoch": 1.0, "score": score, "score_nll": 0.0}]
-    return TrialRecord(number, values, **({"status": "completed", "history": history, "cost": 1.0} | changes))
+    return TrialRecord(
+        number=number, values=values, **({"status": "completed", "history": history, "cost": 1.0} | changes)
+    )
 
 
 def goodness(values: dict[str, Any]) -> float:

@@ -14,7 +14,7 @@ def record(number: int, score: float, **changes: Any) -> TrialRecord:
     extra = changes.pop("extra", {})
     history = [{"epoch": 3.0, "score": score, "score_nll": 1.0, **extra}]
     fields: dict[str, Any] = {"status": "completed", "history": history}
-    return TrialRecord(number, {"distillation.temperature": 2.0}, **(fields | changes))
+    return TrialRecord(number=number, values={"distillation.temperature": 2.0}, **(fields | changes))
 
 
 def shown(*records: TrialRecord) -> list[str]:

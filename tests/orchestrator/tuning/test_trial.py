@@ -62,9 +62,8 @@ def test_its_first_seed_is_the_student_that_would_be_trained_in_full(tmp_path: P
 def test_one_that_had_ended_reports_what_it_had_and_trains_nothing(tmp_path: Path) -> None:
     trials = TrialStore(open_storage(str(tmp_path)))
     record = trials.add(0, {}, 1.0)
-    record.history = [{"epoch": epoch, "score": 0.5} for epoch in (1.0, 2.0)]
-    trials.end(record, "pruned")
-    trials.end(trials.add(1, {}, 1.0), "failed", "TrainingDiverged: nan")
+    trials.end(record, "pruned", history=tuple({"epoch": epoch, "score": 0.5} for epoch in (1.0, 2.0)))
+    trials.end(trials.add(1, {}, 1.0), "failed", error="TrainingDiverged: nan")
     trial, executor = begun(tmp_path)
     assert [(r["epoch"], r["done"]) for r in (trial.step(), trial.step())] == [(1, False), (2, True)]
     assert trial.reset_config({"number": 1, "values": {}})

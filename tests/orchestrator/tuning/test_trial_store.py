@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.errors import ExperimentError
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, find_trial, pareto_set
 
@@ -19,7 +21,7 @@ def storage(tmp_path: Path) -> Storage:
 def record(number: int, score: float, **changes: Any) -> TrialRecord:
     history = [{"epoch": 1.0, "score": score, "score_nll": changes.pop("nll", 1.0), "finished": 1.0}]
     fields: dict[str, Any] = {"status": "completed", "history": history, "cost": 10.0}
-    return TrialRecord(number, {"a": number}, **(fields | changes))
+    return TrialRecord(number=number, values={"a": number}, **(fields | changes))
 
 
 def by_number(*records: TrialRecord) -> dict[int, TrialRecord]:
@@ -30,12 +32,21 @@ def test_another_start_finds_every_trial_as_it_was(storage: Storage) -> None:
     trials = TrialStore(storage)
     first = trials.add(0, {"distillation.temperature": 2.5, "student.members": 3}, 12.0)
     trials.add(1, {"distillation.temperature": 4.0, "student.members": 2}, 8.0)
-    first.history.append({"epoch": 1.0, "score": 0.5, "score_nll": 1.5})
-    trials.end(first, "failed", "TrainingDiverged: student")
+    first = trials.change(first, history=({"epoch": 1.0, "score": 0.5, "score_nll": 1.5},))
+    first = trials.end(first, "failed", error="TrainingDiverged: student")
     assert TrialStore(storage).trials == trials.trials
     assert find_trial(storage, 0) == first
     assert [TrialStore(storage).trials[n].ended for n in (0, 1)] == [True, False]
     assert find_trial(storage, 7) is None
+
+
+def test_what_an_earlier_version_left_is_read_and_of_a_newer_one_is_refused(storage: Storage) -> None:
+    first = record(0, 0.5).model_dump(exclude={"format"}) | {"clones": []}
+    storage.write("trials/trial-0000/trial.json", json.dumps(first).encode())
+    assert TrialStore(storage).trials == {0: record(0, 0.5)}
+    storage.write("trials/trial-0000/trial.json", json.dumps(first | {"format": 99}).encode())
+    with pytest.raises(ExperimentError, match="of a newer version of ekd"):
+        TrialStore(storage)
 
 
 def test_checkpoints_go_with_a_trial_that_nothing_continues(storage: Storage) -> None:
@@ -52,7 +63,7 @@ def test_the_best_is_the_most_accurate_then_the_surest_then_the_first() -> None:
     assert best_trial(by_number(record(0, 0.8), record(1, 0.9), record(2, 0.85))).number == 1  # type: ignore[union-attr]
     assert best_trial(by_number(record(0, 0.9, nll=0.5), record(1, 0.9, nll=0.4))).number == 1  # type: ignore[union-attr]
     assert best_trial(by_number(record(0, 0.9), record(1, 0.9))).number == 0  # type: ignore[union-attr]
-    assert best_trial(by_number(TrialRecord(0, {}))) is None
+    assert best_trial(by_number(TrialRecord(number=0, values={}))) is None
 
 
 def test_the_pareto_set_holds_what_nothing_beats_in_both() -> None:
