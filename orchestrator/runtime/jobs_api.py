@@ -7,6 +7,7 @@ submission id cannot be used twice.
 
 import asyncio
 import contextlib
+import logging
 import re
 import shlex
 import shutil
@@ -180,7 +181,9 @@ class Jobs:
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    return JobSubmissionClient(address)
+    client = JobSubmissionClient(address)
+    logging.getLogger("ray").setLevel(logging.WARNING)  # what it uploads, and each connection that it closes
+    return client
 
 
 @dataclass(frozen=True)
