@@ -19,7 +19,7 @@ from orchestrator.runtime.ray_session import start_ray, stop_ray
 from orchestrator.runtime.token import token_warning
 from orchestrator.storage import open_storage
 from orchestrator.storage.data_source import local_data
-from orchestrator.storage.preflight import check
+from orchestrator.storage.preflight import check_storage
 from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 
@@ -58,12 +58,9 @@ def _storage(experiment: Experiment) -> str:
     kept = experiment.storage
     storage = open_storage(kept.uri, kept.endpoint_url, patience_s=PATIENCE_S)
     with nothing_left(storage.local_folder):
-        steps = check(storage)
-    for step in steps:
-        if step.error is not None:
-            raise step.error
-    warnings = "".join(f"; {step.warning}" for step in steps if step.warning)
-    return f"{storage.uri()}: {', '.join(step.name for step in steps)}{warnings}"
+        warning = check_storage(storage)
+    tried = "write, conditional write, read, list, delete"
+    return f"{storage.uri()}: {tried}{f'; {warning}' if warning else ''}"
 
 
 def _tracking(experiment: Experiment) -> str:

@@ -18,8 +18,7 @@ from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.data_source import local_data
-from orchestrator.storage.preflight import check as check_storage
-from orchestrator.storage.preflight import check_room
+from orchestrator.storage.preflight import check_room, check_storage
 from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
 
 PATIENCE_S = 10.0
@@ -73,9 +72,7 @@ def check(
         impatient = open_storage(
             experiment.storage.uri, experiment.storage.endpoint_url, patience_s=PATIENCE_S
         )
-        for step in check_storage(impatient):
-            if step.error is not None:
-                raise step.error
+        check_storage(impatient)
         check_continuable(impatient.child(run_id), experiment, run_id, description.fingerprint)
         check_tracking(tracking_uri)
         # It imports torch, 2 s that nobody waits for whose input is wrong.
