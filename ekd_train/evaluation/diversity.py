@@ -29,32 +29,28 @@ def diversity(probs: Tensor) -> dict[str, float]:
     """
     if probs.ndim != 3 or 0 in probs.shape:
         raise ValueError(f"probs must be (s, b, c), none of them 0, not {tuple(probs.shape)}")
-    return {name: value.item() for name, value in _measure(probs).items()}
+    return {name: value.item() for name, value in _measured(probs).items()}
 
 
 @torch.no_grad()
 def diversity_in_training(logits: Tensor | None) -> dict[str, Tensor]:
     """`diversity` of `logits (s, b, c)` at temperature 1, left on their device; nothing for None."""
-    return {} if logits is None else _measure(F.softmax(logits.double(), dim=-1))
+    return {} if logits is None else _measured(F.softmax(logits.double(), dim=-1))
 
 
-def _measure(probs: Tensor) -> dict[str, Tensor]:
-    if len(probs) == 1:
+def _measured(probs: Tensor) -> dict[str, Tensor]:
+    """In float64. Σ over ordered pairs of p_i · (log p_i - log p_j) is `s Σ_i p_i · log p_i - Σ_i p_i · Σ_j
+    log p_j`; with n_c votes for class c, Σ_c n_c (n_c - 1) of the s (s - 1) ordered pairs agree."""
+    members, images, classes = probs.shape
+    if members == 1:
         return {}
-    return {"pairwise_kl": _pairwise_kl(probs.double()), "agreement": _agreement(probs)}
-
-
-def _pairwise_kl(probs: Tensor) -> Tensor:
-    """Σ over ordered pairs of p_i · (log p_i - log p_j) is `s Σ_i p_i · log p_i - Σ_i p_i · Σ_j log p_j`."""
-    members, images, _ = probs.shape
+    votes = F.one_hot(probs.argmax(dim=-1), classes).sum(dim=0).double()
+    probs = probs.double()
     log_probs = (probs + PROB_FLOOR).log()
     own = members * (probs * log_probs).sum()
     crossed = (probs.sum(dim=0) * log_probs.sum(dim=0)).sum()
-    return ((own - crossed) / (members * (members - 1) * images)).clamp(min=0)
-
-
-def _agreement(probs: Tensor) -> Tensor:
-    """With n_c votes for class c, Σ_c n_c (n_c - 1) of the s (s - 1) ordered pairs agree."""
-    members, _, classes = probs.shape
-    votes = F.one_hot(probs.argmax(dim=-1), classes).sum(dim=0).double()
-    return ((votes * (votes - 1)).sum(dim=-1) / (members * (members - 1))).mean()
+    pairs = members * (members - 1)
+    return {
+        "pairwise_kl": ((own - crossed) / (pairs * images)).clamp(min=0),
+        "agreement": ((votes * (votes - 1)).sum(dim=-1) / pairs).mean(),
+    }

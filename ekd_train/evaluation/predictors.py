@@ -24,22 +24,12 @@ class Predictors:
 
 
 def load_predictors(
-    networks: Networks,
-    control: TrainingRun,
-    student: TrainingRun,
-    device: torch.device,
+    networks: Networks, control: TrainingRun, student: TrainingRun, device: torch.device
 ) -> Predictors:
-    """Build them and fill in the stored weights.
+    """Build the networks of a run, and fill in the stored weights.
 
-    Args:
-        networks: of the run.
-        control: its control.
-        student: its student, which names the teachers.
-        device: where they go.
-
-    Raises:
-        DamagedCheckpoint: weights are not the bytes that were stored.
-        LookupError: a network is not stored.
+    Raises `DamagedCheckpoint` where these are not the bytes that were stored, `LookupError` where there are
+    none.
     """
 
     def load(run: TrainingRun) -> nn.Module:

@@ -11,24 +11,34 @@ from torch import Tensor, nn
 from ekd_train.data.tensors import TrainingData
 from ekd_train.data.user_cache import cache_folder
 from ekd_train.distributed import Workers
+from ekd_train.errors import EkdError
 from ekd_train.evaluation.evaluate import averaging_gap_warning, validate
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoint, Checkpoints
 from ekd_train.settings import Factors, TrainingRun
 from ekd_train.training.batches import Batches
-from ekd_train.training.build_step import build_step
-from ekd_train.training.divergence import TrainingDiverged, all_finite, diverged
 from ekd_train.training.optimiser import set_learning_rate
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.schedule import learning_rate_factor, linear_warmup
-from ekd_train.training.selection import is_better, selected_by
 from ekd_train.training.speed import computing
-from ekd_train.training.state import Progress, load_state_tensors, state_tensors
+from ekd_train.training.state import (
+    Progress,
+    all_finite,
+    load_state_tensors,
+    quality,
+    selected_by,
+    state_tensors,
+)
+from ekd_train.training.step import build_step
 from ekd_train.training.teacher_cache import open_cache
 
 PROGRESS_EVERY_S = 0.5
 LOSS_CHECKED_EVERY = 20
 """Steps, where reading the loss waits for a GPU or for other workers; a NaN stays until then."""
+
+
+class TrainingDiverged(EkdError):
+    """Loss or weights are not finite any more; the message says where, and what to go back to."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,8 @@ class Loop:
             raise self._diverged(str(error), step, self._set_learning_rate(step)) from None
         record = {"epoch": float(epoch), **losses, **found}
         self.history.append(record)
-        if is_better(record, self.progress.best, selected_by(self.run)):
+        best, by = self.progress.best, selected_by(self.run)
+        if best is None or quality(record, by) > quality(best, by):  # equals keep the earlier epoch
             self.progress.best = record
             self.best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
         if self.workers.is_first:
@@ -243,11 +254,9 @@ class Loop:
             raise self._diverged("the weights became infinite or NaN", step, rate)
 
     def _diverged(self, what: str, step: int, rate: float) -> TrainingDiverged:
-        return diverged(
-            self.run,
-            what,
-            step=step,
-            epoch=step // self.batches.per_epoch + 1,
-            learning_rate=rate,
-            checkpoint=self.checkpoints.key(self.saved) if self.saved is not None else None,
+        epoch = step // self.batches.per_epoch + 1
+        good = "none yet" if self.saved is None else self.checkpoints.key(self.saved)
+        return TrainingDiverged(
+            f"{self.run.name}: {what} at step {step + 1} (epoch {epoch}), learning rate {rate:.4g}; "
+            f"last good checkpoint: {good}. Lower the learning rate or lengthen the warm-up"
         )

@@ -1,12 +1,4 @@
-"""SGD with the factors of a BatchEnsemble apart, and the authors' rule for their gradients.
-
-The order of one update::
-
-    set_learning_rate(optimiser, ...)
-    loss.backward()
-    adjust_factor_gradients(optimiser)
-    optimiser.step()
-"""
+"""SGD with the factors of a BatchEnsemble apart, and the authors' rule for their gradients."""
 
 import torch
 from torch import nn
@@ -71,11 +63,7 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
 def set_learning_rate(optimiser: torch.optim.SGD, factor: float, factor_warmup: float = 1.0) -> None:
     """Every group's learning rate for the next step.
 
-    Args:
-        optimiser: from `build_optimiser`.
-        factor: of the schedule (`schedule.learning_rate_factor`), for all groups.
-        factor_warmup: on top of it for the BatchEnsemble factors (`schedule.linear_warmup` over
-            `Factors.warmup_epochs`).
+    `factor`: of the schedule, for all groups; `factor_warmup`: on top of it for the BatchEnsemble factors.
     """
     for group in optimiser.param_groups:
         warmup = factor_warmup if group["name"] == "factors" else 1.0
@@ -90,8 +78,7 @@ def adjust_factor_gradients(optimiser: torch.optim.SGD) -> None:
     toward 1, where members agree, not 0 (Nam et al. 2022, released code: the 1/M of L_WD's second sum
     is undone likewise). `Factors.gradient_scale` and `Factors.decay` switch either part off.
 
-    Call it once a step, on complete gradients: after `backward` (in data-parallel training, that is
-    after synchronisation) and, with a gradient scaler, after `unscale_`.
+    Call it once a step, on complete gradients, between `backward` and `optimiser.step`.
     """
     for group in optimiser.param_groups:
         if group["name"] != "factors":

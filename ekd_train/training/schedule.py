@@ -23,15 +23,10 @@ def learning_rate_factor(schedule: Schedule, *, step: int, steps_per_epoch: int,
     Returns:
         A factor in [0, 1].
 
-    Raises:
-        ValueError: a negative step, or a training without steps.
-
     >>> recipe = Schedule(kind="cosine", warmup_epochs=5)
     >>> [learning_rate_factor(recipe, step=s, steps_per_epoch=10, epochs=25) for s in (0, 25, 50, 150)]
     [0.0, 0.5, 1.0, 0.5]
     """
-    if step < 0 or steps_per_epoch < 1 or epochs < 1:
-        raise ValueError(f"no step {step} in {epochs} epochs of {steps_per_epoch} steps")
     total = steps_per_epoch * epochs
     warmup_steps = schedule.warmup_epochs * steps_per_epoch
     warmup = linear_warmup(step, warmup_steps=warmup_steps, start=schedule.warmup_start)

@@ -1,12 +1,13 @@
-"""What a checkpoint of a run holds: how far it has come, its weights, and the optimiser's momenta."""
+"""What a run is at between epochs: how far it has come, which epoch was best, its weights and momenta."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ekd_train.settings import TrainingRun
 from ekd_train.training.trainee import Trainee
 
 TRAINEE, MOMENTUM = "trainee.", "momentum."
@@ -51,3 +52,19 @@ def load_state_tensors(
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def selected_by(run: TrainingRun) -> str:
+    """Whose validation accuracy judges an epoch of `run`: "averaged" or "members"."""
+    return run.student.select_by if run.student is not None and run.student.method != "kd" else "averaged"
+
+
+def quality(record: Mapping[str, float], by: str) -> tuple[float, float]:
+    """Validation accuracy of what `selected_by` names and minus its NLL: the greater tuple is the better."""
+    return record[f"{by}/accuracy"], -record[f"{by}/nll"]
+
+
+def all_finite(module: nn.Module) -> bool:
+    """True if every floating-point parameter and buffer is finite everywhere."""
+    tensors = [t for t in module.state_dict().values() if t.is_floating_point()]
+    return bool(torch.stack([t.isfinite().all() for t in tensors]).all())

@@ -1,20 +1,25 @@
-"""One update of one network, from grey levels to changed weights."""
+"""One update of one network, from grey levels to changed weights; and what it is built of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ekd_train.data.augment import AugmentationDraw, augment
+from ekd_train.data.augment import AugmentationDraw, as_float, augment
+from ekd_train.data.seeds import derive_seed
+from ekd_train.data.tensors import TrainingData
+from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity_in_training
+from ekd_train.models.build_network import build_network
 from ekd_train.models.stages import logits_and_features
 from ekd_train.models.teachers import Teachers
-from ekd_train.objectives import Objective, Predictions
+from ekd_train.objectives import Objective, Predictions, build_objective, objective_for
 from ekd_train.perturbations import Draw, apply, changes_images
-from ekd_train.settings import PerturbationSettings, Speed
-from ekd_train.training.optimiser import adjust_factor_gradients
-from ekd_train.training.speed import computing
-from ekd_train.training.trainee import Trainee
+from ekd_train.settings import PerturbationSettings, Speed, TrainingRun
+from ekd_train.training.optimiser import adjust_factor_gradients, build_optimiser
+from ekd_train.training.speed import computing, lay_out
+from ekd_train.training.trainee import Trainee, build_trainee
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,45 @@ class Step:
             return teachers(images), None
         pairs = [logits_and_features(teacher, images) for teacher in teachers]
         return torch.stack([logits for logits, _ in pairs]), [features for _, features in pairs]
+
+
+def build_step(
+    run: TrainingRun,
+    data: TrainingData,
+    workers: Workers,
+    teachers: Teachers | None,
+    start: Mapping[str, Tensor] | None,
+) -> Step:
+    """The untrained network of `run` on the workers' device, with all that updates it.
+
+    Weights are drawn from torch's global generator, which is seeded by the run's seed and name first, or
+    are `start`. The teachers are laid out in memory as the network is, in place.
+
+    Raises:
+        ValueError: settings that do not fit the network or each other; the message says which.
+    """
+    torch.manual_seed(derive_seed(run.seed, run.name, "weights"))
+    network = build_network(run, data.spec, start).to(workers.device)
+    for module in (network, teachers):
+        if module is not None:
+            lay_out(module, run.training.speed)
+    objective = _objective(run)
+    trainee = build_trainee(network, objective, teachers, as_float(data.train.images[:2]))
+    factors = run.student.factors if run.student is not None else None
+    temperature = run.distillation.temperature if run.distillation is not None else 1.0
+    return Step(
+        trainee=trainee.train(),
+        parallel=workers.parallel(trainee),
+        objective=objective,
+        perturbation=run.perturbation,
+        perturbation_temperature=run.perturbation.temperature or temperature,
+        optimiser=build_optimiser(trainee, run.training, factors),
+        speed=run.training.speed,
+    )
+
+
+def _objective(run: TrainingRun) -> Objective:
+    if run.student is None:
+        return build_objective("label", run.distillation)
+    chosen = run.distillation.objective if run.distillation is not None else "auto"
+    return build_objective(objective_for(run.student.method, chosen), run.distillation)

@@ -20,7 +20,7 @@ from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun, TrialStep
 from ekd_train.training.loop import Loop
 from ekd_train.training.reporter import Reporter
-from ekd_train.training.selection import quality, selected_by
+from ekd_train.training.state import quality, selected_by
 from ekd_train.workers.jobs import keep_trained
 
 

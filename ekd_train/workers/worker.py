@@ -21,7 +21,7 @@ from ekd_train.distributed import Workers
 from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
-from ekd_train.training.divergence import TrainingDiverged
+from ekd_train.training.loop import TrainingDiverged
 from ekd_train.training.reporter import Reporter
 from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute

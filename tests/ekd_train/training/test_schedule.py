@@ -62,16 +62,3 @@ def test_training_twice_as_long_passes_the_same_factors_half_as_fast(kind):
 def test_linear_warmup_takes_fractional_lengths():
     assert [linear_warmup(step, warmup_steps=2.5) for step in range(4)] == pytest.approx([0, 0.4, 0.8, 1])
     assert linear_warmup(0, warmup_steps=0) == 1
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        {"step": -1, "steps_per_epoch": 1, "epochs": 1},
-        {"step": 0, "steps_per_epoch": 0, "epochs": 1},
-        {"step": 0, "steps_per_epoch": 1, "epochs": 0},
-    ],
-)
-def test_steps_outside_a_training_are_refused(where):
-    with pytest.raises(ValueError, match="no step"):
-        learning_rate_factor(LATENT_BE, **where)
