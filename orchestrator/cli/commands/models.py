@@ -10,7 +10,7 @@ from orchestrator.cli.registry_client import check_model_name, open_registry
 from orchestrator.cli.terminal import results_console
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.summary import compact
-from orchestrator.registry import list_versions
+from orchestrator.registry.listing import list_versions
 
 _HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
     "val.\nacc. %": ("validation.accuracy", lambda value: f"{100 * value:.2f}"),

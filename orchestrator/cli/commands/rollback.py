@@ -4,7 +4,7 @@ import argparse
 
 from orchestrator.cli.registry_client import check_model_name, open_registry
 from orchestrator.experiment.redaction import visible
-from orchestrator.registry import roll_back
+from orchestrator.registry.champion import roll_back
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.planning.submission import why_not_elsewhere
-from orchestrator.registry import code_version
+from orchestrator.registry.provenance import code_version
 from orchestrator.runtime.address import dashboard_url
 from orchestrator.runtime.jobs_api import Submission, follow, start
 from orchestrator.tuning.space import packaged_spaces

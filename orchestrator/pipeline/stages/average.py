@@ -8,7 +8,7 @@ from ekd_train.persistence.networks import AVERAGED, load_average, save_average
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.manifest_content import Averaged
 from orchestrator.pipeline.run_context import RunContext
-from orchestrator.registry import weights_sha256
+from orchestrator.registry.provenance import weights_sha256
 
 
 def average(context: RunContext) -> Averaged:

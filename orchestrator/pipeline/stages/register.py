@@ -12,9 +12,9 @@ from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
 from orchestrator.pipeline.summary import summarise
 from orchestrator.planning.preflight import Checked
-from orchestrator.registry import MAX_DESCRIPTION_CHARACTERS, lineage_tags, register_averaged_student
 from orchestrator.registry.model_card import CARD, fitted, model_card
-from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG
+from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG, lineage_tags
+from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, register_averaged_student
 from orchestrator.report.findings import RESAMPLES, SEED
 from orchestrator.tracking import TrackingError
 

@@ -13,7 +13,8 @@ from orchestrator.cli.main import main
 from orchestrator.errors import CONTINUES, ExperimentError, continuable
 from orchestrator.pipeline.lease import LeaseHeld
 from orchestrator.pipeline.run_context import RunFailed
-from orchestrator.registry import ExportError, NoSuchVersion
+from orchestrator.registry.champion import NoSuchVersion
+from orchestrator.registry.exported_model import ExportError
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.storage import MissingKey, StorageError
 from orchestrator.tracking import TrackingError

@@ -21,7 +21,8 @@ from orchestrator.export import formats as module
 from orchestrator.export.formats import Source, export_network, format_of
 from orchestrator.export.source import from_run
 from orchestrator.pipeline.manifest import Manifest
-from orchestrator.registry import ExportError, weights_sha256
+from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.provenance import weights_sha256
 from orchestrator.storage import open_storage
 
 SHAPE = (1, 8, 8)

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from ekd_train.models import build_model
 from ekd_train.settings import Architecture
 from orchestrator.cli.main import main
-from orchestrator.registry import register_averaged_student
 from orchestrator.registry.exported_model import ARCHIVE_TAG
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
+from orchestrator.registry.registration import register_averaged_student
 
 pytestmark = pytest.mark.slow
 

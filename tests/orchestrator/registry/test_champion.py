@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cli.main import main
-from orchestrator.registry import (
+from orchestrator.registry.champion import (
     Move,
     NoSuchVersion,
     champion_of,
     champions,
     history,
-    list_versions,
     move_champion,
     roll_back,
 )
+from orchestrator.registry.listing import list_versions
 from orchestrator.tracking.connection import connect
 
 

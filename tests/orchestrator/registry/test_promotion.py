@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from orchestrator.registry import Validation, decide_promotion
+from orchestrator.registry.promotion import Validation, decide_promotion
 
 GOOD = Validation(0.90, 0.30)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.registry import code_version, weights_sha256
+from orchestrator.registry.provenance import code_version, weights_sha256
 
 
 @pytest.fixture

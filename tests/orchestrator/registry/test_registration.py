@@ -8,13 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.registry import (
-    ExportError,
-    check_model_name,
-    lineage_tags,
-    register_averaged_student,
-    weights_sha256,
-)
+from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.provenance import lineage_tags, weights_sha256
+from orchestrator.registry.registration import check_model_name, register_averaged_student
 from orchestrator.tracking import TrackingError
 
 IMAGES = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)

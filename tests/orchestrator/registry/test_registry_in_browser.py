@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 from orchestrator.cli.main import main
-from orchestrator.registry import list_versions
+from orchestrator.registry.listing import list_versions
 from orchestrator.tracking.connection import connect
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ import ray
 import torch
 
 from ekd_train.models import build_model
-from orchestrator.registry import register_averaged_student
+from orchestrator.registry.registration import register_averaged_student
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "serve_student.py"
 SHAPE = (1, 8, 8)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ekd_train.models import build_model
-from orchestrator.registry import register_averaged_student
+from orchestrator.registry.registration import register_averaged_student
 
 # A torch for GPUs is several GB, which pip may have to fetch.
 pytestmark = [pytest.mark.slow, pytest.mark.installs, pytest.mark.timeout(1200)]

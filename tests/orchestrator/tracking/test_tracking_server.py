@@ -139,7 +139,7 @@ def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypat
     import numpy as np
     import torch
 
-    from orchestrator.registry import register_averaged_student
+    from orchestrator.registry.registration import register_averaged_student
 
     tracker = open_run(server)
     torch.manual_seed(0)
