@@ -20,8 +20,7 @@ def diversity(probs: Tensor) -> dict[str, float]:
     Returns:
         `pairwise_kl` >= 0 and `agreement` in [0, 1]; nothing for a single predictor, which has no pair.
 
-    Raises:
-        ValueError: another number of axes, or no images.
+    Raises `ValueError`: another number of axes, or no images.
 
     >>> import torch
     >>> diversity(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))

@@ -69,8 +69,7 @@ def build_objective(name: str, distillation: Distillation | None) -> Objective:
         name: a key of `OBJECTIVES` ("auto" is resolved before, by `objective_for`).
         distillation: its settings; None only for `label`, which has none.
 
-    Raises:
-        ValueError: an unknown name, or no settings for an objective that has some.
+    Raises `ValueError`: an unknown name, or no settings for an objective that has some.
     """
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")

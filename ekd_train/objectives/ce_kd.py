@@ -36,8 +36,7 @@ def ce_kd(
     Returns:
         A scalar >= 0.
 
-    Raises:
-        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
+    Raises `ValueError`: shapes that do not fit, s != k, or a temperature that is not positive.
     """
     label = label_ce(student_clean_logits, labels)
     return (1 - alpha) * label + alpha * member_kl(student_logits, teacher_logits, temperature=temperature)

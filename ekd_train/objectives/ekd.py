@@ -46,8 +46,7 @@ def ekd(
     Returns:
         `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
 
-    Raises:
-        ValueError: shapes that do not fit, or missing teachers or features.
+    Raises `ValueError`: shapes that do not fit, or missing teachers or features.
     """
 
     def label() -> Tensor:
@@ -81,8 +80,7 @@ def ekd(
 def feature_mse(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     """`Σ_n mean((student feature n - teacher feature n)²)`; no gradient reaches the teachers.
 
-    Raises:
-        ValueError: different numbers of maps, or a pair of different shapes.
+    Raises `ValueError`: different numbers of maps, or a pair of different shapes.
     """
     if len(student_features) != len(teacher_features) or not student_features:
         raise ValueError(f"{len(student_features)} branch features for {len(teacher_features)} teachers")

@@ -16,8 +16,7 @@ class FeatureProjections(nn.Module):
         student_channels: channels of each branch's feature map.
         teacher_channels: channels of each teacher's feature map, in the same order.
 
-    Raises:
-        ValueError: there are not as many branches as teachers.
+    Raises `ValueError`: there are not as many branches as teachers.
     """
 
     def __init__(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:

@@ -19,8 +19,7 @@ def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar >= 0.
 
-    Raises:
-        ValueError: the shapes do not fit.
+    Raises `ValueError`: the shapes do not fit.
 
     >>> label_ce(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
     tensor(4.)

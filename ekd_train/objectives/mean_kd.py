@@ -22,8 +22,7 @@ def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     Returns:
         A scalar >= τ² times the entropy of the target (cross-entropy, not KL), a mean over the batch.
 
-    Raises:
-        ValueError: shapes that do not fit, or a temperature that is not positive.
+    Raises `ValueError`: shapes that do not fit, or a temperature that is not positive.
 
     >>> mean_kd(torch.zeros(2, 4), torch.zeros(3, 2, 4), temperature=1.0).exp()
     tensor(4.)

@@ -27,8 +27,7 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
         mean over members, a parameter that only one member has gets 1/s of that member's gradient;
         `ekd_train.training.optimiser.adjust_factor_gradients` undoes it.
 
-    Raises:
-        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
+    Raises `ValueError`: shapes that do not fit, s != k, or a temperature that is not positive.
     """
     check_student_and_teachers(student_logits, teacher_logits, members=True)
     target_probs = tempered_log_probs(teacher_logits, temperature).exp()
@@ -46,8 +45,7 @@ def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     Returns:
         A scalar >= 0, zero when every member equals its teacher.
 
-    Raises:
-        ValueError: shapes that do not fit, s != k, or a temperature that is not positive.
+    Raises `ValueError`: shapes that do not fit, s != k, or a temperature that is not positive.
     """
     check_student_and_teachers(student_logits, teacher_logits, members=True)
     teachers = tempered_log_probs(teacher_logits, temperature)

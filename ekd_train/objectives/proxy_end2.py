@@ -35,8 +35,7 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Returns:
         A float64 scalar > 0.
 
-    Raises:
-        ValueError: shapes that do not fit, or fewer than two classes.
+    Raises `ValueError`: shapes that do not fit, or fewer than two classes.
     """
     check_student_and_teachers(student_logits, teacher_logits, members=False)
     classes = student_logits.shape[-1]

@@ -7,8 +7,7 @@ from torch import Tensor
 def tempered_log_probs(logits: Tensor, temperature: float) -> Tensor:
     """`log_softmax(logits / τ)` over the last axis, in float32 at least (bf16 has 3 digits).
 
-    Raises:
-        ValueError: the temperature is not positive.
+    Raises `ValueError`: the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -41,8 +40,7 @@ def check_student_and_teachers(student_logits: Tensor, teacher_logits: Tensor, *
         teacher_logits: must be `(k, b, c)` with the student's b and c; with `members`, k = s.
         members: whether student members are paired with teachers.
 
-    Raises:
-        ValueError: on any other shape.
+    Raises `ValueError`: on any other shape.
     """
     student, teachers = tuple(student_logits.shape), tuple(teacher_logits.shape)
     if len(student) != (3 if members else 2):

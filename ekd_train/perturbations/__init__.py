@@ -32,8 +32,6 @@ __all__ = [
     "apply",
     "changes_images",
     "draw",
-    "needs_student",
-    "needs_teachers",
     "perturb",
 ]
 
@@ -45,16 +43,6 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "tdiv": Perturbation(tdiv, drawn_teachers=2),
     "tdiv_sdiv": Perturbation(tdiv_sdiv, drawn_teachers=2, needs_student=True),
 }
-
-
-def needs_teachers(kind: PerturbationKind) -> bool:
-    """Whether this kind evaluates teachers."""
-    return _perturbation(kind).drawn_teachers > 0
-
-
-def needs_student(kind: PerturbationKind) -> bool:
-    """Whether this kind evaluates members of the student."""
-    return _perturbation(kind).needs_student
 
 
 def changes_images(kind: PerturbationKind, strength: float) -> bool:
@@ -72,8 +60,7 @@ def draw(kind: PerturbationKind, generator: torch.Generator, *, batch_size: int,
         batch_size: images in the global batch.
         num_teachers: k.
 
-    Raises:
-        ValueError: an unknown kind, or fewer teachers than it evaluates.
+    Raises `ValueError` for an unknown kind, or fewer teachers than it evaluates.
     """
     drawn = _perturbation(kind).drawn_teachers
     if num_teachers < drawn:
@@ -98,9 +85,8 @@ def apply(
 
     A pure function: the same arguments give the same images, and networks are left as they were.
 
-    Raises:
-        ValueError: an unknown kind, a negative strength, a temperature that is not positive, choices
-            for another number of images, or a student without the members that this kind evaluates.
+    Raises `ValueError` for an unknown kind, a negative strength, a temperature that is not positive, choices
+    for another number of images, or a student without the members that this kind evaluates.
     """
     perturbation = _perturbation(kind)
     if not strength >= 0:
@@ -146,9 +132,7 @@ def perturb(
         Detached images in [0, 1], of the same shape, dtype and memory format. Only the drawn networks
         are evaluated, in eval mode; no parameter, buffer, gradient or mode of theirs is changed.
 
-    Raises:
-        ValueError: an unknown kind, arguments out of range, too few teachers, or a student without
-            the members that the kind evaluates.
+    Raises `ValueError` for the same, and for fewer teachers than the kind evaluates.
     """
     choices = draw(kind, generator, batch_size=len(images), num_teachers=len(teachers))
     return apply(

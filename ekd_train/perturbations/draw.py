@@ -34,8 +34,7 @@ class Draw:
     def rows(self, start: int, stop: int) -> "Draw":
         """The choices for images `[start, stop)` of this draw's own.
 
-        Raises:
-            ValueError: the rows are not within the draw.
+        Raises `ValueError`: the rows are not within the draw.
         """
         if not 0 <= start <= stop <= self.stop - self.start:
             raise ValueError(f"rows [{start}, {stop}) are not within {self.stop - self.start} images")

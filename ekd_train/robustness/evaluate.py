@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ekd_train.evaluation.bootstrap import BootstrapOfMeans, Paired
 from ekd_train.evaluation.evaluate import predict
 from ekd_train.metrics import all_metrics, per_image
-from ekd_train.robustness.corruption_error import corruption_errors, mean_corruption_error
 from ekd_train.robustness.corruptions import corrupt
 from ekd_train.robustness.ood_detection import MERITS, SCORES, BootstrapOfDetection, unsureness
 from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
@@ -64,7 +63,7 @@ def under_corruption(
     Returns:
         For each predictor `kinds` (kind -> severity -> metrics), `severities` (severity -> their means
         over the kinds), `mean` (over all), `ce` (kind -> corruption error) and `mce`, see
-        `corruption_error` for when these are absent; and of the mean accuracy and NLL the 95 % `intervals`
+        `corruption_errors` for when these are absent; and of the mean accuracy and NLL the 95 % `intervals`
         (metric -> [low, high]) and, but for the control, `minus_control` (metric -> value, low and high).
         Images are resampled, each with all its corruptions.
     """
@@ -157,6 +156,34 @@ def summarised(
     }
     mce = mean_corruption_error(errors, reference)
     return summary if mce is None else summary | {"mce": mce}
+
+
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """The corruption error of each kind: `CE = Σ_severity error / Σ_severity error of the baseline`.
+
+    Hendrycks and Dietterich (2019), whose baseline is AlexNet; below 1 is more robust than the baseline.
+    A kind of which the baseline gets everything right has no corruption error and is left out.
+
+    Args:
+        errors: by kind, the fraction of wrong images at each severity.
+        baseline: the same of the baseline, same kinds and severities.
+
+    >>> corruption_errors({"fog": [0.1, 0.2]}, {"fog": [0.2, 0.4]})
+    {'fog': 0.5}
+    """
+    return {
+        kind: sum(values) / total for kind, values in errors.items() if (total := sum(baseline[kind])) > 0
+    }
+
+
+def mean_corruption_error(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> float | None:
+    """The mean of `corruption_errors` over all kinds; None if one of them has none."""
+    each = corruption_errors(errors, baseline)
+    return sum(each.values()) / len(each) if len(each) == len(errors) else None
 
 
 def _errors(kinds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, list[float]]:

@@ -31,8 +31,7 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
 
     Its test images; all of them where it has no test split of its own.
 
-    Raises:
-        DataError: its files are missing or damaged.
+    Raises `DataError`: its files are missing or damaged.
     """
     size = shape[1] if name in RESIZED_WHEN_READ else None
     source = LOADERS[name](DataSettings(name=name, root=root, image_size=size))
@@ -43,8 +42,7 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
 def load_held_out(settings: DataSettings, most: int) -> OodData:
     """At most `most` images of the classes that `settings` keeps from the run, class-balanced.
 
-    Raises:
-        DataError: files are missing or damaged.
+    Raises `DataError`: files are missing or damaged.
     """
     source = LOADERS[settings.name](settings)
     return OodData("held-out classes", _choose(only_classes(source, settings.held_out_classes), source, most))

@@ -21,8 +21,7 @@ def unsureness(probs: Tensor) -> dict[str, Tensor]:
     * `disagreement`: mutual information `H(p̄) - mean_s H(p_s)` >= 0 in nats (Malinin and Gales 2018): how
       much of the entropy is that members disagree. Not given for a single network, which cannot disagree.
 
-    Raises:
-        ValueError: another number of axes, or no images.
+    Raises `ValueError`: another number of axes, or no images.
     """
     if probs.ndim != 3 or 0 in probs.shape:
         raise ValueError(f"probs must be (s, n, c), none of them 0, not {tuple(probs.shape)}")
@@ -44,8 +43,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         inside: scores `(n,)` of images of the known classes.
         outside: scores `(m,)` of others.
 
-    Raises:
-        ValueError: one of them is empty, or holds NaN.
+    Raises `ValueError`: one of them is empty, or holds NaN.
     """
     return _Ranked(inside, outside).as_they_are()[0, 0].item()
 
@@ -72,8 +70,7 @@ class BootstrapOfDetection(Paired):
         seed: of the draws; the same seed gives the same intervals.
         level: fraction of the resamples inside an interval.
 
-    Raises:
-        ValueError: scores that `auroc` refuses.
+    Raises `ValueError`: scores that `auroc` refuses.
     """
 
     def __init__(

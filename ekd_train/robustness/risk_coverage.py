@@ -18,8 +18,7 @@ def risk_coverage(probs: Tensor, labels: Tensor) -> Tensor:
         probs: `(n, c)` probabilities.
         labels: `(n,)` integers.
 
-    Raises:
-        ValueError: no images, or shapes that do not fit.
+    Raises `ValueError`: no images, or shapes that do not fit.
     """
     if probs.ndim != 2 or len(probs) == 0 or labels.shape != probs.shape[:1]:
         raise ValueError(

@@ -69,9 +69,8 @@ def train(
     continued ends with the same bits (same device and number of workers), and any number of
     workers sees the same augmented images.
 
-    Raises:
-        TrainingDiverged: the loss or a weight became NaN or infinite.
-        ValueError: fewer training images than a batch, or settings that do not fit the network.
+    Raises `TrainingDiverged`: the loss or a weight became NaN or infinite; `ValueError`: fewer training
+    images than a batch, or settings that do not fit the network.
     """
     loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
     reporter.started(loop.epoch)

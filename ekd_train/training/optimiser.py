@@ -19,8 +19,7 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
         training: learning rate, momentum, λ.
         factors: how r and s learn; None, as for a plain network, only where there are none.
 
-    Raises:
-        ValueError: factors without settings for them.
+    Raises `ValueError`: factors without settings for them.
     """
     members_own = [factor for _, factor in factors_of(network)]
     if members_own and factors is None:

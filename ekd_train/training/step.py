@@ -125,8 +125,7 @@ def build_step(
     Weights are drawn from torch's global generator, which is seeded by the run's seed and name first, or
     are `start`. The teachers are laid out in memory as the network is, in place.
 
-    Raises:
-        ValueError: settings that do not fit the network or each other; the message says which.
+    Raises `ValueError`: settings that do not fit the network or each other; the message says which.
     """
     torch.manual_seed(derive_seed(run.seed, run.name, "weights"))
     network = build_network(run, data.spec, start).to(workers.device)

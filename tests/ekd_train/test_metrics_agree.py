@@ -17,7 +17,7 @@ from ekd_train.metrics import (
     nll,
     recall_per_class,
 )
-from ekd_train.robustness.corruption_error import mean_corruption_error
+from ekd_train.robustness.evaluate import mean_corruption_error
 from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
 
 torchmetrics = pytest.importorskip("torchmetrics.functional", reason="needs the extra `dev`")

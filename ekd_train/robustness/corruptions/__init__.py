@@ -54,8 +54,7 @@ def corrupt(images: Tensor, kind: CorruptionName, severity: int, seed: int = 0, 
         first: number of the first image, a multiple of 500, where these are a part of a larger set: parts
             give what the whole would.
 
-    Raises:
-        ValueError: another number of channels, or a severity that is not 1 to 5.
+    Raises `ValueError`: another number of channels, or a severity that is not 1 to 5.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (n, c, h, w) with 1 or 3 channels, not {tuple(images.shape)}")

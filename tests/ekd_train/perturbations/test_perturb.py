@@ -11,7 +11,7 @@ from torch import nn
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.teachers import Teachers
-from ekd_train.perturbations import PERTURBATIONS, apply, draw, needs_student, needs_teachers, perturb
+from ekd_train.perturbations import PERTURBATIONS, apply, draw, perturb
 from ekd_train.perturbations.ascent import evaluation_mode, one_grey_level
 from ekd_train.settings import PerturbationKind
 
@@ -40,8 +40,8 @@ def test_the_table_has_every_kind_that_settings_allow():
 
 
 def test_kinds_say_which_networks_they_need():
-    assert [kind for kind in KINDS if needs_teachers(kind)] == GRADIENT_KINDS
-    assert [kind for kind in KINDS if needs_student(kind)] == ["tdiv_sdiv"]
+    assert [kind for kind in KINDS if PERTURBATIONS[kind].drawn_teachers] == GRADIENT_KINDS
+    assert [kind for kind in KINDS if PERTURBATIONS[kind].needs_student] == ["tdiv_sdiv"]
 
 
 @pytest.mark.parametrize(

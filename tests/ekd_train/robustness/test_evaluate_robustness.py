@@ -9,9 +9,15 @@ from ekd_train.metrics import accuracy, ece, nll
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.teachers import Teachers
-from ekd_train.robustness.corruption_error import corruption_errors, mean_corruption_error
 from ekd_train.robustness.corruptions import corrupt
-from ekd_train.robustness.evaluate import out_of_distribution, predict_all, selective, under_corruption
+from ekd_train.robustness.evaluate import (
+    corruption_errors,
+    mean_corruption_error,
+    out_of_distribution,
+    predict_all,
+    selective,
+    under_corruption,
+)
 from ekd_train.robustness.settings import RobustnessSettings
 
 SETTINGS = RobustnessSettings(corruptions=("contrast", "shot_noise"), severities=(1, 4), seed=7)
