@@ -128,17 +128,13 @@ class Storage(ABC):
         others get `Conflict`. Returns the new version.
         """
 
-    @abstractmethod
-    def write_file(self, key: str, path: Path) -> None:
-        """Store the file at `path`, like `write`, without holding it in memory."""
-
-    @abstractmethod
-    def read_file(self, key: str, path: Path) -> None:
-        """Fetch `key` into the file `path`, which is replaced atomically. Raises `MissingKey`."""
-
-    @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether something is stored under `key`."""
+        """Whether something is stored under `key`: a small object, which is read."""
+        try:
+            self.read(key)
+        except MissingKey:
+            return False
+        return True
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:

@@ -22,8 +22,6 @@ from orchestrator.storage.base import (
     validate_key,
 )
 
-_COPY_BYTES = 4 << 20
-
 _EXPLANATIONS = {
     errno.ENOSPC: ("the disk is full", "free some space, or set storage.uri to a larger disk"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or set storage.uri elsewhere"),
@@ -104,24 +102,6 @@ class LocalStorage(Storage):
                 raise Conflict(self.uri(key))
             file.write(data)
         return _version(data)
-
-    def write_file(self, key: str, path: Path) -> None:
-        """Write an object from a file."""
-        with open(path, "rb") as source, explained(self.uri(key)), self._replacing(key) as file:
-            shutil.copyfileobj(source, file, _COPY_BYTES)
-
-    def read_file(self, key: str, path: Path) -> None:
-        """Read an object into a file."""
-        with self._open(key) as source, explained(str(path)), replacing(path) as file:
-            shutil.copyfileobj(source, file, _COPY_BYTES)
-
-    def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-        try:
-            self._open(key).close()
-        except MissingKey:
-            return False
-        return True
 
     def list(self, prefix: str = "") -> list[str]:
         """Links, and files whose name is no key (`.pending-…`), are left out."""

@@ -1,9 +1,7 @@
 """A round trip through a storage, to learn now what would otherwise stop a run in an hour."""
 
-import tempfile
 import uuid
 from contextlib import suppress
-from pathlib import Path
 
 from orchestrator.storage.base import Conflict, Storage, StorageError
 
@@ -17,6 +15,7 @@ def check_storage(storage: Storage) -> str | None:
     What is written goes to a folder of its own, which is deleted in the end, after a failure too. Takes at
     most about twice the storage's patience when nothing answers. Raises `StorageError`.
 
+    >>> import tempfile
     >>> from orchestrator.storage import open_storage
     >>> check_storage(open_storage(tempfile.mkdtemp()))
     """
@@ -32,7 +31,9 @@ def check_storage(storage: Storage) -> str | None:
             problem = f"the list is {found} just after content and owner were written"
             raise StorageError(probe.uri(), problem, "use another store")
         if probe.local_folder is None:
-            _write_in_parts(probe)
+            from orchestrator.storage.s3 import MULTIPART_BYTES
+
+            probe.write("in parts", bytes(MULTIPART_BYTES + 1))
     except BaseException:
         with suppress(StorageError):  # what failed before says more
             storage.delete_prefix(folder)
@@ -68,11 +69,3 @@ def _write_conditionally(probe: Storage) -> str | None:
     if probe.read_versioned("owner") != (b"second", second):
         raise StorageError(probe.uri("owner"), "a write that lost has changed it", "use another store")
     return None
-
-
-def _write_in_parts(probe: Storage) -> None:
-    from orchestrator.storage.s3 import MULTIPART_BYTES
-
-    with tempfile.NamedTemporaryFile() as file:
-        file.truncate(MULTIPART_BYTES + 1)
-        probe.write_file("large", Path(file.name))

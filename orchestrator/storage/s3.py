@@ -3,12 +3,12 @@
 import io
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from boto3.s3.transfer import TransferConfig
@@ -29,7 +29,7 @@ from orchestrator.storage.local import explained
 Result = TypeVar("Result")
 
 MULTIPART_BYTES = 16 << 20
-"""Larger files travel in parts of this size, each retried alone."""
+"""Larger objects travel in parts of this size, each retried alone."""
 _TRANSFER = TransferConfig(
     multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
 )
@@ -85,7 +85,7 @@ class S3Storage(Storage):
         return self._read(key, get)
 
     def read_file(self, key: str, path: Path) -> None:
-        """Read an object into a file."""
+        """Fetch `key` into the file `path`, which is replaced atomically. Raises `MissingKey`."""
         name = self._name(key)
         with explained(str(path)), replacing(path) as file:
 
@@ -98,11 +98,12 @@ class S3Storage(Storage):
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        self._upload(key, lambda: io.BytesIO(data))
+        name = self._name(key)
 
-    def write_file(self, key: str, path: Path) -> None:
-        """Write an object from a file."""
-        self._upload(key, lambda: path.open("rb"))
+        def upload(client: Any) -> None:  # of a file anew for every attempt: the transfer closes it
+            client.upload_fileobj(io.BytesIO(data), self.bucket, name, Config=_TRANSFER)
+
+        self._call(key, upload)
 
     def write_if(self, key: str, data: bytes, *, match: Version | None) -> Version:
         """`preflight` finds the stores that ignore the condition."""
@@ -130,14 +131,6 @@ class S3Storage(Storage):
 
         return self._call(key, put)
 
-    def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-        try:
-            self._read(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._name(key)))
-        except MissingKey:
-            return False
-        return True
-
     def list(self, prefix: str = "") -> list[str]:
         """The keys below a prefix, sorted."""
         return sorted(self.versions(prefix))
@@ -154,7 +147,7 @@ class S3Storage(Storage):
 
     def delete_prefix(self, prefix: str) -> None:
         """Parts of uploads that never ended go too."""
-        names = self._names(validate_key(prefix))
+        names = list(self._objects(validate_key(prefix)))
         # One request each, because not every store deletes in bulk.
         with ThreadPoolExecutor(max_workers=8) as pool:
             for _ in pool.map(lambda name: self._delete(prefix, name), names):
@@ -187,9 +180,6 @@ class S3Storage(Storage):
         validate_key(key)
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _names(self, prefix: str) -> Sequence[str]:
-        return list(self._objects(prefix))
-
     def _objects(self, prefix: str) -> dict[str, Version]:
         folder = self._name(prefix) if prefix else self.prefix
 
@@ -199,15 +189,6 @@ class S3Storage(Storage):
             return {item["Key"]: Version(item["ETag"]) for page in found for item in page.get("Contents", [])}
 
         return self._call(prefix, pages)
-
-    def _upload(self, key: str, open_source: Callable[[], BinaryIO]) -> None:
-        name = self._name(key)
-
-        def upload(client: Any) -> None:
-            with open_source() as source:  # anew for every attempt: the transfer closes what it was given
-                client.upload_fileobj(source, self.bucket, name, Config=_TRANSFER)
-
-        self._call(key, upload)
 
     def _abort_uploads(self, client: Any, beginning: str) -> None:
         with suppress(ClientError):  # not every store can; there a lifecycle rule of the bucket must

@@ -2,15 +2,19 @@
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 
 import botocore.exceptions as botocore
 from boto3.exceptions import Boto3Error
 from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
 
+from orchestrator.experiment.redaction import one_line
 from orchestrator.storage.base import StorageError
 
 S3_ERRORS = (botocore.BotoCoreError, botocore.ClientError, Boto3Error, RetriesExceededError)
 """Everything that boto3 raises for a request that failed."""
+
+_line = partial(one_line, most=200)
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _LOST = {"412", "PreconditionFailed"}
@@ -100,7 +104,10 @@ def _words(error: Exception, store: str) -> tuple[str, str]:
     if isinstance(error, botocore.EndpointConnectionError | botocore.ConnectTimeoutError):
         return f"cannot connect to {store}", "check that it runs, storage.endpoint_url and the network"
     if isinstance(error, botocore.HTTPClientError | botocore.IncompleteReadError):
-        return f"{store} does not answer, or breaks off ({_line(error)})", "check the store and the network"
+        return (
+            f"{store} does not answer, or breaks off ({_line(error)})",
+            "check the store and the network",
+        )
     if isinstance(error, botocore.ResponseParserError):
         return f"{store} does not speak S3", "check storage.endpoint_url (its port, above all)"
     return _line(error), "check storage.uri and storage.endpoint_url"
@@ -168,7 +175,3 @@ def _skew(error: botocore.ClientError) -> str:
     if date is None:
         return ""
     return f" by {abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()):.0f} s"
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:200]

@@ -30,7 +30,7 @@ def images(tmp_path: Path, s3: S3Storage) -> Path:
     folder = data_files.write("image_folder", tmp_path / "images", 3)
     for file in folder.rglob("*"):
         if file.is_file():
-            s3.write_file(file.relative_to(folder).as_posix(), file)
+            s3.write(file.relative_to(folder).as_posix(), file.read_bytes())
     return folder
 
 
@@ -54,7 +54,7 @@ def test_only_what_is_new_is_fetched_and_what_is_gone_goes(images: Path, s3: S3S
     folder = fetched(s3)
     first, second, third, *_ = sorted(file for file in folder.rglob("*.*") if not file.name.startswith("."))
     before = {file: os.stat(file).st_ino for file in (first, second, third)}
-    s3.write_file(second.relative_to(folder).as_posix(), first)
+    s3.write(second.relative_to(folder).as_posix(), first.read_bytes())
     s3.delete(third.relative_to(folder).as_posix())
     assert fetched(s3) == folder
     assert os.stat(first).st_ino == before[first]

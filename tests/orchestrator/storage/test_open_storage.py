@@ -68,8 +68,6 @@ def test_a_key_that_could_leave_the_storage_is_refused_by_every_method(tmp_path,
         storage.child,
         lambda key: storage.write(key, b""),
         lambda key: storage.write_if(key, b"", match=None),
-        lambda key: storage.write_file(key, Path(__file__)),
-        lambda key: storage.read_file(key, tmp_path / "out"),
     ):
         with pytest.raises(ValueError, match="storage key"):
             use(key)

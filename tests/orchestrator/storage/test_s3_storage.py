@@ -110,10 +110,9 @@ def test_what_is_no_s3_server_is_recognised(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_upload_survives_a_server_that_stops_in_its_middle_and_comes_back(rclone, tmp_path, caplog):
+def test_an_upload_survives_a_server_that_stops_in_its_middle_and_comes_back(rclone, caplog):
     storage = open_storage("s3://bucket", rclone.url, patience_s=300)
     content = os.urandom(6 * MULTIPART_BYTES)
-    (tmp_path / "checkpoint").write_bytes(content)
     in_the_middle, broken = threading.Event(), threading.Event()
 
     def wait_for_the_fault(**_):
@@ -122,7 +121,7 @@ def test_an_upload_survives_a_server_that_stops_in_its_middle_and_comes_back(rcl
 
     events = s3_client.client(rclone.url).meta.events
     events.register("before-call.s3.UploadPart", wait_for_the_fault)
-    upload = threading.Thread(target=storage.write_file, args=("checkpoint", tmp_path / "checkpoint"))
+    upload = threading.Thread(target=storage.write, args=("checkpoint", content))
     upload.start()
     assert in_the_middle.wait(300)
     rclone.pause()
