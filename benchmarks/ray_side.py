@@ -40,7 +40,7 @@ def main() -> None:
     from orchestrator.experiment.infrastructure import Cluster
     from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
     from orchestrator.runtime.ray_session import start_ray, stop_ray
-    from orchestrator.runtime.visible_gpus import VisibleGpus
+    from orchestrator.runtime.worker_pool import VisibleGpus
 
     with tempfile.TemporaryDirectory() as folder:
         capacity = start_ray(Cluster(address="local"), Path(folder) / "ray.log")

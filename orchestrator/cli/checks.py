@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import EkdError, ExperimentError
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.planning.capacity import why_never
-from orchestrator.planning.preflight import Checked, ask_capacity, check, one_line
+from orchestrator.planning.preflight import Checked, ask_capacity, check
 from orchestrator.tuning.pool import pool_experiment
 from orchestrator.tuning.request import SearchRequest, check_request, default_trials
 from orchestrator.tuning.space import check_space, load_space

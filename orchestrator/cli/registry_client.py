@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.model_uri import MODEL_NAME
+from orchestrator.experiment.infrastructure import MODEL_NAME
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 from orchestrator.tracking.connection import connect, explained

@@ -17,6 +17,12 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHARED_NETWORKS = "networks"
 """The folder of `storage.uri` that has the trained networks of all runs, and so no run's id."""
 
+_NAME = r"[A-Za-z0-9._-]+"
+MODEL_NAME = re.compile(_NAME)
+"""The name of a registered model."""
+MODEL_URI = re.compile(rf"models:/(?P<name>{_NAME})(/(?P<version>[1-9]\d{{0,17}})|@(?P<alias>{_NAME}))")
+"""`models:/NAME/VERSION` or `models:/NAME@ALIAS`."""
+
 LONGEST_NAME = 80
 """Characters of an experiment's name: leaves room for what run ids add."""
 

@@ -58,3 +58,9 @@ def visible(text: str) -> str:
     'a title: \\x1b]0;owned\\x07'
     """
     return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    """What an exception (else its class's name) or a text says, in one line, without credentials."""
+    text = redacted(" ".join(str(error).split()))[:most]
+    return text or (type(error).__name__ if isinstance(error, BaseException) else "")

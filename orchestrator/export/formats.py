@@ -83,10 +83,8 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
     `.safetensors`, else `torch.save` of plain tensors; beside it `PATH.json` has the arguments of
     `ekd_train.models.build_model` that build the network, the normalisation among them.
 
-    Raises:
-        ExportError: it cannot be written in this form, what was written is another function, or the disk
-            is full.
-        ExperimentError: a library of the extra `export` is missing, or no file can be written there.
+    Raises `ExportError`: it cannot be written in this form, what was written is another function, or the disk
+    is full; `ExperimentError`: a library of the extra `export` is missing, or no file can be written there.
     """
     sidecar: Path | None = None
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2

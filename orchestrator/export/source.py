@@ -12,7 +12,7 @@ from ekd_train.models.build_network import build_plain
 from ekd_train.persistence.networks import AVERAGED, load_average
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.model_uri import MODEL_URI
+from orchestrator.experiment.infrastructure import MODEL_URI
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 def from_run(storage: Storage) -> Source:
     """The averaged student of a run, rebuilt from its settings and checked against the manifest's hash.
 
-    Raises:
-        ExperimentError: the run has no averaged student yet.
-        DamagedCheckpoint, ExportError: the stored weights are not those that the run made.
+    Raises `ExperimentError`: the run has no averaged student yet; `DamagedCheckpoint` or `ExportError`: the
+    stored weights are not those that the run made.
     """
     found = read_run(storage, "average")
     if found is None:
@@ -52,11 +51,9 @@ def from_run(storage: Storage) -> Source:
 def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source:
     """A registered version, loaded in its pt2 form once the file is known to be the one that was registered.
 
-    Raises:
-        ExperimentError: the version was registered without the SHA-256 of its file.
-        ExportError: the weights are not those that were registered, or their files cannot be read.
-        NoSuchVersion: the registry has no such model, version or alias.
-        TrackingError: the registry cannot be reached.
+    Raises `ExperimentError`: the version was registered without the SHA-256 of its file; `ExportError`: the
+    weights are not those that were registered, or their files cannot be read; `NoSuchVersion`: the registry
+    has no such model, version or alias; `TrackingError`: the registry cannot be reached.
     """
     import mlflow  # 2 s, which an export of a run need not wait
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import EkdError, continuable
+from orchestrator.experiment.redaction import one_line
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
 from orchestrator.pipeline.order import SEARCH, Stage, stages_of, training_runs
@@ -24,8 +25,8 @@ from orchestrator.pipeline.stages.register import register, register_command
 from orchestrator.pipeline.stages.report import report
 from orchestrator.pipeline.stages.train import train
 from orchestrator.planning.plan import doubts, training_work
-from orchestrator.planning.preflight import Checked, one_line
-from orchestrator.registry import code_version
+from orchestrator.planning.preflight import Checked
+from orchestrator.registry.provenance import code_version
 from orchestrator.runtime.ray_logging import divert_logging
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker

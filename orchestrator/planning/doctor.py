@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ekd_train.data import describe, load_dataset
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.planning.networks import check_networks
 from orchestrator.planning.preflight import (
@@ -13,10 +14,8 @@ from orchestrator.planning.preflight import (
     check_images,
     log_of_ray,
     nothing_left,
-    one_line,
 )
-from orchestrator.runtime.ray_session import start_ray, stop_ray
-from orchestrator.runtime.token import token_warning
+from orchestrator.runtime.ray_session import start_ray, stop_ray, token_warning
 from orchestrator.storage import open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_storage

@@ -10,6 +10,7 @@ from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.settings import TrainingRun
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 
@@ -27,13 +28,13 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
                 stages(network)  # raises if nobody knows where its features are
         except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
             raise ExperimentError(
-                f"{where}: {_line(error)}; images are {description.shape_text}, {classes} classes"
+                f"{where}: {one_line(error)}; images are {description.shape_text}, {classes} classes"
             ) from None
     try:
         name = objective_for(experiment.student.method, experiment.distillation.objective)
         build_objective(name, experiment.distillation)
     except ValueError as error:
-        raise ExperimentError(f"distillation: {_line(error)}") from None
+        raise ExperimentError(f"distillation: {one_line(error)}") from None
 
 
 def network_on_paper(run: TrainingRun, description: DataDescription) -> Any:
@@ -68,7 +69,3 @@ def bytes_needed(experiment: Experiment, description: DataDescription) -> int:
     images = description.validation + description.test
     predictions = 4 * images * description.num_classes * 2 * networks
     return (networks * (1 + checkpoints)) * max(per_network) + predictions + (64 << 20)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,7 +1,6 @@
 """Everything that can be found wrong before anything is started."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from tempfile import mkdtemp
 from ekd_train.data import DataDescription, Dataset, describe, load_dataset
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, Cluster
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
@@ -19,7 +19,7 @@ from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_room, check_storage
-from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
+from orchestrator.tracking import check_tracking, resolve_tracking_uri
 
 PATIENCE_S = 10.0
 """How long a check waits for a store that does not answer."""
@@ -165,8 +165,3 @@ def check_images(experiment: Experiment, description: DataDescription) -> None:
             f"data.augmentation.crop_padding is {padding} but images are {size} pixels wide; a shift by that "
             "much leaves nothing of them, so lower it"
         )
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line, without what could be a credential."""
-    return redacted(re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.experiment.model_uri import MODEL_NAME
+from orchestrator.experiment.infrastructure import MODEL_NAME
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,

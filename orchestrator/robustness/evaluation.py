@@ -99,10 +99,8 @@ def evaluate_run(
         say: told in a line what is missing, and what is not done again.
         progress: told how many images of how many are predicted.
 
-    Raises:
-        ExperimentError: settings or data files do not fit the run.
-        EvaluationFailed: stored networks do not predict what the run stored.
-        DamagedCheckpoint: a stored object is not what was written.
+    Raises `ExperimentError`: settings or data files do not fit the run; `EvaluationFailed`: stored networks
+    do not predict what the run stored; `DamagedCheckpoint`: a stored object is not what was written.
     """
     outside = _outside(run, settings, say)
     key = _identity(run, settings, outside)

@@ -16,12 +16,12 @@ import ray
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.redaction import one_line
 from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
-from orchestrator.runtime.token import private_token
 
 POLL_S = "0.5"
 """How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
@@ -92,8 +92,7 @@ def start_ray(
             hint = "Ray keeps a token in ~/.ray: set HOME to a folder that this user may write"
         else:
             hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
-        why = " ".join(str(error).split())[:300]
-        raise LaunchError(f"could not {where}: {why}; see {log_file}. {hint}") from error
+        raise LaunchError(f"could not {where}: {one_line(error, 300)}; see {log_file}. {hint}") from error
     capacity = cluster_capacity(address or HERE)
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
@@ -156,3 +155,34 @@ def ray_logs() -> str | None:
 def stop_ray() -> None:
     """Leave the cluster, or stop the one that was started; everything of this run in it ends."""
     ray.shutdown()
+
+
+def token_file() -> Path:
+    """Where Ray looks for its token: RAY_AUTH_TOKEN_PATH, else `~/.ray/auth_token`."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+@contextlib.contextmanager
+def private_token() -> Iterator[None]:
+    """Within it Ray may make its token; afterwards only this user can read it.
+
+    Whoever has it may run code as this user, and Ray writes it for everybody to read.
+    """
+    file = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # there is none, or it is not this user's
+            file.chmod(0o600)
+
+
+def token_warning() -> str | None:
+    """Why the token is no secret and what to do, in one line; None if it is one, or there is none."""
+    file = token_file()
+    try:
+        exposed = file.stat().st_mode & 0o077
+    except OSError:
+        return None
+    return f"others can read Ray's token: chmod 600 {file}" if exposed else None

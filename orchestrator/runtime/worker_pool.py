@@ -6,10 +6,12 @@ form worker groups that take one job after another from the job queue (docs/adr/
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
 from ray.train import RunConfig
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -21,9 +23,22 @@ from orchestrator.runtime.event import Event, Failed
 from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
-from orchestrator.runtime.visible_gpus import VisibleGpus
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
+
+
+class _AllOfTheNode(Backend):
+    share_cuda_visible_devices = True
+
+
+@dataclass
+class VisibleGpus(BackendConfig):
+    """A worker sees the GPUs of all workers on its node, which NCCL needs to copy between them directly."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class that Ray Train asks."""
+        return _AllOfTheNode
 
 
 def share(value: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.runtime import address
-from orchestrator.runtime.token import private_token, token_warning
+from orchestrator.runtime.ray_session import private_token, token_warning
 
 pytestmark = pytest.mark.attack
 

@@ -4,9 +4,9 @@ import argparse
 
 from orchestrator.cli.registry_client import open_registry
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.model_uri import MODEL_URI
+from orchestrator.experiment.infrastructure import MODEL_URI
 from orchestrator.experiment.redaction import visible
-from orchestrator.registry import move_champion
+from orchestrator.registry.champion import move_champion
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,13 +13,13 @@ from training_runs import a_description
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.capacity import Capacity, Node, NodeGroup, runs_at_once, why_never
 from orchestrator.planning.networks import bytes_needed, check_networks, distinct_runs
 from orchestrator.planning.preflight import (
     log_of_ray,
     nothing_left,
-    one_line,
 )
 from orchestrator.runtime import ray_logging, ray_session
 from orchestrator.runtime.address import why_unreachable

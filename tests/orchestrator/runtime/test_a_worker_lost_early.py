@@ -14,7 +14,7 @@ from ray.train import RunConfig
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ekd_train.workers import process_group, worker
-from orchestrator.runtime.visible_gpus import VisibleGpus
+from orchestrator.runtime.worker_pool import VisibleGpus
 
 folder = pathlib.Path(sys.argv[1])
 once = folder / "it died"
