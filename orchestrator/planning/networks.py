@@ -21,12 +21,19 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
     for where, run in distinct_runs(experiment).items():
         try:
             network = network_on_paper(run, description)
-            logits = network.train()(torch.zeros(2, *shape, device="meta"))
-            if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (2, classes):
+            rows = _smallest_share(run, experiment)
+            logits = network.train()(torch.zeros(rows, *shape, device="meta"))
+            if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (rows, classes):
                 raise ValueError(f"{run.architecture.name} does not give logits (b, {classes}) in training")
             if experiment.distillation.ekd.feature > 0 and where.startswith("teachers"):
                 stages(network)  # raises if nobody knows where its features are
         except (ValueError, TypeError, RuntimeError, OverflowError, NotImplementedError) as error:
+            if _smallest_share(run, experiment) == 1 and "more than 1 value per channel" in str(error):
+                raise ExperimentError(
+                    f"{where}: a worker's share of a batch is one image, of which BatchNorm has one value a "
+                    f"channel; raise training.batch_size ({run.training.batch_size}), use "
+                    "fewer workers, or training.batch_norm=synchronised"
+                ) from None
             raise ExperimentError(
                 f"{where}: {one_line(error)}; images are {description.shape_text}, {classes} classes"
             ) from None
@@ -35,6 +42,12 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
         build_objective(name, experiment.distillation)
     except ValueError as error:
         raise ExperimentError(f"distillation: {one_line(error)}") from None
+
+
+def _smallest_share(run: TrainingRun, experiment: Experiment) -> int:
+    """Images of one batch that a BatchNorm may have to do with."""
+    synchronised = run.training.batch_norm == "synchronised"
+    return run.training.batch_size // (1 if synchronised else experiment.cluster.most_workers)
 
 
 def network_on_paper(run: TrainingRun, description: DataDescription) -> Any:

@@ -162,6 +162,28 @@ def test_a_network_that_images_are_too_small_for_is_refused_with_their_size():
         check_networks(experiment, DIGITS)
 
 
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (["cluster.workers_per_run=2"], True),  # 2 + 1 images
+        (["cluster.workers_per_run=2", "teachers.training.batch_size=4"], False),
+        (["cluster.workers_per_run=1"], False),
+        (["cluster.workers_per_run=2", "teachers.training.batch_norm=synchronised"], False),
+    ],
+)
+def test_a_share_of_one_image_is_refused_where_batch_norm_would_see_one_value(settings, refused):
+    tiny = [
+        "teachers.architecture={name: resnet18, small_images: true}",
+        "teachers.training.batch_size=3",
+        "student.training.batch_size=8",
+    ]
+    experiment = load_experiment("digits", [*tiny, *settings])
+    if not refused:
+        return check_networks(experiment, DIGITS)
+    with pytest.raises(ExperimentError, match=r"^teachers.architecture: a worker's share of a batch is one"):
+        check_networks(experiment, DIGITS)
+
+
 def test_the_space_that_a_run_needs_grows_with_its_networks():
     small = bytes_needed(load_experiment("digits"), DIGITS)
     wide = bytes_needed(load_experiment("digits", ["student.architecture.width=8"]), DIGITS)
