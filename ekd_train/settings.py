@@ -15,7 +15,18 @@ PositiveFloat = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]  # w
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
-DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "image_folder"]
+DataName = Literal[
+    "digits",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "tiny_imagenet",
+    "image_folder",
+    "table",
+    "hugging_face",
+]
+ENCODED = ("tiny_imagenet", "image_folder", "table", "hugging_face")
+"""Data whose images are files of any size, which `data.image_size` brings to one."""
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
 StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "ekd"]
 
@@ -57,10 +68,22 @@ class DataSettings(Settings):
     """Cap on the training images before `train_fraction`; null: all. Class-balanced."""
     train_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """Class-balanced, nested subset of the training images."""
+    path: str | None = None
+    """`table`: the CSV or parquet file; `hugging_face`: a name on the hub, or a folder."""
+    image_column: str | None = None
+    """`table`, `hugging_face`: the column of the images; null: `path`, or the only one of images."""
+    label_column: str | None = None
+    """`table`, `hugging_face`: the column of the classes; null: `label`, or the only one of class labels."""
     image_size: Positive | None = None
-    """`image_folder`, `tiny_imagenet`: images become this many pixels square; null: their own size."""
+    """Encoded images (`image_folder`, `table`, `hugging_face`, `tiny_imagenet`) become this many pixels
+    square; null: their own size."""
+    resize: Literal["shorter_side", "squash", "pad"] = "shorter_side"
+    """How images come to `image_size`: the shorter side does, and the middle is cut out; both sides do,
+    whatever the aspect ratio; or the longer side does, and `background` fills the rest."""
+    background: Annotated[int, Field(ge=0, le=255)] = 255
+    """Grey level that shows where an encoded image is transparent, and beside a padded one."""
     max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = 25_000_000
-    """`image_folder`, `tiny_imagenet`: a file that claims more is an error; at most Pillow's own limit."""
+    """Encoded images: a file that claims more is an error; at most Pillow's own limit."""
     held_out_classes: tuple[str, ...] = ()
     """Classes, by name, whose images no split has: `ekd evaluate` tries whether the networks notice
     that they do not know them."""

@@ -4,6 +4,7 @@ Loading needs NumPy and Pillow only; `augment` is the one module here that impor
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ekd_train.settings import DataName, DataSettings
 
@@ -14,11 +15,16 @@ from .description import DataDescription, ImageSpec
 from .digits import load_digits
 from .errors import DataError
 from .fashion_mnist import load_fashion_mnist
-from .image_folder import load_image_folder
+from .findings import findings_of
+from .image_decoding import decode
+from .image_files import Listing
+from .image_folder import list_image_folder
 from .subsets import divide
+from .table import list_table
 from .tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
+    "LISTINGS",
     "LOADERS",
     "DataDescription",
     "DataError",
@@ -29,14 +35,33 @@ __all__ = [
     "load_dataset",
 ]
 
+
+def _list_hugging_face(settings: DataSettings) -> Listing:
+    try:
+        from .hugging_face import list_hugging_face  # an extra, and a second to import
+    except ModuleNotFoundError as error:
+        needed = f"hugging_face needs the library {error.name!r}"
+        raise DataError("data.name", needed, "pip install 'ekd[hugging_face]'") from None
+    return list_hugging_face(settings)
+
+
 LOADERS: dict[DataName, Callable[[DataSettings], Source]] = {
     "digits": load_digits,
     "fashion_mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "tiny_imagenet": load_tiny_imagenet,
-    "image_folder": load_image_folder,
+    "image_folder": lambda settings: decode(list_image_folder(settings), settings),
+    "table": lambda settings: decode(list_table(settings), settings),
+    "hugging_face": lambda settings: decode(_list_hugging_face(settings), settings),
 }
+
+LISTINGS: dict[DataName, Callable[[DataSettings], Listing]] = {
+    "image_folder": list_image_folder,
+    "table": list_table,
+    "hugging_face": _list_hugging_face,
+}
+"""Of a user's own images: what there is, without decoding it."""
 
 
 def load_dataset(settings: DataSettings) -> Dataset:
@@ -69,4 +94,6 @@ def load_dataset(settings: DataSettings) -> Dataset:
             "there is nothing to learn: check the labels, or fetch the files again",
         )
     mean, std = source.normalisation or channel_statistics(whole_train.images)
-    return Dataset(settings.name, train, validation, test, source.class_names, mean, std)
+    found = (*source.findings, *findings_of(train, validation, test, source.class_names))
+    train, validation, test = (replace(split, files=None) for split in (train, validation, test))
+    return Dataset(settings.name, train, validation, test, source.class_names, mean, std, found)

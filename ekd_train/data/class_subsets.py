@@ -27,7 +27,7 @@ def without_classes(source: Source, names: Sequence[str]) -> Source:
 
     def cut(split: Split) -> Split:
         there = split.take(np.isin(split.labels, kept))
-        return Split(there.images, renumbered[there.labels])
+        return replace(there, labels=renumbered[there.labels])
 
     return replace(
         source,

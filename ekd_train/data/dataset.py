@@ -20,13 +20,16 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    files: np.ndarray | None = None
+    """Text `(n,)`: what a message calls each image; None where nobody could look at one."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray | slice) -> "Split":
         """The images at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        files = None if self.files is None else self.files[indices]
+        return Split(self.images[indices], self.labels[indices], files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class Source:
     official_order: bool
     validation: Split | None = None
     normalisation: tuple[Channels, Channels] | None = None
+    findings: tuple[str, ...] = ()
+    """What a person should know who has not looked at the files: a sentence each, naming one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: Channels
     std: Channels
+    findings: tuple[str, ...] = ()
+    """What is odd about the files: see `ekd_train.data.findings`."""
 
     def without_test_images(self) -> "Dataset":
         """The same data set, under the same fingerprint, with an empty test split: what a search may see."""

@@ -5,20 +5,18 @@ from pathlib import Path
 
 from ekd_train.settings import DataSettings
 
-from .dataset import Source
 from .errors import DataError
-from .image_decoding import decode_splits
-from .image_tree import class_names, labelled_files
+from .image_files import SUFFIXES, Listing, entries
+from .image_tree import class_folders, labelled_files
+from .split_names import SPLIT_NAMES, split_of
 
-VALIDATION_FOLDERS = ("validation", "val")
 
+def list_image_folder(settings: DataSettings) -> Listing:
+    """List `root/train/<class>/*`, and validation and test folders alike if there; else `root/<class>/*`.
 
-def load_image_folder(settings: DataSettings) -> Source:
-    """Read `root/train/<class>/*`, and `root/validation` (or `val`) and `root/test` alike if there.
-
-    Classes are the sorted folder names of `train`. A validation or test folder is used whole;
-    a split that has no folder is held out of training, class-balanced, as
-    `data.validation_size` and `data.test_size` say.
+    A split's folder may have any of the names of `SPLIT_NAMES`. Classes are the sorted folder names of
+    `train`. A validation or test folder is used whole; a split that has no folder is held out of
+    training, class-balanced, as `data.validation_size` and `data.test_size` say.
 
     Raises:
         DataError: `data.root` is not set, the layout is another, or a file is unusable.
@@ -28,18 +26,41 @@ def load_image_folder(settings: DataSettings) -> Source:
             "data.root", "is needed for image_folder", "set it to the folder that holds train/<class>/*"
         )
     root = Path(settings.root)
-    names = class_names(root / "train")
-    folders = {"train": root / "train"}
-    for split, candidates in (("validation", VALIDATION_FOLDERS), ("test", ("test",))):
-        for folder in (root / candidate for candidate in candidates):
-            if os.path.exists(folder):
-                folders.setdefault(split, folder)
-    files = [labelled_files(folder, names) for folder in folders.values()]
-    splits = dict(zip(folders, decode_splits(files, root, settings), strict=True))
-    return Source(
-        train=splits["train"],
-        test=splits.get("test"),
-        class_names=names,
-        official_order=False,
-        validation=splits.get("validation"),
-    )
+    folders, others = _split_folders(root)
+    names = tuple(class_folders(folders["train"]))
+    findings = _about(others, names)
+    splits = {split: labelled_files(folder, names) for split, folder in folders.items()}
+    return Listing(root, splits, names, tuple(findings))
+
+
+def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The folder of each split, and the folders beside them; `root` itself is `train` if none is there."""
+    folders: dict[str, Path] = {}
+    others = []
+    for entry in entries(root):
+        split = split_of(entry.name)
+        if not os.path.isdir(entry):
+            continue  # a list of classes, a licence
+        if split is None:
+            others.append(entry)
+        elif split in folders:
+            raise DataError(entry, f"is a second {split} split beside {folders[split].name}", "join the two")
+        else:
+            folders[split] = entry
+    if not folders and any(path.suffix.lower() in SUFFIXES for other in others for path in entries(other)):
+        return {"train": root}, []
+    folders.setdefault("train", root / "train")
+    return {split: folders[split] for split in SPLIT_NAMES if split in folders}, others
+
+
+def _about(others: list[Path], names: tuple[str, ...]) -> list[str]:
+    """What is said of folders that are no split.
+
+    Raises `DataError` for one that holds classes of `names`: it looks like a split, and which is not known.
+    """
+    for folder in others:
+        if any(entry.name in names for entry in entries(folder)):
+            raise DataError(
+                folder, "holds class folders but is no known split", "call it train, validation or test"
+            )
+    return [f"{folder} is no split and is not used" for folder in others]

@@ -1,39 +1,35 @@
 """Folders of images, one folder per class: which files there are and what they are labelled."""
 
 import os
-import stat
-from dataclasses import dataclass
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"})
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Paths of n images, and their labels: int64 `(n,)`."""
-
-    paths: list[Path]
-    labels: np.ndarray
+from .image_files import ImageFiles, check_image_file, entries, files_at
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `folder`, sorted; label i is the i-th.
+def class_folders(folder: Path) -> dict[str, Path]:
+    """The class folders in `folder`, sorted by name as text; label i is the i-th.
+
+    Names are compared in Unicode's composed form (NFC): macOS writes the other one.
 
     Raises:
-        DataError: the folder is missing, unreadable or without class folders, or something
-            else than folders lies in it.
+        DataError: the folder is missing, unreadable or without class folders, something else than
+            folders lies in it, or two folders have one name.
     """
-    entries = _entries(folder)
-    for entry in entries:
+    found: dict[str, Path] = {}
+    for entry in entries(folder):
         if not os.path.isdir(entry):
             raise DataError(entry, "is not a folder, though it lies among class folders", "move it elsewhere")
-    if not entries:
+        name = unicodedata.normalize("NFC", entry.name)
+        if name in found:
+            raise DataError(entry, f"is {found[name].name!r} in another Unicode form", "join the two folders")
+        found[name] = entry
+    if not found:
         raise DataError(folder, "has no class folders", "put one folder of images per class there")
-    return tuple(entry.name for entry in entries)
+    return dict(sorted(found.items()))
 
 
 def labelled_files(folder: Path, names: tuple[str, ...], inner: str = "") -> ImageFiles:
@@ -46,55 +42,24 @@ def labelled_files(folder: Path, names: tuple[str, ...], inner: str = "") -> Ima
         DataError: a class has no folder or no image, a folder is not one of the classes, or a
             file is not an image.
     """
-    for found in class_names(folder):
-        if found not in names:
-            raise DataError(
-                folder / found, "is not one of the classes in train", "add it there or remove it here"
-            )
-    per_class = [image_files(folder / name / inner) for name in names]
+    found = class_folders(folder)
+    for name, path in found.items():
+        if name not in names:
+            raise DataError(path, "is not one of the classes in train", "add it there or remove it here")
+    per_class = [image_files(found.get(name, folder / name) / inner) for name in names]
     labels = np.repeat(np.arange(len(names)), [len(paths) for paths in per_class])
-    return ImageFiles([path for paths in per_class for path in paths], labels)
-
-
-def _mode(path: Path) -> int:
-    """The kind of a file; of what cannot be asked, reading it will say more."""
-    try:
-        return os.stat(path).st_mode
-    except OSError:
-        return stat.S_IFREG
+    return files_at([path for paths in per_class for path in paths], labels)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image in a folder (not deeper), sorted by name; hidden files are passed over.
+    """Every image in a folder (not deeper), sorted by name.
 
     Raises:
-        DataError: the folder is missing, unreadable or empty, or holds anything but images. A
-            folder within is refused too, so that a symbolic link cannot lead round in circles.
+        DataError: the folder is missing, unreadable or empty, or holds anything but images.
     """
-    paths = _entries(folder)
+    paths = entries(folder)
     for path in paths:
-        mode = _mode(path)
-        if stat.S_ISDIR(mode):
-            raise DataError(path, "is a folder among images", "put images directly into their class folder")
-        if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
-            raise DataError(path, "is not a regular file", "move it elsewhere")
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(path, f"is not an image ({' '.join(sorted(SUFFIXES))})", "move it elsewhere")
+        check_image_file(path)
     if not paths:
         raise DataError(folder, "has no images", "add images or remove the folder")
     return paths
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except FileNotFoundError:
-        raise DataError(folder, "does not exist", "check data.root and its layout") from None
-    except OSError as error:
-        raise DataError(
-            folder, f"cannot be read as a folder ({error.strerror})", "check the folder and its permissions"
-        ) from error
-    for name in names:
-        if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are not UTF-8
-            raise DataError(folder, f"holds {name!r}, whose name is not UTF-8", "rename it")
-    return [folder / name for name in names]

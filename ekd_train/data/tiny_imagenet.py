@@ -10,8 +10,9 @@ from ekd_train.settings import DataSettings
 from .dataset import Channels, Source
 from .download import DEFAULT_ROOT
 from .errors import DataError
-from .image_decoding import decode_splits
-from .image_tree import ImageFiles, class_names, image_files, labelled_files
+from .image_decoding import decode
+from .image_files import ImageFiles, Listing, files_at
+from .image_tree import class_folders, image_files, labelled_files
 
 NORMALISATION: tuple[Channels, Channels] = ((0.4802, 0.4481, 0.3976), (0.2770, 0.2691, 0.2822))
 """Mean and standard deviation as the LatentBE authors' code has them."""
@@ -30,12 +31,14 @@ def load_tiny_imagenet(settings: DataSettings) -> Source:
     """
     root = Path(settings.root or DEFAULT_ROOT)
     folder = root / "tiny-imagenet-200" if os.path.exists(root / "tiny-imagenet-200") else root
-    wnids = class_names(folder / "train")
-    files = [labelled_files(folder / "train", wnids, inner="images"), _annotated(folder / "val", wnids)]
+    wnids = tuple(class_folders(folder / "train"))
+    files = {
+        "train": labelled_files(folder / "train", wnids, inner="images"),
+        "test": _annotated(folder / "val", wnids),
+    }
     words = dict(_columns(folder / "words.txt"))
-    train, test = decode_splits(files, folder, settings)
-    names = tuple(words.get(wnid, wnid) for wnid in wnids)
-    return Source(train, test, names, official_order=False, normalisation=NORMALISATION)
+    listing = Listing(folder, files, tuple(words.get(wnid, wnid) for wnid in wnids))
+    return decode(listing, settings, NORMALISATION)
 
 
 def _annotated(folder: Path, wnids: tuple[str, ...]) -> ImageFiles:
@@ -59,7 +62,7 @@ def _annotated(folder: Path, wnids: tuple[str, ...]) -> ImageFiles:
         raise DataError(
             folder / "images" / min(missing), "does not exist, though annotated", "fetch the archive again"
         )
-    return ImageFiles(paths, np.array(labels))
+    return files_at(paths, np.array(labels))
 
 
 def _columns(path: Path) -> list[tuple[str, str]]:

@@ -13,9 +13,7 @@ from ekd_train.data.class_subsets import only_classes
 from ekd_train.data.dataset import Source, Split
 from ekd_train.data.subsets import balanced_order
 from ekd_train.robustness.corruptions.optics import luminance
-from ekd_train.settings import DataName, DataSettings
-
-RESIZED_WHEN_READ = ("image_folder", "tiny_imagenet")
+from ekd_train.settings import ENCODED, DataName, DataSettings
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def load_outside(name: DataName, root: str | None, shape: Sequence[int], most: i
 
     Raises `DataError`: its files are missing or damaged.
     """
-    size = shape[1] if name in RESIZED_WHEN_READ else None
+    size = shape[1] if name in ENCODED else None
     source = LOADERS[name](DataSettings(name=name, root=root, image_size=size))
     split = source.train if source.test is None else source.test
     return OodData(name, fit(_choose(split, source, most), shape))

@@ -13,6 +13,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import (
+    ENCODED,
     Architecture,
     DataSettings,
     Distillation,
@@ -144,10 +145,10 @@ class Experiment(Settings):
                 f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
                 f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"
             )
-        if self.data.image_size is not None and self.data.name not in ("image_folder", "tiny_imagenet"):
+        if self.data.image_size is not None and self.data.name not in ENCODED:
             raise ValueError(
                 f"data.image_size: images of {self.data.name} keep their size; leave it out (it is for "
-                "image_folder and tiny_imagenet)"
+                f"{', '.join(ENCODED)})"
             )
         smallest = min(t.batch_size for t in (self.student.training, *(g.training for g in self.teachers)))
         if self.cluster.most_workers > smallest:

@@ -1,7 +1,11 @@
 """The real experiment made small: every component, a few images, no result."""
 
-from glob import escape, glob
+from contextlib import suppress
 
+import numpy as np
+
+from ekd_train.data import LISTINGS, DataError
+from ekd_train.data.image_files import ImageFiles
 from ekd_train.settings import Architecture, DataSettings, Training
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
@@ -74,8 +78,8 @@ def _small_image_size(data: DataSettings) -> int | None:
 
 
 def _sizes(data: DataSettings, images: int) -> dict[str, int]:
-    """Images of each split: `images`, or two of each class, or what a folder of few images has."""
-    counts = _folder_counts(data)
+    """Images of each split: `images`, or two of each class, or what few images there are."""
+    counts = _counts(data)
     classes = len(counts["train"]) or CLASSES.get(data.name, 10)
     images = max(images, 2 * classes)
     validation = min(images, data.validation_size)
@@ -94,17 +98,15 @@ def _sizes(data: DataSettings, images: int) -> dict[str, int]:
     return {"train_size": images, "validation_size": validation, "test_size": test}
 
 
-def _folder_counts(data: DataSettings) -> dict[str, list[int]]:
-    """Files of each class in each split of an image folder; what is wrong there, loading says."""
-    folders = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-    if data.name != "image_folder":
-        return {split: [] for split in folders}
-    root = data.root or "."
+def _counts(data: DataSettings) -> dict[str, list[int]]:
+    """Images of each class in each split of a user's own data; what is wrong there, loading says."""
+    splits: dict[str, ImageFiles] = {}
+    if data.name in LISTINGS:
+        with suppress(DataError):
+            splits |= LISTINGS[data.name](data).splits
     return {
-        split: [
-            len(glob(f"{escape(folder)}/*")) for name in names for folder in glob(f"{escape(root)}/{name}/*/")
-        ]
-        for split, names in folders.items()
+        split: np.bincount(splits[split].labels).tolist() if split in splits else []
+        for split in ("train", "validation", "test")
     }
 
 

@@ -15,7 +15,7 @@ from orchestrator.errors import EkdError, continuable
 from orchestrator.experiment.redaction import one_line
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
-from orchestrator.pipeline.order import SEARCH, Stage, stages_of, training_runs
+from orchestrator.pipeline.order import SEARCH, Stage, stages_of
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import average
@@ -94,7 +94,7 @@ def run(
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = RunContext(checked, manifest, view, folder, lease, request)
-            for doubt in doubts(training_runs(checked.experiment)):
+            for doubt in doubts(checked.experiment, checked.dataset.findings):
                 view.warn(doubt)
             if manifest.done(SEARCH):
                 _adopt_best(context)

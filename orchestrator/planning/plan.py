@@ -102,10 +102,10 @@ def planned_runs(experiment: Experiment, description: DataDescription) -> list[P
     return planned
 
 
-def doubts(runs: Iterable[TrainingRun]) -> list[str]:
-    """What is possible and yet unlikely to be meant, a line each."""
-    lines = []
-    for run in runs:
+def doubts(experiment: Experiment, findings: Iterable[str]) -> list[str]:
+    """What is possible and yet unlikely to be meant, of the images (`findings`) and settings, a line each."""
+    lines = list(findings)
+    for run in training_runs(experiment):
         epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
         group = "student" if run.student is not None else "teachers"
         if warmup >= epochs:

@@ -12,7 +12,10 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(one) for one in PROJECT["dependencies"] + EXTRAS["timm"] + EXTRAS["export"]]
+REQUIREMENTS = [
+    Requirement(one)
+    for one in PROJECT["dependencies"] + EXTRAS["timm"] + EXTRAS["hugging_face"] + EXTRAS["export"]
+]
 MOVING = {"ray", "mlflow", "torch", "optuna"}
 """We lean on parts of them that move between releases."""
 

@@ -83,18 +83,18 @@ def test_no_program_is_started_for_a_file_that_is_no_image(root, tmp_path, monke
     ghostscript.chmod(ghostscript.stat().st_mode | stat.S_IXUSR)
     code = """
 import sys
-from pathlib import Path
-from ekd_train.data.image_decoding import _pixels
+from ekd_train.data import DataError, load_dataset
+from ekd_train.settings import DataSettings
 try:
-    _pixels(Path(sys.argv[1]), "RGB", (8, 8))
-except ValueError as error:
+    load_dataset(DataSettings(name="image_folder", root=sys.argv[1], validation_size=2, test_size=2))
+except DataError as error:
     print(error)
 """
-    file = tmp_path / "cat.jpg"
+    file = root / "train" / "cat" / "cat.jpg"
     file.write_bytes(EPS)
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-c", code, file],
+        [sys.executable, "-c", code, root],
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,

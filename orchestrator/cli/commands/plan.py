@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(runs_table(planned))
     console.print()
     console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
-    for doubt in doubts(item.run for item in planned):
+    for doubt in doubts(checked.experiment, checked.dataset.findings):
         console.print(f"WARNING: {doubt}", soft_wrap=True)
     if search is not None:
         console.print()

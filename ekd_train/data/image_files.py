@@ -1,0 +1,88 @@
+"""Encoded images and their labels: where they lie, before any of them is decoded."""
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"})
+
+LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+"""What Windows, macOS and network disks leave in folders of images; passed over, as hidden files are."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """N encoded images."""
+
+    names: Sequence[str]
+    """What a message calls each of them: its path, or its row."""
+    open: Callable[[int], BinaryIO]
+    """The encoded bytes of image i."""
+    labels: np.ndarray
+    """Int64 `(n,)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The encoded images of a data set."""
+
+    where: str | Path
+    """What a message calls all of it."""
+    splits: Mapping[str, ImageFiles]
+    """`train`, and `validation` and `test` where the data has such a split."""
+    class_names: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+    """What a person should know who has not looked: a sentence each, naming a file."""
+
+
+def files_at(paths: Sequence[Path], labels: np.ndarray) -> ImageFiles:
+    """The images at `paths`."""
+    return ImageFiles([str(path) for path in paths], lambda index: paths[index].open("rb"), labels)
+
+
+def check_image_file(path: Path) -> None:
+    """Raise `DataError` if `path` is no regular file with the suffix of an image; it is not read."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # of what cannot be asked, reading it will say more
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        # Refused, so that a symbolic link cannot lead round in circles.
+        raise DataError(path, "is a folder among images", "put images directly into their class folder")
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
+        raise DataError(path, "is not a regular file", "move it elsewhere")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            path, f"is not an image ({' '.join(sorted(SUFFIXES))})", "convert it, or move it elsewhere"
+        )
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in `folder`, sorted by name, without hidden files and what systems leave behind.
+
+    Raises:
+        DataError: the folder is missing or unreadable, or a name is not UTF-8.
+    """
+    try:
+        names = sorted(
+            name
+            for name in os.listdir(folder)
+            if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
+        )
+    except FileNotFoundError:
+        raise DataError(folder, "does not exist", "check data.root and its layout") from None
+    except OSError as error:
+        raise DataError(
+            folder, f"cannot be read as a folder ({error.strerror})", "check the folder and its permissions"
+        ) from error
+    for name in names:
+        if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are not UTF-8
+            raise DataError(folder, f"holds {name!r}, whose name is not UTF-8", "rename it")
+    return [folder / name for name in names]

@@ -1,0 +1,97 @@
+"""Data sets that the `datasets` library reads, from folders: what a hub's name gives is the same object."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_train.data import DataError, load_dataset
+from ekd_train.settings import DataSettings
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def encoded(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue(), pixels.transpose(2, 0, 1)
+
+
+def write(folder, split, labels, kind=None, column="label"):
+    """A parquet file of a split, as the hub keeps them: image i has seed i."""
+    features = datasets.Features(
+        {"image": datasets.Image(), column: kind or datasets.ClassLabel(names=["zebra", "ant"])}
+    )
+    rows = {"image": [{"bytes": encoded(i)[0], "path": None} for i in range(len(labels))], column: labels}
+    folder.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def load(path, **choices):
+    settings = {"validation_size": 2, "test_size": 2} | choices
+    return load_dataset(DataSettings(name="hugging_face", path=str(path), **settings))
+
+
+def test_parquet_gives_pixels_labels_and_classes_in_the_data_sets_own_order(tmp_path):
+    write(tmp_path / "d", "train", [0, 1] * 4)
+    write(tmp_path / "d", "test", [1, 0])
+    data = load(tmp_path / "d", test_size=None)
+    assert data.class_names == ("zebra", "ant")
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 2)
+    assert data.test.labels.tolist() == [1, 0]
+    assert np.array_equal(data.test.images, np.stack([encoded(0)[1], encoded(1)[1]]))
+
+
+def test_a_folder_with_the_name_of_a_reader_is_that_folder(tmp_path, monkeypatch):
+    write(tmp_path / "parquet", "train", [0, 1] * 4)
+    monkeypatch.chdir(tmp_path)
+    assert load("parquet").fingerprint == load("parquet", root=str(tmp_path)).fingerprint
+
+
+def test_a_folder_of_images_is_read_too(tmp_path):
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                file = tmp_path / "d" / split / name / f"{index}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(encoded(zlib.crc32(repr((split, name, index)).encode()))[0])
+    data = load(tmp_path / "d", test_size=None)
+    assert data.class_names == ("cat", "dog")
+    assert (len(data.train), len(data.test)) == (10, 4)
+
+
+def test_hidden_test_labels_are_said_and_the_split_is_not_used(tmp_path):
+    write(tmp_path / "d", "train", [0, 1] * 6)
+    write(tmp_path / "d", "test", [-1, -1])
+    data = load(tmp_path / "d")
+    assert len(data.test) == 2
+    assert "hides the labels of its split 'test'" in data.findings[0]
+
+
+def test_text_labels_are_sorted_and_columns_can_be_named(tmp_path):
+    write(tmp_path / "d", "train", ["b", "a"] * 5, datasets.Value("string"), column="animal")
+    with pytest.raises(DataError, match=r"data\.label_column.*image, animal"):
+        load(tmp_path / "d")
+    data = load(tmp_path / "d", label_column="animal")
+    assert data.class_names == ("a", "b")
+    assert np.bincount(data.train.labels).tolist() == [3, 3]
+
+
+def test_what_cannot_be_loaded_is_one_line_with_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="HF_HOME") as caught:
+        load("nobody/nothing")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"^data\.path"):
+        load_dataset(DataSettings(name="hugging_face"))
+    write(tmp_path / "d", "test", [0, 1])
+    with pytest.raises(DataError, match="no split `train`"):
+        load(tmp_path / "d")

@@ -1,0 +1,99 @@
+"""A table of paths and labels: CSV and parquet say the same, and nothing outside its root is read."""
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from ekd_train.data import DataError, load_dataset
+from ekd_train.settings import DataSettings
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Twelve images of two classes, the last four for the test."""
+    rows = []
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+        rows.append(
+            {
+                "path": f"{index}.png",
+                "label": ("wolf", "fox")[index % 2],
+                "split": "Test" if index >= 8 else "training",
+            }
+        )
+    return pandas.DataFrame(rows)
+
+
+def load(path, **choices):
+    return load_dataset(
+        DataSettings(name="table", **{"path": str(path), "validation_size": 2, "test_size": None} | choices)
+    )
+
+
+def test_a_table_gives_the_images_labels_and_splits_that_it_names(tmp_path, rows):
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    data = load(tmp_path / "t.csv")
+    assert data.class_names == ("fox", "wolf")
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 4)
+    assert data.test.labels.tolist() == [1, 0, 1, 0]
+    expected = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(8, 12)])
+    assert np.array_equal(data.test.images, expected.transpose(0, 3, 1, 2))
+
+
+def test_parquet_other_columns_and_a_root_elsewhere_give_the_same_data(tmp_path, rows):
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    renamed = rows.rename(columns={"path": "file", "label": "kind"})
+    renamed.to_parquet(tables / "t.parquet")
+    other = load(tables / "t.parquet", root=str(tmp_path), image_column="file", label_column="kind")
+    assert other.fingerprint == load(tmp_path / "t.csv").fingerprint
+    relative = load("t.csv", root=str(tmp_path))
+    assert relative.fingerprint == other.fingerprint
+
+
+def test_without_a_split_column_validation_and_test_are_held_out(tmp_path, rows):
+    rows.drop(columns="split").to_csv(tmp_path / "t.csv", index=False)
+    data = load(tmp_path / "t.csv", test_size=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 4)
+
+
+def test_labels_that_look_like_numbers_or_nothing_stay_text(tmp_path, rows):
+    rows["label"] = ["01", "NA"] * 6
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    assert load(tmp_path / "t.csv").class_names == ("01", "NA")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: rows.drop(columns="label"), "has no column 'label'"),
+        (lambda rows: rows.assign(path="../secret.png"), "not below"),
+        (lambda rows: rows.assign(path="/etc/passwd"), "not below"),
+        (lambda rows: rows.assign(path="notes.txt"), "is not an image"),
+        (lambda rows: rows.assign(path="gone.png"), "cannot be decoded"),
+        (lambda rows: rows.assign(split="holdout"), "split 'holdout'"),
+        (lambda rows: rows.assign(label=["", *rows["label"][1:]]), "row 1 has no label"),
+        (lambda rows: rows[:0], "has no rows"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named(tmp_path, rows, change, problem):
+    change(rows).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match=problem) as caught:
+        load(tmp_path / "t.csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0\0", b'path,label\n"x'])
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_file_that_is_no_table_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name)
+    with pytest.raises(DataError, match=r"^data\.path"):
+        load_dataset(DataSettings(name="table"))
+    with pytest.raises(DataError, match="is no file"):
+        load(tmp_path / "none.csv")
