@@ -1,4 +1,4 @@
-"""Losses: one file each, a pure function and a thin `Objective`, and one line each in `OBJECTIVES`.
+"""Losses: a pure function in a file each, and one line each in `OBJECTIVES`.
 
 A training step reads what the objective needs, collects those `Predictions`, and calls it:
 
@@ -14,14 +14,16 @@ A training step reads what the objective needs, collects those `Predictions`, an
 
 from collections.abc import Callable
 
-from ekd_train.objectives.ce_kd import CeKd, ce_kd
+from torch import Tensor
+
 from ekd_train.objectives.ekd import Ekd, ekd, feature_mse
 from ekd_train.objectives.feature_projections import FeatureProjections
-from ekd_train.objectives.label import Label, label_ce
-from ekd_train.objectives.mean_kd import MeanKd, mean_kd
-from ekd_train.objectives.member_kd import MemberKd, member_kd, member_kl
+from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.mean_kd import mean_kd, mean_kl
+from ekd_train.objectives.member_kd import member_kd, member_kl
+from ekd_train.objectives.mixture import Mixture, each_member
 from ekd_train.objectives.objective import Objective, Predictions
-from ekd_train.objectives.proxy_end2 import ProxyEnd2, proxy_end2
+from ekd_train.objectives.proxy_end2 import proxy_end2
 from ekd_train.settings import Distillation, StudentMethod
 
 __all__ = [
@@ -29,10 +31,8 @@ __all__ = [
     "OBJECTIVES",
     "FeatureProjections",
     "Objective",
-    "ObjectiveFactory",
     "Predictions",
     "build_objective",
-    "ce_kd",
     "ekd",
     "feature_mse",
     "label_ce",
@@ -43,16 +43,26 @@ __all__ = [
     "proxy_end2",
 ]
 
-ObjectiveFactory = Callable[[Distillation], Objective]
 
-OBJECTIVES: dict[str, ObjectiveFactory] = {
-    "label": lambda _: Label(),
-    "mean_kd": lambda settings: MeanKd(alpha=settings.alpha, temperature=settings.temperature),
-    "member_kd": lambda settings: MemberKd(alpha=settings.alpha, temperature=settings.temperature),
+def _mixture(
+    distillation: Callable[..., Tensor], *, clean_labels: bool = False
+) -> Callable[[Distillation], Objective]:
+    return lambda settings: Mixture(
+        distillation, alpha=settings.alpha, temperature=settings.temperature, clean_labels=clean_labels
+    )
+
+
+OBJECTIVES: dict[str, Callable[[Distillation], Objective]] = {
+    "label": lambda _: Mixture(member_kl, alpha=0.0, temperature=1.0),
+    "mean_kd": _mixture(mean_kl),
+    "member_kd": _mixture(member_kl),
     "ekd": lambda settings: Ekd(temperature=settings.temperature, weights=settings.ekd),
-    "ce_kd": lambda settings: CeKd(alpha=settings.alpha, temperature=settings.temperature),
-    "proxy_end2": lambda settings: ProxyEnd2(alpha=settings.alpha, temperature=settings.temperature),
+    "ce_kd": _mixture(member_kl, clean_labels=True),
+    "proxy_end2": _mixture(each_member(proxy_end2)),
 }
+"""`ce_kd` is the ODS paper's loss (Nam, Yoon, Lee, Lee, NeurIPS 2021; there α = 0.9):
+`(1 - α) CE(student(x), y) + α τ² KL(teacher m(x') ‖ member m(x'))`, labels on the clean image x, teachers on
+the perturbed x'. Where no image is perturbed, or α = 1, it is `member_kd`'s."""
 
 METHOD_OBJECTIVES: dict[StudentMethod, str] = {
     "kd": "mean_kd",

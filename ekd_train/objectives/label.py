@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from ekd_train.objectives.objective import Objective, Predictions, weighted_sum
 from ekd_train.objectives.soft_targets import tempered_log_probs
 
 
@@ -33,11 +32,3 @@ def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
     log_probs = tempered_log_probs(student_logits, temperature=1.0)
     index = labels.expand(log_probs.shape[:-1]).unsqueeze(-1)
     return -torch.gather(log_probs, -1, index).mean()
-
-
-class Label(Objective):
-    """Labels alone."""
-
-    def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
-        """`{"loss", "label"}`, equal."""
-        return weighted_sum({"label": (1.0, lambda: label_ce(predictions.student, predictions.labels))})

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ekd_train.objectives.mixture import Mixture
+from ekd_train.objectives.mixture import each_member
 from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
 
 
@@ -32,15 +32,12 @@ def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
 
 
-class MeanKd(Mixture):
-    """Labels and the teachers' mean; where the student has members, each learns that mean."""
+def mean_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """`mean_kd` less the target's τ² entropy, averaged over members `(s, b, c)`: τ² KL, with the same gradient.
 
-    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """`mean_kd` less the target's τ² entropy, averaged over the members: τ² KL, with the same gradient.
-
-        Zero for a student that has learned it all, whatever the temperature.
-        """
-        losses = [mean_kd(member, teacher_logits, temperature=self.temperature) for member in student_logits]
-        target_probs = tempered_log_probs(teacher_logits, self.temperature).exp().mean(dim=0)
-        entropy = torch.special.entr(target_probs).sum(dim=-1).mean()
-        return torch.stack(losses).mean() - self.temperature**2 * entropy.detach()
+    Zero for a student that has learned it all, whatever the temperature.
+    """
+    loss = each_member(mean_kd)(student_logits, teacher_logits, temperature=temperature)
+    target_probs = tempered_log_probs(teacher_logits, temperature).exp().mean(dim=0)
+    entropy = torch.special.entr(target_probs).sum(dim=-1).mean()
+    return loss - temperature**2 * entropy.detach()

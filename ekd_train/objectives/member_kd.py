@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from ekd_train.objectives.mixture import Mixture
 from ekd_train.objectives.soft_targets import (
     check_student_and_teachers,
     cross_entropy,
@@ -37,24 +36,9 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
 def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """`τ² · 1/(s·b) Σ_m Σ_b KL(softmax(zT_m/τ) ‖ softmax(zS_m/τ))`: `member_kd` less the teachers' entropy.
 
-    Args:
-        student_logits: `(s, b, c)`.
-        teacher_logits: `(k, b, c)` with k = s. They receive no gradient.
-        temperature: τ > 0.
-
-    Returns:
-        A scalar >= 0, zero when every member equals its teacher.
-
-    Raises `ValueError`: shapes that do not fit, s != k, or a temperature that is not positive.
+    The same gradient; a scalar >= 0, zero when every member equals its teacher. Arguments and errors as
+    `member_kd`.
     """
     check_student_and_teachers(student_logits, teacher_logits, members=True)
     teachers = tempered_log_probs(teacher_logits, temperature)
     return temperature**2 * kl_divergence(teachers, tempered_log_probs(student_logits, temperature))
-
-
-class MemberKd(Mixture):
-    """Labels for every member, and to each member its teacher."""
-
-    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """`member_kl`, which has `member_kd`'s gradient and is zero for a student that has learned it all."""
-        return member_kl(student_logits, teacher_logits, temperature=self.temperature)

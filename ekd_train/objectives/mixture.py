@@ -1,7 +1,8 @@
-"""`(1 - α) · label + α · distillation`: the form of every objective but the labels' own and EKD's."""
+"""`(1 - α) · label + α · distillation`: the form of every objective but EKD's."""
 
-from abc import abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ekd_train.objectives.label import label_ce
@@ -9,37 +10,48 @@ from ekd_train.objectives.objective import Objective, Predictions, present, weig
 
 
 class Mixture(Objective):
-    """`L = (1 - α) L_CE(x') + α L_KD(x')`; a subclass says what L_KD is.
+    """`L = (1 - α) L_CE + α L_KD(x')`, means over members and batch.
 
     Args:
+        distillation: L_KD, a scalar, of logits `(s, b, c)`, `(k, b, c)` and `temperature`.
         alpha: weight of the distillation term, in [0, 1].
         temperature: τ > 0 of the distillation term; it does not touch the label term.
+        clean_labels: the labels judge the clean images x, which the student is evaluated on too if α < 1;
+            else the perturbed x', as the teachers do.
     """
 
-    def __init__(self, *, alpha: float, temperature: float) -> None:
-        self.alpha = alpha
-        self.temperature = temperature
+    def __init__(
+        self,
+        distillation: Callable[..., Tensor],
+        *,
+        alpha: float,
+        temperature: float,
+        clean_labels: bool = False,
+    ) -> None:
+        self.distillation, self.alpha, self.temperature = distillation, alpha, temperature
         self.needs_teachers = alpha > 0
+        self.needs_clean_student = clean_labels and alpha < 1
 
     def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
         """`loss`, and `label` and `distillation` where their weights are not zero."""
-        return weighted_sum(
-            {
-                "label": (
-                    1.0 - self.alpha,
-                    lambda: label_ce(self.label_logits(predictions), predictions.labels),
-                ),
-                "distillation": (
-                    self.alpha,
-                    lambda: self.distillation(predictions.student, present(predictions.teachers, "teachers")),
-                ),
-            }
-        )
 
-    def label_logits(self, predictions: Predictions) -> Tensor:
-        """The `(s, b, c)` logits that the labels judge."""
-        return predictions.student
+        def label() -> Tensor:
+            clean, logits = predictions.student_clean, predictions.student
+            judged = present(clean, "student_clean") if self.needs_clean_student else logits
+            return label_ce(judged, predictions.labels)
 
-    @abstractmethod
-    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """L_KD, a scalar, from `(s, b, c)` and `(k, b, c)` logits."""
+        def distillation() -> Tensor:
+            teachers = present(predictions.teachers, "teachers")
+            return self.distillation(predictions.student, teachers, temperature=self.temperature)
+
+        return weighted_sum({"label": (1.0 - self.alpha, label), "distillation": (self.alpha, distillation)})
+
+
+def each_member(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`loss` of student logits `(b, c)`, averaged over the members of `(s, b, c)`."""
+
+    def averaged(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+        losses = [loss(member, teacher_logits, temperature=temperature) for member in student_logits]
+        return torch.stack(losses).mean()
+
+    return averaged

@@ -5,11 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from ekd_train.objectives.mixture import Mixture
 from ekd_train.objectives.soft_targets import check_student_and_teachers
 
 
-def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def proxy_end2(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Reverse KL from the student's Dirichlet to a proxy of the teachers', divided by its precision.
 
     Ryabinin, Malinin, Gales, *Scaling Ensemble Distribution Distillation to Many Classes with Proxy
@@ -25,8 +24,8 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     the expected cross-entropy with p̄, is left. Taking the added one away again, (α - 1) normalised is
     softmax(z): the student's logits are used as any classifier's.
 
-    Temperature is 1 on both sides: the paper needs none, unlike EnD² before it. Computed in float64,
-    because ψ and log Γ of large α cancel.
+    `temperature` plays no part, it is 1 on both sides: the paper needs none, unlike EnD² before it. Computed
+    in float64, because ψ and log Γ of large α cancel.
 
     Args:
         student_logits: `(b, c)`, c >= 2.
@@ -59,11 +58,3 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         + ((alpha - 1) * expected_log_probs).sum(dim=-1)
     )
     return (expected_cross_entropy + inverse_precision * kl_to_uniform).mean()
-
-
-class ProxyEnd2(Mixture):
-    """Labels and Proxy-EnD²; where the student has members, each stands for the whole ensemble."""
-
-    def distillation(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """`proxy_end2`, averaged over the members; `temperature` plays no part."""
-        return torch.stack([proxy_end2(member, teacher_logits) for member in student_logits]).mean()

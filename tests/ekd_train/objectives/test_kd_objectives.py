@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ekd_train.objectives import ce_kd, label_ce, mean_kd, member_kd, member_kl
+from ekd_train.objectives import Predictions, build_objective, label_ce, mean_kd, member_kd, member_kl
+from ekd_train.settings import Distillation
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -90,8 +91,9 @@ def test_ce_kd_judges_clean_images_by_labels_and_perturbed_ones_by_teachers():
     expected = (
         0.1 * label_ce(clean, LABELS) + 0.9 * 4 * torch.distributions.kl_divergence(teacher, student).mean()
     )
-    actual = ce_kd(clean, perturbed, teachers, LABELS, alpha=0.9, temperature=2.0)
-    torch.testing.assert_close(actual, expected)
+    objective = build_objective("ce_kd", Distillation(alpha=0.9, temperature=2.0))
+    terms = objective(Predictions(LABELS, perturbed, teachers, clean))
+    torch.testing.assert_close(terms["loss"], expected)
 
 
 @pytest.mark.parametrize(("loss", "student_shape"), [(mean_kd, (5, 6)), (member_kd, (3, 5, 6))])
