@@ -11,6 +11,9 @@ from ekd_train.metrics import ECE_BINS, apply_temperature, per_image
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
 """Those after the temperature."""
+RESAMPLES, SEED = 2000, 0
+LEVEL = 0.95
+"""Fraction of the resamples inside an interval."""
 COUNTS_AT_ONCE = 4_000_000
 """Held in memory: resamples x images."""
 
@@ -32,9 +35,9 @@ class Interval:
 class Paired:
     """Intervals of values on the same resamples for all predictors."""
 
-    def __init__(self, metrics: Sequence[str], values: Mapping[str, Tensor], level: float) -> None:
+    def __init__(self, metrics: Sequence[str], values: Mapping[str, Tensor]) -> None:
         """`values`: for each predictor `(metric, 1 + resamples)`: first the images themselves."""
-        self._metrics, self._values, self.level = metrics, values, level
+        self._metrics, self._values = metrics, values
 
     def of(self, predictor: str, metric: str) -> Interval:
         """The interval of one predictor's metric."""
@@ -48,7 +51,7 @@ class Paired:
         return self._values[predictor][self._metrics.index(metric)]
 
     def _interval(self, values: Tensor) -> Interval:
-        tail = (1 - self.level) / 2
+        tail = (1 - LEVEL) / 2
         ends = torch.quantile(values[1:], torch.tensor([tail, 1 - tail], dtype=values.dtype))
         return Interval(values[0].item(), ends[0].item(), ends[1].item())
 
@@ -67,7 +70,6 @@ class Bootstrap(Paired):
         temperatures: for each predictor, fitted on validation images; without them no `CALIBRATED` metrics.
         resamples: how many.
         seed: of the draws; the same seed gives the same intervals.
-        level: fraction of the resamples inside an interval.
     """
 
     def __init__(
@@ -76,11 +78,9 @@ class Bootstrap(Paired):
         labels: Tensor,
         temperatures: Mapping[str, float] | None = None,
         *,
-        resamples: int = 2000,
-        seed: int = 0,
-        level: float = 0.95,
+        resamples: int = RESAMPLES,
+        seed: int = SEED,
     ) -> None:
-        self.resamples, self.seed = resamples, seed
         parts = {name: _per_image(p, labels, (temperatures or {}).get(name)) for name, p in probs.items()}
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
@@ -89,32 +89,23 @@ class Bootstrap(Paired):
             name: _metrics(block, len(labels))
             for name, block in zip(parts, sums.split(width, dim=1), strict=True)
         }
-        super().__init__((*METRICS, *CALIBRATED), values, level)
+        super().__init__((*METRICS, *CALIBRATED), values)
 
 
 class BootstrapOfMeans(Paired):
     """The same of metrics that are means over the images, of whatever each image's value is.
 
-    Args:
-        values: for each predictor, by metric, each image's value `(b,)`; the same metrics for all.
-        resamples: how many.
-        seed: of the draws; the same seed gives the same intervals.
-        level: fraction of the resamples inside an interval.
+    `values`: for each predictor, by metric, each image's value `(b,)`; the same metrics for all.
     """
 
     def __init__(
-        self,
-        values: Mapping[str, Mapping[str, Tensor]],
-        *,
-        resamples: int = 2000,
-        seed: int = 0,
-        level: float = 0.95,
+        self, values: Mapping[str, Mapping[str, Tensor]], *, resamples: int = RESAMPLES, seed: int = SEED
     ) -> None:
         metrics = list(next(iter(values.values())))
         columns = [of[metric].double() for of in values.values() for metric in metrics]
         means = _resampled_sums(torch.stack(columns, dim=1), resamples, seed) / len(columns[0])
         parts = means.T.split(len(metrics))
-        super().__init__(metrics, dict(zip(values, parts, strict=True)), level)
+        super().__init__(metrics, dict(zip(values, parts, strict=True)))
 
 
 def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ekd_train.models.initialisation import he_normal_
+from ekd_train.models.residual_parts import he_normal_
 from ekd_train.models.stages import stages
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm
@@ -49,8 +49,19 @@ class Branched(Subnetworks):
         return torch.stack(logits), features
 
     def averaged(self) -> nn.Module:
-        """`average_branches` of this module."""
-        return average_branches(self)
+        """The plain network of the trunk and the mean of the branches, with the original class and keys.
+
+        Weights and running statistics are means over the branches. Branches that did not start as
+        copies have no common basin, so their average is a network in name only. BatchNorms come out as
+        ordinary ones. This module is left alone.
+        """
+        averaged = from_synchronised_batch_norm(self.first)
+        _, tail = trunk_and_tail(averaged, self.split)
+        other_states = [branch.state_dict() for branch in self.others]
+        for name, tensor in tail.state_dict().items():
+            if tensor.is_floating_point():  # the rest counts batches, which is the same everywhere
+                tensor.copy_(torch.stack([tensor, *(state[name] for state in other_states)]).mean(0))
+        return averaged
 
 
 def to_branches(
@@ -93,24 +104,6 @@ def to_branches(
         for branch in others:
             _redraw(branch, generator)
     return Branched(first, others, split)
-
-
-def average_branches(module: Subnetworks) -> nn.Module:
-    """The plain network of the trunk and the mean of the branches, with the original class and keys.
-
-    Weights and running statistics are means over the branches. Branches that did not start as
-    copies have no common basin, so their average is a network in name only. BatchNorms come
-    out as ordinary ones. `module` is left alone. Raises `TypeError` for anything but a `Branched`.
-    """
-    if not isinstance(module, Branched):
-        raise TypeError(f"average_branches takes a Branched, got {type(module).__name__}")
-    averaged = from_synchronised_batch_norm(module.first)
-    _, tail = trunk_and_tail(averaged, module.split)
-    other_states = [branch.state_dict() for branch in module.others]
-    for name, tensor in tail.state_dict().items():
-        if tensor.is_floating_point():  # the rest counts batches, which is the same everywhere
-            tensor.copy_(torch.stack([tensor, *(state[name] for state in other_states)]).mean(0))
-    return averaged
 
 
 def trunk_and_tail(module: nn.Module, split: str) -> tuple[nn.Sequential, nn.Sequential]:

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from ekd_train.models.pooling import GlobalAverage
+from ekd_train.models.residual_parts import GlobalAverage
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import WideResNet
 

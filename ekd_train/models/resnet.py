@@ -3,9 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ekd_train.models.initialisation import he_normal_
-from ekd_train.models.pooling import every_nth_pixel, global_average
-from ekd_train.models.small_image_shape import blocks_per_group, group_channels
+from ekd_train.models.residual_parts import (
+    block_group,
+    blocks_per_group,
+    every_nth_pixel,
+    global_average,
+    group_channels,
+    he_normal_,
+)
 
 
 class PadShortcut(nn.Module):
@@ -71,9 +76,9 @@ class ResNet(nn.Module):
         channels = group_channels(stem_channels, width)
         self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels[0])
-        self.group1 = _group(channels[0], channels[0], blocks, stride=1)
-        self.group2 = _group(channels[0], channels[1], blocks, stride=2)
-        self.group3 = _group(channels[1], channels[2], blocks, stride=2)
+        self.group1 = block_group(PostActivationBlock, channels[0], channels[0], blocks, stride=1)
+        self.group2 = block_group(PostActivationBlock, channels[0], channels[1], blocks, stride=2)
+        self.group3 = block_group(PostActivationBlock, channels[1], channels[2], blocks, stride=2)
         self.linear = nn.Linear(channels[2], num_classes)
         he_normal_(self)
 
@@ -82,10 +87,3 @@ class ResNet(nn.Module):
         x = F.relu(self.norm(self.stem(images)), inplace=True)
         x = self.group3(self.group2(self.group1(x)))
         return self.linear(global_average(x))
-
-
-def _group(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = PostActivationBlock(in_channels, out_channels, stride)
-    return nn.Sequential(
-        first, *(PostActivationBlock(out_channels, out_channels, 1) for _ in range(blocks - 1))
-    )

@@ -3,9 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ekd_train.models.initialisation import he_normal_
-from ekd_train.models.pooling import global_average
-from ekd_train.models.small_image_shape import blocks_per_group, group_channels
+from ekd_train.models.residual_parts import (
+    block_group,
+    blocks_per_group,
+    global_average,
+    group_channels,
+    he_normal_,
+)
 
 
 class PreActivationBlock(nn.Module):
@@ -59,9 +63,9 @@ class WideResNet(nn.Module):
         blocks = blocks_per_group("wide_resnet", depth, extra_layers=4)
         channels = group_channels(stem_channels, width)
         self.stem = nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False)
-        self.group1 = _group(stem_channels, channels[0], blocks, stride=1)
-        self.group2 = _group(channels[0], channels[1], blocks, stride=2)
-        self.group3 = _group(channels[1], channels[2], blocks, stride=2)
+        self.group1 = block_group(PreActivationBlock, stem_channels, channels[0], blocks, stride=1)
+        self.group2 = block_group(PreActivationBlock, channels[0], channels[1], blocks, stride=2)
+        self.group3 = block_group(PreActivationBlock, channels[1], channels[2], blocks, stride=2)
         self.norm = nn.BatchNorm2d(channels[2])
         self.linear = nn.Linear(channels[2], num_classes)
         he_normal_(self)
@@ -71,10 +75,3 @@ class WideResNet(nn.Module):
         x = self.group3(self.group2(self.group1(self.stem(images))))
         x = F.relu(self.norm(x), inplace=True)
         return self.linear(global_average(x))
-
-
-def _group(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = PreActivationBlock(in_channels, out_channels, stride)
-    return nn.Sequential(
-        first, *(PreActivationBlock(out_channels, out_channels, 1) for _ in range(blocks - 1))
-    )

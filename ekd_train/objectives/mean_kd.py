@@ -33,9 +33,9 @@ def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
 
 
 def mean_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """`mean_kd` less the target's τ² entropy, averaged over members `(s, b, c)`: τ² KL, with the same gradient.
+    """`mean_kd` less the target's τ² entropy, averaged over members `(s, b, c)`: τ² KL.
 
-    Zero for a student that has learned it all, whatever the temperature.
+    The same gradient; zero for a student that has learned it all, whatever the temperature.
     """
     loss = each_member(mean_kd)(student_logits, teacher_logits, temperature=temperature)
     target_probs = tempered_log_probs(teacher_logits, temperature).exp().mean(dim=0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ekd_train.evaluation.bootstrap import Paired, at_once, draw_counts
+from ekd_train.evaluation.bootstrap import RESAMPLES, SEED, Paired, at_once, draw_counts
 
 SCORES = ("max_probability", "entropy", "disagreement")
 """Of `unsureness`."""
@@ -67,31 +67,23 @@ class BootstrapOfDetection(Paired):
         inside: for each predictor its scores `(n,)` of the same known images.
         outside: for each its scores `(m,)` of the same others.
         resamples: how many.
-        seed: of the draws; the same seed gives the same intervals.
-        level: fraction of the resamples inside an interval.
 
     Raises `ValueError`: scores that `auroc` refuses.
     """
 
     def __init__(
-        self,
-        inside: Mapping[str, Tensor],
-        outside: Mapping[str, Tensor],
-        *,
-        resamples: int = 2000,
-        seed: int = 0,
-        level: float = 0.95,
+        self, inside: Mapping[str, Tensor], outside: Mapping[str, Tensor], *, resamples: int = RESAMPLES
     ) -> None:
         scores = {name: _Ranked(inside[name], outside[name]) for name in inside}
         known, foreign = (len(next(iter(of.values()))) for of in (inside, outside))
         # Each has a generator of its own, so that the draws do not depend on how many are made at once.
-        draws = [torch.Generator().manual_seed(two) for two in (2 * seed, 2 * seed + 1)]
+        draws = [torch.Generator().manual_seed(two) for two in (2 * SEED, 2 * SEED + 1)]
         found = {name: [ranked.as_they_are()] for name, ranked in scores.items()}
         for count in at_once(resamples, max(known, foreign)):
             counts = draw_counts(count, known, draws[0]), draw_counts(count, foreign, draws[1])
             for name, ranked in scores.items():
                 found[name].append(ranked.merits(*counts))
-        super().__init__(MERITS, {name: torch.cat(parts, dim=1) for name, parts in found.items()}, level)
+        super().__init__(MERITS, {name: torch.cat(parts, dim=1) for name, parts in found.items()})
 
 
 class _Ranked:

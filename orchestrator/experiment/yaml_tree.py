@@ -6,6 +6,8 @@ or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no 
 """
 
 import re
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import yaml
@@ -14,8 +16,6 @@ from orchestrator.errors import ExperimentError
 
 MOST_VALUES = 10_000
 """More are no experiment, but aliases of aliases that would fill the memory."""
-
-
 MOST_CHARACTERS = 1_000_000
 
 
@@ -69,7 +69,7 @@ def read_yaml(text: str, where: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise ExperimentError(f"{where}: is longer than {MOST_CHARACTERS} characters; is it an experiment?")
     try:
-        return _Plain(where).copy(yaml.load(text, Loader=_Loader))  # a SafeLoader
+        return _plain(yaml.load(text, Loader=_Loader), where, count(1))  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ExperimentError(f"{where}: not valid YAML: {at}{error.problem or error}") from None
@@ -105,25 +105,16 @@ def _index(node: list[Any], part: str, dotted: str) -> int:
     return int(part)
 
 
-class _Plain:
-    """Copies a value without sharing: what aliases pointed at may then be changed in one place."""
-
-    def __init__(self, where: str) -> None:
-        self.where, self.values = where, 0
-
-    def copy(self, value: Any) -> Any:
-        """A copy of JSON's types only."""
-        self.values += 1
-        if self.values > MOST_VALUES:
-            raise ExperimentError(f"{self.where}: has more than {MOST_VALUES} values; is it an experiment?")
-        if isinstance(value, dict):
-            return {key: self.copy(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.copy(item) for item in value]
-        if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
-            raise ExperimentError(
-                f"{self.where}: {value[:40]!r} has a character that no name or path can have"
-            )
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise ExperimentError(f"{self.where}: {type(value).__name__} is not a value that an experiment has")
+def _plain(value: Any, where: str, seen: Iterator[int]) -> Any:
+    """A copy of JSON's types only, without sharing: what aliases pointed at may then be changed in one place."""
+    if next(seen) > MOST_VALUES:
+        raise ExperimentError(f"{where}: has more than {MOST_VALUES} values; is it an experiment?")
+    if isinstance(value, dict):
+        return {key: _plain(item, where, seen) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, where, seen) for item in value]
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
+        raise ExperimentError(f"{where}: {value[:40]!r} has a character that no name or path can have")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ExperimentError(f"{where}: {type(value).__name__} is not a value that an experiment has")

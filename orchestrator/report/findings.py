@@ -13,7 +13,6 @@ from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
 
-RESAMPLES, SEED = 2000, 0
 FEWEST_IN_A_BIN = 10
 """Bins of a reliability diagram with fewer images are left out: their accuracy is noise."""
 MOST_CLASSES_SHOWN = 20
@@ -53,8 +52,6 @@ class Findings:
             {name: evidence.probs(name) for name in names},
             evidence.labels(),
             {name: evidence.predictors[name].temperature for name in names},
-            resamples=RESAMPLES,
-            seed=SEED,
         )
 
     @cached_property

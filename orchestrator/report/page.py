@@ -8,12 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from ekd_train.evaluation.bootstrap import Interval
+from ekd_train.evaluation.bootstrap import RESAMPLES, SEED, Interval
 from orchestrator.pipeline.progress import duration
 from orchestrator.pipeline.summary import WHAT_THEY_ARE, compact, kind_of
 from orchestrator.report import charts
 from orchestrator.report.evidence import Evidence
-from orchestrator.report.findings import MOST_CLASSES_SHOWN, RESAMPLES, SEED, Findings, signed
+from orchestrator.report.findings import MOST_CLASSES_SHOWN, Findings, signed
 from orchestrator.report.images import examples
 from orchestrator.report.robustness import SCORES, robustness_section
 from orchestrator.report.search import search_section

@@ -78,9 +78,9 @@ def transient(error: Exception) -> bool:
     if isinstance(error, RetriesExceededError):  # a download's parts; their last error says more
         return True
     if isinstance(error, botocore.ClientError):
-        return code(error) in _TRANSIENT_CODES | _EXPIRED or (
-            _status(error) >= 500 and not _permanent_5xx(error)
-        )
+        lasting = code(error) in _FULL | {"NotImplemented"}
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return code(error) in _TRANSIENT_CODES | _EXPIRED or (status >= 500 and not lasting)
     return isinstance(error, _TRANSIENT_TYPES) and not any(word in str(error) for word in _LASTING_TLS)
 
 
@@ -151,14 +151,6 @@ def _words_for_reply(error: botocore.ClientError, store: str) -> tuple[str, str]
         f"{error.operation_name} failed: {code_} {message}".rstrip(),
         f"look up {code_} in the store's manual",
     )
-
-
-def _status(error: botocore.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _permanent_5xx(error: botocore.ClientError) -> bool:
-    return code(error) in _FULL | {"NotImplemented"}
 
 
 def _headers(error: botocore.ClientError) -> dict[str, str]:

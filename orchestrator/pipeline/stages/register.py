@@ -15,7 +15,6 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.registry.model_card import CARD, fitted, model_card
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG, lineage_tags
 from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, register_averaged_student
-from orchestrator.report.findings import RESAMPLES, SEED
 from orchestrator.tracking import TrackingError
 
 PAUSE_S = 5.0
@@ -113,8 +112,7 @@ def _to_control(context: RunContext) -> Interval:
     """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
     tensors = load_predictions(context.checked.storage)
     probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
-    bootstrap = Bootstrap(probs, tensors["test/labels"], resamples=RESAMPLES, seed=SEED)
-    return bootstrap.difference("averaged", "control", "accuracy")
+    return Bootstrap(probs, tensors["test/labels"]).difference("averaged", "control", "accuracy")
 
 
 def _architecture_tags(architecture: Architecture) -> dict[str, str]:

@@ -27,7 +27,7 @@ def test_the_value_is_that_of_the_metrics(predictions):
 def test_a_resample_is_measured_as_the_metrics_measure_the_drawn_images(predictions):
     """The oracle draws the same images and calls the metrics on them."""
     probs, labels = predictions
-    boot = Bootstrap(probs, labels, resamples=50, seed=3, level=0.9)
+    boot = Bootstrap(probs, labels, resamples=50, seed=3)
     drawn = torch.randint(300, (50, 300), generator=torch.Generator().manual_seed(3))
     for name in METRICS:
         metric = getattr(metrics, name)
@@ -35,7 +35,7 @@ def test_a_resample_is_measured_as_the_metrics_measure_the_drawn_images(predicti
             [metric(probs["sharp"][d], labels[d]) - metric(probs["blunt"][d], labels[d]) for d in drawn],
             dtype=torch.float64,
         )
-        low, high = torch.quantile(differences, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+        low, high = torch.quantile(differences, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         interval = boot.difference("sharp", "blunt", name)
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-9)
 

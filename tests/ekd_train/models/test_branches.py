@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ekd_train.models import build_model
-from ekd_train.models.branches import average_branches, to_branches
+from ekd_train.models.branches import to_branches
 from ekd_train.models.cost import count_macs
 from ekd_train.models.stages import logits_and_features, stages
 
@@ -94,7 +94,7 @@ def test_averaging_takes_the_mean_over_branches_and_keeps_the_trunk():
     branched = to_branches(plain_network(), 2, "group1", "independent", generator()).train()
     before = copy.deepcopy(branched.state_dict())
     branched(IMAGES)
-    averaged = average_branches(branched).network
+    averaged = branched.averaged().network
     first, other = branched.first.network, head(branched)
     torch.testing.assert_close(averaged.linear.weight, (first.linear.weight + other.weight) / 2)
     assert torch.equal(averaged.stem.weight, first.stem.weight)
@@ -105,7 +105,7 @@ def test_averaging_takes_the_mean_over_branches_and_keeps_the_trunk():
 def test_an_average_of_branches_leaves_the_branches_alone():
     branched = to_branches(plain_network(), 2, "stem", "independent", generator())
     before = copy.deepcopy(branched.state_dict())
-    average_branches(branched)
+    branched.averaged()
     assert all(torch.equal(tensor, before[key]) for key, tensor in branched.state_dict().items())
 
 
@@ -153,4 +153,4 @@ def test_torchvision_networks_branch_and_average(name):
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(branched(images)[1], plain(images))
-        torch.testing.assert_close(average_branches(branched)(images), plain(images))
+        torch.testing.assert_close(branched.averaged()(images), plain(images))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ekd_train.models import build_model
-from ekd_train.models.pooling import every_nth_pixel, global_average
+from ekd_train.models.residual_parts import every_nth_pixel, global_average
 from ekd_train.models.stages import stages
 
 

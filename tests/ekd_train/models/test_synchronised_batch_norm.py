@@ -9,7 +9,7 @@ from torch import nn
 
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import average_members, to_batch_ensemble
-from ekd_train.models.branches import average_branches, to_branches
+from ekd_train.models.branches import Branched, to_branches
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
 
 SHARES = [(5, 3), (8, 0)]
@@ -92,7 +92,7 @@ def test_conversion_there_and_back_changes_classes_only():
 
 
 @pytest.mark.parametrize(
-    ("convert", "average"), [(to_batch_ensemble, average_members), (to_branches, average_branches)]
+    ("convert", "average"), [(to_batch_ensemble, average_members), (to_branches, Branched.averaged)]
 )
 def test_the_average_of_a_synchronised_student_has_ordinary_batch_norms(convert, average):
     plain = build_model("wide_resnet", depth=10, stem_channels=4, num_classes=3)
