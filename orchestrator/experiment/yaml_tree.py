@@ -106,7 +106,7 @@ def _index(node: list[Any], part: str, dotted: str) -> int:
 
 
 def _plain(value: Any, where: str, seen: Iterator[int]) -> Any:
-    """A copy of JSON's types only, without sharing: what aliases pointed at may then be changed in one place."""
+    """A copy of JSON's types only, that shares nothing: what aliases pointed at may change in one place."""
     if next(seen) > MOST_VALUES:
         raise ExperimentError(f"{where}: has more than {MOST_VALUES} values; is it an experiment?")
     if isinstance(value, dict):
