@@ -8,19 +8,12 @@ from ekd_train.metrics import PROB_FLOOR
 
 
 def diversity(probs: Tensor) -> dict[str, float]:
-    """Diversity of several predictors of the same images.
+    """Diversity of several predictors of the same images, from probabilities `(s, b, c)`.
 
-    `pairwise_kl` is `mean over i != j and b of KL(p_i,b ‖ p_j,b)` over ordered pairs, in nats, with the
-    1e-8 of `metrics.nll` inside the logarithms; `agreement` the fraction of images on which two of them
-    predict the same class, averaged over pairs. Computed in float64, in time linear in s.
-
-    Args:
-        probs: `(s, b, c)` probabilities.
-
-    Returns:
-        `pairwise_kl` >= 0 and `agreement` in [0, 1]; nothing for a single predictor, which has no pair.
-
-    Raises `ValueError`: another number of axes, or no images.
+    `pairwise_kl` >= 0 is `mean over i != j and b of KL(p_i,b ‖ p_j,b)` over ordered pairs, in nats, with the
+    1e-8 of `metrics.nll` inside the logarithms; `agreement` in [0, 1] the fraction of images on which two of
+    them predict the same class, averaged over pairs. Computed in float64, in time linear in s. Nothing for a
+    single predictor, which has no pair. Raises `ValueError`: another number of axes, or no images.
 
     >>> import torch
     >>> diversity(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))

@@ -31,9 +31,8 @@ def measure_latency(
         batches: batch sizes.
         seconds: about how long to time each network at each size.
 
-    Returns:
-        By network `latency_ms`, the median by batch size, and `latency_quartiles_ms`, the first and the third
-        quartile; JSON has text keys, so sizes are texts too.
+    By network `latency_ms`, the median by batch size, and `latency_quartiles_ms`, the first and the third
+    quartile; JSON has text keys, so sizes are texts too.
     """
     found: dict[str, dict[str, Any]] = {
         name: {"latency_ms": {}, "latency_quartiles_ms": {}} for name in networks

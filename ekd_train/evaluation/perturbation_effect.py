@@ -29,11 +29,9 @@ def perturbation_effect(
         images: uint8 training images `(n, channel, height, width)`, at least one.
         labels: `(n,)`.
 
-    Returns:
-        Nothing where the run has no perturbation, else, for the first images of the split:
-        `clean`, `perturbed` `(m, ...)` in [0, 1] and `labels` of the few to show, and the
-        probabilities `teachers/clean`, `teachers/perturbed` `(k, b, c)` and, of a student with
-        subnetworks, `members/clean`, `members/perturbed` `(s, b, c)` of all.
+    Nothing where the run has no perturbation, else, for the first images of the split: `clean`, `perturbed`
+    `(m, ...)` in [0, 1] and `labels` of the few to show, and the probabilities `teachers/clean`,
+    `teachers/perturbed` `(k, b, c)` and, of a student with subnetworks, `members/*` `(s, b, c)` of all.
     """
     settings = run.perturbation
     if not changes_images(settings.kind, settings.strength):

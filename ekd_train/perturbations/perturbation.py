@@ -19,30 +19,22 @@ class TeacherSequence(Protocol):
 
 @dataclass(frozen=True)
 class Networks:
-    """What a perturbation may evaluate.
-
-    Attributes:
-        teachers: k networks.
-        student: the student, with its members (`models.subnetworks.Subnetworks`); None if not needed.
-        temperature: τ of the softmax of ODS and ConfODS.
-    """
+    """What a perturbation may evaluate: k teachers, and the student where it is needed."""
 
     teachers: TeacherSequence
     student: nn.Module | None
+    """With its members (`models.subnetworks.Subnetworks`)."""
     temperature: float
+    """τ of the softmax of ODS and ConfODS."""
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One kind.
-
-    Attributes:
-        displacement: from images `(b, ...)`, their draw and the networks to what is added to the
-            images at strength 1, of the images' shape: a root-mean-square change of one grey level.
-        drawn_teachers: how many different teachers a draw names, which is how many it evaluates.
-        needs_student: whether it evaluates the student's members of the same indices.
-    """
+    """One kind."""
 
     displacement: Callable[[Tensor, Draw, Networks], Tensor]
+    """What is added to images `(b, ...)` at strength 1: a root-mean-square change of one grey level."""
     drawn_teachers: int = 0
+    """How many different teachers a draw names, which is how many it evaluates."""
     needs_student: bool = False
+    """Whether it evaluates the student's members of the same indices."""

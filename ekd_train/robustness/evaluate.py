@@ -164,11 +164,8 @@ def corruption_errors(
     """The corruption error of each kind: `CE = Σ_severity error / Σ_severity error of the baseline`.
 
     Hendrycks and Dietterich (2019), whose baseline is AlexNet; below 1 is more robust than the baseline.
-    A kind of which the baseline gets everything right has no corruption error and is left out.
-
-    Args:
-        errors: by kind, the fraction of wrong images at each severity.
-        baseline: the same of the baseline, same kinds and severities.
+    A kind of which the baseline gets everything right has no corruption error and is left out. Both arguments
+    have by kind the fraction of wrong images at each severity.
 
     >>> corruption_errors({"fog": [0.1, 0.2]}, {"fog": [0.2, 0.4]})
     {'fog': 0.5}

@@ -37,13 +37,8 @@ def unsureness(probs: Tensor) -> dict[str, Tensor]:
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Area under the ROC curve in [0, 1]: how often an outside image scores higher; ties count a half.
 
-    By ranks (Mann and Whitney). 0.5 is chance, 1 perfect, below 0.5 worse than chance.
-
-    Args:
-        inside: scores `(n,)` of images of the known classes.
-        outside: scores `(m,)` of others.
-
-    Raises `ValueError`: one of them is empty, or holds NaN.
+    By ranks (Mann and Whitney), of scores `(n,)` of the known classes and `(m,)` of others. 0.5 is chance, 1
+    perfect, below 0.5 worse than chance. Raises `ValueError`: one of them is empty, or holds NaN.
     """
     return _Ranked(inside, outside).as_they_are()[0, 0].item()
 
@@ -63,12 +58,8 @@ class BootstrapOfDetection(Paired):
     The resamples are the same for all predictors, so that differences are paired. As in `Bootstrap`,
     intervals say nothing about other seeds of the training.
 
-    Args:
-        inside: for each predictor its scores `(n,)` of the same known images.
-        outside: for each its scores `(m,)` of the same others.
-        resamples: how many.
-
-    Raises `ValueError`: scores that `auroc` refuses.
+    `inside`: for each predictor its scores `(n,)` of the same known images; `outside`: for each its scores
+    `(m,)` of the same others. Raises `ValueError`: scores that `auroc` refuses.
     """
 
     def __init__(

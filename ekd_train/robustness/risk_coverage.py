@@ -11,14 +11,9 @@ from torch import Tensor
 def risk_coverage(probs: Tensor, labels: Tensor) -> Tensor:
     """Risk `(n,)` at coverage 1/n, 2/n, ..., 1, float64: errors among the k surest images, over k.
 
-    Sureness is the largest probability. Images that are equally sure come in no order: each counts with
-    the error rate of all of them.
-
-    Args:
-        probs: `(n, c)` probabilities.
-        labels: `(n,)` integers.
-
-    Raises `ValueError`: no images, or shapes that do not fit.
+    Of `probs (n, c)` and integer `labels (n,)`. Sureness is the largest probability. Images that are equally
+    sure come in no order: each counts with the error rate of all of them. Raises `ValueError`: no images, or
+    shapes that do not fit.
     """
     if probs.ndim != 2 or len(probs) == 0 or labels.shape != probs.shape[:1]:
         raise ValueError(

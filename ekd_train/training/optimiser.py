@@ -14,12 +14,8 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
     included (Nam et al. 2022, released code). The BatchEnsemble factors r and s, `factors`, do not
     decay in the optimiser: see `adjust_factor_gradients`. A member's own bias counts as shared.
 
-    Args:
-        network: what is trained; it may hold a BatchEnsemble beside other modules.
-        training: learning rate, momentum, λ.
-        factors: how r and s learn; None, as for a plain network, only where there are none.
-
-    Raises `ValueError`: factors without settings for them.
+    `network` may hold a BatchEnsemble beside other modules. `factors`: how r and s learn; None only where
+    there are none, else a `ValueError`.
     """
     members_own = [factor for _, factor in factors_of(network)]
     if members_own and factors is None:

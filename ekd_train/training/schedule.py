@@ -6,22 +6,13 @@ from ekd_train.settings import Schedule
 
 
 def learning_rate_factor(schedule: Schedule, *, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the peak learning rate is multiplied by at one optimiser step.
+    """What the peak learning rate is multiplied by at an optimiser step, counted from 0 on; in [0, 1].
 
     All kinds begin with a linear warm-up from `warmup_start` to 1 over `warmup_epochs`. Then `cosine`
     falls to 0 at the end of training (LatentBE's recipe); `flat_linear` stays at 1 until the fraction
     `flat_until` of training, falls linearly to `final_factor` at `decay_until` and stays there (the ODS
     paper's recipe); `constant` stays at 1. A warm-up that reaches past the beginning of the linear
     decay never lifts the rate above it.
-
-    Args:
-        schedule: which kind, and its settings.
-        step: index of the step about to be made, from 0, counted over the whole training.
-        steps_per_epoch: at least 1.
-        epochs: length of training.
-
-    Returns:
-        A factor in [0, 1].
 
     >>> recipe = Schedule(kind="cosine", warmup_epochs=5)
     >>> [learning_rate_factor(recipe, step=s, steps_per_epoch=10, epochs=25) for s in (0, 25, 50, 150)]

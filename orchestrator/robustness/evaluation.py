@@ -93,11 +93,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The content of `evaluation.json`: measured now, or as it was if nothing that decides it has changed.
 
-    Args:
-        run: what to measure.
-        settings: how.
-        say: told in a line what is missing, and what is not done again.
-        progress: told how many images of how many are predicted.
+    `say` is told in a line what is missing, and what is not done again; `progress` how many images of
+    how many are predicted.
 
     Raises `ExperimentError`: settings or data files do not fit the run; `EvaluationFailed`: stored networks
     do not predict what the run stored; `DamagedCheckpoint`: a stored object is not what was written.
