@@ -36,7 +36,7 @@ from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_session import variables_for_workers
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tuning.callback import SearchCallback
-from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.tuning.pool import baseline_values, pool_experiment, trial_experiment
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.searchers import build_searcher
@@ -106,7 +106,7 @@ class Weighed(Simulated):
         (loop,) = inside.runner._open(step.name, step.runs, Silent())
         loop.step(loop.batches.draw(0, torch.arange(loop.settings.batch_size)))
         float(loop.data.train.images.float().mean())
-        store, together = self.setup.store, int(self.setup.store.read("weigh/together"))
+        store, together = self.setup.storage, int(self.setup.store.read("weigh/together"))
         store.write(f"weigh/ready/{step.name}", b"")
         while len(store.list("weigh/ready")) < together:
             time.sleep(0.1)
@@ -132,7 +132,8 @@ def search(
     """A search without MLflow and without a final training; its trials, seconds, and when they ended."""
     request = SearchRequest.model_validate({"space": load_space("student"), **options})
     pool = pool_experiment(experiment, request.space.domains)
-    trials, searcher = TrialStore(store), build_searcher(request, experiment.seed)
+    baseline = baseline_values(pool, request.space.domains)
+    trials, searcher = TrialStore(store), build_searcher(request, experiment.seed, baseline)
     view = View.open("benchmark", [], "nowhere")
     view.console.quiet = True
     callback = Timed(trials, searcher, None, view, request.trials)

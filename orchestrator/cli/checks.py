@@ -14,8 +14,9 @@ from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.planning.capacity import why_never
 from orchestrator.planning.preflight import Checked, ask_capacity, check
-from orchestrator.tuning.pool import pool_experiment
-from orchestrator.tuning.request import SearchRequest, check_request, default_trials
+from orchestrator.tuning.names import DEFAULT_TRIALS
+from orchestrator.tuning.pool import baseline_values, pool_experiment, unlike_pool
+from orchestrator.tuning.request import SearchRequest, check_request, most_trials
 from orchestrator.tuning.space import check_space, load_space
 
 
@@ -33,12 +34,18 @@ def requested_search(
     Raises `ExperimentError`.
     """
     space = load_space(arguments.space)
+    pool = pool_experiment(experiment, space.domains)
+    unlike = unlike_pool(experiment, pool)
+    baseline = baseline_values(pool, space.domains, unlike)
     trials = arguments.trials
+    if trials is None:
+        trials = most_trials(space, baseline) if arguments.searcher == "grid" else DEFAULT_TRIALS
     options = {
         "space": space,
         "scheduler": arguments.scheduler,
         "searcher": arguments.searcher,
-        "trials": default_trials(arguments.searcher, space) if trials is None else trials,
+        "trials": trials,
+        "baseline": unlike,
         "seeds": arguments.seeds,
         "time_budget_s": arguments.time_budget,
         "max_concurrent": arguments.max_concurrent,
@@ -50,8 +57,8 @@ def requested_search(
         option = str(item["loc"][0]).removesuffix("_s").replace("_", "-")
         raise ExperimentError(f"--{option}: {item['msg']}, not {item['input']!r}") from None
     check_space(space, experiment)
-    check_request(request, experiment)
-    return request, pool_experiment(experiment, space.domains)
+    check_request(request, experiment, baseline)
+    return request, pool
 
 
 def checked_experiment(arguments: argparse.Namespace) -> Checked:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 APART = 0.02
 """Height by which lines of equal choices are moved apart."""
-FEWEST_FOR_IMPORTANCE = 4
+FEWEST_FOR_IMPORTANCE = 10
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,16 @@ def _draw_trials(axes: "Axes", search: Search) -> None:
 def importance(space: Space, trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Share of each key in what a random forest learns of the validation accuracy; sums to 1.
 
-    Permutation importance on the trials themselves: it ranks, it does not predict. Empty with
-    fewer than four trials, or when all are equally good.
+    Permutation importance on the trials themselves: it ranks, it does not predict. Trials that were stopped
+    are left out: their accuracy is that of another budget. Empty with fewer than ten others, or when all are
+    equally good.
     """
+    trials = [
+        record
+        for record in trials
+        if record.status == "completed"
+        and all(domain.has(record.values[key]) for key, domain in space.domains.items())
+    ]
     scores = np.array([record.quality[0] for record in trials])
     if len(trials) < FEWEST_FOR_IMPORTANCE or np.ptp(scores) == 0:
         return {}
@@ -220,7 +227,9 @@ def importance(space: Space, trials: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def _position(domain: Domain, value: Any) -> float:
-    """Where a value lies in its domain, from 0 to 1."""
+    """Where a value lies in its domain, from 0 to 1; NaN: outside, as the experiment's own may be."""
+    if not domain.has(value):
+        return float("nan")
     if isinstance(domain, Choice):
         return domain.choice.index(value) / max(1, len(domain.choice) - 1)
     low, high = domain.ends

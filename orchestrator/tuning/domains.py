@@ -29,6 +29,10 @@ class Choice(Settings):
         """What to look at to know that all values are allowed."""
         return self.choice
 
+    def has(self, value: Any) -> bool:
+        """Whether it may be `value`."""
+        return value in self.choice
+
     def describe(self) -> str:
         """The domain in a few characters."""
         return ", ".join(map(str, self.choice))
@@ -53,6 +57,10 @@ class _Range(Settings):
     def values(self) -> tuple[Any, ...]:
         """What to look at to know that all values are allowed: bounds are intervals."""
         return self.ends
+
+    def has(self, value: Any) -> bool:
+        """Whether it may be `value`."""
+        return isinstance(value, int | float) and self.ends[0] <= value <= self.ends[1]
 
 
 class Uniform(_Range):

@@ -1,5 +1,6 @@
 """What a search would do, and what it would cost: computed without starting anything."""
 
+import math
 from statistics import mean
 
 from ekd_train.data.description import DataDescription
@@ -12,8 +13,8 @@ from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import trial_experiment
-from orchestrator.tuning.request import SearchRequest, grid_size, longest_training, longest_warmup
-from orchestrator.tuning.schedulers import expected_share, grace_epochs, rungs
+from orchestrator.tuning.request import SearchRequest, grid_size
+from orchestrator.tuning.schedulers import Stopping, stopping
 from orchestrator.tuning.searchers import random_points
 
 SAMPLE = 200
@@ -24,13 +25,10 @@ def search_lines(
     request: SearchRequest, pool: Experiment, description: DataDescription, capacity: Capacity
 ) -> list[str]:
     """The search in lines for a person: trials, rungs, training passes, what runs at once."""
-    space, training = request.space, pool.student.training
-    longest = longest_training(pool, space)
-    grace = grace_epochs(training, longest, longest_warmup(pool, space), request.reduction_factor)
-    stops = rungs(request.scheduler, grace, longest, request.reduction_factor)
+    space, stops = request.space, stopping(request, pool)
     per_image = mean(trial_cost(pool, values) for values in random_points(space, SAMPLE))
     full = per_image * request.trials * request.seeds * description.train
-    share = expected_share(request, grace, longest)
+    share, finished = stops.expected()
     at_once = trials_at_once(pool.cluster, capacity, request)
     lines = [f"space     {space.name}: {space.description}"]
     lines += [f"            {key}: {domain.describe()}" for key, domain in space.domains.items()]
@@ -38,15 +36,16 @@ def search_lines(
     seeds = f", each from {request.seeds} seeds" if request.seeds > 1 else ""
     budget = f", at most {request.time_budget_s:g} s" if request.time_budget_s is not None else ""
     lines.append(f"trials    {request.trials}{of}, {request.searcher} search{seeds}{budget}")
-    lines.append(f"stopping  {_stopping(request, stops, longest, grace)}")
+    lines.append("          trial 0 is the experiment as it stands, trained in full")
+    lines.append(f"stopping  {_stopping(stops, pool.student.training.evaluate_every, finished)}")
     lines.append(
         f"passes    {compact(full)} forward-pass equivalents if all trials train in full"
         + (f", about {compact(share * full)} ({100 * share:.0f} %) expected" if share < 1 else "")
     )
     lines.append(f"at once   {at_once} trial{'s' if at_once > 1 else ''} {_where(pool)}")
     lines.append(f"teachers  a pool of {pool.teacher_count}, trained once; {_taught(request, pool)}")
-    lines.append("then      the best trial's settings: trained in full, averaged, tested once, registered")
-    return lines
+    lines.append("then      the best trial's network is averaged, tested once and registered")
+    return lines + ([f"WARNING: {doubt}"] if (doubt := stops.doubt()) else [])
 
 
 def check_students(request: SearchRequest, pool: Experiment, description: DataDescription) -> None:
@@ -73,20 +72,15 @@ def check_students(request: SearchRequest, pool: Experiment, description: DataDe
             ) from None
 
 
-def _stopping(request: SearchRequest, stops: list[int], longest: int, grace: int) -> str:
-    factor, after = request.reduction_factor, ", ".join(map(str, stops))
-    match request.scheduler:
-        case "none":
-            return f"none: every trial trains its {longest} epochs"
-        case "median":
-            return f"median: from epoch {grace} on, what is below the median; at most {longest} epochs"
-        case _ if not stops:
-            return f"{request.scheduler}: no rung before the last of {longest} epochs: nothing is stopped"
-        case _:
-            return (
-                f"{request.scheduler}: rungs after epochs {after}, each passed by about 1 in {factor}; "
-                f"at most {longest} epochs"
-            )
+def _stopping(stops: Stopping, every: int, finished: float) -> str:
+    """`every`: epochs between validations, after which alone trials are compared."""
+    name, longest, end = stops.scheduler, stops.longest, f"about {finished:.0f} trials train in full"
+    if not stops.rungs:
+        return f"{name}: every trial trains its {longest} epochs"
+    if name == "median":
+        return f"median: from epoch {stops.grace} on, what is below the median; {end}"
+    after = ", ".join(str(math.ceil(rung / every) * every) for rung in stops.rungs)
+    return f"{name}: rungs after epochs {after} of {longest}, each passed by 1 in {stops.factor:.2g}; {end}"
 
 
 def _taught(request: SearchRequest, pool: Experiment) -> str:

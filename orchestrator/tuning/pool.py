@@ -10,6 +10,8 @@ sets members apart.
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from types import MappingProxyType
 from typing import Any
 
 from ekd_train.settings import TrainingRun
@@ -37,6 +39,26 @@ def pool_experiment(experiment: Experiment, domains: Mapping[str, Domain]) -> Ex
     if experiment.pairs_members or experiment.perturbation.kind == "tdiv_sdiv":
         tree["student"]["members"] = max(wanted)
     return build_experiment(tree)
+
+
+def unlike_pool(experiment: Experiment, pool: Experiment) -> dict[str, Any]:
+    """The values that make `experiment` of its pool: none where the pool has no more teachers than it."""
+    if pool == experiment:
+        return {}
+    return {TEACHERS: experiment.teacher_count, MEMBERS: experiment.student.members}
+
+
+def baseline_values(
+    pool: Experiment, keys: Iterable[str], unlike: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The values of `keys` in the experiment as it stands: those of trial 0. `unlike`: `unlike_pool`."""
+    tree = pool.resolved()
+
+    def value(key: str) -> Any:
+        return reduce(lambda inner, part: inner[part], key.split("."), tree)
+
+    standing = {key: pool.teacher_count if key == TEACHERS else value(key) for key in keys}
+    return standing | dict(unlike)
 
 
 def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:

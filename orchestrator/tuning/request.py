@@ -1,9 +1,10 @@
 """What a user asks of a search, and whether its parts can work together."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import Positive, PositiveFloat
@@ -30,8 +31,9 @@ class AskedSearch(BaseModel):
     time_budget_s: PositiveFloat | None = None
     """Of searching, all starts together; the final training comes after it."""
     max_concurrent: Positive | None = None
-    reduction_factor: Positive = Field(default=3, ge=2)
-    """ASHA lets about one trial in so many go on at every rung."""
+    baseline: dict[str, Any] = {}
+    """What trial 0, the experiment as it stands, has otherwise than the experiment with the pool of teachers:
+    `teachers.count` and `student.members`."""
 
     def identity(self) -> dict[str, Any]:
         """What decides which trials there are, as far as it differs from the defaults; budgets of time and
@@ -55,9 +57,10 @@ def grid_size(space: Space) -> int:
     return math.prod(len(domain.points(POINTS_PER_RANGE)) for domain in space.domains.values())
 
 
-def default_trials(searcher: str, space: Space) -> int:
-    """Where `--trials` is left out: the whole grid, else `DEFAULT_TRIALS`."""
-    return grid_size(space) if searcher == "grid" else DEFAULT_TRIALS
+def most_trials(space: Space, baseline: Mapping[str, Any]) -> int:
+    """Of a grid search: its points, and the experiment as it stands unless that is one of them."""
+    among = all(baseline[key] in domain.points(POINTS_PER_RANGE) for key, domain in space.domains.items())
+    return grid_size(space) + (not among)
 
 
 def longest_training(experiment: Experiment, space: Space) -> int:
@@ -76,18 +79,21 @@ def longest_warmup(experiment: Experiment, space: Space) -> float:
     return max(float(value) for value in domain.values)
 
 
-def check_request(request: SearchRequest, experiment: Experiment) -> None:
-    """Raise `ExperimentError` if scheduler, searcher, space and cluster cannot work together."""
+def check_request(request: SearchRequest, experiment: Experiment, baseline: Mapping[str, Any]) -> None:
+    """Raise `ExperimentError` if scheduler, searcher, space and cluster cannot work together.
+
+    `baseline`: trial 0's values (`orchestrator.tuning.pool.baseline_values`).
+    """
     space = request.space
     if request.searcher == "pareto" and request.scheduler != "none":
         raise ExperimentError(
             f"--searcher pareto with --scheduler {request.scheduler}: stopping early ranks trials by "
             "accuracy alone and would cut off the cheap end of the Pareto set; add --scheduler none"
         )
-    if request.searcher == "grid" and request.trials > grid_size(space):
+    if request.searcher == "grid" and request.trials > (most := most_trials(space, baseline)):
         raise ExperimentError(
-            f"--searcher grid: the grid over space {space.name} has {grid_size(space)} points, fewer than "
-            f"--trials {request.trials}; leave --trials out to run all of them"
+            f"--searcher grid: the experiment as it stands and the grid over space {space.name} are {most} "
+            f"trials, fewer than --trials {request.trials}; leave --trials out to run all of them"
         )
     if experiment.student.architecture.pruned:
         _check_pruned(space)

@@ -2,99 +2,140 @@
 
 import bisect
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ekd_train.settings import Training
+from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.names import SchedulerName
-from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.request import SearchRequest, longest_training, longest_warmup
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 TIME, SCORE = "epoch", "score"
 """Names, in what a trial reports, of its epochs and of what is compared."""
+HANDFUL = 5
+"""So many trials are to train in full, about: among fewer, which is best is chance."""
 
 
-def grace_epochs(training: Training, longest: int, warmup: float, factor: int) -> int:
-    """Epochs before any trial may be stopped: three reductions below the end, and past any trial's warm-up.
+@dataclass(frozen=True)
+class Stopping:
+    """Which trials of a search are stopped, and when; trial 0, which the others are compared with, never."""
 
-    >>> grace_epochs(Training(epochs=100), 100, 0, 3)
-    4
-    >>> grace_epochs(Training(epochs=100), 100, 10, 3)
-    11
-    """
-    return min(longest, max(math.ceil(longest / factor**3), math.ceil(warmup) + 1, training.evaluate_every))
+    scheduler: SchedulerName
+    trials: int
+    longest: int
+    """Epochs of the longest trial."""
+    grace: int
+    """Epochs before any trial may be stopped."""
+    factor: float
+    """About one trial in so many goes on at every rung."""
 
+    @property
+    def rungs(self) -> list[float]:
+        """Epochs after which trials are compared, before the last one.
 
-def rungs(scheduler: SchedulerName, grace: int, longest: int, factor: int) -> list[int]:
-    """Epochs after which trials are compared, before the last one.
-
-    >>> rungs("asha", 2, 10, 3)
-    [2, 6]
-    """
-    match scheduler:
-        case "asha":
-            count = int(math.log(longest / grace) / math.log(factor) + 1)
-            return [epoch for k in range(count) if (epoch := grace * factor**k) < longest]
-        case "median":
-            return [grace]
-        case "none":
+        >>> Stopping("asha", 45, 10, 2, 3.0).rungs
+        [2.0, 6.0]
+        """
+        if self.scheduler == "none" or self.grace >= self.longest:
             return []
+        if self.scheduler == "median":
+            return [float(self.grace)]
+        count = int(math.log(self.longest / self.grace) / math.log(self.factor) + 1)
+        return [epoch for k in range(count) if (epoch := self.grace * self.factor**k) < self.longest]
+
+    def expected(self, simulations: int = 200) -> tuple[float, float]:
+        """Share of the epochs of running all trials in full, and number of trials that are trained in full.
+
+        Trials arrive one after another, each with a random rank that is the same at every rung: the
+        most that early stopping can know.
+        """
+        generator = np.random.default_rng(0)
+        trained = finished = 0.0
+        for _ in range(simulations):
+            recorded: dict[float, list[float]] = {epoch: [] for epoch in self.rungs}
+            for number, rank in enumerate(generator.random(self.trials)):
+                epochs: float = self.longest
+                for epoch, seen in recorded.items():
+                    cut = number and rank < _quantile(seen, 1 - 1 / self.factor)
+                    bisect.insort(seen, rank)
+                    if cut:
+                        epochs = epoch
+                        break
+                trained += epochs
+                finished += epochs == self.longest
+        return trained / (simulations * self.trials * self.longest), finished / simulations
+
+    def doubt(self) -> str | None:
+        """What to choose where too few trials would be trained in full; None if there are enough."""
+        _, finished = self.expected()
+        if round(finished) >= HANDFUL:
+            return None
+        none = ", or --scheduler none" if self.rungs and self.trials >= HANDFUL else ""
+        return (
+            f"about {finished:.0f} of {self.trials} trials will be trained in full, few to choose between; "
+            f"choose --trials {max(HANDFUL, self.trials) * (2 if none else 1)} or more{none}"
+        )
 
 
-def expected_share(request: SearchRequest, grace: int, longest: int, simulations: int = 200) -> float:
-    """Share of the epochs of running all trials in full that is expected to be trained.
+def stopping(request: SearchRequest, pool: Experiment) -> Stopping:
+    """When trials of a search are stopped, so that about `HANDFUL` of them train in full.
 
-    Trials arrive one after another, each with a random rank that is the same at every rung: the
-    most that early stopping can know.
+    With n = r * HANDFUL trials, ASHA compares them first after 1 / r of the epochs (past any trial's
+    warm-up), and lets one in r go on, in steps of about 3 (Li et al. 2020, section 3); the median of
+    several is known after as long.
     """
-    factor = request.reduction_factor
-    stops = rungs(request.scheduler, grace, longest, factor)
-    if not stops:
-        return 1.0
-    generator = np.random.default_rng(0)
-    kept = 1 / 2 if request.scheduler == "median" else 1 / factor
-    trained = 0
-    for _ in range(simulations):
-        recorded: dict[int, list[float]] = {epoch: [] for epoch in stops}
-        for rank in generator.random(request.trials):
-            epochs = longest
-            for epoch in stops:
-                seen = recorded[epoch]
-                cut = seen and rank < _quantile(seen, 1 - kept)
-                bisect.insort(seen, rank)
-                if cut:
-                    epochs = epoch
-                    break
-            trained += epochs
-    return trained / (simulations * request.trials * longest)
+    longest, training = longest_training(pool, request.space), pool.student.training
+    ratio = max(1.0, request.trials / HANDFUL)
+    warmup = math.ceil(longest_warmup(pool, request.space)) + 1
+    grace = min(longest, max(math.ceil(longest / ratio), warmup, training.evaluate_every))
+    factor = 2.0 if request.scheduler == "median" else ratio ** (1 / max(1, round(math.log(ratio, 3))))
+    return Stopping(request.scheduler, request.trials, longest, grace, factor)
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """As `numpy.percentile`, of a list in order."""
+    """As `numpy.percentile`, of a list in order; of an empty one, what is below everything."""
+    if not ordered:
+        return -math.inf
     at = share * (len(ordered) - 1)
     low = int(at)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def build_scheduler(request: SearchRequest, grace: int, longest: int) -> "TrialScheduler":
+def build_scheduler(stops: Stopping) -> "TrialScheduler":
     """Ray's scheduler, comparing `score` (higher is better) over epochs. None of them pauses a trial."""
     from ray.tune import schedulers
 
-    shared: dict[str, Any] = {"time_attr": TIME, "metric": SCORE, "mode": "max"}
-    match request.scheduler:
-        case "asha":
-            return schedulers.AsyncHyperBandScheduler(
-                **shared, grace_period=grace, max_t=longest, reduction_factor=request.reduction_factor
-            )
-        case "median":
-            # By default it pauses trials while there are too few to compare them with: here they train on.
-            never: Any = math.inf
-            return schedulers.MedianStoppingRule(
-                **shared, grace_period=grace, min_samples_required=3, min_time_slice=never
-            )
-        case "none":
-            return schedulers.FIFOScheduler()
+    kind: Any
+    options: dict[str, Any] = {"time_attr": TIME, "metric": SCORE, "mode": "max", "grace_period": stops.grace}
+    if not stops.rungs:
+        return schedulers.FIFOScheduler()
+    if stops.scheduler == "asha":
+        kind = schedulers.AsyncHyperBandScheduler
+        options |= {"max_t": stops.longest, "reduction_factor": stops.factor}
+    else:
+        kind = schedulers.MedianStoppingRule
+        # By default it pauses trials while there are too few to compare them with: here they train on.
+        options |= {"min_samples_required": 3, "min_time_slice": math.inf}
+
+    class SparesTrial0(kind):
+        """Trial 0 is what the others are compared with: it is trained in full."""
+
+        asked = True
+        """About trial 0 as well: once it would have been stopped, it must not be asked again."""
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
+            go_on: str = schedulers.TrialScheduler.CONTINUE
+            if trial.config["number"] or self.asked:
+                decision: str = super().on_trial_result(tune_controller, trial, result)
+                if trial.config["number"]:
+                    return decision
+                self.asked = decision == go_on
+            return go_on
+
+    made: TrialScheduler = SparesTrial0(**options)
+    return made

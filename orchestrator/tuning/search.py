@@ -13,8 +13,8 @@ from typing import Any
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.tuning.cost import trial_cost
-from orchestrator.tuning.request import SearchRequest, longest_training, longest_warmup
-from orchestrator.tuning.schedulers import build_scheduler, grace_epochs
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.schedulers import build_scheduler, stopping
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.trial import Trial
 from orchestrator.tuning.trial_executor import TrialSetup
@@ -42,17 +42,6 @@ class Search:
     searcher: Searcher
     setup: TrialSetup
 
-    @property
-    def longest(self) -> int:
-        """Epochs of the longest trial."""
-        return longest_training(self.pool, self.request.space)
-
-    @property
-    def grace(self) -> int:
-        """Epochs before any trial may be stopped."""
-        warmup = longest_warmup(self.pool, self.request.space)
-        return grace_epochs(self.pool.student.training, self.longest, warmup, self.request.reduction_factor)
-
 
 def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float | None) -> None:
     """Run trials until all have ended or the time is over; `callback` is a `tune.Callback`.
@@ -78,7 +67,7 @@ def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float
             ),
             tune_config=tune.TuneConfig(
                 search_alg=_suggestions(search),
-                scheduler=build_scheduler(request, search.grace, search.longest),
+                scheduler=build_scheduler(stopping(request, search.pool)),
                 num_samples=request.trials,
                 max_concurrent_trials=at_once,
                 time_budget_s=time_budget_s,
@@ -130,7 +119,7 @@ def _suggestions(search: Search) -> Any:
             if record is None:
                 if (values := searcher.suggest(number)) is None:
                     return Searcher.FINISHED
-                record = store.add(number, values, trial_cost(search.pool, values))
+                record = store.add(number, values, trial_cost(search.pool, values), baseline=number == 0)
             self.number += 1
             return {"number": number, "values": dict(record.values)}
 

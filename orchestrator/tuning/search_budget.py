@@ -30,7 +30,7 @@ class SearchBudget:
     def __init__(self, storage: Storage, request: SearchRequest) -> None:
         self.storage = storage
         found = read_record(storage, SEARCH, SearchRecord)
-        if found is not None and found.request.identity() != request.identity():
+        if found is not None and not _same(found.request, request):
             raise ExperimentError(
                 f"{storage.uri(SEARCH)}: this run searches otherwise (space, trials, seeds, scheduler or "
                 "searcher); use the same options to continue it, or another --run-id"
@@ -54,3 +54,9 @@ class SearchBudget:
         """Store it."""
         record = SearchRecord(request=self.request, seconds=self.seconds)
         self.storage.write(SEARCH, json.dumps(record.model_dump(mode="json"), indent=2).encode())
+
+
+def _same(found: AskedSearch, request: SearchRequest) -> bool:
+    """Whether the trials of both are the same; earlier versions noted no baseline, and had none."""
+    known = request if found.baseline else request.model_copy(update={"baseline": {}})
+    return found.identity() == known.identity()

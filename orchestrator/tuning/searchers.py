@@ -5,6 +5,7 @@ A searcher knows neither Ray nor storage. After a restart the trials that had en
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import optuna
@@ -32,12 +33,15 @@ class Searcher(Protocol):
 class OptunaSearcher:
     """An Optuna study: `random`, `optuna` (TPE), or `pareto` (TPE, accuracy against the cost of training).
 
-    What is suggested depends on seed, number and what was observed, so a restart repeats nothing.
+    What is suggested depends on seed, number and what was observed, so a restart repeats nothing. Trial 0 is
+    `baseline`, if that is given; the study learns from it where it lies in the space.
     """
 
-    def __init__(self, space: Space, seed: int, name: SearcherName) -> None:
+    def __init__(
+        self, space: Space, seed: int, name: SearcherName, baseline: Mapping[str, Any] | None = None
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.seed, self.name = space, seed, name
+        self.space, self.seed, self.name, self.baseline = space, seed, name, baseline
         self.pareto = name == "pareto"
         self.distributions = {key: _distribution(domain) for key, domain in space.domains.items()}
         self.study = optuna.create_study(directions=["maximize", "minimize"] if self.pareto else ["maximize"])
@@ -46,6 +50,11 @@ class OptunaSearcher:
     def suggest(self, number: int) -> dict[str, Any]:
         """Values for trial `number`; there are always more."""
         self.study.sampler = self._sampler(number)
+        if number == 0 and self.baseline is not None:
+            if (params := self._params(self.baseline)) is not None:
+                self.study.enqueue_trial(params)
+                self._running[0] = self.study.ask(self.distributions)
+            return dict(self.baseline)
         trial = self._running[number] = self.study.ask(self.distributions)
         return {
             key: domain.choice[trial.params[key]] if isinstance(domain, Choice) else trial.params[key]
@@ -66,16 +75,16 @@ class OptunaSearcher:
             for epoch, score in curve.items():
                 running.report(score, epoch)
             self.study.tell(running, values, state=state)
-            return
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                params=self._params(record.values),
-                distributions=self.distributions,
-                values=values,
-                intermediate_values=curve,
-                state=state,
+        elif (params := self._params(record.values)) is not None:
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    params=params,
+                    distributions=self.distributions,
+                    values=values,
+                    intermediate_values=curve,
+                    state=state,
+                )
             )
-        )
 
     def _sampler(self, number: int) -> Any:
         seed = derive_seed(self.seed, "trial", number) % 2**32  # what NumPy's older generators take
@@ -84,7 +93,10 @@ class OptunaSearcher:
         # The liar keeps trials that run side by side apart.
         return TPESampler(seed=seed, constant_liar=not self.pareto)
 
-    def _params(self, values: dict[str, Any]) -> dict[str, Any]:
+    def _params(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`values` as the study knows them; None: outside the space, as the experiment itself may be."""
+        if not all(domain.has(values[key]) for key, domain in self.space.domains.items()):
+            return None
         return {
             key: domain.choice.index(values[key]) if isinstance(domain, Choice) else values[key]
             for key, domain in self.space.domains.items()
@@ -97,10 +109,11 @@ class GridSearcher:
     Args:
         space: a range becomes its ends and its middle.
         seed: decides the order.
-        most: points that will be suggested at most.
+        most: trials at most.
+        baseline: trial 0, which is not tried again where it is one of the points.
     """
 
-    def __init__(self, space: Space, seed: int, most: int) -> None:
+    def __init__(self, space: Space, seed: int, most: int, baseline: Mapping[str, Any]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         points = {key: domain.points(POINTS_PER_RANGE) for key, domain in space.domains.items()}
         # By index, as above: Optuna's own values may not be lists.
@@ -112,7 +125,11 @@ class GridSearcher:
         }
         size = math.prod(map(len, points.values()))
         asked = [study.ask(distributions).params for _ in range(min(most, size))]
-        self.points = [{key: points[key][i] for key, i in params.items()} for params in asked]
+        found = [{key: points[key][i] for key, i in params.items()} for params in asked]
+        self.points = [
+            dict(baseline),
+            *(point for point in found if any(point[key] != baseline[key] for key in point)),
+        ]
 
     def suggest(self, number: int) -> dict[str, Any] | None:
         """Point `number`; None after the last one."""
@@ -122,11 +139,11 @@ class GridSearcher:
         """Nothing is learned."""
 
 
-def build_searcher(request: SearchRequest, seed: int) -> Searcher:
-    """The searcher that the request names."""
+def build_searcher(request: SearchRequest, seed: int, baseline: Mapping[str, Any]) -> Searcher:
+    """The searcher that the request names; trial 0 is `baseline`."""
     if request.searcher == "grid":
-        return GridSearcher(request.space, seed, request.trials)
-    return OptunaSearcher(request.space, seed, request.searcher)
+        return GridSearcher(request.space, seed, request.trials, baseline)
+    return OptunaSearcher(request.space, seed, request.searcher, baseline)
 
 
 def random_points(space: Space, count: int) -> list[dict[str, Any]]:

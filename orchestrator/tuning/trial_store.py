@@ -28,6 +28,8 @@ class TrialRecord(Record):
     number: int
     values: dict[str, Any]
     """Dotted experiment keys and their values."""
+    baseline: bool = False
+    """The experiment as it stands, with which the others are compared."""
     cost: float = 0.0
     """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
     status: TrialStatus = "proposed"
@@ -84,9 +86,11 @@ class TrialStore:
                 if record is not None:
                     self.trials[record.number] = record
 
-    def add(self, number: int, values: Mapping[str, Any], cost: float) -> TrialRecord:
+    def add(
+        self, number: int, values: Mapping[str, Any], cost: float, *, baseline: bool = False
+    ) -> TrialRecord:
         """Note that a trial is to be run; its record."""
-        record = self.change(TrialRecord(number=number, values=dict(values), cost=cost))
+        record = self.change(TrialRecord(number=number, values=dict(values), cost=cost, baseline=baseline))
         self._save(record)
         return record
 
@@ -119,9 +123,13 @@ def find_trial(storage: Storage, number: int) -> TrialRecord | None:
 
 
 def best_trial(trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
-    """The trial whose mean validation accuracy is highest; of equals the lower NLL, then the earlier one."""
+    """The trial whose mean validation accuracy is highest; of equals the lower NLL, then the earlier one.
+
+    One that was trained in full, if any was: what the others would reach is not known.
+    """
     scored = [record for record in trials.values() if record.history]
-    return max(scored, key=lambda record: (*record.quality, -record.number), default=None)
+    whole = [record for record in scored if record.status == "completed"]
+    return max(whole or scored, key=lambda record: (*record.quality, -record.number), default=None)
 
 
 def pareto_set(trials: Mapping[int, TrialRecord]) -> list[TrialRecord]:

@@ -10,7 +10,9 @@ from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.pool import baseline_values
 from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.schedulers import stopping
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
@@ -57,7 +59,10 @@ def _run_trials(
     at_once = trials_at_once(pool.cluster, capacity, request)
     teachers = {run.name: networks.load(run) for run in pool.teacher_runs()}
     data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
-    searcher = build_searcher(request, pool.seed)
+    baseline = baseline_values(pool, request.space.domains, request.baseline)
+    searcher = build_searcher(request, pool.seed, baseline)
+    if doubt := stopping(request, pool).doubt():
+        context.view.warn(doubt)
     callback = SearchCallback(
         trials,
         searcher,

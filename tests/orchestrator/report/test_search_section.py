@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.report import render
-from orchestrator.report.search import search_section
+from orchestrator.report.search import importance, search_section
+from orchestrator.tuning.trial_store import TrialRecord
 
 
 @pytest.mark.slow
@@ -36,8 +37,6 @@ def test_the_figures_show_the_trials_that_reported(search):
     section = search_section(search)
     assert "stopped early" in section.trials_chart
     assert "Stopped before their end: 1 of 6" in section.curves_chart
-    assert sum(section.importance.values()) == pytest.approx(1)
-    assert set(section.keys) == set(section.importance)
 
 
 @pytest.mark.slow
@@ -45,3 +44,22 @@ def test_the_pareto_set_is_shown_where_cost_was_searched_too(evidence, search):
     assert not search_section(search).pareto
     asked = replace(search, request=search.request.model_copy(update={"searcher": "pareto"}))
     assert "Pareto set: no other trial" in render(replace(evidence, search=asked))
+
+
+def test_what_mattered_is_said_of_ten_trials_of_the_same_budget_or_not_at_all(search):
+    space, keys = search.space, search.space.domains
+
+    def trial(number, **changes):
+        values = dict(zip(keys, (1 + number, 2 + number % 3, 0.4 * number), strict=True))
+        history = ({"epoch": 3.0, "score": 0.5 + 0.04 * number, "score_nll": 1.0},)
+        fields = {"values": values, "history": history, "status": "completed"} | changes
+        return TrialRecord(number=number, **fields)
+
+    trials = [trial(number) for number in range(10)]
+    found = importance(space, trials)
+    assert sum(found.values()) == pytest.approx(1)
+    assert set(found) == set(keys)
+    assert importance(space, trials[:9]) == {}
+    assert importance(space, [*trials[:9], trial(9, status="pruned")]) == {}
+    outside = dict(zip(keys, (4.0, 9, 1.0), strict=True))  # as the experiment's own values may be
+    assert importance(space, [*trials[:9], trial(9, values=outside)]) == {}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.tuning.domains import Choice
-from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.tuning.pool import baseline_values, pool_experiment, trial_experiment, unlike_pool
+from orchestrator.tuning.space import check_space, load_space, packaged_spaces
 
 
 def choice(*values: object) -> Choice:
@@ -76,3 +78,24 @@ def test_in_rotation_the_whole_pool_teaches_fewer_members() -> None:
     pool = pool_experiment(experiment, {"student.members": choice(2, 6)})
     trial = trial_experiment(pool, {"student.members": 2})
     assert (trial.student.members, trial.teacher_count) == (2, 6)
+
+
+THREE = ("teachers.count=3", "student.members=3")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"), [*((name, ()) for name in packaged_experiments()), ("digits", THREE)]
+)
+@pytest.mark.parametrize("space", packaged_spaces())
+def test_trial_0_is_the_experiment_as_it_stands(name: str, overrides: tuple[str, ...], space: str) -> None:
+    """Exactly: its student is the network that `ekd run` trains, and finds again."""
+    experiment = load_experiment(name, overrides)
+    try:
+        check_space(load_space(space), experiment)
+    except ExperimentError as error:
+        pytest.skip(str(error))
+    domains = load_space(space).domains
+    pool = pool_experiment(experiment, domains)
+    values = baseline_values(pool, domains, unlike_pool(experiment, pool))
+    assert set(values) >= set(domains)
+    assert trial_experiment(pool, values) == experiment

@@ -10,23 +10,18 @@ from typing import Any
 import pytest
 from training_runs import a_description
 
-from ekd_train.settings import Training
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.schema import load_experiment
+from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.domains import Choice
+from orchestrator.tuning.names import SchedulerName
 from orchestrator.tuning.plan import search_lines
-from orchestrator.tuning.pool import pool_experiment
-from orchestrator.tuning.request import (
-    SearchRequest,
-    check_request,
-    default_trials,
-    grid_size,
-    longest_warmup,
-)
-from orchestrator.tuning.schedulers import build_scheduler, expected_share, grace_epochs, rungs
+from orchestrator.tuning.pool import baseline_values, pool_experiment
+from orchestrator.tuning.request import SearchRequest, check_request, longest_warmup, most_trials
+from orchestrator.tuning.schedulers import HANDFUL, Stopping, build_scheduler, stopping
 from orchestrator.tuning.search import trial_resources
+from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.space import Space, load_space
 
 
@@ -34,11 +29,15 @@ def request(**options: Any) -> SearchRequest:
     return SearchRequest.model_validate({"space": load_space("student"), **options})
 
 
+def check(asked: SearchRequest, experiment: Experiment) -> None:
+    check_request(asked, experiment, baseline_values(experiment, asked.space.domains))
+
+
 @pytest.mark.parametrize(
     ("options", "overrides", "complaint"),
     [
         ({"searcher": "pareto"}, [], "add --scheduler none"),
-        ({"searcher": "grid", "trials": 28}, [], "27 points"),
+        ({"searcher": "grid", "trials": 29}, [], "are 28 trials"),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
         (
             {"space": load_space("training")},
@@ -51,7 +50,7 @@ def test_what_cannot_work_together_is_refused(
     options: dict[str, Any], overrides: list[str], complaint: str
 ) -> None:
     with pytest.raises(ExperimentError, match=complaint) as caught:
-        check_request(request(**options), load_experiment("digits", overrides))
+        check(request(**options), load_experiment("digits", overrides))
     assert "\n" not in str(caught.value)
 
 
@@ -61,19 +60,28 @@ def test_what_cannot_work_together_is_refused(
         ({}, []),
         ({"scheduler": "median", "searcher": "optuna", "seeds": 3}, []),
         ({"scheduler": "none", "searcher": "pareto"}, []),
-        ({"searcher": "grid", "trials": 27}, []),
+        ({"searcher": "grid", "trials": 28}, []),
         ({}, ["cluster.gpus_per_worker=0.25"]),
         ({}, ["student.architecture.pruned=0.25"]),
         ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=1"]),
     ],
 )
 def test_what_can_work_together_is_accepted(options: dict[str, Any], overrides: list[str]) -> None:
-    check_request(request(**options), load_experiment("digits", overrides))
+    check(request(**options), load_experiment("digits", overrides))
 
 
-def test_a_grid_is_run_whole_unless_told_otherwise() -> None:
-    assert grid_size(load_space("student")) == default_trials("grid", load_space("student")) == 27
-    assert default_trials("random", load_space("student")) == 24
+def test_a_grid_is_run_whole_with_the_experiment_as_it_stands_which_may_be_one_of_its_points() -> None:
+    space = load_space("student")
+    standing = {"distillation.temperature": 4.0, "student.members": 4, "perturbation.strength": 1.0}
+    assert most_trials(space, standing) == 28
+    on_the_grid = standing | {"perturbation.strength": 2.0}
+    assert most_trials(space, on_the_grid) == 27
+    for baseline, trials in ((standing, 28), (on_the_grid, 27)):
+        searcher = build_searcher(request(searcher="grid", trials=trials), 0, baseline)
+        tried = [searcher.suggest(number) for number in range(trials)]
+        assert tried[0] == baseline
+        assert len({str(values) for values in tried}) == trials
+        assert searcher.suggest(trials) is None
 
 
 def test_the_run_id_depends_on_what_is_searched_and_not_on_budgets() -> None:
@@ -86,18 +94,39 @@ def test_the_run_id_depends_on_what_is_searched_and_not_on_budgets() -> None:
     assert plain != request().default_run_id(load_experiment("digits", ["seed=1"]))
 
 
+def stops(trials: int, scheduler: SchedulerName = "asha", **training: Any) -> Stopping:
+    """Of digits with a training of 100 epochs, validated after each, without warm-up."""
+    settings = {"epochs": 100, "evaluate_every": 1, "schedule.warmup_epochs": 0} | training
+    overrides = [f"student.training.{key}={value}" for key, value in settings.items()]
+    return stopping(request(trials=trials, scheduler=scheduler), load_experiment("digits", overrides))
+
+
 @pytest.mark.parametrize(
-    ("training", "grace"),
+    ("trials", "training", "rungs"),
     [
-        (Training(epochs=100), 4),
-        (Training(epochs=100, schedule={"warmup_epochs": 5}), 6),
-        (Training(epochs=10), 1),
-        (Training(epochs=10, evaluate_every=5), 5),
-        (Training(epochs=1, schedule={"warmup_epochs": 5}), 1),
+        (4, {}, []),  # none to spare
+        (5, {}, []),
+        (10, {}, [50]),  # half of ten go on
+        (24, {}, [21]),  # 5 of 24
+        (45, {}, [12, 36]),  # a third of a third
+        (135, {}, [4, 12, 36]),
+        (135, {"schedule.warmup_epochs": 5}, [6, 18, 54]),  # nobody is judged before it is over
+        (135, {"evaluate_every": 10}, [10, 30, 90]),
+        (24, {"epochs": 1}, []),
     ],
 )
-def test_no_trial_is_stopped_before_its_warm_up_is_over(training: Training, grace: int) -> None:
-    assert grace_epochs(training, training.epochs, training.schedule.warmup_epochs, 3) == grace
+def test_asha_leaves_a_handful_to_train_in_full(trials, training, rungs) -> None:
+    found = stops(trials, **training)
+    assert found.rungs == pytest.approx(rungs)
+    assert round(found.expected()[1]) >= min(trials, HANDFUL)
+
+
+def test_where_fewer_than_a_handful_train_in_full_it_is_said_with_what_to_choose() -> None:
+    assert [stops(trials).doubt() for trials in (5, 9, 24, 100)] == [None] * 4
+    assert "about 4 of 4 trials" in stops(4).doubt()
+    assert "--trials 5 or more" in stops(4).doubt()
+    assert "--scheduler none" in stops(6, "median").doubt()
+    assert stops(6, "none").doubt() is None
 
 
 def test_no_trial_is_stopped_in_the_warm_up_of_another(tmp_path):
@@ -112,16 +141,11 @@ def test_no_trial_is_stopped_in_the_warm_up_of_another(tmp_path):
     assert longest_warmup(experiment, student) == experiment.student.training.schedule.warmup_epochs
 
 
-def test_asha_has_the_rungs_that_ray_has() -> None:
-    pytest.importorskip("ray.tune")
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-
-    for grace, longest in ((1, 10), (2, 10), (6, 100), (1, 81), (3, 3)):
-        ray = AsyncHyperBandScheduler(
-            metric="score", mode="max", grace_period=grace, max_t=longest, reduction_factor=3
-        )
-        theirs = sorted(milestone for milestone, _ in ray._brackets[0]._rungs)
-        assert rungs("asha", grace, longest, 3) == [m for m in theirs if m < longest]
+@pytest.mark.parametrize("trials", [6, 9, 24, 45, 135, 1000])
+def test_asha_has_the_rungs_that_ray_has(trials: int) -> None:
+    built = build_scheduler(stops(trials))
+    theirs = sorted(milestone for milestone, _ in built._brackets[0]._rungs)
+    assert stops(trials).rungs == pytest.approx([m for m in theirs if m < 100])
 
 
 class Waiting:
@@ -131,31 +155,37 @@ class Waiting:
 
     def __init__(self, number: int) -> None:
         self.trial_id = str(number)
+        self.config = {"number": number}
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
 def test_no_scheduler_pauses_a_trial_for_those_that_wait(scheduler: str) -> None:
     from ray.tune.schedulers import TrialScheduler
 
-    built = build_scheduler(request(scheduler=scheduler), 1, 9)
+    built = build_scheduler(Stopping(scheduler, 45, 9, 1, 3.0))
     trials = [Waiting(number) for number in range(6)]
     controller = SimpleNamespace(get_live_trials=lambda: trials)
-    decisions = set()
-    for trial in trials:
+    decisions = {trial.trial_id: set() for trial in trials}
+    for trial in reversed(trials):  # trial 0 is the last, and the worst
         built.on_trial_add(controller, trial)
         for epoch in range(1, 9):
-            made = built.on_trial_result(controller, trial, {"epoch": epoch, "score": 1 / (epoch + 2)})
-            decisions.add(made)
-    assert decisions <= {TrialScheduler.CONTINUE, TrialScheduler.STOP}
+            score = int(trial.trial_id) / (epoch + 2)
+            made = built.on_trial_result(controller, trial, {"epoch": epoch, "score": score})
+            decisions[trial.trial_id].add(made)
+            if made == TrialScheduler.STOP:
+                break
+    assert set.union(*decisions.values()) <= {TrialScheduler.CONTINUE, TrialScheduler.STOP}
+    assert decisions["0"] == {TrialScheduler.CONTINUE}  # it is trained in full
+    assert (TrialScheduler.STOP in decisions["1"]) == (scheduler != "none")
 
 
 def test_early_stopping_is_expected_to_save_about_what_successive_halving_does() -> None:
-    full = expected_share(request(scheduler="none"), 4, 100)
-    assert full == 1
-    asha = expected_share(request(trials=300), 4, 100)
+    assert stops(24, "none").expected() == (1, 24)
+    share, finished = Stopping("asha", 300, 100, 4, 3.0).expected()
     # A third passes each of the rungs at 4, 12, 36: 0.04 + 0.08/3 + 0.24/9 + 0.64/27.
-    assert asha == pytest.approx(0.117, abs=0.03)
-    assert asha < expected_share(request(trials=24), 4, 100) < 0.4
+    assert share == pytest.approx(0.117, abs=0.03)
+    assert 300 / 27 < finished < 30  # those that come first have few to be compared with
+    assert share < stops(24).expected()[0] < 0.5
 
 
 HUNDRED_EPOCHS = ["student.training.epochs=100", "student.training.evaluate_every=2"]
@@ -197,7 +227,8 @@ def test_the_plan_says_trials_rungs_passes_and_what_runs_at_once() -> None:
     pool = pool_experiment(load_experiment("digits", HUNDRED_EPOCHS), asked.space.domains)
     text = "\n".join(search_lines(asked, pool, a_description(train=300), CLUSTER))
     assert "24, random search" in text
-    assert "rungs after epochs 6, 18, 54" in text
+    assert "rungs after epochs 22 of 100, each passed by 1 in 4.8" in text
+    assert "trial 0 is the experiment as it stands" in text
     assert "if all trials train in full, about" in text
     assert "12 trials of 1 CPU" in text
     assert "a pool of 4, trained once" in text

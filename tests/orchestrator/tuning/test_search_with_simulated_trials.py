@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import networks_in
 
 from ekd_train.settings import TrialStep
 from orchestrator.experiment.schema import load_experiment
@@ -22,6 +21,7 @@ from orchestrator.runtime import ray_session
 from orchestrator.storage import open_storage
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.domains import LogUniform
+from orchestrator.tuning.pool import baseline_values
 from orchestrator.tuning.request import SearchRequest, check_request
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.searchers import build_searcher
@@ -43,7 +43,7 @@ class Simulated:
     """The warmer the better, and every epoch better than the one before; writes down what it did."""
 
     def __init__(self, setup: TrialSetup) -> None:
-        self.store = setup.store
+        self.store = setup.storage
 
     def step(self, step: TrialStep) -> dict[str, float]:
         run, epoch = step.runs[0], step.after + 1
@@ -112,14 +112,16 @@ def own_ray(environment_given_back: None, tmp_path_factory: pytest.TempPathFacto
 def search(
     folder: Path, executor: type[Simulated] = Simulated, at_once: int = 2, **options: Any
 ) -> TrialStore:
+    from training_runs import networks_in  # which the trials' processes, that import this file, cannot
+
     overrides = [f"student.training.epochs={EPOCHS}", "student.training.schedule.warmup_epochs=0"]
     overrides += ["student.training.evaluate_every=1", "cluster.max_failures=1"]
     experiment = load_experiment("digits", overrides)
     request = SearchRequest.model_validate({"space": SPACE, **options})
-    check_request(request, experiment)
+    check_request(request, experiment, baseline_values(experiment, SPACE.domains))
     store = open_storage(str(folder))
     trials = TrialStore(store)
-    searcher = build_searcher(request, 0)
+    searcher = build_searcher(request, 0, baseline_values(experiment, SPACE.domains))
     view = View.open("test", [], "nowhere")
     view.console.quiet = True
     callback = SearchCallback(trials, searcher, None, view, request.trials)

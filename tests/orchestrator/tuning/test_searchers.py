@@ -22,6 +22,8 @@ SPACE = Space(
         "strength": Uniform(uniform=(0.0, 1.0), reason="a test"),
     },
 )
+OUTSIDE = {"temperature": 20.0, "kind": "c", "strength": 0.5}
+"""Values that the space does not have, as an experiment's own may be."""
 
 
 def ended(number: int, values: dict[str, Any], score: float, **changes: Any) -> TrialRecord:
@@ -67,19 +69,20 @@ def test_random_values_lie_in_their_domains_and_fill_them() -> None:
 
 
 def test_a_grid_tries_every_point_once() -> None:
-    grid = GridSearcher(SPACE, 0, 99)
-    points = [grid.suggest(n) for n in range(27)]
+    grid = GridSearcher(SPACE, 0, 99, OUTSIDE)
+    assert grid.suggest(0) == OUTSIDE
+    points = [grid.suggest(n) for n in range(1, 28)]
     assert None not in points
     assert len({str(point) for point in points}) == 27
-    assert grid.suggest(27) is None
-    assert GridSearcher(SPACE, 0, 6).suggest(5) == points[5]
+    assert grid.suggest(28) is None
+    assert GridSearcher(SPACE, 0, 6, OUTSIDE).suggest(5) == points[4]
     assert {round(point["temperature"], 9) for point in points if point} == {0.1, 1.0, 10.0}
 
 
 def test_a_grid_is_not_tried_in_the_order_of_its_keys() -> None:
-    points = [GridSearcher(SPACE, 0, 27).suggest(n) for n in range(9)]
+    points = [GridSearcher(SPACE, 0, 28, OUTSIDE).suggest(n) for n in range(1, 10)]
     assert len({point["temperature"] for point in points if point}) > 1
-    assert points != [GridSearcher(SPACE, 1, 27).suggest(n) for n in range(9)]
+    assert points != [GridSearcher(SPACE, 1, 28, OUTSIDE).suggest(n) for n in range(1, 10)]
 
 
 def test_tpe_finds_what_is_good_sooner_than_chance() -> None:
@@ -143,3 +146,17 @@ def test_pareto_search_weighs_accuracy_against_cost() -> None:
         values = searcher.suggest(number)
         searcher.observe(ended(number, values, 0.5 + cost / 10, cost=cost))
     assert {tuple(trial.values) for trial in searcher.study.best_trials} == {(1.0, 5.0), (0.6, 1.0)}
+
+
+@pytest.mark.parametrize("name", ["random", "optuna", "pareto"])
+def test_the_first_trial_is_the_experiment_as_it_stands_and_is_learned_from(name: SearcherName) -> None:
+    inside = {"temperature": 1.0, "kind": None, "strength": 0.5}
+    for baseline, known in ((inside, 1), (OUTSIDE, 0)):
+        searcher = OptunaSearcher(SPACE, 0, name, baseline)
+        assert searcher.suggest(0) == baseline
+        searcher.observe(ended(0, baseline, 0.5))
+        assert len(searcher.study.get_trials()) == known
+        later = OptunaSearcher(SPACE, 0, name, baseline)  # another start, to which trial 0 is history
+        later.observe(ended(0, baseline, 0.5))
+        assert len(later.study.get_trials()) == known
+        assert later.suggest(1) == searcher.suggest(1)
