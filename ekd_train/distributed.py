@@ -4,8 +4,7 @@ Whoever starts the processes (Ray Train, torchrun, a test) makes the process gro
 """
 
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,13 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ekd_train.data.sampler import shard_bounds
-
-_NAMES = signature(DistributedDataParallel).parameters
-_BUFFERS_STAY: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
-}
-"""Buffers are shared at the end of an epoch. Sharing them before every step too would make workers wait for
-each other twice a step, for running statistics that only perturbations read."""
 
 
 class Notice(Protocol):
@@ -68,7 +60,11 @@ class Workers:
         if self.size == 1:
             return network
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, process_group=self.group, **_BUFFERS_STAY)
+        # Buffers are shared at the end of an epoch. Before every step too, workers would wait for each other
+        # twice a step, for running statistics that only perturbations read.
+        return DistributedDataParallel(
+            network, device_ids=ids, process_group=self.group, forward_sync_buffers=False
+        )
 
     def concatenate(self, rows: Tensor, total: int, dim: int = 0) -> Tensor:
         """All workers' shards of `total` rows, in rank order, on every worker."""

@@ -43,7 +43,7 @@ def _has_bfloat16(device_type: str) -> bool:
     """Whether it has instructions for it (x86, CUDA): emulated, it would be slower than float32."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+    if device_type != "cpu":
         return False
     found = torch.cpu.get_capabilities()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))

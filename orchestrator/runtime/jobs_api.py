@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ekd_train.persistence.bounded_json import read_bounded_json
 from orchestrator.errors import EkdError
-from orchestrator.experiment.redaction import visible
+from orchestrator.experiment.redaction import one_line, visible
 from orchestrator.runtime.deadline import within
 
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
@@ -41,23 +41,13 @@ class SubmissionError(EkdError):
     """The cluster's job API cannot be used; one line says what is wrong and what to do."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What to do about a submission: attach to `job`, or submit it under that new name."""
-
-    action: Literal["attach", "submit"]
-    job: str
-
-
-def decide(run_id: str, jobs: Mapping[str, str]) -> Decision:
-    """What to do about the run `run_id` where `jobs` (submission id -> status) are known.
+def decide(run_id: str, jobs: Mapping[str, str]) -> tuple[str, bool]:
+    """The job of the run `run_id` that runs, else a new name, and whether it runs; `jobs`: id -> status.
 
     >>> decide("digits-1", {})
-    Decision(action='submit', job='ekd-digits-1-1')
+    ('ekd-digits-1-1', False)
     >>> decide("digits-1", {"ekd-digits-1-1": "FAILED", "ekd-digits-1-2": "RUNNING"})
-    Decision(action='attach', job='ekd-digits-1-2')
-    >>> decide("digits-1", {"ekd-digits-1-1": "FAILED", "ekd-digits-1-2": "STOPPED"})
-    Decision(action='submit', job='ekd-digits-1-3')
+    ('ekd-digits-1-2', True)
     """
     attempts = {
         int(match[1]): status
@@ -65,9 +55,8 @@ def decide(run_id: str, jobs: Mapping[str, str]) -> Decision:
         if (match := re.fullmatch(rf"ekd-{re.escape(run_id)}-(\d+)", job))
     }
     newest = max(attempts, default=0)
-    if attempts.get(newest) in RUNNING:
-        return Decision("attach", f"ekd-{run_id}-{newest}")
-    return Decision("submit", f"ekd-{run_id}-{newest + 1}")
+    running = attempts.get(newest) in RUNNING
+    return f"ekd-{run_id}-{newest if running else newest + 1}", running
 
 
 @contextlib.contextmanager
@@ -77,11 +66,7 @@ def upload_folder(files: Mapping[str, Path]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ekd-submit-") as name:
         folder = Path(name)
         for package in PACKAGES:
-            for source in sorted((here / package).rglob("*")):
-                if source.is_file() and "__pycache__" not in source.parts:
-                    target = folder / source.relative_to(here)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, target)
+            shutil.copytree(here / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         for path, file in files.items():
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / path)
@@ -93,13 +78,11 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        with _explained(address):
-            self._client = within(REQUEST_TIMEOUT_S, lambda: _client(address))
+        self._client = self._ask(lambda: _client(address))
 
     def statuses(self) -> dict[str, str]:
         """All jobs that were submitted, by submission id."""
-        with _explained(self.address):
-            jobs = within(REQUEST_TIMEOUT_S, self._client.list_jobs)
+        jobs = self._ask(self._client.list_jobs)
         return {job.submission_id: str(job.status.value) for job in jobs if job.submission_id}
 
     def submit(
@@ -107,16 +90,15 @@ class Jobs:
     ) -> None:
         """Start `command` on the cluster, in a copy of `folder`; `name` is what Ray's dashboard shows."""
         runtime_env: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(variables)}
-        with _explained(self.address):
-            within(
-                UPLOAD_TIMEOUT_S,
-                lambda: self._client.submit_job(
-                    entrypoint=shlex.join(command),
-                    submission_id=job,
-                    runtime_env=runtime_env,
-                    metadata={"job_name": name},
-                ),
-            )
+        self._ask(
+            lambda: self._client.submit_job(
+                entrypoint=shlex.join(command),
+                submission_id=job,
+                runtime_env=runtime_env,
+                metadata={"job_name": name},
+            ),
+            UPLOAD_TIMEOUT_S,
+        )
 
     def follow(self, job: str, show: Any) -> str:
         """Pass the job's log on to `show` as it grows, until it has ended; its last status.
@@ -173,9 +155,14 @@ class Jobs:
 
     def why(self, job: str) -> str:
         """Ray's own word on how the job ended."""
-        with _explained(self.address):
-            message = _line(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_info(job)).message or "")
+        message = _line(self._ask(lambda: self._client.get_job_info(job)).message or "")
         return message.partition(", last available logs")[0]  # they were shown as they came
+
+    def _ask(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
+        try:
+            return within(timeout_s or REQUEST_TIMEOUT_S, call)
+        except Exception as error:
+            raise SubmissionError(_words(error, self.address)) from error
 
 
 def _client(address: str) -> Any:
@@ -204,23 +191,23 @@ def start(submission: Submission, address: str, say: Callable[[str], None]) -> s
     `say` is called with each line that says what happens. Raises `SubmissionError`.
     """
     jobs = Jobs(address)
-    decision = decide(submission.run_id, jobs.statuses())
-    if decision.action == "submit":
+    job, running = decide(submission.run_id, jobs.statuses())
+    if not running:
         with upload_folder(submission.files) as folder:
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            say(f"submitting job {decision.job} to {address} ({size / 1e6:.1f} MB of code)")
+            say(f"submitting job {job} to {address} ({size / 1e6:.1f} MB of code)")
             try:
                 variables = {"EKD_CODE_VERSION": submission.code_version}
                 command = ["python", "-m", "orchestrator", *submission.command, "--run-id", submission.run_id]
                 name = f"ekd {submission.command[0]} {submission.run_id}"
-                jobs.submit(decision.job, name, command, folder, variables)
+                jobs.submit(job, name, command, folder, variables)
             except SubmissionError:
-                decision = decide(submission.run_id, jobs.statuses())
-                if decision.action == "submit":
+                job, running = decide(submission.run_id, jobs.statuses())
+                if not running:
                     raise  # else somebody was quicker with the same run
-    if decision.action == "attach":
-        say(f"job {decision.job}: this run is running already; attached to it")
-    return decision.job
+    if running:
+        say(f"job {job}: this run is running already; attached to it")
+    return job
 
 
 def follow(job: str, address: str, say: Callable[[str], None]) -> int:
@@ -238,16 +225,6 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> int:
         say(f"job {job} {status.lower()}: {jobs.why(job)}; the same command continues the run")
         return 1
     return 0
-
-
-@contextlib.contextmanager
-def _explained(address: str) -> Iterator[None]:
-    try:
-        yield
-    except SubmissionError:
-        raise
-    except Exception as error:
-        raise SubmissionError(_words(error, address)) from error
 
 
 def _words(error: Exception, address: str) -> str:
@@ -271,4 +248,4 @@ def _line(text: object) -> str:
     with contextlib.suppress(ValueError):  # the API answers with JSON
         found = read_bounded_json(message)
         message = str(found.get("msg", message)) if isinstance(found, dict) else message
-    return " ".join(message.split())[:400]
+    return one_line(message, 400)

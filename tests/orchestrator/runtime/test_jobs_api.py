@@ -100,14 +100,14 @@ def test_at_most_one_attempt_of_a_run_is_ever_made_at_a_time_and_no_name_twice(a
         "ekd-r-x-1": "RUNNING",
         "other": "RUNNING",
     }
-    decision = decide("r", jobs)
+    job, running = decide("r", jobs)
     newest = max(attempts, default=0)
     if attempts.get(newest) in ("PENDING", "RUNNING"):
-        assert decision.action == "attach"
-        assert decision.job == f"ekd-r-{newest}"
+        assert running
+        assert job == f"ekd-r-{newest}"
     else:
-        assert decision.action == "submit"
-        assert decision.job not in jobs
+        assert not running
+        assert job not in jobs
 
 
 def test_the_log_of_a_job_is_shown_once_and_its_end_is_the_status(api, capsys, monkeypatch):
