@@ -30,8 +30,7 @@ def accuracy(probs: Tensor, labels: Tensor) -> float:
         probs: `(b, c)` probabilities.
         labels: `(b,)` integers in [0, c).
 
-    Raises:
-        ValueError: no images, shapes or labels that do not fit, or rows that are not probabilities.
+    Raises `ValueError`: no images, shapes or labels that do not fit, or rows that are not probabilities.
     """
     probs, labels = _checked(probs, labels)
     return _hits(probs, labels).mean().item()
@@ -154,8 +153,7 @@ def class_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
     """`softmax(log p / T)`, float64 `(b, c)`: T > 1 is less confident; T = 1 changes nothing.
 
-    Raises:
-        ValueError: the temperature is not positive.
+    Raises `ValueError`: the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")

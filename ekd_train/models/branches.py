@@ -85,9 +85,8 @@ def to_branches(
             (He-normal) and their normalisations reset.
         generator: for `independent`; None: torch's global one.
 
-    Raises:
-        TypeError: the stages of `module` are not known.
-        ValueError: a bad `num_branches` or `init`, or a `split` that is no stage before the head.
+    Raises `TypeError`: the stages of `module` are not known; `ValueError`: a bad `num_branches` or `init`, or
+    a `split` that is no stage before the head.
     """
     if num_branches < 1:
         raise ValueError(f"num_branches must be at least 1, got {num_branches}")

@@ -30,9 +30,8 @@ def prune_channels(classifier: Classifier, share: float, image_shape: Sequence[i
         share: of each layer's channels that is taken out, in (0, 1).
         image_shape: `(channels, height, width)` of one image.
 
-    Raises:
-        ValueError: the network is of another kind, or a layer would be left without a channel or
-            cannot lose exactly that share (grouped convolutions).
+    Raises `ValueError`: the network is of another kind, or a layer would be left without a channel or cannot
+    lose exactly that share (grouped convolutions).
     """
     if not 0 < share < 1:
         raise ValueError(f"pruned must be more than 0 and less than 1 to prune, got {share}")

@@ -13,17 +13,12 @@ def timm_classifier(
 ) -> nn.Module:
     """timm's classifier `name`, untrained, with its own state-dict keys.
 
-    Args:
-        name: as `timm.list_models()` has it.
-        num_classes: width of the head.
-        in_channels: channels of the images.
-        image_size: height and width in pixels of the images it must take; architectures with a
-            position embedding are made for that size.
-        small_images: not known for timm's stems, so that only False is possible.
+    `name`: as `timm.list_models()` has it. `image_size`: height and width in pixels of the images it must
+    take; architectures with a position embedding are made for that size. `small_images` is not known for
+    timm's stems, so that only False is possible.
 
-    Raises:
-        ValueError: timm is not installed or has no such classifier, the network cannot take images
-            of that size, or `small_images`.
+    Raises `ValueError`: timm is not installed or has no such classifier, the network cannot take images of
+    that size, or `small_images`.
     """
     full_name = f"timm/{name}"
     try:

@@ -45,8 +45,7 @@ def torchvision_classifier(
             ResNet, ShuffleNet, DenseNet, ConvNeXt (whose stem convolution patchifies), EfficientNet,
             MNASNet, MobileNet, RegNet and VGG (whose stem already is so).
 
-    Raises:
-        ValueError: the family has no such stem, or the network cannot take images of that size.
+    Raises `ValueError`: the family has no such stem, or the network cannot take images of that size.
     """
     own = _own_arguments(name, num_classes, image_size)
     try:

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 def open_registry(arguments: argparse.Namespace) -> "Iterator[MlflowClient]":
     """A client of the registry that `--tracking` or `--storage` names.
 
-    Raises:
-        ExperimentError: there is no registry.
-        TrackingError: it cannot be reached, or fails while it is used.
+    Raises `ExperimentError`: there is no registry; `TrackingError`: it cannot be reached, or fails while it
+    is used.
     """
     uri = resolve_tracking_uri(arguments.tracking, arguments.storage)
     file = sqlite_file(uri)

@@ -54,10 +54,8 @@ class Evidence:
 def load_evidence(storage: Storage) -> Evidence:
     """Read a run whose students are evaluated.
 
-    Raises:
-        ExperimentError: the run has not come that far.
-        DamagedCheckpoint: a stored object is not what was written.
-        StorageError: the store refuses or cannot be reached.
+    Raises `ExperimentError`: the run has not come that far; `DamagedCheckpoint`: a stored object is not what
+    was written; `StorageError`: the store refuses or cannot be reached.
     """
     from ekd_train.persistence.networks import load_network_record, load_predictions
 

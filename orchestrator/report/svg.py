@@ -88,13 +88,10 @@ def over_epochs(axes: Axes) -> None:
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as an `<svg>` element for a page that holds several.
+    """A figure that was drawn with `STYLE` and `COLOURS` as an `<svg>` element for a page that holds several.
 
-    Args:
-        figure: drawn with `STYLE` and the colours of `COLOURS`.
-        name: unique on the page; it begins every id.
-        title: what the figure is, for screen readers.
-        description: what it shows, in words, for screen readers.
+    `name` is unique on the page and begins every id; `title` says what it is and `description` what it shows,
+    in words, for screen readers.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):

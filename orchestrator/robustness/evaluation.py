@@ -128,7 +128,6 @@ def _measure(
     settings: RobustnessSettings,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored = load_predictions(run.storage)
     experiment = run.experiment
@@ -195,7 +194,6 @@ def _check_same_predictions(now: Mapping[str, Tensor], stored: Mapping[str, Tens
 
 def _chosen(dataset: Dataset, settings: RobustnessSettings) -> Any:
     """Which test images are corrupted: int64, ascending."""
-
     count = len(dataset.test)
     if settings.images is None:
         return np.arange(count)

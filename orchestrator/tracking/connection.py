@@ -35,8 +35,7 @@ def connect(uri: str) -> "MlflowClient":
     The user's own MLFLOW_* variables win over ours. A SQLite file is created and migrated
     under a file lock, because two processes that migrate it at once break it (mlflow#6490).
 
-    Raises:
-        TrackingError: the store cannot be opened.
+    Raises `TrackingError`: the store cannot be opened.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
