@@ -1,6 +1,6 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -65,30 +65,12 @@ class Networks:
         found = self.identity(run)
         return found if self.workers == 1 else identity_of(found, self.workers)
 
-    def find(self, run: TrainingRun, warn: Callable[[str], None]) -> NetworkRecord | None:
+    def find(self, run: TrainingRun, warn: Callable[[str], None] = lambda _: None) -> NetworkRecord | None:
         """The record of the network that `run` would train, if it is stored whole; this run's own first.
 
         `warn` is called with a line if there is one that is damaged, and none that is whole.
         """
         problem: Exception | None = None
-        for found in self._records(run):
-            try:
-                if isinstance(found, DamagedCheckpoint):
-                    raise found
-                self._weights(run.name, found)
-            except (DamagedCheckpoint, LookupError) as error:
-                problem = error
-            else:
-                return found
-        if problem is not None:
-            warn(f"{run.name}: {problem}; it is trained again")
-        return None
-
-    def on_record(self, run: TrainingRun) -> NetworkRecord | None:
-        """As `find`, without a look at the weights."""
-        return next((each for each in self._records(run) if isinstance(each, NetworkRecord)), None)
-
-    def _records(self, run: TrainingRun) -> Iterator[NetworkRecord | DamagedCheckpoint]:
         places = (self.run, f"networks/{run.name}.json"), (self.shared, f"{self.address(run)}.json")
         for store, key in places:
             try:
@@ -96,10 +78,19 @@ class Networks:
             except LookupError:
                 continue
             except DamagedCheckpoint as error:
-                yield error
+                problem = error
                 continue
-            if record.identity == self.identity(run):
-                yield record
+            if record.identity != self.identity(run):
+                continue
+            try:
+                self._weights(run.name, record)
+            except (DamagedCheckpoint, LookupError) as error:
+                problem = error
+            else:
+                return record
+        if problem is not None:
+            warn(f"{run.name}: {problem}; it is trained again")
+        return None
 
     def save(
         self, run: TrainingRun, network: nn.Module, record: NetworkRecord, place: str | None = None

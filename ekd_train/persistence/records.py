@@ -80,6 +80,10 @@ class NetworkRecord(Record):
     """In which it was trained; None: an average, or not recorded."""
     averaged_from: str | None = None
 
+    def reused_by(self, run_id: str) -> str | None:
+        """What `trained_by` is if `run_id` did not train it itself, as one of its own training runs."""
+        return None if self.trained_by in ("", run_id) else self.trained_by
+
 
 class Cost(BaseModel):
     """What one forward of a predictor costs."""

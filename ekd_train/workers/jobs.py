@@ -39,7 +39,7 @@ def execute(
 def _train(
     run: TrainingRun, data: DeviceData, networks: Networks, reporter: Reporter, workers: Workers, keep: int
 ) -> NetworkRecord:
-    finished = networks.find(run, reporter.warning)
+    finished = networks.find(run)
     workers.barrier()  # all have looked before the first one writes
     if finished is not None:
         if workers.is_first:

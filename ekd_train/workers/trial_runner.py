@@ -97,7 +97,7 @@ class TrialRunner:
         if self._at != (step.name, step.runs):
             self.close()
             prefixes = [checkpoint_prefix(step.name, seed) for seed in range(len(step.runs))]
-            found = [self.networks.find(run, reporter.warning) for run in step.runs]
+            found = [self.networks.find(run) for run in step.runs]
             self.workers.barrier()  # all have looked before the first one writes
             for prefix, run, record in zip(prefixes, step.runs, found, strict=True):
                 if record is not None and self.workers.is_first:

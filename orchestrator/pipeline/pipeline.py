@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ekd_train.settings import TrainingRun
 from orchestrator.errors import EkdError, continuable
 from orchestrator.experiment.redaction import one_line
 from orchestrator.pipeline.lease import Lease
@@ -82,7 +83,9 @@ def run(
     os.environ.update(environment(checked.experiment.storage.endpoint_url))
     folder = local_folder(checked)
     title = f"ekd {'run' if request is None else 'tune'} {checked.run_id}"
-    view = View.open(title, [stage.name for stage in stages], str(folder / "logs" / "ray.log"))
+    view = View.open(
+        title, [stage.name for stage in stages], str(folder / "logs" / "ray.log"), checked.run_id
+    )
     lease = Lease(checked.storage)
     try:
         with lease.acquire(view.say), continuable():
@@ -167,6 +170,7 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
     Before a search those are the runs that are the same in all trials.
     """
     manifest, request = context.manifest, context.request
+    planned: list[TrainingRun] = []
     for stage in stages:
         runs = stage.trains(context.checked.experiment)
         if request is not None and not manifest.done(SEARCH):
@@ -175,7 +179,8 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
             if run.name not in context.view.runs:
                 context.view.expect(run.name, run.training.epochs, training_work(run))
         if not manifest.done(stage.name):
-            context.plan(runs)
+            planned += runs
+    context.plan(planned)
 
 
 def _do(

@@ -81,6 +81,7 @@ class View:
     console: Console
     bars: Bars
     stages: list[str]
+    run_id: str = ""
     runs: dict[str, RunState] = field(default_factory=dict)
     stage: str = ""
     started: float = field(default_factory=time.monotonic)
@@ -88,10 +89,10 @@ class View:
     _last: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, title: str, stages: list[str], log_file: str) -> "View":
+    def open(cls, title: str, stages: list[str], log_file: str, run_id: str = "") -> "View":
         """A view on stderr: bars if that is a terminal, else lines."""
         console = PlainConsole(stderr=True)
-        view = cls(title, console, Bars(console), stages)
+        view = cls(title, console, Bars(console), stages, run_id)
         view.say(f"{title}; Ray's and libraries' messages: {log_file}")
         view.bars.start()
         return view
@@ -161,9 +162,12 @@ class View:
                 self.warn(message)
             case Done(record=made):
                 state.status, state.fraction, state.ended = "done", 1.0, now
-                if not self.live and isinstance(made, NetworkRecord):
-                    accuracy = made.best["averaged/accuracy"]
-                    self.say(f"{state.name}: done, validation accuracy {100 * accuracy:.2f} %")
+                if isinstance(made, NetworkRecord):
+                    accuracy = f"validation accuracy {100 * made.best['averaged/accuracy']:.2f} %"
+                    if reused := made.reused_by(self.run_id):
+                        self.say(f"{state.name}: reused, trained by {reused}, {accuracy}")
+                    elif not self.live:
+                        self.say(f"{state.name}: done, {accuracy}")
         self._draw(state, now)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_typed
 from ekd_train.persistence.networks import load_network_record
-from ekd_train.persistence.records import CheckpointRecord
+from ekd_train.persistence.records import CheckpointRecord, NetworkRecord
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import (
     EVALUATION,
@@ -74,7 +74,7 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
         parent.add_metrics(flat_metrics(found), found["number"] - 1)
     runs = {PARENT: parent}
     for run in training_runs(experiment):
-        if (history := _history(storage, run.name)) is not None:
+        if (history := _history(storage, manifest.run_id, run.name)) is not None:
             runs[run.name] = history
     if manifest.done(SEARCH):
         trials = list(TrialStore(storage).trials.values())
@@ -113,6 +113,14 @@ def training_state(history: Iterable[Mapping[str, float]], status: RunStatus | N
     return state
 
 
+def network_state(record: NetworkRecord, run_id: str) -> RunState:
+    """A network of the run `run_id`, trained by it or by another one."""
+    state = training_state(record.history, "FINISHED")
+    if reused := record.reused_by(run_id):
+        state.add_tags({"ekd.reused_from": reused})
+    return state
+
+
 def trial_state(record: TrialRecord) -> RunState:
     """A trial of a search, from its record."""
     history = [{key: value for key, value in each.items() if key != "finished"} for each in record.history]
@@ -126,10 +134,10 @@ def trial_state(record: TrialRecord) -> RunState:
     return state
 
 
-def _history(storage: Storage, name: str) -> RunState | None:
+def _history(storage: Storage, run_id: str, name: str) -> RunState | None:
     """A training run from its record, else from its newest whole checkpoint; None: it has not come so far."""
     with suppress(LookupError, DamagedCheckpoint):
-        return training_state(load_network_record(storage, name).history, "FINISHED")
+        return network_state(load_network_record(storage, name), run_id)
     for key in sorted(storage.list(f"checkpoints/{name}"), reverse=True):
         if key.startswith(f"checkpoints/{name}/epoch-") and key.endswith(".json"):
             with suppress(LookupError, DamagedCheckpoint):

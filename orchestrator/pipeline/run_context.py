@@ -16,7 +16,7 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
-from orchestrator.pipeline.projection import project, training_state
+from orchestrator.pipeline.projection import network_state, project
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
@@ -71,10 +71,6 @@ class RunContext:
         checked = self.checked
         return networks_of(checked.storage, checked.run_id, checked.experiment, checked.description)
 
-    def reused_from(self, record: NetworkRecord) -> str | None:
-        """Who trained a network of the run before; None: this run, as one of its own."""
-        return None if record.trained_by in ("", self.checked.run_id) else record.trained_by
-
     @property
     def log_file(self) -> Path:
         """Where Ray's and libraries' messages go."""
@@ -86,13 +82,13 @@ class RunContext:
         self._submit_ready()
 
     def submit(self, jobs: Sequence[TrainingRun | Evaluation]) -> None:
-        """Queue jobs that were not queued before; finished ones answer at once from storage."""
+        """Queue jobs that were not queued before; of what is stored, by whatever run, the record is taken."""
         new = [job for job in jobs if self._submitted.get(job.name) != job]
-        if new:
-            self._start_workers().add(new)
-            for job in new:
-                self._submitted[job.name] = job
-                self.records.pop(job.name, None)  # of other settings
+        for job in new:
+            self._submitted[job.name] = job
+            self.records.pop(job.name, None)  # of other settings
+        if queued := [job for job in new if isinstance(job, Evaluation) or not self._found(job)]:
+            self._start_workers(len(queued) + len(self._planned)).add(queued)
 
     def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[Any]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`.
@@ -174,7 +170,8 @@ class RunContext:
             self._capacity = None
             ray_session.stop_ray()
 
-    def _start_workers(self) -> worker_pool.WorkerPool:
+    def _start_workers(self, runs: int = 1) -> worker_pool.WorkerPool:
+        """Of as many groups as there is room for and `runs`, which are left to train, can use."""
         if self._workers is None:
             experiment, capacity = self.checked.experiment, self.ray()
             self._workers = worker_pool.WorkerPool(
@@ -183,13 +180,21 @@ class RunContext:
                 worker_pool.share(SharedData(self.checked.dataset)),
                 experiment.storage.keep_checkpoints,
             )
-            self._groups = self._workers.start(capacity, experiment.teacher_count + 1)
+            self._groups = self._workers.start(capacity, min(runs, experiment.teacher_count + 1))
             idle = capacity.unused_gpus(experiment.cluster)
             self.view.say(
                 f"Ray: {capacity.describe()}{idle}; {self._groups} training run{'s' * (self._groups > 1)} at "
                 f"a time; Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
             )
         return self._workers
+
+    def _found(self, run: TrainingRun) -> bool:
+        """Take the network from storage, if it is there."""
+        record = self.networks.find(run, self.view.warn)
+        if record is not None:
+            self.networks.refer(run, record)
+            self._handle(Done(run=run.name, record=record))
+        return record is not None
 
     def _submit_ready(self) -> None:
         ready = [run for run in self._planned if all(other.name in self.records for other in run.needs)]
@@ -199,17 +204,15 @@ class RunContext:
     def _handle(self, event: Event) -> None:
         self.view.show(event)
         match event:
-            case Validated(record=record):
-                values = dict(record)
+            case Validated():
+                values = dict(event.record)
                 self.tracker.log_metrics(event.run, values, int(values.pop("epoch")))
             case Done(record=NetworkRecord() | PredictionsRecord() as made):
                 self.records[event.run] = made
                 self._submit_ready()
                 if isinstance(made, NetworkRecord):
-                    if (reused := self.reused_from(made)) is not None:
-                        self.view.say(f"{event.run}: reused, trained by {reused}")
                     # With epochs whose events died with an earlier driver.
-                    self.tracker.show({event.run: training_state(made.history, "FINISHED")})
+                    self.tracker.show({event.run: network_state(made, self.checked.run_id)})
             case Failed(failure="hopeless"):
                 self.tracker.finish(event.run, "FAILED")
                 raise RunFailed(f"{event.run}: {event.reason}")

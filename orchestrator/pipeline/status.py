@@ -91,7 +91,8 @@ def one_run(run: Storage, run_id: str) -> str:
     keys = run.list()
     for name, epochs in _epochs(experiment):
         if f"networks/{name}.json" in keys:
-            lines.append(f"  {name:12s} trained")
+            reused = manifest.trained[name].reused_from if name in manifest.trained else None
+            lines.append(f"  {name:12s} " + (f"reused, trained by {reused}" if reused else "trained"))
             continue
         saved = [int(m[1]) for k in keys if (m := re.fullmatch(rf"checkpoints/{name}/epoch-(\d+)\.json", k))]
         lines.append(

@@ -31,6 +31,8 @@ class Summary(Record):
     latency: Latency | None = None
     registered_model: Registered | None = None
     stages: dict[str, StageTime]
+    reused: dict[str, str] = Field(default_factory=dict)
+    """Training run -> the run, and after a slash the trial of a search, that had trained it before."""
     data_fingerprint: str
     result_hash: str
     code_version: str
@@ -50,6 +52,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         latency=evaluated.latency if evaluated else None,
         registered_model=manifest.registered if manifest.done("register") else None,
         stages={name: StageTime(seconds=stage.seconds) for name, stage in manifest.stages.items()},
+        reused={name: made.reused_from for name, made in manifest.trained.items() if made.reused_from},
         data_fingerprint=manifest.data_fingerprint,
         result_hash=manifest.result_hash,
         code_version=manifest.code_version,

@@ -1,7 +1,8 @@
 """What would run, and what it would cost: computed without starting anything."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.table import Table
 
@@ -9,6 +10,7 @@ from ekd_train.data.description import DataDescription
 from ekd_train.models.build_network import build_plain
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.objectives import build_objective, objective_for
+from ekd_train.persistence.networks import Networks
 from ekd_train.perturbations import PERTURBATIONS, changes_images
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
@@ -76,11 +78,18 @@ class PlannedRun:
     params: int
     steps: int
     flops: float
-    """Multiply-accumulates count two."""
+    """Multiply-accumulates count two; 0 of a network that is stored."""
+    stored: Literal["trained", "reused"] | None = None
+    """By this run, or by another one."""
 
 
-def planned_runs(experiment: Experiment, description: DataDescription) -> list[PlannedRun]:
-    """Every training run with its size and cost. Imports torch."""
+def planned_runs(
+    experiment: Experiment,
+    description: DataDescription,
+    networks: Networks | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> list[PlannedRun]:
+    """Every training run with its size and cost, and whether `networks` has it; `warn` is told of damage."""
     costs: dict[str, tuple[int, int]] = {}
 
     def cost(run: TrainingRun) -> tuple[int, int]:
@@ -98,7 +107,14 @@ def planned_runs(experiment: Experiment, description: DataDescription) -> list[P
         teachers = [cost(teacher)[1] for teacher in run.teachers]
         teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
         per_image = 2 * (each.student * macs + teacher_macs)
-        planned.append(PlannedRun(run, params, steps, per_image * steps * run.training.batch_size))
+        flops = per_image * steps * run.training.batch_size
+        if networks is None or (record := networks.find(run, warn)) is None:
+            planned.append(PlannedRun(run, params, steps, flops))
+        else:
+            stored: Literal["trained", "reused"] = (
+                "reused" if record.reused_by(networks.run_id) else "trained"
+            )
+            planned.append(PlannedRun(run, params, steps, 0.0, stored))
     return planned
 
 
@@ -180,7 +196,7 @@ def runs_table(planned: list[PlannedRun]) -> Table:
             f"{training.batch_size}",
             f"{training.learning_rate:g}",
             f"{passes(item.run).total:g}",
-            compact(item.flops),
+            item.stored or compact(item.flops),
         )
     return made
 

@@ -5,6 +5,7 @@ import argparse
 from orchestrator.cli.checks import checked_experiment
 from orchestrator.cli.search_options import check_no_search
 from orchestrator.cli.terminal import results_console
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
 
 
@@ -20,8 +21,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         check_no_search(arguments)
         checked = checked_experiment(arguments)
-    planned = planned_runs(checked.experiment, checked.description)
     console = results_console()
+
+    def warn(line: str) -> None:
+        console.print(f"WARNING: {line}", soft_wrap=True)
+
+    networks = networks_of(checked.storage, checked.run_id, checked.experiment, checked.description)
+    planned = planned_runs(checked.experiment, checked.description, networks, warn)
     for line in plan_lines(checked):
         console.print(line, soft_wrap=True)
     console.print()
@@ -29,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print()
     console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
     for doubt in doubts(checked.experiment, checked.dataset.findings):
-        console.print(f"WARNING: {doubt}", soft_wrap=True)
+        warn(doubt)
     if search is not None:
         console.print()
         for line in search_lines(search, checked.experiment, checked.description, checked.capacity):

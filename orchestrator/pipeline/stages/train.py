@@ -14,7 +14,9 @@ def train(context: RunContext, runs: Sequence[TrainingRun]) -> Trained:
             weights_sha256=record.sha256,
             best_epoch=int(record.best["epoch"]),
             validation_accuracy=record.best["averaged/accuracy"],
-            train_seconds=0.0 if (reused := context.reused_from(record)) else round(record.seconds, 3),
+            train_seconds=0.0
+            if (reused := record.reused_by(context.checked.run_id))
+            else round(record.seconds, 3),
             reused_from=reused,
             workers=record.workers,
             precision=record.precision,

@@ -83,8 +83,7 @@ def test_a_damaged_finished_network_is_trained_again_to_the_same_bits(part, dama
     before = dict(store.objects)
     for key in [key for key in before if key.endswith(part) and not key.startswith("checkpoints")]:
         store.objects[key] = damage(before[key])
-    found, reporter = do(TEACHER, data, store)
-    assert [line.rpartition("; ")[2] for line in reporter.warnings] == ["it is trained again"]
+    found, _ = do(TEACHER, data, store)
     assert found == record
     assert store.objects == before
 

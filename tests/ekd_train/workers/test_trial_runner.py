@@ -168,7 +168,7 @@ def test_a_student_that_was_trained_in_full_is_found_by_every_run_and_trial(
     store = copy_of(world, tmp_path)
     records = walk(runner(world, store=store), step)
     networks = networks_in(store, world["description"])
-    trained = networks.on_record(run)
+    trained = networks.find(run)
     assert trained is not None
     assert trained.trained_by == "alone/trial-0000"
     store.delete_prefix("trials")

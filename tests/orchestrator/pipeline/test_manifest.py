@@ -6,6 +6,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, Manifest, read_run
 from orchestrator.pipeline.manifest_content import Registered, TrainedNetwork
+from orchestrator.pipeline.summary import summarise
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -31,6 +32,13 @@ def test_what_is_done_is_remembered(storage):
     assert not again.done("control")
     assert again.content.teachers == {"teacher-0": TEACHER}
     assert again.content.stages["teachers"].seconds == 1.235
+
+
+def test_the_summary_names_what_was_trained_before_and_by_which_run(storage):
+    manifest = begin(storage)
+    reused = TEACHER.model_copy(update={"train_seconds": 0.0, "reused_from": "search-1/trial-0003"})
+    manifest.finish("teachers", 1.0, {"teacher-0": TEACHER, "teacher-1": reused})
+    assert summarise(begin(storage).content).to_json()["reused"] == {"teacher-1": "search-1/trial-0003"}
 
 
 def test_a_driver_that_was_overtaken_cannot_undo_what_its_successor_did(storage):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
+from training_runs import a_description
 
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
@@ -14,7 +16,9 @@ from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
 from orchestrator.pipeline.pipeline import WORK
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext
+from orchestrator.pipeline.stages.train import train
 from orchestrator.runtime.event import Done
+from orchestrator.storage import open_storage
 from orchestrator.tuning.pool import same_in_all_trials
 
 NAMES = [stage.name for stage in ORDER]
@@ -90,16 +94,21 @@ class Workers:
 def planned(tmp_path):
     """A function: the workers of a run with these settings, all of whose training runs are planned."""
 
-    def plan(*changes: str) -> Workers:
+    def plan(*changes: str, run_id: str = "mine") -> Workers:
         view = View.open("test", [], "nowhere")
-        checked = cast(Any, SimpleNamespace(run_id="mine"))
+        experiment = load_experiment("digits", ["teachers.count=2", "student.members=2", *changes])
+        storage = open_storage(str(tmp_path)).child(run_id)
+        checked = cast(
+            Any,
+            SimpleNamespace(
+                run_id=run_id, storage=storage, experiment=experiment, description=a_description()
+            ),
+        )
         context = RunContext(checked, cast(Any, None), view, tmp_path)
         workers = Workers(context)
         context._workers = cast(Any, workers)
         context.tracker_ = cast(Any, SimpleNamespace(show=lambda runs: None))
-        context.plan(
-            training_runs(load_experiment("digits", ["teachers.count=2", "student.members=2", *changes]))
-        )
+        context.plan(training_runs(experiment))
         return workers
 
     return plan
@@ -113,6 +122,21 @@ def test_the_control_is_queued_behind_the_teachers_and_the_student_when_they_are
     assert workers.queued[3:] == []
     workers.finish("teacher-0")
     assert workers.queued[3:] == ["student"]
+
+
+def test_what_another_run_has_trained_is_neither_queued_nor_waited_for(planned):
+    networks = planned(run_id="first").context.networks
+    experiment = load_experiment("digits", ["teachers.count=2", "student.members=2"])
+    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+        best = {"epoch": 1.0, "averaged/accuracy": 0.5}
+        record = NetworkRecord(identity=networks.identity(run), trained_by="first", best=best, seconds=9)
+        networks.save(run, torch.nn.Linear(1, 1), record)
+    assert planned("distillation.temperature=2").queued == ["student"]
+    again = planned()
+    assert again.queued == []
+    made = train(again.context, [*experiment.teacher_runs(), experiment.student_run()])
+    told = {name: (each.reused_from, each.train_seconds) for name, each in made.items()}
+    assert told == dict.fromkeys(("teacher-0", "teacher-1", "student"), ("first", 0.0))
 
 
 def test_a_pruned_control_waits_for_the_network_that_it_starts_from(planned):

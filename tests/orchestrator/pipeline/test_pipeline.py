@@ -23,6 +23,7 @@ from orchestrator.runtime.address import local_capacity
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.space import load_space
 
 
@@ -59,6 +60,7 @@ def checked(tmp_path) -> Any:
         storage=LocalStorage(tmp_path),
         tracking_uri="sqlite:///unused",
         description=a_description(fingerprint="f" * 64),
+        dataset=SimpleNamespace(findings=()),
     )
 
 
@@ -130,11 +132,11 @@ def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tra
         seen.append((distillation.temperature, context.manifest.content.result_hash))
         return {}
 
-    checked = Checked(**vars(checked), dataset=None, capacity=local_capacity())
+    checked = Checked(**vars(checked), capacity=local_capacity())
     request = SearchRequest(space=load_space("student"))
     best_trial = {"trial": "trial-0001", "values": {"distillation.temperature": 2.5}, "score": 0.9}
     found = {"best": best_trial}
-    checked.storage.write("search.json", b'{"request": {"space": {"name": "student"}}}')
+    SearchBudget(checked.storage, request).save()
     work = {"before": look, SEARCH: lambda context: found, "after": failing(RunFailed("cut off"))}
     stages = [Stage(name) for name in work]
     with pytest.raises(RunFailed, match="cut off"):

@@ -55,6 +55,15 @@ def test_a_finished_training_run_has_its_whole_history(storage, experiment):
     assert (state.metrics, state.status) == (values(1, 2, 3), "FINISHED")
 
 
+def test_a_network_that_another_run_trained_says_which(storage, experiment):
+    for name, by in (("teacher-0", "another"), ("teacher-1", "mine")):
+        record = {"identity": "i", "trained_by": by, "history": epochs(1)}
+        save_record(storage, f"networks/{name}.json", record)
+    states = project(storage, experiment)
+    assert states["teacher-0"].tags == {"ekd.reused_from": "another"}
+    assert states["teacher-1"].tags == {}
+
+
 def test_an_unfinished_one_has_what_its_newest_whole_checkpoint_has(storage, experiment):
     for epoch in (2, 9, 10):
         save_checkpoint(storage, "student", epoch)

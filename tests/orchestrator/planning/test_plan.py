@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from rich.console import Console
 from training_runs import a_description
 
 from ekd_train.data.description import DataDescription
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
+from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.planning.plan import (
@@ -20,6 +23,7 @@ from orchestrator.planning.plan import (
     total_line,
     workers_lines,
 )
+from orchestrator.storage import open_storage
 
 SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
 
@@ -86,6 +90,23 @@ def test_flops_are_passes_times_steps_times_batch_times_macs():
     assert teacher.steps == 200 * (300 // 64)
     assert teacher.flops == pytest.approx(2 * 3 * 800 * 64 * 193_344, rel=0.01)  # 193 k MACs an image
     assert student.flops == pytest.approx(teacher.flops * 22 / 3)
+
+
+def test_what_another_run_has_trained_costs_nothing(tmp_path):
+    experiment = load_experiment("digits")
+    description, storage = described(experiment), open_storage(str(tmp_path))
+    first, second = (networks_of(storage.child(name), name, experiment, description) for name in "ab")
+    teacher, control = experiment.teacher_runs()[0], experiment.control_run()
+    for run, network in ((teacher, torch.nn.Linear(1, 1)), (control, torch.nn.Linear(1, 2))):
+        made = first.save(run, network, NetworkRecord(identity=first.identity(run), trained_by="a"))
+    storage.write(f"networks/{made.sha256}.safetensors", b"cut")
+    said: list[str] = []
+    planned = planned_runs(experiment, description, second, said.append)
+    assert {item.run.name: item.stored for item in planned if item.stored} == {"teacher-0": "reused"}
+    assert next(iter(runs_table(planned).columns[-1].cells)) == "reused"
+    assert planned[0].flops == 0
+    assert [line.partition(":")[0] for line in said] == ["control"]
+    assert planned_runs(experiment, description, first)[0].stored == "trained"
 
 
 @pytest.mark.parametrize("name", packaged_experiments())
