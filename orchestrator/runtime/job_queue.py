@@ -6,12 +6,14 @@ which the driver polls. `JobQueue` is a plain class; only `JobQueueClient` and `
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ekd_train.workers.assignment import Assignment
+from orchestrator.experiment.redaction import one_line
 from orchestrator.runtime.event import (
     Advanced,
     Done,
@@ -81,24 +83,19 @@ class JobQueue:
         """
         if finished is not None:
             self.finished.add(finished)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            work = self.current.get(group)
-            if work is not None and work.serial not in self.finished:
-                return work
-            if self.waiting:
-                self.current[group] = self.waiting.popleft()
-                return self.current[group]
-            if self.closed:
-                return "stop"
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0:
-                return "wait"
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), remaining)
-                except TimeoutError:
-                    return "wait"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                while True:
+                    work = self.current.get(group)
+                    if work is not None and work.serial not in self.finished:
+                        return work
+                    if self.waiting:
+                        self.current[group] = self.waiting.popleft()
+                        return self.current[group]
+                    if self.closed:
+                        return "stop"
+                    await self._changed.wait()
+        return "wait"
 
     async def report(self, event: Event) -> None:
         """Keep `event`; of progress only the latest of each run is kept until it is drained."""
@@ -111,12 +108,9 @@ class JobQueue:
 
     async def drain(self, timeout_s: float = 0.5) -> list[Event]:
         """The events since the last call; waits up to `timeout_s` for the first."""
-        if not self.events:
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), timeout_s)
-                except TimeoutError:
-                    return []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self.events)
         events, self.events = self.events, []
         return events
 
@@ -176,9 +170,8 @@ class JobQueueClient:
     def failed(self, error: BaseException) -> None:
         """What was raised, and of which kind it is, reported by whichever worker raised it."""
         self._reporting = True
-        message = " ".join(str(error).split()) or type(error).__name__
         kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
-        ray.get(self._report(Failed, **kind, error=type(error).__name__, message=message))
+        ray.get(self._report(Failed, **kind, error=type(error).__name__, message=one_line(error)))
 
     def _report(self, event: type[GroupEvent], **data: Any) -> Any:
         if not self._reporting:

@@ -26,11 +26,12 @@ class StorageError(EkdError):
     s3://bucket/a: the bucket does not exist; create it
     """
 
-    def __init__(self, uri: str, problem: str, remedy: str) -> None:
+    PROBLEM, REMEDY = "", ""
+    """What a kind of error says unless it is told otherwise."""
+
+    def __init__(self, uri: str, problem: str = "", remedy: str = "") -> None:
         super().__init__(uri, problem, remedy)  # all of them: exceptions travel pickled between workers
-        self.uri = uri
-        self.problem = problem
-        self.remedy = remedy
+        self.uri, self.problem, self.remedy = uri, problem or self.PROBLEM, remedy or self.REMEDY
 
     def __str__(self) -> str:
         return f"{self.uri}: {self.problem}; {self.remedy}"
@@ -42,25 +43,13 @@ class MissingKey(StorageError, LookupError):
     Also a LookupError, which `ekd_train`, that may not import this module, can catch.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        problem: str = "nothing is stored here",
-        remedy: str = "check the name and the storage",
-    ) -> None:
-        super().__init__(uri, problem, remedy)
+    PROBLEM, REMEDY = "nothing is stored here", "check the name and the storage"
 
 
 class Conflict(StorageError):
     """A conditional write lost: somebody else wrote first. What they wrote is untouched."""
 
-    def __init__(
-        self,
-        uri: str,
-        problem: str = "another process wrote it first",
-        remedy: str = "read it again and decide anew",
-    ) -> None:
-        super().__init__(uri, problem, remedy)
+    PROBLEM, REMEDY = "another process wrote it first", "read it again and decide anew"
 
 
 def validate_key(key: str) -> str:
