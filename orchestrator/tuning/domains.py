@@ -43,8 +43,8 @@ class _Range(Settings):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """`(low, high)`, both included."""
-        raise NotImplementedError
+        """`(low, high)`, both included: the value of the key that the kind is named after."""
+        return next(getattr(self, name) for name in type(self).model_fields if name != "reason")
 
     @model_validator(mode="after")
     def _ordered(self) -> "_Range":
@@ -62,24 +62,19 @@ class _Range(Settings):
         """Whether it may be `value`."""
         return isinstance(value, int | float) and self.ends[0] <= value <= self.ends[1]
 
+    def describe(self) -> str:
+        """The domain in a few characters."""
+        return f"{self.ends[0]:g} to {self.ends[1]:g}"
+
 
 class Uniform(_Range):
     """A number between two, all equally likely."""
 
     uniform: tuple[float, float]
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """`(low, high)`."""
-        return self.uniform
-
     def points(self, count: int) -> list[float]:
         """`count` numbers at equal distances, the ends among them."""
         return [float(x) for x in np.linspace(*self.uniform, count)]
-
-    def describe(self) -> str:
-        """The domain in a few characters."""
-        return f"{self.uniform[0]:g} to {self.uniform[1]:g}"
 
 
 class LogUniform(_Range):
@@ -87,29 +82,19 @@ class LogUniform(_Range):
 
     log_uniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """`(low, high)`."""
-        return self.log_uniform
-
     def points(self, count: int) -> list[float]:
         """`count` numbers at equal ratios, the ends among them."""
         return [float(x) for x in np.geomspace(*self.log_uniform, count)]
 
     def describe(self) -> str:
         """The domain in a few characters."""
-        return f"{self.log_uniform[0]:g} to {self.log_uniform[1]:g}, logarithmic"
+        return f"{super().describe()}, logarithmic"
 
 
 class Integer(_Range):
     """A whole number between two, both included, all equally likely."""
 
     integer: tuple[int, int]
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """`(low, high)`."""
-        return self.integer
 
     def points(self, count: int) -> list[int]:
         """At most `count` numbers, spread evenly, the ends among them."""
