@@ -44,13 +44,9 @@ class Search:
 
 
 def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float | None) -> None:
-    """Run trials until all have ended or the time is over; `callback` is a `tune.Callback`.
+    """Run `at_once` trials side by side until all have ended or the time is over; `callback`: Tune's.
 
-    Args:
-        search: what to search.
-        callback: keeps what happens (`orchestrator.tuning.callback`).
-        at_once: trials side by side.
-        time_budget_s: what is left of it; None: no limit.
+    `time_budget_s`: what is left of it; None: no limit.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -27,13 +27,9 @@ def evaluate(context: RunContext) -> Evaluated:
 def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, Cost]) -> dict[str, Predictor]:
     """Metrics of each predictor from its probabilities.
 
-    Args:
-        tensors: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c) for both splits.
-        cost: parameters, multiply-accumulates and measured latency of each predictor.
-
-    Returns:
-        For each predictor its cost, `temperature` (fitted on validation alone), `validation` and
-        `test` metrics, and on test `recall_per_class`, and `diversity` where it has several members.
+    `tensors`: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c) for both splits. For each predictor
+    its cost, `temperature` (fitted on validation alone), `validation` and `test` metrics, and on test
+    `recall_per_class`, and `diversity` where it has several members.
     """
     predictors = {}
     for name, price in cost.items():
