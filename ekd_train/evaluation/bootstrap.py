@@ -14,13 +14,16 @@ CALIBRATED = ("cnll", "cece")
 RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
 """Fraction of the resamples inside an interval."""
+BIASED = ("ece", "cece")
+"""A sum of absolute values: noise adds to it, and a resample has more noise than the images themselves. Of a
+calibrated predictor the percentiles lie above its own ECE, so they are moved down by their mean excess."""
 COUNTS_AT_ONCE = 4_000_000
 """Held in memory: resamples x images."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile interval; `value` is that of the images themselves, not of a resample."""
+    """A percentile interval around `value`, which is that of the images themselves, not of a resample."""
 
     value: float
     low: float
@@ -41,19 +44,23 @@ class Paired:
 
     def of(self, predictor: str, metric: str) -> Interval:
         """The interval of one predictor's metric."""
-        return self._interval(self._of(predictor, metric))
+        return self._interval(self._of(predictor, metric), metric)
 
     def difference(self, predictor: str, reference: str, metric: str) -> Interval:
         """The interval of `predictor`'s metric minus `reference`'s."""
-        return self._interval(self._of(predictor, metric) - self._of(reference, metric))
+        values = self._of(predictor, metric) - self._of(reference, metric)
+        return self._interval(values, metric)
 
     def _of(self, predictor: str, metric: str) -> Tensor:
         return self._values[predictor][self._metrics.index(metric)]
 
-    def _interval(self, values: Tensor) -> Interval:
+    def _interval(self, values: Tensor, metric: str) -> Interval:
+        value, resampled = values[0], values[1:]
         tail = (1 - LEVEL) / 2
-        ends = torch.quantile(values[1:], torch.tensor([tail, 1 - tail], dtype=values.dtype))
-        return Interval(values[0].item(), ends[0].item(), ends[1].item())
+        ends = torch.quantile(resampled, torch.tensor([tail, 1 - tail], dtype=values.dtype))
+        if metric in BIASED:
+            ends = ends - (resampled.mean() - value)
+        return Interval(value.item(), ends[0].item(), ends[1].item())
 
 
 class Bootstrap(Paired):
@@ -67,9 +74,11 @@ class Bootstrap(Paired):
     Args:
         probs: for each predictor its probabilities `(b, c)` of the same images.
         labels: `(b,)`.
-        temperatures: for each predictor, fitted on validation images; without them no `CALIBRATED` metrics.
+        temperatures: for every predictor, fitted on validation images; without them no `CALIBRATED` metrics.
         resamples: how many.
         seed: of the draws; the same seed gives the same intervals.
+
+    Raises `ValueError` where only some predictors have a temperature.
     """
 
     def __init__(
@@ -81,6 +90,9 @@ class Bootstrap(Paired):
         resamples: int = RESAMPLES,
         seed: int = SEED,
     ) -> None:
+        if temperatures and temperatures.keys() != probs.keys():
+            odd = ", ".join(sorted(temperatures.keys() ^ probs.keys()))
+            raise ValueError(f"temperatures must be for all predictors or none; see {odd}")
         parts = {name: _per_image(p, labels, (temperatures or {}).get(name)) for name, p in probs.items()}
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
