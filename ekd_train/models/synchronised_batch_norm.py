@@ -136,8 +136,11 @@ class _NormaliseTogether(torch.autograd.Function):
         slope = scale * inverse_std * mean_product
         offset = scale * mean_grad - slope * mean
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        slope, offset = (values.to(x.dtype).view(shape) for values in (slope, offset))
-        grad_x = torch.addcmul(grad_x - offset, x, slope, value=-1)
+        slope, offset = slope.view(shape), offset.view(shape)
+        if x.dtype != slope.dtype:
+            # Where a mean is large beside its deviation, `offset` and `x * slope` nearly cancel.
+            grad_x, x = grad.to(slope.dtype) * scale.view(shape), x.to(slope.dtype)
+        grad_x = torch.addcmul(grad_x - offset, x, slope, value=-1).to(grad.dtype)
         if weight is None:
             return grad_x, None, None, None
         return grad_x, grad_weight, grad_bias, None

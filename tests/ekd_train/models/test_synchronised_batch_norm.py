@@ -45,12 +45,30 @@ def two_steps(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return found | dict(module.named_buffers())
 
 
+def far_from_zero() -> torch.Tensor:
+    """Bfloat16 images whose mean is 32 times their deviation."""
+    noise = torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    return (8 + noise / 4).bfloat16()
+
+
+def input_gradient(module: nn.Module, x: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Of a loss whose gradient differs from value to value: `rows` of the batch are this worker's."""
+    weights = torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(3))[rows].to(x.dtype)
+    own = x[rows].clone().requires_grad_()
+    (module.train()(own) * weights).sum().backward()
+    assert own.grad is not None
+    return own.grad
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for shares in SHARES:
         found = two_steps(to_synchronised_batch_norm(network()), images().split(shares)[rank])
         torch.save(found, f"{folder}/{shares[0]}-{rank}.pt")
+    module = to_synchronised_batch_norm(nn.BatchNorm2d(4))
+    own = input_gradient(module, far_from_zero(), slice(32 * rank, 32 * rank + 32))
+    torch.save(own, f"{folder}/bfloat16-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -74,6 +92,15 @@ def test_two_workers_agree_with_one_over_the_whole_batch(found_by_two_workers, s
         else:
             torch.testing.assert_close(first[name], tensor, msg=name)
             torch.testing.assert_close(second[name], tensor, msg=name)
+
+
+@pytest.mark.slow
+def test_in_bfloat16_two_workers_lose_no_more_than_torch_does_over_the_whole_batch(found_by_two_workers):
+    exact = input_gradient(nn.BatchNorm2d(4).double(), far_from_zero().double(), slice(None))
+    torchs = input_gradient(nn.BatchNorm2d(4), far_from_zero(), slice(None))
+    shares = [torch.load(found_by_two_workers / f"bfloat16-{rank}.pt") for rank in range(2)]
+    ours, theirs = ((found.double() - exact).square().mean().sqrt() for found in (torch.cat(shares), torchs))
+    assert ours < 1.2 * theirs
 
 
 def test_one_process_alone_computes_the_plain_batch_norm():
