@@ -15,6 +15,7 @@ from ekd_train.settings.base import NonNegativeFloat as NonNegativeFloat
 from ekd_train.settings.base import Positive as Positive
 from ekd_train.settings.base import PositiveFloat as PositiveFloat
 from ekd_train.settings.base import Settings as Settings
+from ekd_train.settings.base import Temperature as Temperature
 from ekd_train.settings.data import ENCODED as ENCODED
 from ekd_train.settings.data import Augmentation as Augmentation
 from ekd_train.settings.data import DataName as DataName
@@ -158,7 +159,7 @@ class Distillation(Settings):
 
     objective: Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"] = "auto"
     """`auto`: kd -> mean_kd, latent_be -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd."""
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     alpha: Fraction = 1.0
     """Weight of the distillation term; 1 - alpha weighs the labels."""
     assignment: Literal["fixed", "rotating"] = "fixed"
@@ -174,7 +175,7 @@ class PerturbationSettings(Settings):
     kind: PerturbationKind = "none"
     strength: NonNegativeFloat = 1.0
     """In grey levels: 1 is a root-mean-square change of 1/255."""
-    temperature: PositiveFloat | None = None
+    temperature: Temperature | None = None
     """ODS and ConfODS: temperature of their softmax; null: `distillation.temperature`."""
 
 

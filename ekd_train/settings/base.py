@@ -8,6 +8,8 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]  # what float32 can hold
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)]
+"""Below it a softmax is an argmax, above it uniform, to float32; the square of much more overflows."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
