@@ -113,12 +113,12 @@ class Networks:
                 return
         save_record(self.run, key, record.model_dump())
 
-    def load(self, run: TrainingRun) -> nn.Module:
-        """The finished network of `run`, in evaluation mode.
+    def load(self, run: TrainingRun, record: NetworkRecord | None = None) -> nn.Module:
+        """The finished network of `run`, in evaluation mode; with `record`, the one that `find` has found.
 
         Raises `DamagedCheckpoint`, or a `LookupError` if there is none.
         """
-        record = load_network_record(self.run, run.name)
+        record = record or load_network_record(self.run, run.name)
         return _filled(build_network(run, self.data), self._weights(run.name, record), run.name)
 
     def starting_weights(self, run: TrainingRun) -> dict[str, Tensor] | None:

@@ -242,6 +242,8 @@ class Evaluation(Settings):
     name: str = "evaluation"
     control: TrainingRun
     student: TrainingRun
+    baseline: TrainingRun | None = None
+    """The student before a search changed it: its average predicts the validation images, and them alone."""
 
 
 class TrialStep(Settings):

@@ -11,6 +11,7 @@ from ekd_train.evaluation.evaluate import predict
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
+from ekd_train.models.build_network import averaged
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
@@ -32,7 +33,7 @@ def execute(
 ) -> NetworkRecord | PredictionsRecord:
     """Do `job` together with the other workers; the record of what it made, already stored."""
     if isinstance(job, Evaluation):
-        return _evaluate(job, data, networks, workers)
+        return _evaluate(job, data, networks, reporter, workers)
     return _train(job, data, networks, reporter, workers, keep_checkpoints)
 
 
@@ -86,7 +87,9 @@ def keep_trained(
     return networks.save(run, trained.network, record, place) if workers.is_first else record
 
 
-def _evaluate(job: Evaluation, data: DeviceData, networks: Networks, workers: Workers) -> PredictionsRecord:
+def _evaluate(
+    job: Evaluation, data: DeviceData, networks: Networks, reporter: Reporter, workers: Workers
+) -> PredictionsRecord:
     loaded = load_predictors(networks, job.control, job.student, workers.device)
     predictors = loaded.named
     shape = data.description.image_shape
@@ -95,6 +98,9 @@ def _evaluate(job: Evaluation, data: DeviceData, networks: Networks, workers: Wo
         tensors[f"{split}/labels"] = images.labels
         for name, predictor in predictors.items():
             tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
+    if job.baseline is not None and (found := networks.find(job.baseline, reporter.warning)) is not None:
+        plain = averaged(networks.load(job.baseline, found)).to(workers.device)
+        tensors["validation/baseline"] = predict(plain, data.training.validation.images, workers)
     cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
     }

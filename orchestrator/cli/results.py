@@ -2,8 +2,8 @@
 
 from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.pipeline.manifest import REPORT, Manifest
-from orchestrator.pipeline.manifest_content import Searched
-from orchestrator.pipeline.summary import summarise, table, verdict
+from orchestrator.pipeline.manifest_content import ManifestContent
+from orchestrator.pipeline.summary import gained, summarise, table, verdict
 from orchestrator.planning.preflight import Checked
 from orchestrator.tracking import ui_command
 from orchestrator.tuning.request import SearchRequest
@@ -15,7 +15,7 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     """The search, where there was one, and the predictors; the last line is the registered model's URI."""
     console = results_console()
     if request is not None:
-        _print_search(console, TrialStore(checked.storage), manifest.content.searched, request)
+        _print_search(console, TrialStore(checked.storage), manifest.content, request)
     summary = summarise(manifest.content)
     registered = manifest.content.registered
     console.print(table(summary.predictors))
@@ -28,8 +28,9 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
 
 
 def _print_search(
-    console: ResultsConsole, store: TrialStore, found: Searched, request: SearchRequest
+    console: ResultsConsole, store: TrialStore, manifest: ManifestContent, request: SearchRequest
 ) -> None:
+    found = manifest.searched
     console.print(trials_table(store.trials, rows=None))
     console.print()
     if request.searcher == "pareto":
@@ -43,4 +44,6 @@ def _print_search(
         f"Best on validation: {best.trial}, {100 * best.score:.2f} %, {short_values(best.values)}",
         soft_wrap=True,
     )
+    if sentence := gained(manifest):
+        console.print(sentence, soft_wrap=True)
     console.print()

@@ -67,11 +67,24 @@ class Predictor(Cost):
     """On the test images, of a predictor with several members."""
 
 
+class Gain(Output):
+    """Validation accuracy of a search's student minus that of the experiment as it stands, and its interval.
+
+    The student was chosen on the same images, so it is the most that can be expected of others.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
 class Evaluated(Output):
     """Stage `evaluate`."""
 
     predictors: dict[str, Predictor]
     latency: Latency | None = None
+    gain: Gain | None = None
+    """None: nothing was searched, or nothing better was found."""
 
 
 class Registered(Output):
@@ -114,6 +127,8 @@ class Searched(Output):
     """Stage `search`."""
 
     best: TrialOutcome
+    baseline: TrialOutcome | None = None
+    """The experiment as it stands; None: not trained in full, or of a version that did not try it."""
     pareto: tuple[TrialOutcome, ...] = ()
     """Cheapest first."""
     trials: dict[str, int] = Field(default_factory=dict)

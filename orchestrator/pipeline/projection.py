@@ -79,6 +79,8 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
     if manifest.done(SEARCH):
         trials = list(TrialStore(storage).trials.values())
         _add_search(parent, manifest.searched.best, read_record(storage, SEARCH_RECORD, SearchRecord), trials)
+        if manifest.done("evaluate") and (gain := manifest.evaluated.gain) is not None:
+            parent.add_metrics({f"search/gain/{key}": value for key, value in gain.model_dump().items()}, 0)
         runs |= {record.name: trial_state(record) for record in trials if record.status != "proposed"}
     return runs
 
@@ -128,6 +130,7 @@ def trial_state(record: TrialRecord) -> RunState:
     state.params = flattened(record.values)
     state.add_tags({"ekd.trial": record.number})
     if record.status != "proposed":
+        state.add_metrics({"seconds": round(record.seconds, 3), "cost": record.cost}, record.epochs)
         state.add_tags({"ekd.trial.status": record.status, "ekd.trial.epochs": record.epochs})
     if record.error:
         state.add_tags({"ekd.trial.error": record.error})

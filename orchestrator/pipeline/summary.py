@@ -159,6 +159,21 @@ def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" =
     return f"{sentence}{': ' if others else ''}{', '.join(others)}."
 
 
+def gained(manifest: ManifestContent) -> str:
+    """A sentence on what a search gained over the experiment as it stands; empty where it is not known."""
+    found, gain = manifest.searched, manifest.evaluated.gain if manifest.done("evaluate") else None
+    if found.baseline is None:
+        return ""
+    name = f"the experiment as it stands ({found.baseline.trial})"
+    if found.baseline.trial == found.best.trial:
+        return f"No trial was better on validation images than {name}: what is registered is as of `ekd run`."
+    if gain is None:
+        return ""
+    chance = ", which may be chance" if gain.low <= 0 else ""
+    points = f"{100 * gain.value:+.2f} points [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
+    return f"{points} of validation accuracy over {name}{chance}; the best was chosen on these images."
+
+
 def compact(number: float) -> str:
     """A count in a few characters.
 

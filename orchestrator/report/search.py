@@ -9,6 +9,7 @@ import numpy as np
 from orchestrator.pipeline.manifest import read_record
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
+from orchestrator.pipeline.summary import gained
 from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
 from orchestrator.tuning.domains import Choice, Domain, LogUniform
@@ -35,6 +36,8 @@ class Search:
     """Best first; those without a result last."""
     outputs: Searched
     """Of the manifest's stage `search`."""
+    gained: str = ""
+    """`orchestrator.pipeline.summary.gained`."""
 
     @property
     def space(self) -> Space:
@@ -58,7 +61,7 @@ def load_search(storage: Storage, manifest: ManifestContent) -> Search | None:
     if found is None or not manifest.done("search"):
         return None
     trials = sorted(TrialStore(storage).trials.values(), key=lambda r: (*(-q for q in r.quality), r.number))
-    return Search(found.request, trials, manifest.searched)
+    return Search(found.request, trials, manifest.searched, gained(manifest))
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def _headline(search: Search) -> str:
         f"Of {len(search.trials)} trials ({counts}) {best.name} was best: {of} "
         f"{100 * best.quality[0]:.2f} % with {short_values(best.values)}. "
         f"Searcher {request.searcher}, scheduler {request.scheduler}, "
-        f"{duration(search.outputs.seconds)}; the test images were not used."
+        f"{duration(search.outputs.seconds)}; the test images were not used. {search.gained}".rstrip()
     )
 
 

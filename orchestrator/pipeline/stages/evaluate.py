@@ -4,24 +4,51 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ekd_train.evaluation.bootstrap import Bootstrap
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import all_metrics, class_metrics, fit_temperature, recall_per_class
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.persistence.records import Cost
-from ekd_train.settings import Evaluation
-from orchestrator.pipeline.manifest_content import Evaluated, Predictor
+from ekd_train.settings import Evaluation, TrainingRun
+from orchestrator.pipeline.manifest import read_experiment
+from orchestrator.pipeline.manifest_content import Evaluated, Gain, Predictor
+from orchestrator.pipeline.order import SEARCH
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.average import averaged_student
+from orchestrator.tuning.pool import trial_experiment
 
 
 def evaluate(context: RunContext) -> Evaluated:
     """Predict in a worker group, measure here; the metrics of every predictor on both splits."""
     experiment = context.checked.experiment
     averaged_student(context)
-    job = Evaluation(control=experiment.control_run(), student=experiment.student_run())
+    job = Evaluation(
+        control=experiment.control_run(), student=experiment.student_run(), baseline=_baseline(context)
+    )
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage)
-    return Evaluated(predictors=measure(tensors, record.cost), latency=record.latency)
+    predictors = measure(tensors, record.cost)
+    return Evaluated(predictors=predictors, latency=record.latency, gain=_gain(tensors))
+
+
+def _baseline(context: RunContext) -> TrainingRun | None:
+    """The student of the experiment as it stands, if a search found a better one."""
+    manifest = context.manifest.content
+    if not manifest.done(SEARCH):
+        return None
+    found, pool = manifest.searched, read_experiment(context.checked.storage)
+    if pool is None or found.baseline is None or found.baseline.trial == found.best.trial:
+        return None
+    return trial_experiment(pool, found.baseline.values).student_run()
+
+
+def _gain(tensors: Mapping[str, Tensor]) -> Gain | None:
+    """Validation accuracy of the averaged student minus the baseline's, paired by image."""
+    if "validation/baseline" not in tensors:
+        return None
+    probs = {name: tensors[f"validation/{name}"].mean(0) for name in ("averaged", "baseline")}
+    found = Bootstrap(probs, tensors["validation/labels"]).difference("averaged", "baseline", "accuracy")
+    return Gain(value=found.value, low=found.low, high=found.high)
 
 
 def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, Cost]) -> dict[str, Predictor]:

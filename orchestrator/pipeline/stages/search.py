@@ -40,8 +40,10 @@ def search(context: RunContext) -> Searched:
     for record in trials.trials.values():
         trials.forget_checkpoints(record)
     context.stop_if_taken_over()
+    whole = [record for record in trials.trials.values() if record.status == "completed"]
     return Searched(
         best=_outcome(best),
+        baseline=next((_outcome(r) for r in whole if r.baseline), None),
         pareto=tuple(_outcome(record) for record in pareto_set(trials.trials)),
         trials=_counts(trials),
         seconds=round(budget.seconds, 3),

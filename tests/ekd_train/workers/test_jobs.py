@@ -17,6 +17,7 @@ from training_runs import (
 
 from ekd_train.data.tensors import DeviceData
 from ekd_train.distributed import Workers
+from ekd_train.metrics import all_metrics
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
 from ekd_train.persistence.networks import PREDICTIONS, load_network_record, save_average
@@ -141,8 +142,14 @@ def test_the_record_tells_how_the_network_came_about(data):
 def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     store = MemoryStore()
     train_all(data, store)
-    record, _ = do(Evaluation(control=CONTROL, student=STUDENT), data, store)
+    other = STUDENT.model_copy(update={"seed": 5})  # another network that the store has: before a search
+    made, _ = do(other, data, store)
+    do(STUDENT, data, store)
+    record, _ = do(Evaluation(control=CONTROL, student=STUDENT, baseline=other), data, store)
     tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record.sha256)
+    found = all_metrics(tensors["validation/baseline"].mean(0), data.training.validation.labels)["accuracy"]
+    assert found == made.best["averaged/accuracy"]
+    assert "test/baseline" not in tensors
     members = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": 2, "members": 2, "averaged": 1}
     assert set(record.cost) == set(members)
     for split, images in (("validation", data.training.validation), ("test", data.test)):

@@ -85,7 +85,8 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
     for number, status in enumerate(("completed", "failed")):
         record = trials.add(number, {"distillation.temperature": 2.5}, 1.0)
         history = tuple(each | {"score": 0.5, "finished": 0.0} for each in epochs(1, 2))
-        trials.end(record, status, history=history, error="boom" if status == "failed" else None)
+        error = "boom" if status == "failed" else None
+        trials.end(record, status, history=history, error=error, seconds=7.0)
     trials.add(2, {"distillation.temperature": 4.0}, 1.0)
     best = {"trial": "trial-0000", "values": {"distillation.temperature": 2.5}, "score": 0.5}
     Manifest.open(storage, experiment, "mine", "f" * 64, "code").finish("search", 1.0, {"best": best})
@@ -94,7 +95,8 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
     assert set(runs) == {PARENT, "trial-0000", "trial-0001"}
     assert [runs[name].status for name in ("trial-0000", "trial-0001")] == ["FINISHED", "FAILED"]
     assert runs["trial-0000"].params == {"distillation.temperature": "2.5"}
-    assert runs["trial-0000"].metrics == values(1, 2) | {("score", 1): 0.5, ("score", 2): 0.5}
+    ended = {("seconds", 2): 7.0, ("cost", 2): 1.0}
+    assert runs["trial-0000"].metrics == values(1, 2) | {("score", 1): 0.5, ("score", 2): 0.5} | ended
     assert runs["trial-0001"].tags == {
         "ekd.trial": "1",
         "ekd.trial.status": "failed",

@@ -22,6 +22,11 @@ def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) 
     assert {record["status"] for record in records.values()} <= {"completed", "pruned"}
     best = max(records.values(), key=lambda r: (r["history"][-1]["score"], -r["history"][-1]["score_nll"]))
     assert f"Best on validation: trial-{best['number']:04d}" in out
+    standing = records[0]  # the experiment as it stands, trained in full
+    assert (standing["baseline"], standing["status"]) == (True, "completed")
+    assert standing["values"] == {"distillation.temperature": 4.0, "perturbation.strength": 1.0}
+    assert best["history"][-1]["score"] >= standing["history"][-1]["score"]
+    assert "the experiment as it stands (trial-0000)" in out
 
     runs = searches.mlflow_runs(tmp_path)
     names = Counter(run.info.run_name for run in runs)
