@@ -75,6 +75,8 @@ class NetworkRecord(Record):
     """One record for each validated epoch, as `ekd_train.evaluation.evaluate.validate` names the values."""
     seconds: float = 0.0
     """Of training, all starts together."""
+    ended: float | None = None
+    """When training did, in seconds since 1970; None: an average, or not recorded."""
     workers: int = 1
     precision: str | None = None
     """In which it was trained; None: an average, or not recorded."""

@@ -1,5 +1,6 @@
 """The jobs of a worker pool and how one worker does them, without Ray."""
 
+import time
 from typing import Any
 
 from torch import Tensor
@@ -81,6 +82,7 @@ def keep_trained(
         best=trained.best,
         history=tuple(trained.history),
         seconds=trained.seconds,
+        ended=time.time(),
         workers=workers.size,
         precision=precision_on(run.training.speed, workers.device),
     )

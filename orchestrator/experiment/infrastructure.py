@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -92,6 +92,9 @@ class StorageSettings(Settings):
         return refuse_credentials(value)
 
 
+ChampionBy = Literal["accuracy", "nll", "balanced_accuracy"]
+
+
 class Tracking(Settings):
     """Where a run is recorded and its student registered."""
 
@@ -99,6 +102,9 @@ class Tracking(Settings):
     """An MLflow tracking URI; null: MLFLOW_TRACKING_URI, else a SQLite file beside the runs."""
     registered_model: str | None = None
     """Name in the model registry; null: `ekd-<experiment's name>`."""
+    champion_by: ChampionBy = "accuracy"
+    """What a version must be better in, on the validation images, to become champion by itself; NLL breaks
+    ties, and accuracy those of NLL."""
     patience_s: NonNegativeFloat = 180
     """How long registering waits for a tracking server that is away before the run ends without it."""
 

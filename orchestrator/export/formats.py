@@ -55,8 +55,8 @@ class Exported:
     path: Path
     worst: float
     """Largest difference between its logits and the network's, over batches of 1, 2 and 7."""
-    sidecar: Path | None = None
-    """`state-dict`: the JSON that says which network the weights fit, and how images are normalised."""
+    sidecar: Path
+    """JSON: the classes in logit order, the images' shape, and which network a `state-dict` fits."""
 
 
 def format_of(output: Path, wanted: Format | None) -> Format:
@@ -80,23 +80,24 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
 
     `pt2`: `torch.export`, needs torch alone. `onnx`: images (batch, c, h, w) -> logits, any batch
     size. `state-dict`: the stock class's own keys, in safetensors form where the name ends with
-    `.safetensors`, else `torch.save` of plain tensors; beside it `PATH.json` has the arguments of
-    `ekd_train.models.build_model` that build the network, the normalisation among them.
+    `.safetensors`, else `torch.save` of plain tensors.
+
+    Beside it `PATH.json` has the class names in the order of the logits and the shape of an image; of a
+    `state-dict` also the arguments of `ekd_train.models.build_model` that build the network, the
+    normalisation among them.
 
     Raises `ExportError`: it cannot be written in this form, what was written is another function, or the disk
     is full; `ExperimentError`: a library of the extra `export` is missing, or no file can be written there.
     """
-    sidecar: Path | None = None
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
+    sidecar = output.with_name(f"{output.name}.json")
     source.network.cpu().requires_grad_(False)
     try:
         answer = _FORMS[form](source, partial)
         worst = _worst_difference(source, answer)
         if not worst <= TOLERANCE:
             raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
-        if form == "state-dict":
-            sidecar = output.with_name(f"{output.name}.json")
-            sidecar.write_bytes(_sidecar(source))
+        sidecar.write_bytes(_sidecar(source, form))
         os.replace(partial, output)
     except OSError as error:
         raise ExportError(
@@ -216,11 +217,12 @@ def _construction(source: Source) -> dict[str, Any]:
     return {**source.architecture, **build_arguments(source.spec)}
 
 
-def _sidecar(source: Source) -> bytes:
+def _sidecar(source: Source, form: Format) -> bytes:
     content = {
-        "build_model": _construction(source),
         "class_names": source.class_names,
+        "image_shape": source.spec.image_shape,
         "weights_sha256": source.weights_sha256,
+        **({"build_model": _construction(source)} if form == "state-dict" else {}),
     }
     return json.dumps(content, indent=1).encode()
 

@@ -13,12 +13,13 @@ from ekd_train.persistence.networks import AVERAGED, load_average
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import MODEL_URI
+from orchestrator.experiment.redaction import one_line
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
 from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_exported
+from orchestrator.registry.logged_model import WEIGHTS_TAG, recorded_of
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
-from orchestrator.registry.registration import WEIGHTS_TAG
 from orchestrator.storage import Storage
 from orchestrator.tracking.connection import patient
 from orchestrator.tracking.runs import RUN_ID_TAG
@@ -74,10 +75,15 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
             network = load_exported(Path(folder), archived)
         except ExportError as error:
             raise ExportError(f"{where}: {error}") from error.__cause__
+        try:
+            metadata = mlflow.models.Model.load(folder).metadata or {}
+        except Exception as error:
+            raise ExportError(f"{where}: its file MLmodel cannot be read: {one_line(error, 300)}") from error
     sha256 = weights_sha256(network)
-    _check_hash(sha256, found.tags.get(WEIGHTS_TAG, ""), where)
+    tags = recorded_of(client, found).tags
+    _check_hash(sha256, tags.get(WEIGHTS_TAG, ""), where)
     architecture = None
-    if tag := found.tags.get(ARCHITECTURE_TAG):
+    if tag := tags.get(ARCHITECTURE_TAG):
         architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
     graph: Any = network.graph
     (images,) = graph.find_nodes(op="placeholder")
@@ -88,7 +94,10 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
         mean=_normalisation(network, "mean"),
         std=_normalisation(network, "std"),
     )
-    return Source(network, sha256, where, architecture, spec)
+    class_names = metadata.get("class_names")  # None: an earlier version of ekd registered it
+    if class_names is not None and len(class_names) != spec.num_classes:
+        raise ExportError(f"{where}: it has {spec.num_classes} classes, but names of {len(class_names)}")
+    return Source(network, sha256, where, architecture, spec, class_names)
 
 
 def _normalisation(network: nn.Module, key: str) -> tuple[float, ...] | None:

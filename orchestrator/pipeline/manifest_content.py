@@ -100,6 +100,8 @@ class Registered(Output):
     """`models:/NAME/VERSION`."""
     archive_sha256: str = ""
     """Of the registered archive's bytes; empty in runs of versions that did not note it."""
+    experiment_id: str = ""
+    """MLflow's, that has the run; empty as above."""
 
 
 class Reported(Output):

@@ -6,13 +6,15 @@ end it writes this.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_typed
+from ekd_train.persistence.identity import differing
 from ekd_train.persistence.networks import load_network_record
 from ekd_train.persistence.records import CheckpointRecord, NetworkRecord
+from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import (
     EVALUATION,
@@ -26,11 +28,11 @@ from orchestrator.pipeline.manifest import (
 from orchestrator.pipeline.manifest_content import ManifestContent, Prepared, TrialOutcome
 from orchestrator.pipeline.order import SEARCH, training_runs
 from orchestrator.pipeline.summary import summarise
-from orchestrator.registry.model_card import CARD
+from orchestrator.registry.model_card import CARD, escaped
 from orchestrator.robustness.evaluation import FORMAT as EVALUATION_FORMAT
 from orchestrator.robustness.flat_metrics import flat_metrics
 from orchestrator.storage import MissingKey, Storage
-from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, flattened
+from orchestrator.tracking.run_state import NOTE, PARENT, RunState, RunStatus, flattened
 from orchestrator.tuning.search_budget import SEARCH as SEARCH_RECORD
 from orchestrator.tuning.search_budget import SearchRecord
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
@@ -42,6 +44,14 @@ TRIAL_STATUS: dict[TrialStatus, RunStatus] = {
     "out_of_time": "KILLED",
 }
 """MLflow's status of a trial that has ended."""
+ALWAYS_SHOWN = (
+    *("seed", "data.name", "teachers.0.count", "student.method", "student.members"),
+    *("student.training.epochs", "student.training.learning_rate"),
+    *("distillation.temperature", "distillation.alpha", "perturbation.kind", "perturbation.strength"),
+)
+"""Params of a run whether or not they differ from the defaults; the artifact `experiment.json` has all."""
+OF_A_NETWORK = ("accuracy", "nll", "cnll")
+"""Test metrics of one trained network, by the names that the averaged student's have on the parent."""
 TRIALS = "search/trials.json"
 """The artifact that has the whole record of every trial."""
 
@@ -63,19 +73,24 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
     parent = RunState()
     if manifest.done("prepare"):
         parent = described(experiment, manifest, manifest.prepared)
-    for name, values in summarise(manifest).predictors.items():
-        for split, measured in (("validation", values.validation), ("test", values.test)):
-            parent.add_metrics({f"{split}/{name}/{metric}": value for metric, value in measured.items()}, 0)
+        parent.params = shown_params(experiment, searched_keys(manifest))
     for key in (SUMMARY, REPORT, EVALUATION, CARD):
         with suppress(MissingKey):
             parent.artifacts[key] = storage.read(key).decode()
+    parent.add_tags({NOTE: _note(experiment, manifest, parent.artifacts.get(CARD, ""))})
     found = read_json(storage, EVALUATION)
     if found is not None and found.get("format") == EVALUATION_FORMAT:
         parent.add_metrics(flat_metrics(found), found["number"] - 1)
     runs = {PARENT: parent}
     for run in training_runs(experiment):
         if (history := _history(storage, manifest.run_id, run.name)) is not None:
+            history.params = network_params(run)
             runs[run.name] = history
+    for name, values in summarise(manifest).predictors.items():
+        run_name = "student" if name == "members" else name.replace("/", "-")
+        if run_name in runs:
+            measured = {metric: values.test[metric] for metric in OF_A_NETWORK if metric in values.test}
+            runs[run_name].add_metrics(measured, 0)
     if manifest.done(SEARCH):
         trials = list(TrialStore(storage).trials.values())
         _add_search(parent, manifest.searched.best, read_record(storage, SEARCH_RECORD, SearchRecord), trials)
@@ -86,10 +101,11 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
 
 
 def described(experiment: Experiment, manifest: ManifestContent, prepared: Prepared) -> RunState:
-    """Settings, code and data of the parent run; `prepared`: the outputs of the stage `prepare`."""
+    """Settings, code and data of the parent run, without params; `prepared`: made by the stage `prepare`."""
     settings, data = experiment.resolved(), prepared.data
-    state = RunState(params=flattened(settings), artifacts={EXPERIMENT: _json(settings)})
+    state = RunState(artifacts={EXPERIMENT: _json(settings)})
     tags = {"ekd.result_hash": manifest.result_hash, "ekd.code_version": manifest.code_version}
+    tags[NOTE] = _note(experiment, manifest, "")
     state.add_tags(tags | ({"ekd.command": prepared.command} if prepared.command is not None else {}))
     for split in ("train", "validation", "test"):
         images = getattr(data, split)
@@ -105,9 +121,63 @@ def described(experiment: Experiment, manifest: ManifestContent, prepared: Prepa
     return state
 
 
-def training_state(history: Iterable[Mapping[str, float]], status: RunStatus | None) -> RunState:
-    """A training run from its records, one for each validated epoch."""
-    state = RunState(status=status)
+def shown_params(experiment: Experiment, keys: Collection[str] = ()) -> dict[str, str]:
+    """The params of a run: what differs from the defaults, `keys` (dotted) and `ALWAYS_SHOWN`.
+
+    Where it runs and is kept is no param: it decides nothing, and stands in `experiment.json`.
+    """
+    shown = {*ALWAYS_SHOWN, *keys, *flattened(experiment.result_settings())}
+    return {key: text for key, text in flattened(experiment.resolved()).items() if key in shown}
+
+
+def decided_params(experiment: Experiment, searched: Collection[str]) -> dict[str, str]:
+    """Those of `shown_params` that a search over the keys `searched` leaves as they are.
+
+    A param cannot be changed: the others are logged when the best trial is known. Teachers and members follow
+    from what is searched (`orchestrator.tuning.pool`).
+    """
+    open_keys = (*searched, "teachers", "student.members") if searched else ()
+    return {
+        key: text
+        for key, text in shown_params(experiment).items()
+        if not any(f"{key}.".startswith(f"{open_key}.") for open_key in open_keys)
+    }
+
+
+def searched_keys(manifest: ManifestContent) -> Collection[str]:
+    """The dotted keys that a finished search has set; none of a run without one."""
+    return manifest.searched.best.values if manifest.done(SEARCH) else ()
+
+
+def network_params(run: TrainingRun) -> dict[str, str]:
+    """What tells a training run from the others of its `ekd run`, and its recipe."""
+    same = ("name", "augmentation", "teachers", "starts_from", "student.architecture", "student.training")
+    return flattened(differing(run, without=same))
+
+
+def _note(experiment: Experiment, manifest: ManifestContent, card: str) -> str:
+    """The parent run's description, Markdown: what came of it, and where the rest is."""
+    verdict = card.partition("\n")[0] or "Not registered yet."
+    lines = [verdict, f"Of the experiment before `--set`: {escaped(experiment.description)}"]
+    if manifest.done("register"):
+        made = manifest.registered
+        lines.insert(1, f"[{made.name} version {made.version}](#/models/{made.name}/versions/{made.version})")
+    lines.append(
+        f"Artifacts: `{REPORT}` (figures, every interval), `{SUMMARY}` (every metric of every predictor), "
+        f"`{EXPERIMENT}` (every setting). Below this run: every network trained, every trial of a search."
+    )
+    return "\n\n".join(lines)
+
+
+def training_state(
+    history: Iterable[Mapping[str, float]],
+    status: RunStatus | None,
+    *,
+    ended: float | None = None,
+    seconds: float = 0.0,
+) -> RunState:
+    """A training run from its records, one for each validated epoch; `ended` after `seconds` of training."""
+    state = RunState(status=status, ended=ended, began=None if ended is None else ended - seconds)
     for record in history:
         state.add_metrics(
             {key: value for key, value in record.items() if key != "epoch"}, int(record["epoch"])
@@ -117,16 +187,24 @@ def training_state(history: Iterable[Mapping[str, float]], status: RunStatus | N
 
 def network_state(record: NetworkRecord, run_id: str) -> RunState:
     """A network of the run `run_id`, trained by it or by another one."""
-    state = training_state(record.history, "FINISHED")
+    state = training_state(record.history, "FINISHED", ended=record.ended, seconds=record.seconds)
     if reused := record.reused_by(run_id):
         state.add_tags({"ekd.reused_from": reused})
     return state
 
 
+def shown_of_trial(record: Mapping[str, float]) -> dict[str, float]:
+    """What MLflow shows of one record of a trial, its score first: MLflow's charts begin with that."""
+    first = ("score", "score_nll")
+    shown = {key: record[key] for key in first if key in record}
+    return shown | {key: value for key, value in record.items() if key not in (*first, "finished")}
+
+
 def trial_state(record: TrialRecord) -> RunState:
     """A trial of a search, from its record."""
-    history = [{key: value for key, value in each.items() if key != "finished"} for each in record.history]
-    state = training_state(history, TRIAL_STATUS.get(record.status))
+    history = [shown_of_trial(each) for each in record.history]
+    ended = TRIAL_STATUS.get(record.status)
+    state = training_state(history, ended, ended=record.ended_at, seconds=record.seconds)
     state.params = flattened(record.values)
     state.add_tags({"ekd.trial": record.number})
     if record.status != "proposed":
@@ -156,7 +234,6 @@ def _add_search(
     parent.add_tags({"ekd.search.best": best.trial})
     if search is not None:
         parent.add_tags({"ekd.search.space": search.request.space.name})
-    parent.add_tags({f"ekd.search.best.{key}": value for key, value in best.values.items()})
     parent.artifacts[TRIALS] = _json({"trials": [record.model_dump() for record in trials]})
 
 

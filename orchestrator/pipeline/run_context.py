@@ -16,13 +16,14 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
-from orchestrator.pipeline.projection import network_state, project
+from orchestrator.pipeline.projection import network_params, network_state, project
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
-from orchestrator.runtime.event import Done, Event, Failed, Restarted, Validated
+from orchestrator.runtime.event import Done, Event, Failed, Restarted, Started, Validated
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
+from orchestrator.tracking.run_state import RunState
 from orchestrator.tuning.request import SearchRequest
 
 STARTED_AGAIN = "are started again and continue from the last checkpoint"
@@ -204,6 +205,8 @@ class RunContext:
     def _handle(self, event: Event) -> None:
         self.view.show(event)
         match event:
+            case Started() if isinstance(job := self._submitted[event.run], TrainingRun):
+                self.tracker.show({event.run: RunState(params=network_params(job))})
             case Validated():
                 values = dict(event.record)
                 self.tracker.log_metrics(event.run, values, int(values.pop("epoch")))

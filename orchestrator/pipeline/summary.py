@@ -30,6 +30,8 @@ class Summary(Record):
     """Empty before they are measured."""
     latency: Latency | None = None
     registered_model: Registered | None = None
+    class_names: tuple[str, ...] = ()
+    """In the order of the logits; empty before the data is known."""
     stages: dict[str, StageTime]
     reused: dict[str, str] = Field(default_factory=dict)
     """Training run -> the run, and after a slash the trial of a search, that had trained it before."""
@@ -51,6 +53,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         predictors=evaluated.predictors if evaluated else {},
         latency=evaluated.latency if evaluated else None,
         registered_model=manifest.registered if manifest.done("register") else None,
+        class_names=manifest.prepared.data.class_names if manifest.done("prepare") else (),
         stages={name: StageTime(seconds=stage.seconds) for name, stage in manifest.stages.items()},
         reused={name: made.reused_from for name, made in manifest.trained.items() if made.reused_from},
         data_fingerprint=manifest.data_fingerprint,
@@ -76,6 +79,29 @@ WHAT_THEY_ARE = {
     "members": "the student's members as an ensemble",
     "averaged": "one network of the members' averaged weights: the result",
 }
+
+
+HEADLINE = ("accuracy", "balanced_accuracy", "nll", "cnll", "ece")
+"""Test metrics of the averaged student that a run shows in tables of runs and of models; the rest is in
+`summary.json`."""
+COMPARED = ("accuracy", "nll", "balanced_accuracy")
+"""Validation metrics by which versions are compared."""
+
+
+def headline(predictors: Mapping[str, Predictor], to_control: "Interval") -> dict[str, float]:
+    """The numbers by which a person chooses among averaged students; those that were measured.
+
+    `to_control`: test accuracy minus the control's, with its 95 % interval.
+    """
+    averaged = predictors["averaged"]
+    return {
+        **{metric: averaged.test[metric] for metric in HEADLINE if metric in averaged.test},
+        "gain_over_control": to_control.value,
+        "gain_over_control_low": to_control.low,
+        "gain_over_control_high": to_control.high,
+        "share_of_ensemble_cost": averaged.macs / predictors["ensemble"].macs,
+        **{f"validation/{m}": averaged.validation[m] for m in COMPARED if m in averaged.validation},
+    }
 
 
 def kind_of(predictor: str) -> str:

@@ -1,9 +1,9 @@
 """Who is champion, why, and who was before: the alias and its history.
 
 The alias is moved by one call, which the registry carries out whole or not at all: there is never
-a moment without a champion, nor with two. Each move is first noted as a tag of its own on the registered
-model; a note whose move never happened leads nowhere, and is passed over. Of two moves at once the later
-call wins. What an interrupted move did not say on the versions, the same command says.
+a moment without a champion, nor with two. Each move is first noted in a tag of the registered model; a
+note whose move never happened leads nowhere, and is passed over. Of two moves at once the later call wins,
+and the other's note may be lost. What an interrupted move did not say on the versions, the same command says.
 """
 
 import re
@@ -21,17 +21,24 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 PROMOTION_TAG = "ekd.promotion"
-HISTORY_TAG = "ekd.champion."
-"""And the time, UTC: sorted by name is sorted by time."""
+_HISTORY = "ekd.champion."
+HISTORY_TAG = f"{_HISTORY}history"
+"""A line for each move, the newest last. Earlier versions of ekd wrote each to a tag of its own, named by its
+time (UTC): sorted by name, they come first."""
+_MAX_HISTORY_CHARACTERS = 5000
+"""What a registry in PostgreSQL keeps; the oldest lines go first."""
+ALIAS_TAG = "ekd.alias"
+"""On the MLflow run that made a version: which alias that has, for the table of runs."""
 ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
 
-`champion` moves by itself only to a version that is better on validation (accuracy, then NLL), or by
-`ekd promote` and `ekd rollback`. Tags `ekd.champion.<time>` here are its history; the tag
-`ekd.promotion` of a version says why it has its alias. To compare versions, select them in the list
-and press Compare, or run `ekd models`."""
+`champion` moves by itself only to a version that is better on validation, neither at chance level nor
+worse than its own control, or by `ekd promote` and `ekd rollback`. The tag `ekd.champion.history` here is
+its history; the tag `ekd.promotion` of a version says why it has its alias.
+
+To compare versions, select them in the list and press Compare, or run `ekd models`."""
 """Of a registered model, whose page shows it first; once there is one, after the champion and why it is."""
 _MOVE = re.compile(
-    r"version (?P<before>\d+|none) -> version (?P<after>\d+) \((?P<kind>\w+)\): (?P<reason>.*)"
+    r"(?:[\d:TZ-]+ )?version (?P<before>\d+|none) -> version (?P<after>\d+) \((?P<kind>\w+)\): (?P<reason>.*)"
 )
 
 
@@ -91,7 +98,10 @@ def version_of(client: "MlflowClient", name: str, version: str) -> "ModelVersion
 def history(client: "MlflowClient", name: str) -> list[Move]:
     """All noted moves, the oldest first."""
     tags = client.get_registered_model(name).tags
-    noted = [_MOVE.fullmatch(text) for key, text in sorted(tags.items()) if key.startswith(HISTORY_TAG)]
+    lines = [
+        line for key, text in sorted(tags.items()) if key.startswith(_HISTORY) for line in text.split("\n")
+    ]
+    noted = [_MOVE.fullmatch(line) for line in lines]
     return [
         Move(None if m["before"] == "none" else m["before"], m["after"], m["kind"], m["reason"])
         for m in noted
@@ -142,8 +152,10 @@ def move_champion(client: "MlflowClient", name: str, version: str, *, kind: str,
     move = None
     if before != version:
         move = Move(before, version, kind, reason)
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
-        client.set_registered_model_tag(name, HISTORY_TAG + now.replace("+00:00", "Z"), str(move))
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        noted = client.get_registered_model(name).tags.get(HISTORY_TAG, "")
+        lines = f"{noted}\n{now} {move}".strip()[-_MAX_HISTORY_CHARACTERS:]
+        client.set_registered_model_tag(name, HISTORY_TAG, lines)
         client.set_registered_model_alias(name, CHAMPION, version)
     if arrival := next((m for m in reversed(history(client, name)) if m.after == version), None):
         _explain(client, name, arrival)
@@ -153,17 +165,29 @@ def move_champion(client: "MlflowClient", name: str, version: str, *, kind: str,
 def _explain(client: "MlflowClient", name: str, move: Move) -> None:
     """Say on the model and on both versions that this move was made; a champion is no challenger."""
     model = client.get_registered_model(name)
-    if (model.description or ABOUT).endswith(ABOUT):  # else a person has written it
+    if (model.description or ABOUT).endswith(ABOUT[-40:]):  # of any version of ekd; else a person's
         before = f" Before it: version {move.before}." if move.before else ""
         described = f"Champion: version {move.after}: {move.reason.rstrip('.')}.{before}\n\n{ABOUT}"
         client.update_registered_model(name, description=described)
     if move.before:
         replaced = f"replaced by version {move.after}: {move.reason}"
         client.set_model_version_tag(name, move.before, PROMOTION_TAG, replaced)
+        say_on_run(client, version_of(client, name, move.before), f"replaced by version {move.after}")
+    say_on_run(client, version_of(client, name, move.after), CHAMPION)
     if str(model.aliases.get(CHALLENGER)) == move.after:
         client.delete_registered_model_alias(name, CHALLENGER)
     # Last: it says to a rerun of the registration that nothing is left to do.
     client.set_model_version_tag(name, move.after, PROMOTION_TAG, f"{CHAMPION}: {move.reason}")
+
+
+def say_on_run(client: "MlflowClient", version: "ModelVersion", alias: str) -> None:
+    """Say on the MLflow run that made `version` which alias it has; nothing where the run is gone."""
+    try:
+        client.set_tag(version.run_id or "", ALIAS_TAG, alias)
+    except Exception as error:
+        # The last: it was deleted, and may come back.
+        if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
 
 
 def roll_back(client: "MlflowClient", name: str, *, reason: str) -> Move | None:

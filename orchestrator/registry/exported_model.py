@@ -4,10 +4,10 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
@@ -39,6 +39,7 @@ def save_exported(
     logged_model: "LoggedModel",
     run_id: str,
     requirements: Sequence[str],
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Save `module` under `folder` as an MLflow model in pt2 form (torch.export), and check it.
 
@@ -53,6 +54,7 @@ def save_exported(
         logged_model: the MLflow model that it becomes.
         run_id: MLflow run that made it.
         requirements: pip requirements of loading it.
+        metadata: of the MLflow model, as `mlflow.models.get_model_info` gives it.
 
     Raises:
         ExportError: it cannot be exported, or for a batch of 1, 2 or 7 it gives other logits.
@@ -86,6 +88,7 @@ def save_exported(
                 model_uuid=logged_model.model_id,
                 model_id=logged_model.model_id,
                 run_id=run_id,
+                metadata=dict(metadata or {}),
             ),
             signature=signature,
             input_example=example_images,
@@ -130,15 +133,14 @@ def load_exported(folder: Path, sha256: str) -> "nn.Module":
             model = mlflow.models.Model()
             model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__))
             model.save(str(own / "MLmodel"))
-            network: nn.Module = mlflow.pytorch.load_model(str(own), map_location="cpu")
+            network: torch.fx.GraphModule = mlflow.pytorch.load_model(str(own), map_location="cpu")
     except ExportError:
         raise
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ExportError(f"the registered files cannot be read: {why}") from error
-    for module in network.modules():
-        module.training = False  # what was exported in evaluation mode says otherwise once it is loaded
-    return network
+    # What torch.export loads says that it is training, and raises where it is told otherwise.
+    return torch.fx.GraphModule(network, network.graph).eval()
 
 
 def _no_pickles() -> AbstractContextManager[None]:

@@ -1,17 +1,14 @@
 """What is registered, with what it measures."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.registry.champion import PROMOTION_TAG
+from orchestrator.registry.logged_model import recorded_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-MEASURED = ("validation.accuracy", "validation.nll", "test.accuracy", "test.nll", "test.ece", "macs")
-"""Tags below `ekd.` that a listing shows."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,10 @@ class ListedVersion:
     name: str
     version: str
     aliases: tuple[str, ...]
-    metrics: dict[str, float]
-    """Of `MEASURED`, those that it has."""
+    metrics: Mapping[str, float]
+    """On the test images, and `validation/...`; those that it has."""
+    params: Mapping[str, str]
+    """Its settings, as far as they differ from the defaults or are always shown."""
     run_id: str
     """The `ekd run`."""
     why: str
@@ -51,26 +50,19 @@ def list_versions(client: "MlflowClient", name: str | None = None) -> list[Liste
             tags = version.tags
             if "ekd.run_id" not in tags:
                 continue
+            known = recorded_of(client, version)
             found.append(
                 ListedVersion(
                     name=each,
                     version=str(version.version),
                     aliases=tuple(sorted(aliases.get(str(version.version), []))),
-                    metrics=_metrics(tags),
+                    metrics=known.metrics,
+                    params=known.params,
                     run_id=tags["ekd.run_id"],
                     why=tags.get(PROMOTION_TAG, ""),
                     created_ms=int(version.creation_timestamp),
                 )
             )
-    return found
-
-
-def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
-    """Those of `MEASURED` that have a tag which is a number: anybody may have written it."""
-    found = {}
-    for key in MEASURED:
-        with suppress(KeyError, ValueError):
-            found[key] = float(tags[f"ekd.{key}"])
     return found
 
 

@@ -5,7 +5,7 @@ it must answer on its own what the model is, how good it is and compared to what
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ekd_train.data.description import DataDescription
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CARD = "model_card.md"
 """Among the artifacts of the parent run."""
+_CLASSES_SHOWN = 20
 _CUT = f"\n\n… cut to what the registry keeps: the whole card is the artifact `{CARD}` of the parent run.\n"
 
 
@@ -55,7 +56,7 @@ def model_card(
         _what_it_is(summary, experiment),
         _results(others, data, to_control),
         _limitations(experiment),
-        _how_to_use(experiment, predictors["averaged"].temperature),
+        _how_to_use(experiment, predictors["averaged"].temperature, data.class_names),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *_how_to_build(experiment["student"]["architecture"]),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
@@ -106,18 +107,23 @@ def _results(
 - cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
 
 
-def _how_to_use(experiment: Mapping[str, Any], temperature: float) -> str:
+def _how_to_use(experiment: Mapping[str, Any], temperature: float, class_names: Sequence[str]) -> str:
     name = experiment["tracking"]["registered_model"] or f"ekd-{experiment['name']}"
+    classes = ", ".join(_code(each) for each in class_names[:_CLASSES_SHOWN])
+    more = ", …" if len(class_names) > _CLASSES_SHOWN else ""
     return f"""## How to use it
 
 Images are float32 in [0, 1], of shape (batch, channel, height, width), any batch size; the
-normalisation is inside. The answer is logits. Loading needs torch and mlflow only:
+normalisation is inside. The answer is logits, of {len(class_names)} classes in this order: {classes}{more}.
+Loading needs torch and mlflow only:
 
 ```python
-import os, mlflow
+import os, mlflow, torch
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # load only a file whose writer you trust
 mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
 network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
+network = torch.fx.GraphModule(network, network.graph).eval()  # as loaded, .eval() and .train() raise
+class_names = mlflow.models.get_model_info("models:/{name}@champion").metadata["class_names"]
 probs = network(images).softmax(-1)
 probs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images
 ```

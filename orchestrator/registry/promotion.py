@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.experiment.infrastructure import ChampionBy
+
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
@@ -17,23 +19,29 @@ class Validation:
     accuracy: float
     """Fraction in [0, 1]."""
     nll: float
-    """Nats an image; breaks ties of accuracy."""
+    """Nats an image; breaks ties of the accuracies."""
+    balanced_accuracy: float = math.nan
+    """Fraction in [0, 1]; not known of versions that an earlier ekd registered."""
 
     @classmethod
-    def of(cls, metrics: Mapping[str, float | str]) -> "Validation | None":
-        """The two metrics out of many (or out of a version's tags); None if one is missing."""
+    def of(cls, metrics: Mapping[str, float]) -> "Validation | None":
+        """Those metrics out of many; None if accuracy or NLL is missing."""
         try:
-            return cls(float(metrics["accuracy"]), float(metrics["nll"]))
-        except (KeyError, ValueError):
+            return cls(metrics["accuracy"], metrics["nll"], metrics.get("balanced_accuracy", math.nan))
+        except KeyError:
             return None
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether both are numbers that can be compared."""
-        return math.isfinite(self.accuracy) and math.isfinite(self.nll)
+    def merit(self, by: ChampionBy) -> tuple[float, float]:
+        """What is compared, the larger the better: the first number, then the second."""
+        return (-self.nll, self.accuracy) if by == "nll" else (getattr(self, by), -self.nll)
+
+    def comparable(self, by: ChampionBy) -> bool:
+        """Whether what is compared are numbers."""
+        return all(map(math.isfinite, self.merit(by)))
 
     def __str__(self) -> str:
-        return f"validation accuracy {self.accuracy:.4f}, NLL {self.nll:.4f}"
+        balanced = f", balanced {self.balanced_accuracy:.4f}" if math.isfinite(self.balanced_accuracy) else ""
+        return f"validation accuracy {self.accuracy:.4f}{balanced}, NLL {self.nll:.4f}"
 
 
 @dataclass(frozen=True)
@@ -47,28 +55,65 @@ class Promotion:
         return f"{self.alias}: {self.reason}"
 
 
-def decide_promotion(candidate: Validation | None, champion: Validation | None, *, vacant: bool) -> Promotion:
-    """`champion` moves only to a version that is strictly better on validation.
+def doubt(
+    student: Validation, control: Validation, *, by: ChampionBy, classes: int, images: int
+) -> str | None:
+    """Why a student is not to become champion by itself, however bad the present one is; None: no reason.
+
+    It is at chance level (its balanced accuracy is within two standard errors of 1 / classes), or its own
+    control, which needed no teachers, is better on the same images.
+
+    Args:
+        student: on the validation images.
+        control: the network that was trained alike on labels alone, on the same.
+        by: what counts as better.
+        classes: of the data.
+        images: for validation.
+
+    >>> at_chance, control = Validation(0.1, 2.3, 0.1), Validation(0.9, 0.4, 0.9)
+    >>> doubt(at_chance, control, by="accuracy", classes=10, images=500)
+    'at chance level: balanced validation accuracy 0.1000 with 10 classes'
+    """
+    chance = 1 / classes
+    if student.balanced_accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
+        balanced = student.balanced_accuracy
+        return f"at chance level: balanced validation accuracy {balanced:.4f} with {classes} classes"
+    if control.comparable(by) and student.merit(by) < control.merit(by):
+        return f"worse than its own control, which learned from labels alone: {student} against {control}"
+    return None
+
+
+def decide_promotion(
+    candidate: Validation | None,
+    champion: Validation | None,
+    *,
+    vacant: bool,
+    by: ChampionBy = "accuracy",
+    doubted: str | None = None,
+) -> Promotion:
+    """`champion` moves only to a version that is strictly better on validation, and not doubted.
 
     Args:
         candidate: the new version's measurements, None if it has none.
         champion: the present champion's, None if it has none or there is no champion.
         vacant: there is no champion.
+        by: what counts as better.
+        doubted: what `doubt` says of the new version.
 
     >>> decide_promotion(Validation(0.9, 0.3), Validation(0.9, 0.4), vacant=False).alias
     'champion'
     """
-    if candidate is None or not candidate.is_finite:
-        return Promotion(CHALLENGER, "it has no finite validation accuracy and NLL")
+    compared = "validation accuracy and NLL" if by != "balanced_accuracy" else "balanced validation accuracy"
+    if candidate is None or not candidate.comparable(by):
+        return Promotion(CHALLENGER, f"it has no finite {compared}")
+    if doubted is not None:
+        return Promotion(CHALLENGER, doubted)
     if vacant:
         return Promotion(CHAMPION, f"the first champion: {candidate}")
-    if champion is None or not champion.is_finite:
-        return Promotion(CHALLENGER, "the champion has no validation accuracy and NLL to compare with")
-    versus = f"{candidate} against the champion's {champion}"
-    if candidate.accuracy != champion.accuracy:
-        better = candidate.accuracy > champion.accuracy
-    else:
-        better = candidate.nll < champion.nll
-    return (
-        Promotion(CHAMPION, f"better: {versus}") if better else Promotion(CHALLENGER, f"not better: {versus}")
-    )
+    if champion is None or not champion.comparable(by):
+        return Promotion(CHALLENGER, f"the champion has no {compared} to compare with")
+    better = candidate.merit(by) > champion.merit(by)
+    judged = "better" if better else "not better"
+    judged += f" by {by.replace('_', ' ')}" if by != "accuracy" else ""
+    reason = f"{judged}: {candidate} against the champion's {champion}"
+    return Promotion(CHAMPION if better else CHALLENGER, reason)

@@ -5,41 +5,45 @@ alias. After a crash between any two, the same call finds what is there, by the 
 the parent run and the weights, and does the rest.
 """
 
-import logging
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.experiment.infrastructure import MODEL_NAME
+from orchestrator.experiment.infrastructure import MODEL_NAME, ChampionBy
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,
     champion_of,
     move_champion,
+    say_on_run,
     version_of,
 )
-from orchestrator.registry.exported_model import ARCHIVE_TAG, archive_sha256, save_exported
+from orchestrator.registry.exported_model import ARCHIVE_TAG
+from orchestrator.registry.logged_model import (
+    WEIGHTS_TAG,
+    Recorded,
+    find_logged_model,
+    link,
+    log_model,
+    recorded_of,
+)
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import loading_requirements, weights_sha256
-from orchestrator.tracking.connection import explained, patient, upload
+from orchestrator.tracking.connection import explained, patient
 from orchestrator.tracking.run_state import shortened
 from orchestrator.tracking.runs import RUN_ID_TAG
 from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
-log = logging.getLogger(__name__)
-
 PARENT_RUN_TAG = "ekd.parent_run_id"
-WEIGHTS_TAG = "ekd.weights_sha256"
-VALIDATION_TAG = "ekd.validation."
-_LOGGED_MODEL_NAME = "averaged-student"
+VALIDATION = "validation/"
+"""What names of metrics on the validation images begin with."""
 MAX_DESCRIPTION_CHARACTERS = 5000
 
 
@@ -79,9 +83,12 @@ def register_averaged_student(
     example_images: "np.ndarray",
     *,
     name: str,
-    tags: Mapping[str, str],
+    lineage: Mapping[str, str],
     description: str,
-    validation_metrics: Mapping[str, float],
+    recorded: Recorded,
+    class_names: Sequence[str],
+    champion_by: ChampionBy = "accuracy",
+    doubted: str | None = None,
     pip_requirements: Sequence[str] | None = None,
 ) -> RegisteredVersion:
     """Register `module` as a version of `name`; called again, the same version is found.
@@ -92,9 +99,13 @@ def register_averaged_student(
         module: the plain averaged student: images (b, c, h, w) in [0, 1] -> logits.
         example_images: three images (3, c, h, w), float32 in [0, 1].
         name: of the registered model.
-        tags: of the version: its lineage (`lineage_tags`).
+        lineage: tags of the version (`lineage_tags`).
         description: the model card, Markdown; the registry keeps its first 5,000 characters.
-        validation_metrics: `accuracy`, `nll` and others, on the validation split.
+        recorded: of the logged model; its metrics of `run`, too. Versions are compared by
+            `validation/accuracy`, `validation/nll` and `validation/balanced_accuracy`.
+        class_names: in the order of the logits.
+        champion_by: which of the validation metrics decides who is champion.
+        doubted: why it is not to become champion by itself (`promotion.doubt`).
         pip_requirements: of loading it; default: this torch and this mlflow.
 
     Raises:
@@ -104,86 +115,34 @@ def register_averaged_student(
     """
     check_model_name(name)
     sha256 = weights_sha256(module)
-    all_tags = {
-        **{key: str(value) for key, value in tags.items()},
-        **{VALIDATION_TAG + metric: repr(float(value)) for metric, value in validation_metrics.items()},
-        RUN_ID_TAG: tracker.ekd_run_id,
-        PARENT_RUN_TAG: run,
-        WEIGHTS_TAG: sha256,
-    }
+    made_from = {**lineage, RUN_ID_TAG: tracker.ekd_run_id, PARENT_RUN_TAG: run}
     client = tracker.client
     with patient(tracker.uri):
         with explained(tracker.uri, "look for the model in"):
             version = _find_version(tracker, run, name, sha256)
-            logged = None if version else _find_logged_model(tracker, run, sha256)
+            logged = None if version else find_logged_model(tracker, run, sha256)
         if version is None:
             if logged is None:
                 pins = loading_requirements() if pip_requirements is None else pip_requirements
-                logged = _log_model(tracker, run, module, example_images, all_tags, pins)
+                metadata = {"class_names": list(class_names)}
+                about = replace(recorded, tags={**recorded.tags, WEIGHTS_TAG: sha256})
+                logged = log_model(tracker, run, module, example_images, about, pins, metadata)
             with explained(tracker.uri, "create a model version in"):
                 archive = {ARCHIVE_TAG: logged.tags[ARCHIVE_TAG]}
-                version = _create_version(tracker, run, name, logged, all_tags | archive, description)
+                version = _create_version(tracker, run, name, logged, made_from | archive, description)
+        with explained(tracker.uri, "link a model in"):
+            link(client, version)
         with explained(tracker.uri, "set an alias in"):
-            reason = _promote(tracker, version)
+            reason = _promote(client, version, champion_by, doubted)
             aliases = tuple(sorted(client.get_model_version(name, version.version).aliases))
     archived = version.tags.get(ARCHIVE_TAG, "")
     return RegisteredVersion(name, str(version.version), aliases, archived, reason)
 
 
 def _find_version(tracker: Tracker, run: str, name: str, sha256: str) -> "ModelVersion | None":
-    found = tracker.client.search_model_versions(
-        f"name = '{name}' and tags.`{PARENT_RUN_TAG}` = '{run}' and tags.`{WEIGHTS_TAG}` = '{sha256}'"
-    )
-    return found[0] if found else None
-
-
-def _find_logged_model(tracker: Tracker, run: str, sha256: str) -> "LoggedModel | None":
-    """A model that was logged completely: READY, and with the SHA-256 of its file."""
-    found = tracker.client.search_logged_models(
-        [tracker.experiment_id], f"source_run_id = '{run}' and tags.`{WEIGHTS_TAG}` = '{sha256}'"
-    )
-    return next((model for model in found if model.status == "READY" and ARCHIVE_TAG in model.tags), None)
-
-
-def _log_model(
-    tracker: Tracker,
-    run: str,
-    module: "nn.Module",
-    example_images: "np.ndarray",
-    tags: dict[str, str],
-    requirements: Sequence[str],
-) -> "LoggedModel":
-    """Log a model by the client's own steps.
-
-    `mlflow.pytorch.log_model` does the same, but needs a global active run, copies that run's
-    metrics to the model one request at a time, and loads the model again to validate the example.
-    """
-    from mlflow.entities import LoggedModelOutput
-
-    client = tracker.client
-    with explained(tracker.uri, "log a model in"):
-        logged = client.create_logged_model(
-            tracker.experiment_id, _LOGGED_MODEL_NAME, source_run_id=run, tags=tags
-        )
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "model"
-            save_exported(module, example_images, folder, logged, run, requirements)
-            with explained(tracker.uri, "upload a model to"):
-                upload(
-                    logged.artifact_location,
-                    str(folder),
-                    lambda path: client.log_model_artifacts(logged.model_id, path),
-                )
-                client.set_logged_model_tags(logged.model_id, {ARCHIVE_TAG: archive_sha256(folder)})
-                client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
-                return client.finalize_logged_model(logged.model_id, "READY")
-    except Exception:
-        try:
-            client.finalize_logged_model(logged.model_id, "FAILED")
-        except Exception as error:
-            log.debug("the model's status could not be set: %s", error)
-        raise
+    found = tracker.client.search_model_versions(f"name = '{name}' and tags.`{PARENT_RUN_TAG}` = '{run}'")
+    same = (each for each in found if recorded_of(tracker.client, each).tags.get(WEIGHTS_TAG) == sha256)
+    return next(same, None)
 
 
 def _create_version(
@@ -207,7 +166,7 @@ def _create_version(
     )
 
 
-def _promote(tracker: Tracker, version: "ModelVersion") -> str:
+def _promote(client: "MlflowClient", version: "ModelVersion", by: ChampionBy, doubted: str | None) -> str:
     """Give the version the alias that the decision names, once; the reason of that decision.
 
     The tag with the reason is written last, so it tells a rerun that nothing is left to do;
@@ -215,18 +174,20 @@ def _promote(tracker: Tracker, version: "ModelVersion") -> str:
     """
     if decided := version.tags.get(PROMOTION_TAG):
         return decided
-    client, name, number = tracker.client, version.name, str(version.version)
+    name, number = version.name, str(version.version)
     holder = champion_of(client, name)
     if holder == number:
         promotion = Promotion(CHAMPION, "its alias was set by other means than `ekd`")
     else:
-        champion = _validation_of(version_of(client, name, holder)) if holder else None
-        promotion = decide_promotion(_validation_of(version), champion, vacant=holder is None)
+        champion = _validation_of(client, version_of(client, name, holder)) if holder else None
+        candidate = _validation_of(client, version)
+        promotion = decide_promotion(candidate, champion, vacant=holder is None, by=by, doubted=doubted)
     if promotion.alias == CHAMPION:
         # Where an earlier call was interrupted it is noted already, and that reason stays.
         move_champion(client, name, number, kind="registered", reason=promotion.reason)
     else:
         client.set_registered_model_alias(name, promotion.alias, number)
+        say_on_run(client, version, promotion.alias)
     told = version_of(client, name, number).tags.get(PROMOTION_TAG)
     if told is None:
         told = str(promotion)
@@ -234,6 +195,7 @@ def _promote(tracker: Tracker, version: "ModelVersion") -> str:
     return told
 
 
-def _validation_of(version: "ModelVersion") -> Validation | None:
-    measured = {key.removeprefix(VALIDATION_TAG): text for key, text in version.tags.items()}
-    return Validation.of(measured)
+def _validation_of(client: "MlflowClient", version: "ModelVersion") -> Validation | None:
+    metrics = recorded_of(client, version).metrics
+    found = {key.removeprefix(VALIDATION): of for key, of in metrics.items() if key.startswith(VALIDATION)}
+    return Validation.of(found)

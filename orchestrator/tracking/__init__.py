@@ -1,6 +1,6 @@
 """Tracking: the one door to MLflow's runs. Importing it imports neither mlflow nor torch."""
 
-from orchestrator.tracking.address import redacted, resolve_tracking_uri, ui_command
+from orchestrator.tracking.address import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tracking.preflight import TrackingError, check_tracking
 from orchestrator.tracking.run_state import PARENT, RunStatus
 from orchestrator.tracking.tracker import Tracker
@@ -13,5 +13,6 @@ __all__ = [
     "check_tracking",
     "redacted",
     "resolve_tracking_uri",
+    "runs_page",
     "ui_command",
 ]

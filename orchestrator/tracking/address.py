@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.experiment.redaction import redacted
 
-__all__ = ["artifact_location", "redacted", "resolve_tracking_uri", "sqlite_file", "ui_command"]
+__all__ = ["artifact_location", "redacted", "resolve_tracking_uri", "runs_page", "sqlite_file", "ui_command"]
 
 
 def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
@@ -65,15 +65,27 @@ def artifact_location(uri: str, experiment: str, storage_uri: str = "") -> str |
     return (file.parent / "mlartifacts").as_uri() + "/" + quote(experiment, safe="")
 
 
-def ui_command(uri: str) -> str:
-    """The one shell line that opens the MLflow UI on `uri`; it works in an environment not activated too."""
-    shown = shlex.quote(redacted(uri))
-    python = shlex.quote(sys.executable)
+def ui_command(uri: str) -> str | None:
+    """The one shell line that serves the MLflow UI of `uri`; it works in an environment not activated too.
+
+    None where a server does already.
+    """
     if uri.startswith(("http://", "https://")):
-        return f"{python} -m webbrowser {shown}"
-    mlflow = "mlflow" if shutil.which("mlflow") else f"{python} -m mlflow"
+        return None
+    mlflow = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
     # One worker is enough for one person, and there in a quarter of the time.
-    return f"{mlflow} ui --workers 1 --backend-store-uri {shown}"
+    return f"{mlflow} ui --workers 1 --backend-store-uri {shlex.quote(redacted(uri))}"
+
+
+def runs_page(uri: str, experiment_id: str) -> str:
+    """The page of an MLflow experiment's runs: on the server `uri`, or the one that `ui_command` starts.
+
+    >>> runs_page("http://mlflow:5000/", "7")
+    'http://mlflow:5000/#/experiments/7?workflowType=machine_learning'
+    """
+    server = redacted(uri).rstrip("/") if ui_command(uri) is None else "http://127.0.0.1:5000"
+    # Without its last part MLflow shows a page about language models.
+    return f"{server}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
 def _local_folder(storage_uri: str) -> Path | None:

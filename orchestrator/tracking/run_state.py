@@ -13,6 +13,9 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 PARENT = "parent"
 """The name of the `ekd run` itself among its runs; the others have the names of their training runs."""
 
+NOTE = "mlflow.note.content"
+"""The tag that is a run's description, Markdown."""
+
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
 MAX_KEY_CHARACTERS = 250
@@ -33,6 +36,10 @@ class RunState:
     """Texts by path."""
     status: RunStatus | None = None
     """How it ended; None: it goes on, or this state does not say."""
+    began: float | None = None
+    """When, in seconds since 1970; None: when MLflow first hears of it."""
+    ended: float | None = None
+    """When; None: when MLflow hears of it."""
 
     def add_tags(self, tags: Mapping[str, object]) -> None:
         """Tags, of which a later value replaces an earlier one."""
@@ -64,6 +71,7 @@ class Unwritten(RunState):
         self.metrics |= state.metrics
         self.artifacts |= state.artifacts
         self.status = state.status or self.status
+        self.began, self.ended = state.began or self.began, state.ended or self.ended
 
     def drop_metrics(self) -> None:
         """Forget the values, which are in the run's storage."""

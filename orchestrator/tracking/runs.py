@@ -11,7 +11,7 @@ Writing the same twice changes nothing:
 * a param cannot be changed; a value that differs from the one a run has (a setting changed before a
   restart) is kept as the tag `ekd.changed_param.<name>`;
 * tags, artifacts, data sets and the status are overwritten with the same;
-* a child that is FINISHED has all its metrics: the status is written last.
+* a child that is FINISHED has every step of the metrics that it has: the status is written last.
 """
 
 import logging
@@ -117,7 +117,7 @@ class Runs:
 
         if unwritten.only_artifacts:
             return
-        held, status = self._open(name), unwritten.status
+        held, status = self._open(name, unwritten.began), unwritten.status
         if status is None:
             self.begin(name)
         complete = name != PARENT and held.status == status == "FINISHED"
@@ -130,7 +130,7 @@ class Runs:
         metrics = [
             Metric(metric, value, unwritten.times[metric, step], step)
             for (metric, step), value in unwritten.metrics.items()
-            if not complete and step not in self._steps(held, metric)
+            if not (complete and metric in held.metrics) and step not in self._steps(held, metric)
         ]
         self._log(held, "params", [Param(*item) for item in params.items()], 100)
         self._log(held, "tags", [RunTag(*item) for item in tags.items()], 100)
@@ -146,7 +146,8 @@ class Runs:
         for point in metrics:
             held.steps[point.key].add(point.step)
         if status is not None and status != held.status and (unwritten.whole or status != "FINISHED"):
-            _unless_refused(self._client.set_terminated, held.run_id, status)
+            ended_ms = None if unwritten.ended is None else int(1000 * unwritten.ended)
+            _unless_refused(self._client.set_terminated, held.run_id, status, ended_ms)
             held.status = status
         unwritten.written()
 
@@ -175,7 +176,7 @@ class Runs:
             held.steps[name] = {point.step for point in there}
         return held.steps[name]
 
-    def _open(self, name: str) -> _Held:
+    def _open(self, name: str, began: float | None = None) -> _Held:
         known = self._look()
         if name not in known:
             tags = {"mlflow.source.name": "ekd", **self._identity}
@@ -183,7 +184,10 @@ class Runs:
                 tags[PARENT_TAG] = self.open(PARENT)
             self._known = None  # until there is an answer: without one the run may be there
             run = self._client.create_run(
-                self.experiment_id, tags=tags, run_name=self.ekd_run_id if name == PARENT else name
+                self.experiment_id,
+                start_time=None if began is None else int(1000 * began),
+                tags=tags,
+                run_name=self.ekd_run_id if name == PARENT else name,
             )
             known[name] = _Held(run.info.run_id, run.info.artifact_uri)
             self._known = known

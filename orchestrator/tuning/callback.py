@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.pipeline.progress import View
-from orchestrator.pipeline.projection import trial_state
+from orchestrator.pipeline.projection import shown_of_trial, trial_state
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
@@ -68,8 +68,8 @@ class SearchCallback(tune.Callback):
         before = (r for r in record.history if r["epoch"] < values["epoch"])
         self.store.change(record, history=(*before, values))
         if self.tracker is not None:
-            shown = {k: v for k, v in values.items() if k not in ("epoch", "finished")}
-            self.tracker.log_metrics(record.name, shown, int(values["epoch"]))
+            shown = shown_of_trial(values)
+            self.tracker.log_metrics(record.name, shown, int(shown.pop("epoch")))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself or was stopped."""
@@ -99,7 +99,8 @@ class SearchCallback(tune.Callback):
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
         seconds = record.seconds + time.monotonic() - self.began.pop(record.number, time.monotonic())
-        record = self.store.end(record, status, error=error, seconds=seconds)
+        changes = {"error": error, "seconds": seconds, "ended_at": time.time()}
+        record = self.store.end(record, status, **changes)
         self._show(record)
         if record.number not in self.kept:
             self.searcher.observe(record)

@@ -38,6 +38,8 @@ class TrialRecord(Record):
     error: str | None = None
     seconds: float = 0.0
     """Of training, in the trial's process."""
+    ended_at: float | None = None
+    """In seconds since 1970."""
 
     @property
     def name(self) -> str:

@@ -18,8 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     exported = export_network(source, form, output)
     print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
     print(f"logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}")
-    if exported.sidecar is not None:
-        print(f"{exported.sidecar} describes the network that it fits; docs/serving.md shows how to load it")
+    print(f"{exported.sidecar} names its classes in the order of the logits; docs/serving.md shows more")
     print(exported.path)
     return 0
 

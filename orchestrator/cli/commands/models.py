@@ -13,11 +13,11 @@ from orchestrator.pipeline.summary import compact
 from orchestrator.registry.listing import list_versions
 
 _HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "val.\nacc. %": ("validation.accuracy", lambda value: f"{100 * value:.2f}"),
-    "val.\nNLL": ("validation.nll", "{:.4f}".format),
-    "test\nacc. %": ("test.accuracy", lambda value: f"{100 * value:.2f}"),
-    "test\nNLL": ("test.nll", "{:.4f}".format),
-    "test\nECE": ("test.ece", "{:.4f}".format),
+    "val.\nacc. %": ("validation/accuracy", lambda value: f"{100 * value:.2f}"),
+    "val.\nNLL": ("validation/nll", "{:.4f}".format),
+    "test\nacc. %": ("accuracy", lambda value: f"{100 * value:.2f}"),
+    "test\nNLL": ("nll", "{:.4f}".format),
+    "test\nECE": ("ece", "{:.4f}".format),
     "\nMACs": ("macs", compact),
 }
 

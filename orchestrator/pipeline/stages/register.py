@@ -4,29 +4,30 @@ import json
 import shlex
 import time
 
+from ekd_train.data.description import DataDescription
 from ekd_train.evaluation.bootstrap import Bootstrap, Interval
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
+from orchestrator.experiment.infrastructure import ChampionBy
 from orchestrator.pipeline.manifest_content import Registered
+from orchestrator.pipeline.projection import searched_keys, shown_params
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
-from orchestrator.pipeline.summary import summarise
+from orchestrator.pipeline.summary import Summary, headline, summarise
 from orchestrator.planning.preflight import Checked
+from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.model_card import CARD, fitted, model_card
+from orchestrator.registry.promotion import Validation, doubt
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG, lineage_tags
 from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, register_averaged_student
 from orchestrator.tracking import TrackingError
 
 PAUSE_S = 5.0
 
-COMPARED = ("accuracy", "nll")
-"""Validation metrics that decide who is champion."""
-LISTED = (*COMPARED, "ece")
-"""Test metrics that a version has as tags, for lists of versions; card and run have all."""
-
 
 def register(context: RunContext) -> Registered:
-    """A pt2 version with lineage; `champion` moves only to a version that is better on validation.
+    """A pt2 version with lineage; `champion` moves only to a version that is better on validation, and
+    neither at chance level nor worse than its own control.
 
     The workers are let go at the beginning. Waits `tracking.patience_s` for a tracking server that is
     away. Raises `RunFailed` after that.
@@ -60,6 +61,7 @@ def _register(context: RunContext) -> Registered:
     checked, manifest = context.checked, context.manifest.content
     experiment = checked.experiment
     summary = summarise(manifest)
+    context.show_in_mlflow()  # each training run with the times of its training
     runs = {name: context.tracker.child(name) for name in manifest.trained}
     for name, run in runs.items():
         context.manifest.note_mlflow_run(name, run)
@@ -72,13 +74,14 @@ def _register(context: RunContext) -> Registered:
     place = f"#/experiments/{context.tracker.experiment_id}/runs"
     links = {name: f"{place}/{run}" for name, run in {"parent": context.tracker.run_id, **runs}.items()}
     averaged = summary.predictors["averaged"]
+    to_control = _to_control(context)
     card = model_card(
         summary,
         experiment.resolved(),
         lineage,
         checked.description,
         runs=links,
-        to_control=_to_control(context),
+        to_control=to_control,
     )
     version = register_averaged_student(
         context.tracker,
@@ -86,16 +89,20 @@ def _register(context: RunContext) -> Registered:
         averaged_student(context),
         (checked.dataset.validation.images[:3] / 255).astype("float32"),
         name=experiment.model_name,
-        tags={
-            **{f"ekd.test.{metric}": repr(float(averaged.test[metric])) for metric in LISTED},
-            "ekd.macs": repr(averaged.macs),
-            "ekd.temperature": repr(float(averaged.temperature)),
-            **_architecture_tags(experiment.student.architecture),
-            **lineage,
-            "ekd.run_id": checked.run_id,
-        },
+        lineage=lineage,
         description=fitted(card, MAX_DESCRIPTION_CHARACTERS),
-        validation_metrics={metric: averaged.validation[metric] for metric in COMPARED},
+        recorded=Recorded(
+            tags={
+                "ekd.macs": repr(averaged.macs),
+                "ekd.temperature": repr(float(averaged.temperature)),
+                **_architecture_tags(experiment.student.architecture),
+            },
+            params=shown_params(experiment, searched_keys(manifest)),
+            metrics=headline(summary.predictors, to_control),
+        ),
+        class_names=checked.description.class_names,
+        champion_by=experiment.tracking.champion_by,
+        doubted=_doubted(summary, experiment.tracking.champion_by, checked.description),
     )
     checked.storage.write(CARD, card.encode())
     return Registered(
@@ -105,7 +112,18 @@ def _register(context: RunContext) -> Registered:
         promotion=version.promotion,
         uri=version.uri,
         archive_sha256=version.archive_sha256,
+        experiment_id=context.tracker.experiment_id,
     )
+
+
+def _doubted(summary: Summary, by: ChampionBy, data: DataDescription) -> str | None:
+    """Why the student is not to become champion by itself; None: no reason."""
+    student, control = (
+        Validation.of(summary.predictors[name].validation) for name in ("averaged", "control")
+    )
+    if student is None or control is None:
+        return None
+    return doubt(student, control, by=by, classes=data.num_classes, images=data.validation)
 
 
 def _to_control(context: RunContext) -> Interval:

@@ -5,6 +5,7 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -164,12 +165,18 @@ def test_the_sidecar_of_a_state_dict_says_what_the_file_is(student, tmp_path):
     made = described.pop("build_model")
     assert made.pop("mean") == pytest.approx([0.3])
     assert made == WRN | {"num_classes": 4, "in_channels": 1, "image_size": 8, "std": [0.5]}
-    assert described == {"class_names": ["a", "b", "c", "d"], "weights_sha256": weights_sha256(student)}
+    assert described.keys() == {"class_names", "image_shape", "weights_sha256"}
 
 
-def test_a_form_that_is_whole_needs_no_sidecar(student, tmp_path):
-    assert export_network(a_source(student), "pt2", tmp_path / "student.pt2").sidecar is None
-    assert [path.name for path in tmp_path.iterdir()] == ["student.pt2"]
+def test_every_file_has_beside_it_the_classes_in_the_order_of_its_logits(student, tmp_path, monkeypatch):
+    monkeypatch.setitem(module._FORMS, "onnx", lambda source, path: source.network)  # onnxruntime is an extra
+    source = replace(a_source(student), class_names=["a", "b", "c", "d"])
+    for form in get_args(module.Format):
+        exported = export_network(source, form, tmp_path / f"student.{form}")
+        described = json.loads(Path(f"{exported.path}.json").read_text())
+        assert described["class_names"] == ["a", "b", "c", "d"]
+        assert described["image_shape"] == list(SHAPE)
+        assert described["weights_sha256"] == weights_sha256(student)
 
 
 @pytest.mark.parametrize("spoil", ["architecture", "mean"])
@@ -259,7 +266,7 @@ def test_what_no_file_can_be_written_to_is_refused_before_anything_is_written(
 @pytest.mark.slow
 def test_any_name_will_do_for_a_pt2_file(student, images, tmp_path, capfd):
     done = export_network(a_source(student), "pt2", tmp_path / "student.bin")
-    assert [path.name for path in tmp_path.iterdir()] == ["student.bin"]
+    assert {path.name for path in tmp_path.iterdir()} == {"student.bin", "student.bin.json"}
     with done.path.open("rb") as file:
         assert torch.allclose(torch.export.load(file).module()(images), student(images), atol=1e-5)
     assert "archive" not in capfd.readouterr().err

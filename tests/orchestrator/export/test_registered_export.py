@@ -19,6 +19,7 @@ from ekd_train.models import build_model
 from ekd_train.settings import Architecture
 from orchestrator.cli.main import main
 from orchestrator.registry.exported_model import ARCHIVE_TAG
+from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
 from orchestrator.registry.registration import register_averaged_student
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 SERVING = Path(__file__).parents[3] / "docs" / "serving.md"
 SHAPE = (1, 32, 32)
+CLASSES = ["ant", "bee", "cat", "dog"]
 ARCHITECTURE = {"name": "resnet18", "small_images": True}
 
 
@@ -47,9 +49,13 @@ def uri(tracker, student, request) -> str:
         student,
         np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32),
         name=name,
-        tags={ARCHITECTURE_TAG: json.dumps(Architecture(**ARCHITECTURE).model_dump(exclude_none=True))},
+        lineage={},
         description="",
-        validation_metrics={"accuracy": 0.9, "nll": 0.3},
+        recorded=Recorded(
+            {ARCHITECTURE_TAG: json.dumps(Architecture(**ARCHITECTURE).model_dump(exclude_none=True))},
+            metrics={"validation/accuracy": 0.9, "validation/nll": 0.3},
+        ),
+        class_names=CLASSES,
     )
     return version.uri
 
@@ -104,7 +110,10 @@ def test_every_form_of_a_registered_student_answers_like_it_and_warns_of_nothing
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
-    described = json.loads((tmp_path / "s.safetensors.json").read_text())["build_model"]
+    for file in ("s.pt2", "s.onnx", "s.safetensors"):
+        described = json.loads((tmp_path / f"{file}.json").read_text())
+        assert described["class_names"] == CLASSES
+    described = described["build_model"]
     assert (described["mean"], described["std"]) == ([0.286], [0.353])
     network = build_model(**described).eval()
     network.network.load_state_dict(load_file(tmp_path / "s.safetensors"))

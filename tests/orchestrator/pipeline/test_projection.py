@@ -11,7 +11,7 @@ from ekd_train.persistence.checkpoint import save_record
 from orchestrator.cli.main import main
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.manifest import Manifest
-from orchestrator.pipeline.projection import project, trial_state
+from orchestrator.pipeline.projection import decided_params, project, shown_params, trial_state
 from orchestrator.storage.local import LocalStorage
 from orchestrator.tracking import PARENT
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
@@ -64,6 +64,22 @@ def test_a_network_that_another_run_trained_says_which(storage, experiment):
     assert states["teacher-1"].tags == {}
 
 
+def test_a_training_run_took_place_when_it_was_trained(storage, experiment):
+    record = {"identity": "i", "history": epochs(1), "seconds": 30.0, "ended": 1_000_000.0}
+    save_record(storage, "networks/control.json", record)
+    control = project(storage, experiment)["control"]
+    assert (control.began, control.ended) == (999_970.0, 1_000_000.0)
+
+
+def test_before_a_search_has_ended_only_what_it_leaves_alone_is_logged(experiment):
+    searched = ("distillation.temperature", "student.members")
+    decided = decided_params(experiment, searched)
+    assert not {"distillation.temperature", "student.members", "teachers.0.count"} & decided.keys()
+    assert decided["student.training.learning_rate"] == "0.03"
+    assert decided == {key: shown_params(experiment)[key] for key in decided}
+    assert decided_params(experiment, ()) == shown_params(experiment)
+
+
 def test_an_unfinished_one_has_what_its_newest_whole_checkpoint_has(storage, experiment):
     for epoch in (2, 9, 10):
         save_checkpoint(storage, "student", epoch)
@@ -103,11 +119,8 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
         "ekd.trial.epochs": "2",
         "ekd.trial.error": "boom",
     }
-    assert runs[PARENT].tags == {
-        "ekd.search.space": "student",
-        "ekd.search.best": "trial-0000",
-        "ekd.search.best.distillation.temperature": "2.5",
-    }
+    tags = {key: text for key, text in runs[PARENT].tags.items() if key.startswith("ekd.")}
+    assert tags == {"ekd.search.space": "student", "ekd.search.best": "trial-0000"}
     assert runs[PARENT].metrics == {("search/best_score", 0): 0.5, ("search/trials", 0): 3.0}
     assert len(json.loads(runs[PARENT].artifacts["search/trials.json"])["trials"]) == 3
 
@@ -139,7 +152,11 @@ def shown(folder):
             "models": len(run.outputs.model_outputs) if run.outputs else 0,
         }
         for run in runs
-    } | {"versions": [(v.name, v.version, v.tags["ekd.weights_sha256"]) for v in versions]}
+    } | {"versions": [(v.name, v.version, weights_of(client, v)) for v in versions]}
+
+
+def weights_of(client, version):
+    return client.get_logged_model(version.source.removeprefix("models:/")).tags["ekd.weights_sha256"]
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_a_reason_is_not_optional(client, model):
 def test_a_listing_shows_metrics_aliases_and_reasons_newest_first(client, model):
     listed = list_versions(client, model)
     assert [v.version for v in listed] == ["3", "2", "1"]
-    assert listed[0].metrics["validation.accuracy"] == 0.93
+    assert listed[0].metrics["validation/accuracy"] == 0.93
     assert listed[0].aliases == ()
     assert listed[2].aliases == ("champion",)
     assert listed[2].why == "champion: the first champion"
@@ -255,3 +255,27 @@ def test_a_registry_that_is_not_there_is_not_created(tmp_path, capsys):
 def test_a_server_that_does_not_answer_is_status_1(capsys):
     assert main(["models", "--tracking", "http://127.0.0.1:9"]) == 1
     assert "cannot" in capsys.readouterr().err
+
+
+def test_the_history_is_one_tag_to_which_a_move_adds_a_line(client, model):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    (kept,) = (text for key, text in client.get_registered_model(model).tags.items() if "champion" in key)
+    first, second = kept.splitlines()
+    assert first.endswith("Z version none -> version 1 (registered): the first champion")
+    assert second.endswith("Z version 1 -> version 2 (promoted): better")
+
+
+def test_moves_that_an_earlier_version_noted_in_tags_of_their_own_come_first(client, model):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    early = "version 3 -> version 1 (promoted): long ago"
+    client.set_registered_model_tag(model, "ekd.champion.2025-01-01T00:00:00.000001Z", early)
+    assert next(str(move) for move in history(client, model)) == early
+    assert len(history(client, model)) == 3
+
+
+def test_a_long_history_keeps_its_newest_moves_in_what_every_registry_keeps(client, model):
+    for number in range(12):
+        move_champion(client, model, str(2 + number % 2), kind="promoted", reason=f"{number} " + "x" * 990)
+    (kept,) = (text for key, text in client.get_registered_model(model).tags.items() if "champion" in key)
+    assert len(kept) <= 5000
+    assert [move.reason[:2] for move in history(client, model)] == ["8 ", "9 ", "10", "11"]

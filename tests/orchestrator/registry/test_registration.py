@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -9,10 +10,13 @@ import torch
 from torch import nn
 
 from orchestrator.registry.exported_model import ExportError
+from orchestrator.registry.listing import list_versions
+from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.provenance import lineage_tags, weights_sha256
 from orchestrator.registry.registration import check_model_name, register_averaged_student
 from orchestrator.tracking import TrackingError
 
+CLASSES = [f"class {number}" for number in range(10)]
 IMAGES = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
 
 
@@ -42,11 +46,16 @@ def register(request):
 
     def register_it(tracker, module=None, *, accuracy=0.9, nll=0.3, name=name, **changes):
         arguments = {
-            "tags": lineage_tags(
+            "lineage": lineage_tags(
                 teacher_run_ids=["t0", "t1"], data_fingerprint="fp", experiment_hash="eh", code="abc-dirty"
             ),
             "description": "# A card",
-            "validation_metrics": {"accuracy": accuracy, "nll": nll},
+            "recorded": Recorded(
+                {"ekd.macs": "17"},
+                {"student.members": "3"},
+                {"accuracy": 0.8, "validation/accuracy": accuracy, "validation/nll": nll},
+            ),
+            "class_names": CLASSES,
         }
         module = module or TinyStudent()
         return register_averaged_student(
@@ -83,14 +92,31 @@ def test_the_first_version_is_champion_with_lineage_card_and_signature(tracker, 
         "ekd.data_fingerprint": "fp",
         "ekd.experiment_hash": "eh",
         "ekd.code_version": "abc-dirty",
-        "ekd.weights_sha256": weights_sha256(module),
         "ekd.archive_sha256": registered.archive_sha256,
-        "ekd.validation.accuracy": "0.9",
-        "ekd.validation.nll": "0.3",
         "ekd.promotion": registered.promotion,
     }
-    (output,) = tracker.client.get_run(tracker.run_id).outputs.model_outputs
-    assert tracker.client.get_logged_model(output.model_id).status == "READY"
+    assert len(version.tags) <= 8
+
+
+def test_version_logged_model_and_run_lead_to_each_other_and_tell_the_same(tracker, register):
+    module = TinyStudent()
+    registered = register(tracker, module)
+    client = tracker.client
+    run = client.get_run(tracker.run_id)
+    (output,) = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert (logged.status, logged.source_run_id) == ("READY", tracker.run_id)
+    assert logged.name == f"averaged-student-of-{tracker.ekd_run_id}"
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": registered.name, "version": "1"}]
+    version = client.get_model_version(registered.name, "1")
+    assert (version.source, version.run_id) == (f"models:/{logged.model_id}", tracker.run_id)
+    assert {m.key: m.value for m in logged.metrics} == run.data.metrics
+    assert run.data.metrics == {"accuracy": 0.8, "validation/accuracy": 0.9, "validation/nll": 0.3}
+    assert logged.params == {"student.members": "3"}
+    assert logged.tags["ekd.weights_sha256"] == weights_sha256(module)
+    (listed,) = list_versions(client, registered.name)
+    assert listed.metrics == {**run.data.metrics, "macs": 17.0}
+    assert listed.params == {"student.members": "3"}
 
 
 def test_registering_changes_neither_the_module_nor_the_environment(tracker, register):
@@ -112,6 +138,12 @@ sys.meta_path.insert(0, Blocked())
 import mlflow.pyfunc, mlflow.pytorch, numpy as np, torch
 uri, images = sys.argv[1], np.load(sys.argv[2])
 network = mlflow.pytorch.load_model(uri)
+network = torch.fx.GraphModule(network, network.graph).eval()
+assert not network.training
+assert mlflow.models.get_model_info(uri).metadata["class_names"] == [f"class {n}" for n in range(10)]
+trained = network(torch.from_numpy(images))
+assert torch.equal(network.train()(torch.from_numpy(images)), trained)
+assert torch.equal(network.eval()(torch.from_numpy(images)), trained)
 logits = {f"batch{b}": network(torch.from_numpy(images[:b])).detach().numpy() for b in (1, 2, 7)}
 served = mlflow.pyfunc.load_model(uri)
 signature = served.metadata.signature
@@ -179,6 +211,7 @@ def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, la
     "step",
     [
         "log_model_artifacts",
+        "log_batch",
         "finalize_logged_model",
         "create_registered_model",
         "create_model_version",
@@ -210,6 +243,8 @@ def test_an_interrupted_registration_is_completed_not_repeated(tracker, register
         [tracker.experiment_id], f"source_run_id = '{tracker.run_id}'"
     )
     assert [model.status for model in found].count("READY") == 1
+    measured = tracker.client.get_metric_history(tracker.run_id, "accuracy")
+    assert [(point.step, point.value) for point in measured] == [(0, 0.8)]
 
 
 def test_a_network_that_takes_one_batch_size_only_is_refused(tracker, register):
@@ -235,9 +270,10 @@ def test_example_images_that_would_fix_the_batch_are_refused(tracker, images):
             TinyStudent(),
             images,
             name="never",
-            tags={},
+            lineage={},
             description="",
-            validation_metrics={},
+            recorded=Recorded(),
+            class_names=CLASSES,
         )
 
 

@@ -19,6 +19,7 @@ import ray
 import torch
 
 from ekd_train.models import build_model
+from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.registration import register_averaged_student
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "serve_student.py"
@@ -122,9 +123,10 @@ def test_wrong_requests_among_right_ones_spoil_no_batch(tracker, store_uri, tmp_
         student,
         examples,
         name="ray-served",
-        tags={},
+        lineage={},
         description="",
-        validation_metrics={"accuracy": 0.9, "nll": 0.3},
+        recorded=Recorded(metrics={"validation/accuracy": 0.9, "validation/nll": 0.3}),
+        class_names=list("0123456789"),
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ekd_train.models import build_model
+from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.registration import register_averaged_student
 
 # A torch for GPUs is several GB, which pip may have to fetch.
@@ -74,9 +75,10 @@ def served(tracker, store_uri, tmp_path, environment_of):
         student,
         images,
         name="served",
-        tags={},
+        lineage={},
         description="",
-        validation_metrics={"accuracy": 0.9, "nll": 0.3},
+        recorded=Recorded(metrics={"validation/accuracy": 0.9, "validation/nll": 0.3}),
+        class_names=list("0123456789"),
     )
     client = tracker.client
     place = unquote(urlparse(client.get_model_version_download_uri(version.name, version.version)).path)

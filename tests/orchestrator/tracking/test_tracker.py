@@ -214,6 +214,22 @@ def test_the_same_states_written_again_change_nothing(open_tracker):
         )
 
 
+def test_a_child_lasts_as_long_as_its_training_did_whenever_it_is_written(tracker):
+    tracker.show({"control": state(status="FINISHED", began=1_000.0, ended=1_030.5)})
+    info = run_of(tracker, "control").info
+    assert (info.start_time, info.end_time) == (1_000_000, 1_030_500)
+
+
+def test_a_finished_child_is_given_the_metrics_that_it_has_not(open_tracker):
+    open_tracker().show({"student": epochs(1, status="FINISHED")})
+    measured = state(metrics={0: {"accuracy": 0.5}, 1: {"loss": 1.0}}, status="FINISHED")
+    tracker = open_tracker()
+    for _ in range(2):
+        tracker.show({"student": measured})
+    assert history(tracker, "student") == [(1, 1.0)]
+    assert history(tracker, "student", "accuracy") == [(0, 0.5)]
+
+
 def test_of_a_finished_child_nothing_is_looked_up(open_tracker, monkeypatch):
     open_tracker().show({"student": epochs(1, 2, status="FINISHED")})
     again = open_tracker()

@@ -7,6 +7,7 @@ from orchestrator.tracking.address import (
     artifact_location,
     redacted,
     resolve_tracking_uri,
+    runs_page,
     sqlite_file,
     ui_command,
 )
@@ -64,9 +65,13 @@ def test_the_ui_command_quotes_for_the_shell_and_shows_no_password(monkeypatch):
         ui_command("sqlite:////my runs/m.db")
         == "mlflow ui --workers 1 --backend-store-uri 'sqlite:////my runs/m.db'"
     )
-    assert ui_command("http://ann:pw@host:5000") == (
-        "'/my env/bin/python' -m webbrowser 'http://***@host:5000'"
-    )
+    assert ui_command("http://ann:pw@host:5000") is None
+
+
+def test_the_page_of_the_runs_is_on_the_server_or_where_the_command_puts_one():
+    page = "#/experiments/3?workflowType=machine_learning"
+    assert runs_page("http://ann:pw@host:5000/", "3") == f"http://***@host:5000/{page}"
+    assert runs_page("sqlite:////m.db", "3") == f"http://127.0.0.1:5000/{page}"
 
 
 def test_the_ui_command_works_where_the_environment_is_not_activated(monkeypatch):

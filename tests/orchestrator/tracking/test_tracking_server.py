@@ -139,6 +139,7 @@ def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypat
     import numpy as np
     import torch
 
+    from orchestrator.registry.logged_model import Recorded
     from orchestrator.registry.registration import register_averaged_student
 
     tracker = open_run(server)
@@ -151,9 +152,10 @@ def test_a_student_is_registered_and_loaded_through_the_server(server, monkeypat
         module,
         images,
         name="through-a-server",
-        tags={},
+        lineage={},
         description="# A card",
-        validation_metrics={"accuracy": 0.9, "nll": 0.3},
+        recorded=Recorded(metrics={"validation/accuracy": 0.9, "validation/nll": 0.3}),
+        class_names=list("0123456789"),
     )
     assert registered.aliases == ("champion",)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
