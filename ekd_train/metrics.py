@@ -72,13 +72,18 @@ def ece(probs: Tensor, labels: Tensor) -> float:
     Arguments and errors as `accuracy`.
     """
     probs, labels = _checked(probs, labels)
-    confidence, predicted = probs.max(dim=-1)
-    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=probs.device)
-    # Rounding may leave a confidence just above 1; it belongs to the last bin.
-    bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
-    surplus = confidence - (predicted == labels).double()
+    confidence, bins = confidence_bins(probs)
+    surplus = confidence - _hits(probs, labels)
     per_bin = torch.zeros(ECE_BINS, dtype=torch.float64, device=probs.device)
     return (per_bin.index_add(0, bins, surplus).abs().sum() / len(labels)).item()
+
+
+def confidence_bins(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of the probabilities `(b, c)`, float64 `(b,)`, and the number of its bin of `ece`."""
+    confidence = probs.double().amax(dim=-1)
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=probs.device)
+    # Rounding may leave a confidence just above 1; it belongs to the last bin.
+    return confidence, (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
 
 
 def brier(probs: Tensor, labels: Tensor) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd_train.metrics import ECE_BINS, apply_temperature, per_image
+from ekd_train.metrics import ECE_BINS, apply_temperature, confidence_bins, per_image
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
@@ -137,11 +137,9 @@ def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tens
 
 def _surplus(probs: Tensor, labels: Tensor) -> Tensor:
     """`(b, bins)`: confidence minus correctness, in the image's bin."""
-    confidence, predicted = probs.max(dim=-1)
-    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
-    bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
+    confidence, bins = confidence_bins(probs)
     surplus = torch.zeros(len(labels), ECE_BINS, dtype=torch.float64)
-    surplus[torch.arange(len(labels)), bins] = confidence - (predicted == labels).double()
+    surplus[torch.arange(len(labels)), bins] = confidence - per_image(probs, labels)["accuracy"]
     return surplus
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ekd_train.perturbations.draw import Draw, draw_choices
 from ekd_train.perturbations.gaussian import gaussian
-from ekd_train.perturbations.none import none
 from ekd_train.perturbations.ods import conf_ods, ods
 from ekd_train.perturbations.perturbation import Networks, Perturbation, TeacherSequence
 from ekd_train.perturbations.tdiv import tdiv, tdiv_sdiv
@@ -36,7 +35,7 @@ __all__ = [
 ]
 
 PERTURBATIONS: dict[str, Perturbation] = {
-    "none": Perturbation(none),
+    "none": Perturbation(lambda images, draw, networks: torch.zeros_like(images)),
     "gaussian": Perturbation(gaussian),
     "ods": Perturbation(ods, drawn_teachers=1),
     "conf_ods": Perturbation(conf_ods, drawn_teachers=1),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
 from ekd_train.evaluation.diversity import diversity
-from ekd_train.metrics import ECE_BINS, apply_temperature, class_metrics, recall_per_class
+from ekd_train.metrics import ECE_BINS, apply_temperature, class_metrics, confidence_bins, recall_per_class
 from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.summary import order
 from orchestrator.report.evidence import Evidence
@@ -100,10 +100,8 @@ class Findings:
         probs = self.evidence.probs(name).double()
         if calibrated:
             probs = apply_temperature(probs, self.evidence.predictors[name].temperature)
-        confidence, predicted = probs.max(dim=-1)
-        correct = (predicted == self.evidence.labels()).double()
-        edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
-        bins = (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
+        confidence, bins = confidence_bins(probs)
+        correct = (probs.argmax(dim=-1) == self.evidence.labels()).double()
         held = [bins == index for index in range(ECE_BINS)]
         filled = [chosen for chosen in held if int(chosen.sum()) >= FEWEST_IN_A_BIN]
         return Reliability(
