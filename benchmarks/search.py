@@ -134,7 +134,7 @@ def search(
     pool = pool_experiment(experiment, request.space.domains)
     baseline = baseline_values(pool, request.space.domains)
     trials, searcher = TrialStore(store), build_searcher(request, experiment.seed, baseline)
-    view = View.open("benchmark", [], "nowhere")
+    view = View()
     view.console.quiet = True
     callback = Timed(trials, searcher, None, view, request.trials)
     description = describe(load_dataset(experiment.data))

@@ -18,7 +18,7 @@ from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 if TYPE_CHECKING:
     from benchmarks.study.choice import Choice
     from benchmarks.study.together import Compared
-    from orchestrator.pipeline.progress_bar import Meter
+    from orchestrator.pipeline.progress_bar import ProgressBar
 
 T = TypeVar("T")
 
@@ -81,12 +81,12 @@ def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> 
     return found
 
 
-def _meter(what: str) -> Meter:
+def _meter(what: str) -> ProgressBar:
     from rich.console import Console
 
-    from orchestrator.pipeline.progress_bar import Meter
+    from orchestrator.pipeline.progress_bar import ProgressBar
 
-    return Meter(what, Console(stderr=True))
+    return ProgressBar(what, Console(stderr=True))
 
 
 class _Study:

@@ -14,6 +14,7 @@ from typing import Any
 from ekd_train.settings import TrainingRun
 from orchestrator.errors import EkdError, continuable
 from orchestrator.experiment.redaction import one_line
+from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import STATES, Manifest
 from orchestrator.pipeline.order import SEARCH, Stage, stages_of
@@ -25,14 +26,17 @@ from orchestrator.pipeline.stages.prepare import prepare
 from orchestrator.pipeline.stages.register import register, register_command
 from orchestrator.pipeline.stages.report import report
 from orchestrator.pipeline.stages.train import train
-from orchestrator.planning.plan import doubts, training_work
+from orchestrator.planning.effort import efforts
+from orchestrator.planning.plan import doubts
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.provenance import code_version
 from orchestrator.runtime.ray_logging import divert_logging
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker
+from orchestrator.tuning.cost import expected_trial
 from orchestrator.tuning.pool import same_in_all_trials, trial_experiment
 from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.schedulers import stopping
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +86,9 @@ def run(
         stages = stages_of(searched=request is not None)
     os.environ.update(environment(checked.experiment.storage.endpoint_url))
     folder = local_folder(checked)
-    title = f"ekd {'run' if request is None else 'tune'} {checked.run_id}"
-    view = View.open(
-        title, [stage.name for stage in stages], str(folder / "logs" / "ray.log"), checked.run_id
-    )
+    divert_logging(folder / "logs" / "ray.log")
+    view = View([stage.name for stage in stages], checked.run_id)
+    view.say(f"run {checked.run_id}; log, with Ray's and libraries' messages: {folder / 'logs' / 'ray.log'}")
     lease = Lease(checked.storage)
     try:
         with lease.acquire(view.say), continuable():
@@ -105,7 +108,7 @@ def run(
                 _run_stages(context, stages, work, again)
             return manifest
     finally:
-        view.close()
+        view.stop()
 
 
 def local_folder(checked: Checked) -> Path:
@@ -119,7 +122,6 @@ def _run_stages(
     context: RunContext, stages: Sequence[Stage], work: Mapping[str, Work], again: Collection[str]
 ) -> None:
     manifest = context.manifest
-    divert_logging(context.log_file)
     manifest.set(status="running")
     status: RunStatus = "FAILED"
     try:
@@ -169,18 +171,26 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
 
     Before a search those are the runs that are the same in all trials.
     """
-    manifest, request = context.manifest, context.request
+    manifest, request, experiment = context.manifest, context.request, context.checked.experiment
+    searching = request is not None and not manifest.done(SEARCH)
+    effort = efforts(experiment, context.checked.description)
     planned: list[TrainingRun] = []
     for stage in stages:
-        runs = stage.trains(context.checked.experiment)
-        if request is not None and not manifest.done(SEARCH):
+        runs = stage.trains(experiment)
+        if request is not None and searching:
             runs = tuple(run for run in runs if same_in_all_trials(run, request.space.domains))
         for run in runs:
             if run.name not in context.view.runs:
-                context.view.expect(run.name, run.training.epochs, training_work(run))
+                needs = tuple(other.name for other in run.needs)
+                context.view.expect(Training(run.name, run.training.epochs, effort[run.name], needs))
         if not manifest.done(stage.name):
             planned += runs
     context.plan(planned)
+    if request is not None and searching:
+        stops = stopping(request, experiment)
+        for number in range(request.trials):
+            trial = expected_trial(experiment, request, stops, number, effort["student"])
+            context.view.expect(trial, bar=False)
 
 
 def _do(

@@ -1,8 +1,12 @@
 """The one way in which text reaches a terminal through rich."""
 
+import sys
+from collections.abc import Sequence
+from textwrap import TextWrapper
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.experiment.redaction import redacted, visible
@@ -21,3 +25,21 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """The text that is printed for a string; `options` as in `rich.console.Console.render_str`."""
         return super().render_str(visible(redacted(text)), **options)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A sentence: on a terminal wrapped between words, elsewhere one line; an address stays whole."""
+        width = self.width if self.is_terminal else sys.maxsize
+        fill = TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+        self.print("\n".join(map(fill, text.splitlines())), style=style, soft_wrap=True)
+
+    def show(self, table: Table, spare: Sequence[str] = ()) -> None:
+        """A table; where it is too wide, without columns of `spare`, the first of them first."""
+        left_out = []
+        for heading in spare:
+            if self.measure(table, options=self.options.update(max_width=10_000)).maximum <= self.width:
+                break
+            table.columns[:] = [column for column in table.columns if column.header != heading]
+            left_out.append(heading)
+        self.print(table)
+        if left_out:
+            self.say(f"(a wider terminal shows {', '.join(left_out)} too)", style="dim")

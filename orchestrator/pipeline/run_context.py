@@ -20,6 +20,7 @@ from orchestrator.pipeline.projection import network_params, network_state, proj
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
+from orchestrator.runtime.address import wanted_address
 from orchestrator.runtime.event import Done, Event, Failed, Restarted, Started, Validated
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
@@ -127,6 +128,8 @@ class RunContext:
         """What the cluster has; Ray is started, or connected to, on first use."""
         if self._capacity is None:
             experiment = self.checked.experiment
+            address = wanted_address(experiment.cluster)
+            self.view.say("starting Ray" if address is None else f"connecting to Ray at {address}")
             addresses = environment(experiment.storage.endpoint_url)
             self._capacity = ray_session.start_ray(experiment.cluster, self.log_file, addresses)
             check_capacity(experiment, self._capacity)
@@ -181,11 +184,13 @@ class RunContext:
                 worker_pool.share(SharedData(self.checked.dataset)),
                 experiment.storage.keep_checkpoints,
             )
-            self._groups = self._workers.start(capacity, min(runs, experiment.teacher_count + 1))
+            runs = min(runs, experiment.teacher_count + 1)
+            self._groups = self.view.at_once = self._workers.start(capacity, runs)
             idle = capacity.unused_gpus(experiment.cluster)
+            logs = ray_session.ray_logs() or "on the head node"
+            self.view.say(f"Ray: {capacity.describe()}{idle}; Ray's session logs: {logs}")
             self.view.say(
-                f"Ray: {capacity.describe()}{idle}; {self._groups} training run{'s' * (self._groups > 1)} at "
-                f"a time; Ray's session logs: {ray_session.ray_logs() or 'on the head node'}"
+                f"starting workers, for {self._groups} training run{'s' * (self._groups > 1)} at a time"
             )
         return self._workers
 

@@ -30,6 +30,8 @@ class Passes:
 
     teachers: float
     student: float
+    calls: float
+    """In which they are made: the student's members go together."""
 
     @property
     def total(self) -> float:
@@ -44,17 +46,19 @@ def passes(run: TrainingRun) -> Passes:
     them, whether they are teachers or the student's members.
     """
     if run.student is None:
-        return Passes(0, 1 + BACKWARD)
+        return Passes(0, 1 + BACKWARD, 1 + BACKWARD)
     members = 1 if run.student.method == "kd" else run.student.members
-    teachers = float(len(run.teachers))
-    student = float(members * (1 + BACKWARD))
-    if _judges_clean_images_too(run):
-        student += members * (1 + BACKWARD)
+    teachers = calls = float(len(run.teachers))
+    steps = (1 + BACKWARD) * (2 if _judges_clean_images_too(run) else 1)
+    student = float(members * steps)
+    calls += steps
     perturbation = PERTURBATIONS[run.perturbation.kind]
     if run.perturbation.strength > 0 and perturbation.drawn_teachers:
-        teachers += perturbation.drawn_teachers + 1
-        student += (perturbation.drawn_teachers + 1) if perturbation.needs_student else 0
-    return Passes(teachers, student)
+        drawn = perturbation.drawn_teachers + 1
+        teachers += drawn
+        student += drawn if perturbation.needs_student else 0
+        calls += drawn * (2 if perturbation.needs_student else 1)
+    return Passes(teachers, student, calls)
 
 
 def _judges_clean_images_too(run: TrainingRun) -> bool:
@@ -76,6 +80,8 @@ class PlannedRun:
 
     run: TrainingRun
     params: int
+    macs: int
+    """Of the forward of one image."""
     steps: int
     flops: float
     """Multiply-accumulates count two; 0 of a network that is stored."""
@@ -109,12 +115,12 @@ def planned_runs(
         per_image = 2 * (each.student * macs + teacher_macs)
         flops = per_image * steps * run.training.batch_size
         if networks is None or (record := networks.find(run, warn)) is None:
-            planned.append(PlannedRun(run, params, steps, flops))
+            planned.append(PlannedRun(run, params, macs, steps, flops))
         else:
             stored: Literal["trained", "reused"] = (
                 "reused" if record.reused_by(networks.run_id) else "trained"
             )
-            planned.append(PlannedRun(run, params, steps, 0.0, stored))
+            planned.append(PlannedRun(run, params, macs, steps, 0.0, stored))
     return planned
 
 

@@ -19,6 +19,7 @@ def divert_logging(log_file: Path) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    logging.getLogger("orchestrator").setLevel(logging.INFO)  # what the run says
     for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

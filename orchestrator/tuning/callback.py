@@ -8,8 +8,10 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.pipeline.progress import View
+from orchestrator.pipeline.estimate import Training
+from orchestrator.pipeline.progress import View, duration
 from orchestrator.pipeline.projection import shown_of_trial, trial_state
+from orchestrator.runtime.event import Done, Started, Validated
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
@@ -24,6 +26,7 @@ class SearchCallback(tune.Callback):
         total: trials of the search.
         before_event: called before each; what it raises ends the search.
         after_trial: called when a trial has ended and is written down.
+        expected: how long a trial will take, for the estimate of the time left.
     """
 
     def __init__(
@@ -35,14 +38,17 @@ class SearchCallback(tune.Callback):
         total: int,
         before_event: Callable[[], None] = lambda: None,
         after_trial: Callable[[], None] = lambda: None,
+        expected: Callable[[TrialRecord], Training | None] = lambda record: None,
     ) -> None:
         self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
         self.total, self.before_event, self.after_trial = total, before_event, after_trial
+        self.expected = expected
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.began: dict[int, float] = {}
         for number in sorted(self.kept):
             searcher.observe(store.trials[number])
+            view.show(Done(run=store.trials[number].name, record={}))
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Tune stores a copy of all that it is given, for a resume that is not used here."""
@@ -57,6 +63,9 @@ class SearchCallback(tune.Callback):
         if (record := self._record(trial)) is not None:
             self.began[record.number] = time.monotonic()
             self._show(record)
+            if expected := self.expected(record):
+                self.view.expect(expected, bar=False)
+            self.view.show(Started(run=record.name, epoch=record.epochs))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -66,7 +75,10 @@ class SearchCallback(tune.Callback):
             return
         values = dict(result["record"])
         before = (r for r in record.history if r["epoch"] < values["epoch"])
-        self.store.change(record, history=(*before, values))
+        record = self.store.change(record, history=(*before, values))
+        if (expected := self.expected(record)) and record.name in self.view.runs:
+            self.view.runs[record.name].until = expected.until
+        self.view.show(Validated(run=record.name, record=values))
         if self.tracker is not None:
             shown = shown_of_trial(values)
             self.tracker.log_metrics(record.name, shown, int(shown.pop("epoch")))
@@ -102,14 +114,18 @@ class SearchCallback(tune.Callback):
         changes = {"error": error, "seconds": seconds, "ended_at": time.time()}
         record = self.store.end(record, status, **changes)
         self._show(record)
+        self.view.show(Done(run=record.name, record={}))
         if record.number not in self.kept:
             self.searcher.observe(record)
         self.after_trial()
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
+        left_s = self.view.seconds_left()
+        left = f"; all trials: {duration(left_s)} left" if left_s else ""
         ended = sum(r.ended for r in self.store.trials.values())
         self.view.say(
-            f"{record.name} ({ended} of {self.total}): {status} after epoch {record.epochs}{score}{reason}"
+            f"{record.name} ({ended} of {self.total}): {status} after epoch {record.epochs}"
+            f"{score}{reason}{left}"
         )
 
     def _record(self, trial: Any) -> TrialRecord | None:

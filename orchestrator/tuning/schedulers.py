@@ -69,6 +69,20 @@ class Stopping:
                 finished += epochs == self.longest
         return trained / (simulations * self.trials * self.longest), finished / simulations
 
+    def expected_end(self, number: int, epoch: int = 0) -> float:
+        """The epoch at which a trial that has trained `epoch` is expected to end, its rank being unknown.
+
+        The i-th trial to arrive at a rung is the best so far once in i times, and passes at least then.
+        """
+        arriving, going_on, end = float(self.trials), 1.0, 0.0
+        for stop in self.rungs if number else ():
+            kept = [max(1 / self.factor, 1 / i) for i in range(1, max(1, round(arriving)) + 1)]
+            passing = sum(kept) / len(kept)
+            arriving *= passing
+            if stop > epoch:
+                end, going_on = end + going_on * (1 - passing) * stop, going_on * passing
+        return end + going_on * self.longest
+
     def doubt(self) -> str | None:
         """What to choose where too few trials would be trained in full; None if there are enough."""
         _, finished = self.expected()

@@ -8,8 +8,11 @@ from ekd_train.data.shared import SharedData
 from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.planning.effort import efforts
+from orchestrator.runtime.event import Done
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
+from orchestrator.tuning.cost import expected_trial
 from orchestrator.tuning.pool import baseline_values
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.schedulers import stopping
@@ -18,7 +21,7 @@ from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.table import short_values, trials_table
 from orchestrator.tuning.trial_executor import TrialSetup, open_executor
-from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set
+from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set, trial_name
 
 
 def search(context: RunContext) -> Searched:
@@ -29,6 +32,8 @@ def search(context: RunContext) -> Searched:
     if budget.left() != 0.0 and not _all_ended(trials, request):
         _run_trials(context, request, trials, budget)
     context.stop_if_taken_over()
+    for number in range(request.trials):  # of a small grid, or of too short a time, some were never begun
+        context.view.show(Done(run=trial_name(number), record={}))
     budget.save()
     best = best_trial(trials.trials)
     if best is None:
@@ -63,7 +68,8 @@ def _run_trials(
     data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
     baseline = baseline_values(pool, request.space.domains, request.baseline)
     searcher = build_searcher(request, pool.seed, baseline)
-    if doubt := stopping(request, pool).doubt():
+    stops, effort = stopping(request, pool), efforts(pool, checked.description)["student"]
+    if doubt := stops.doubt():
         context.view.warn(doubt)
     callback = SearchCallback(
         trials,
@@ -73,7 +79,11 @@ def _run_trials(
         request.trials,
         before_event=context.stop_if_taken_over,
         after_trial=budget.save,
+        expected=lambda record: expected_trial(
+            pool, request, stops, record.number, effort, record.values, record.epochs
+        ),
     )
+    context.view.at_once = at_once
     setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
     context.view.panel = partial(trials_table, trials.trials)
     context.view.say(

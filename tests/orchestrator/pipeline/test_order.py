@@ -95,7 +95,7 @@ def planned(tmp_path):
     """A function: the workers of a run with these settings, all of whose training runs are planned."""
 
     def plan(*changes: str, run_id: str = "mine") -> Workers:
-        view = View.open("test", [], "nowhere")
+        view = View()
         experiment = load_experiment("digits", ["teachers.count=2", "student.members=2", *changes])
         storage = open_storage(str(tmp_path)).child(run_id)
         checked = cast(

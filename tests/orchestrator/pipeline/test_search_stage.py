@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.progress import View
@@ -40,10 +41,10 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),
         run_id="mine",
-        description=None,
+        description=a_description(),
         dataset=SimpleNamespace(without_test_images=lambda: None),
     )
-    view = View.open("test", [], "nowhere")
+    view = View()
     view.console.quiet = True
     made = RunContext(
         cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None)), REQUEST

@@ -26,7 +26,7 @@ SPACE = Space(
 
 @pytest.fixture
 def callback(tmp_path: Path, tracker: Tracker) -> SearchCallback:
-    view = View.open("test", [], "nowhere")
+    view = View()
     view.console.quiet = True
     trials = TrialStore(open_storage(str(tmp_path / "runs")))
     return SearchCallback(trials, OptunaSearcher(SPACE, 0, "random"), tracker, view, 2)

@@ -122,7 +122,7 @@ def search(
     store = open_storage(str(folder))
     trials = TrialStore(store)
     searcher = build_searcher(request, 0, baseline_values(experiment, SPACE.domains))
-    view = View.open("test", [], "nowhere")
+    view = View()
     view.console.quiet = True
     callback = SearchCallback(trials, searcher, None, view, request.trials)
     setup = TrialSetup(networks_in(store), experiment.resolved(), 1, None, executor)
