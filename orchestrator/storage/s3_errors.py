@@ -3,15 +3,23 @@
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from urllib.request import getproxies
 
 import botocore.exceptions as botocore
-from boto3.exceptions import Boto3Error
-from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
+import s3transfer.exceptions as s3transfer  # type: ignore[import-untyped]
+from boto3.exceptions import Boto3Error, S3TransferFailedError, S3UploadFailedError
+from botocore.eventstream import ParserError
+from botocore.parsers import ResponseParserError
 
 from orchestrator.experiment.redaction import one_line
 from orchestrator.storage.base import StorageError
+from orchestrator.storage.s3_error_table import meaning_of
 
-S3_ERRORS = (botocore.BotoCoreError, botocore.ClientError, Boto3Error, RetriesExceededError)
+S3_ERRORS = (
+    *(botocore.BotoCoreError, botocore.ClientError, botocore.UndefinedModelAttributeError),
+    *(ResponseParserError, ParserError, Boto3Error),
+    *(kind for kind in vars(s3transfer).values() if getattr(kind, "__module__", "") == s3transfer.__name__),
+)
 """Everything that boto3 raises for a request that failed."""
 
 _line = partial(one_line, most=200)
@@ -35,22 +43,8 @@ _TRANSIENT_CODES = {
     "NoSuchUpload",
     "412", "PreconditionFailed",  # of a download in parts: the object was replaced meanwhile
 }  # fmt: skip
-_TRANSIENT_TYPES = (
-    botocore.ConnectionError,  # none was made
-    botocore.HTTPClientError,  # it was lost, or silent for too long
-    botocore.IncompleteReadError,
-    botocore.MetadataRetrievalError,
-)
 _LASTING_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
 """Told from a TLS connection that a restarting server broke off."""
-_NO_CREDENTIALS = (
-    botocore.NoCredentialsError,
-    botocore.PartialCredentialsError,
-    botocore.CredentialRetrievalError,
-    botocore.ProfileNotFound,
-    botocore.SSOError,
-    botocore.TokenRetrievalError,
-)
 
 
 def code(error: Exception) -> str:
@@ -75,42 +69,32 @@ def refused_credentials(error: Exception) -> bool:
 
 def transient(error: Exception) -> bool:
     """It may pass without anybody changing a setting."""
-    if isinstance(error, RetriesExceededError):  # a download's parts; their last error says more
-        return True
+    error = _cause(error)
     if isinstance(error, botocore.ClientError):
         lasting = code(error) in _FULL | {"NotImplemented"}
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return code(error) in _TRANSIENT_CODES | _EXPIRED or (status >= 500 and not lasting)
-    return isinstance(error, _TRANSIENT_TYPES) and not any(word in str(error) for word in _LASTING_TLS)
+    return meaning_of(error).transient and not any(word in str(error) for word in _LASTING_TLS)
 
 
 def explain(error: Exception, uri: str, endpoint_url: str | None) -> StorageError:
     """The `StorageError` for what boto3 raised about `uri`."""
-    if isinstance(error, RetriesExceededError) and isinstance(error.last_exception, Exception):
-        error = error.last_exception
-    problem, remedy = _words(error, endpoint_url or "AWS S3")
-    return StorageError(uri, problem, remedy)
-
-
-def _words(error: Exception, store: str) -> tuple[str, str]:
+    error, store = _cause(error), endpoint_url or "AWS S3"
     if isinstance(error, botocore.ClientError):
-        return _words_for_reply(error, store)
-    if isinstance(error, _NO_CREDENTIALS):
-        return f"no usable credentials ({_line(error)})", (
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where this process runs"
-        )
-    if isinstance(error, botocore.SSLError):
-        return f"no TLS connection to {store}", "check http/https in storage.endpoint_url, and AWS_CA_BUNDLE"
-    if isinstance(error, botocore.EndpointConnectionError | botocore.ConnectTimeoutError):
-        return f"cannot connect to {store}", "check that it runs, storage.endpoint_url and the network"
-    if isinstance(error, botocore.HTTPClientError | botocore.IncompleteReadError):
-        return (
-            f"{store} does not answer, or breaks off ({_line(error)})",
-            "check the store and the network",
-        )
-    if isinstance(error, botocore.ResponseParserError):
-        return f"{store} does not speak S3", "check storage.endpoint_url (its port, above all)"
-    return _line(error), "check storage.uri and storage.endpoint_url"
+        problem, remedy = _words_for_reply(error, store)
+        if getproxies() and "x-amz-request-id" not in _headers(error):  # every store's reply has one
+            remedy += "; or the proxy answered (HTTP_PROXY, HTTPS_PROXY): name the store's host in NO_PROXY"
+        return StorageError(uri, problem, remedy)
+    meaning = meaning_of(error)
+    return StorageError(uri, meaning.problem.format(store=store, line=_line(error)), meaning.remedy)
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong with one part, where the error is about the whole of a transfer."""
+    inner = getattr(error, "last_exception", None)
+    if inner is None and isinstance(error, S3TransferFailedError | S3UploadFailedError):
+        inner = error.__context__
+    return inner if isinstance(inner, Exception) else error
 
 
 def _words_for_reply(error: botocore.ClientError, store: str) -> tuple[str, str]:

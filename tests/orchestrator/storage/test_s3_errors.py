@@ -1,8 +1,16 @@
+import importlib
+import pkgutil
+import string
+from contextlib import suppress
+
+import boto3.exceptions
 import botocore.exceptions
 import pytest
+import s3transfer
 from botocore.exceptions import ClientError
 
 from orchestrator.storage import s3_errors
+from orchestrator.storage.s3_error_table import MEANINGS
 
 
 def reply(code, status=400, message="", headers=None, **fields):
@@ -82,3 +90,80 @@ def test_the_clock_error_is_measured():
     error = reply("RequestTimeTooSkewed", 403, headers={"date": "Mon, 01 Jan 2001 00:00:00 GMT"})
     seconds = int(s3_errors.explain(error, "s3://bucket", None).problem.split()[-2])
     assert seconds > 20 * 365 * 24 * 3600
+
+
+def error_classes():
+    """Every error class of boto3, botocore and s3transfer, wherever it is defined."""
+    found = {}
+    for package in (boto3, botocore, s3transfer):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if "vendored" in module.name or module.name.endswith((".crt", ".__main__")):
+                continue
+            try:
+                names = vars(importlib.import_module(module.name))
+            except ImportError:  # of the optional CRT
+                continue
+            for value in names.values():
+                if isinstance(value, type) and issubclass(value, Exception):
+                    found[value] = value.__module__.partition(".")[0] in ("boto3", "botocore", "s3transfer")
+    return sorted((kind for kind, theirs in found.items() if theirs), key=lambda kind: kind.__qualname__)
+
+
+NOT_OF_A_REQUEST = {
+    "NoShapeFoundError", "InvalidShapeError", "OperationNotFoundError", "InvalidShapeReferenceError",
+    "RuleSetFormatException", "RequestSerializationError", "RequestParameterSerializationError",
+    "QueueShutdownError", "BadIMDSRequestError", "InvalidArnException", "NoResourcesAvailable",
+    "RequestExceededException", "_RetriesExceededError",
+}  # fmt: skip
+"""Of a service's description, of streams both ways, or caught inside the libraries."""
+
+
+def instance(kind):
+    """An error of this class with values for whatever its message names."""
+    if issubclass(kind, botocore.exceptions.BotoCoreError):
+        fields = [name for _, name, _, _ in string.Formatter().parse(kind.fmt) if name]
+        with suppress(TypeError):  # a few have arguments of their own
+            return kind(**dict.fromkeys(fields, "a\n b"))
+    error = kind.__new__(kind)
+    error.args = ("a\n b",)
+    return error
+
+
+def test_every_error_class_of_the_libraries_has_a_row_of_its_own():
+    """A class that a new release adds fails here until somebody says what it means."""
+    kinds = [kind for kind in error_classes() if not issubclass(kind, ClientError | Warning)]
+    assert len(kinds) > 90
+    missing = {kind.__name__ for kind in kinds} - MEANINGS.keys() - NOT_OF_A_REQUEST
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in error_classes() if not issubclass(kind, ClientError | Warning)],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_error_is_explained_in_one_line(kind):
+    if kind.__name__ in NOT_OF_A_REQUEST:
+        return
+    error = instance(kind)
+    assert isinstance(error, s3_errors.S3_ERRORS)
+    explained = s3_errors.explain(error, "s3://bucket/key", "http://store:9000")
+    assert "\n" not in str(explained)
+    assert explained.remedy
+    assert s3_errors.transient(error) == MEANINGS[kind.__name__].transient
+
+
+def test_a_refused_upload_is_explained_by_the_refusal():
+    failed = boto3.exceptions.S3UploadFailedError("Failed to upload")
+    failed.__context__ = reply("AccessDenied", 403)  # as boto3 raises it
+    assert "access denied" in s3_errors.explain(failed, "s3://bucket/key", None).problem
+    assert not s3_errors.transient(failed)
+
+
+def test_a_proxys_refusal_is_told_from_the_stores(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    by_the_store = reply("403", 403, "Forbidden", headers={"x-amz-request-id": "1"})
+    assert "NO_PROXY" not in s3_errors.explain(by_the_store, "s3://bucket/key", None).remedy
+    assert "NO_PROXY" in s3_errors.explain(reply("403", 403), "s3://bucket/key", None).remedy
+    monkeypatch.delenv("HTTPS_PROXY")
+    assert "NO_PROXY" not in s3_errors.explain(reply("403", 403), "s3://bucket/key", None).remedy
