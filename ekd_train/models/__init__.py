@@ -29,6 +29,7 @@ def build_model(
     num_classes: int,
     in_channels: int = 3,
     image_size: int = 32,
+    resized: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     depth: int | None = None,
@@ -48,6 +49,7 @@ def build_model(
         num_classes: number of classes, at least 2.
         in_channels: channels of the images, 1 or 3 as a rule.
         image_size: height and width in pixels; checked where an architecture limits it.
+        resized: whether images of another size become `image_size` pixels square inside.
         mean: per channel, of images in [0, 1]; None: 0.
         std: per channel; None: 1.
         depth: `wide_resnet`: 6n+4 (28 by default); `resnet`: 6n+2 (32 by default).
@@ -83,7 +85,7 @@ def build_model(
         # 1 and 16 are what `Architecture` says when nobody set them.
         own = depth is not None or width not in (None, 1) or stem_channels not in (None, 16)
         network = _of_a_library(name, num_classes, in_channels, image_size, bool(small_images), own)
-    classifier = Classifier(normalise, network)
+    classifier = Classifier(normalise, network, image_size if resized else None)
     return prune_channels(classifier, pruned, (in_channels, image_size, image_size)) if pruned else classifier
 
 

@@ -42,18 +42,22 @@ def build_network(
 
 def build_plain(architecture: Architecture, spec: ImageSpec) -> nn.Module:
     """The plain network of an architecture; arguments and errors as `build_network`."""
-    return build_model(**architecture.model_dump(exclude_none=True), **build_arguments(spec))
+    return build_model(**build_arguments(architecture, spec))
 
 
-def build_arguments(spec: ImageSpec) -> dict[str, Any]:
-    """The arguments of `build_model` that say what the images and classes are, as plain values."""
-    return {
+def build_arguments(architecture: Architecture, spec: ImageSpec) -> dict[str, Any]:
+    """The arguments of `build_model`, as plain values. What the architecture wants of images goes before
+    what they are."""
+    channels = spec.image_shape[0]
+    arguments = {
         "num_classes": spec.num_classes,
-        "in_channels": spec.image_shape[0],
+        "in_channels": len(architecture.mean) if architecture.mean and channels == 1 else channels,
         "image_size": spec.image_shape[1],
         "mean": spec.mean,
         "std": spec.std,
+        **architecture.model_dump(exclude_none=True, exclude={"weights", "weights_sha256"}),
     }
+    return arguments | ({"resized": True} if architecture.image_size is not None else {})
 
 
 def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:

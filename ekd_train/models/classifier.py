@@ -26,7 +26,10 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(b, channel, h, w)` in [0, 1] to about zero mean and unit variance."""
+        """Images `(b, channel, h, w)` in [0, 1] to about zero mean and unit variance.
+
+        One channel becomes as many as there are means.
+        """
         return (images - self.mean) / self.std
 
 
@@ -34,14 +37,20 @@ class Classifier(nn.Module):
     """Images `(b, channel, h, w)` in [0, 1] to logits `(b, c)`.
 
     The state dict has the keys of `network` under `network.` and nothing else: with that prefix
-    taken off it loads into the stock class.
+    taken off it loads into the stock class. With `image_size`, images of another size are resized to
+    that many pixels square first (bilinear, antialiased: torchvision's `resize`), whose gradient reaches
+    the pixels that were given.
     """
 
-    def __init__(self, normalise: Normalise, network: nn.Module) -> None:
+    def __init__(self, normalise: Normalise, network: nn.Module, image_size: int | None = None) -> None:
         super().__init__()
         self.normalise = normalise
         self.network = network
+        self.image_size = image_size
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(b, c)`."""
+        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            images = nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
         return self.network(self.normalise(images))

@@ -33,7 +33,7 @@ def differing(settings: BaseModel, without: Collection[str] = ()) -> dict[str, A
 
     Args:
         settings: a model, perhaps of models. Fields without a default are always kept.
-        without: dotted keys to leave out.
+        without: dotted keys to leave out, besides those that a model says are `decided_otherwise`.
     """
     return _differing(settings, None, without, "")
 
@@ -46,6 +46,7 @@ def _differing(
     Of another class, what tells the two apart is kept too: a field that can have one value only.
     """
     kept = {}
+    without = {*without, *(f"{prefix}{name}" for name in getattr(value, "decided_otherwise", ()))}
     alike = type(reference) is type(value)
     for name, field in type(value).model_fields.items():
         key = f"{prefix}{name}"

@@ -5,10 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from ekd_train.data.description import DataDescription
-from ekd_train.models.build_network import averaged, build_network
+from ekd_train.data.seeds import derive_seed
+from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
 from ekd_train.persistence.checkpoint import (
@@ -121,21 +123,41 @@ class Networks:
         record = record or load_network_record(self.run, run.name)
         return _filled(build_network(run, self.data), self._weights(run.name, record), run.name)
 
-    def starting_weights(self, run: TrainingRun) -> dict[str, Tensor] | None:
-        """What `run` begins with: the finished network that it starts from, pruned; None: random weights.
+    def keep_pretrained(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Store weights that are older than the run, by the SHA-256 of what they were read from."""
+        for source, tensors in weights.items():
+            sha256 = save_hashed_tensors(self.shared, tensors)
+            record = NetworkRecord(identity=source, sha256=sha256, trained_by=self.run_id)
+            save_record(self.run, f"networks/{_pretrained(source)}.json", record.model_dump())
 
-        A function of the stored weights and of `run`, on the CPU, so that every worker and every start
-        of the run has the same.
+    def starting_weights(self, run: TrainingRun) -> dict[str, Tensor] | None:
+        """What `run` begins with; None: random weights.
+
+        The finished network that it starts from, pruned; or weights older than the run, where what these
+        lack (a head of other classes) is drawn: for every teacher anew, for control and student alike. A
+        function of the stored weights and of `run`, on the CPU, so that every worker and every start of the
+        run has the same.
         """
-        if run.starts_from is None:
+        if run.starts_from is not None:
+            unpruned = cast(Classifier, averaged(self.load(run.starts_from)))
+            return prune_channels(unpruned, run.architecture.pruned, self.data.image_shape).state_dict()
+        if run.architecture.weights_sha256 is None:
             return None
-        unpruned = cast(Classifier, averaged(self.load(run.starts_from)))
-        return prune_channels(unpruned, run.architecture.pruned, self.data.image_shape).state_dict()
+        name = _pretrained(run.architecture.weights_sha256)
+        weights = self._weights(name, load_network_record(self.run, name))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.seed, run.name if run.is_teacher else "student", "head"))
+            return build_plain(run.architecture, self.data).state_dict() | weights
 
     def _weights(self, name: str, record: NetworkRecord) -> dict[str, Tensor]:
         if not record.trained_by:
             return load_tensors(self.run, f"networks/{name}.safetensors", record.sha256)
         return load_tensors(self.shared, f"{record.sha256}.safetensors", record.sha256)
+
+
+def _pretrained(sha256: str) -> str:
+    """Of weights older than the run: their name among its networks."""
+    return f"pretrained-{sha256}"
 
 
 def load_network_record(store: Store, name: str) -> NetworkRecord:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ekd_train.settings.architecture import Architecture as Architecture
+from ekd_train.settings.architecture import Pretrained as Pretrained
 from ekd_train.settings.base import Fraction as Fraction
 from ekd_train.settings.base import NonNegative as NonNegative
 from ekd_train.settings.base import NonNegativeFloat as NonNegativeFloat
@@ -23,24 +25,6 @@ from ekd_train.settings.data import DataSettings as DataSettings
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
 StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "ekd"]
-
-
-class Architecture(Settings):
-    """A classifier by name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of
-    timm's as `timm/NAME` (`pip install 'ekd[timm]'`)."""
-
-    name: str = "wide_resnet"
-    depth: Annotated[int, Field(ge=1, le=2000)] | None = None
-    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for other names."""
-    width: PositiveFloat = 1.0
-    """`wide_resnet`, `resnet`: channel multiplier of the three groups."""
-    stem_channels: Positive = 16
-    """`wide_resnet`, `resnet`: channels of the stem, and of the first group before `width`."""
-    small_images: bool = False
-    """torchvision names: replace the ImageNet stem by a 3x3 stride-1 convolution without max-pool."""
-    pruned: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0
-    """Share of every layer's channels that is taken out, for the student alone. An unpruned network is
-    trained first; student and control start from what of it has the largest weights."""
 
 
 class Schedule(Settings):
@@ -183,12 +167,13 @@ class TrainingRun(Settings):
     """Everything that decides the weights of one trained network, for a given data fingerprint.
 
     `role` "label" trains on labels alone (a teacher, the control, or what both it and a pruned student
-    start from); "student" distils the networks named in `teachers` into a student with subnetworks.
+    start from); "student" distils the networks named in `teachers` into a student with subnetworks;
+    "given" measures a teacher that exists already, and trains nothing.
     """
 
     name: str
     """Unique in its `ekd run`: `teacher-0`, `unpruned`, `control`, `student`."""
-    role: Literal["label", "student"]
+    role: Literal["label", "student", "given"]
     seed: int
     architecture: Architecture
     training: Training
@@ -205,6 +190,16 @@ class TrainingRun(Settings):
         if self.training.speed.cache_teachers and (why := self.why_not_cached()):
             raise ValueError(f"student.training.speed.cache_teachers cannot be used: {why}")
         return self
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is a teacher, and not the student, its control or what both start from."""
+        return self.name.startswith("teacher-")
+
+    @property
+    def epochs(self) -> int:
+        """How long it trains."""
+        return 0 if self.role == "given" else self.training.epochs
 
     @property
     def needs(self) -> "tuple[TrainingRun, ...]":

@@ -3,16 +3,16 @@
 import time
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ekd_train.data.augment import as_float
-from ekd_train.data.tensors import DeviceData
+from ekd_train.data.tensors import DeviceData, Images
 from ekd_train.distributed import Workers
-from ekd_train.evaluation.evaluate import predict
+from ekd_train.evaluation.evaluate import predict, validate
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
-from ekd_train.models.build_network import averaged
+from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
@@ -51,6 +51,10 @@ def _train(
     teachers = None
     if run.teachers:
         teachers = Teachers([networks.load(teacher) for teacher in run.teachers]).to(workers.device)
+    start = networks.starting_weights(run)
+    if run.role == "given":
+        network = build_network(run, data.description, start)
+        return keep_trained(networks, run, _measure(network, data.training.validation, workers), workers)
     trained = train(
         run,
         data.training,
@@ -58,9 +62,16 @@ def _train(
         reporter=reporter,
         workers=workers,
         teachers=teachers,
-        start=networks.starting_weights(run),
+        start=start,
     )
     return keep_trained(networks, run, trained, workers)
+
+
+def _measure(network: nn.Module, validation: Images, workers: Workers) -> Trained:
+    """A network that exists already, after as many epochs as it is trained here."""
+    network = network.to(workers.device).eval()
+    record = {"epoch": 0.0, **validate(network, validation.images, validation.labels, workers)}
+    return Trained(network, record, [record], seconds=0.0)
 
 
 def keep_trained(
@@ -84,7 +95,7 @@ def keep_trained(
         seconds=trained.seconds,
         ended=time.time(),
         workers=workers.size,
-        precision=precision_on(run.training.speed, workers.device),
+        precision=precision_on(run.training.speed, workers.device) if run.epochs else None,
     )
     return networks.save(run, trained.network, record, place) if workers.is_first else record
 

@@ -68,7 +68,7 @@ def checked_experiment(arguments: argparse.Namespace) -> Checked:
 
 def check_experiment(
     experiment: Experiment,
-    run_id: str | None,
+    run_id: str | Callable[[Experiment], str] | None,
     *,
     smoke: bool,
     further: Callable[[DataDescription], None] | None = None,

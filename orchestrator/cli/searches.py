@@ -12,6 +12,6 @@ from orchestrator.tuning.request import SearchRequest
 def checked_search(arguments: argparse.Namespace) -> tuple[SearchRequest, Checked]:
     """The search, and its experiment with the pool of teachers, checked; raises `ExperimentError`."""
     request, pool = requested_search(arguments, named_experiment(arguments))
-    run_id = request.default_run_id(pool) if arguments.run_id is None else arguments.run_id
+    run_id = request.default_run_id if arguments.run_id is None else arguments.run_id
     further = partial(check_students, request, pool)
     return request, check_experiment(pool, run_id, smoke=arguments.smoke, further=further)

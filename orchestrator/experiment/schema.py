@@ -15,11 +15,11 @@ from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import (
     ENCODED,
     Architecture,
+    Augmentation,
     DataSettings,
     Distillation,
     NonNegative,
     PerturbationSettings,
-    Positive,
     Settings,
     Student,
     Training,
@@ -36,6 +36,7 @@ from orchestrator.experiment.infrastructure import (
     refuse_credentials,
 )
 from orchestrator.experiment.packaged import find_experiment, read_experiment
+from orchestrator.experiment.teachers import Teachers
 from orchestrator.experiment.yaml_tree import read_yaml, set_key
 
 PLACES = (
@@ -46,14 +47,6 @@ PLACES = (
 
 MOST_NETWORKS = 256
 """Teachers, or members of a student: more are a slip of the hand, and take minutes to plan."""
-
-
-class Teachers(Settings):
-    """A group of teachers of one architecture, trained alike from different seeds."""
-
-    count: Positive = 4
-    architecture: Architecture = Architecture()
-    training: Training = Training()
 
 
 class Experiment(Settings):
@@ -93,6 +86,8 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _makes_sense(self) -> "Experiment":
         refuse_credentials(self.data.root, "data.root: ")
+        for holder in (*self.teachers, self.student.architecture):
+            refuse_credentials(holder.weights, "weights: ")
         count, method = self.teacher_count, self.student.method
         if count < 1:
             raise ValueError("teachers: at least one is needed")
@@ -126,7 +121,7 @@ class Experiment(Settings):
                 f"member m with teacher m; set student.members={count} or change teachers"
             )
         for index, group in enumerate(self.teachers):
-            if group.architecture.pruned:
+            if group.architecture.pruned and not group.given:
                 key = "teachers" if len(self.teachers) == 1 else f"teachers.{index}"
                 raise ValueError(
                     f"{key}.architecture.pruned: only the student can be pruned; leave it out "
@@ -150,7 +145,8 @@ class Experiment(Settings):
                 f"data.image_size: images of {self.data.name} keep their size; leave it out (it is for "
                 f"{', '.join(ENCODED)})"
             )
-        smallest = min(t.batch_size for t in (self.student.training, *(g.training for g in self.teachers)))
+        trained = (group.training for group in self.teachers if not group.given)
+        smallest = min(training.batch_size for training in (self.student.training, *trained))
         if self.cluster.most_workers > smallest:
             raise ValueError(
                 f"cluster.workers_per_run is {self.cluster.most_workers} but a batch has {smallest} images"
@@ -180,9 +176,10 @@ class Experiment(Settings):
     def teacher_runs(self) -> tuple[TrainingRun, ...]:
         """The training runs of all teachers, in order."""
         groups = [group for group in self.teachers for _ in range(group.count)]
+        runs = [self._label_run(f"teacher-{i}", g.wanted, g.training) for i, g in enumerate(groups)]
         return tuple(
-            self._label_run(f"teacher-{i}", group.architecture, group.training)
-            for i, group in enumerate(groups)
+            run.model_copy(update={"role": "given", "augmentation": Augmentation()}) if group.given else run
+            for run, group in zip(runs, groups, strict=True)
         )
 
     def unpruned_run(self) -> TrainingRun | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ekd_train.data import LISTINGS, DataError
 from ekd_train.data.image_files import ImageFiles
-from ekd_train.settings import Architecture, DataSettings, Training
+from ekd_train.settings import Architecture, DataSettings, Pretrained, Training
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 
@@ -22,7 +22,8 @@ def make_small(experiment: Experiment) -> Experiment:
     """The same experiment over two epochs of two small batches, or of as many as show each class twice.
 
     Networks keep their kind and depth; what is wide becomes thin, and large images small where every
-    network takes small ones: WRN-28-10 would need an hour on two cores for the images of a smoke run.
+    network takes small ones and none exists already: WRN-28-10 would need an hour on two cores for the
+    images of a smoke run.
     """
     # A batch has an image for each worker at least.
     batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
@@ -42,13 +43,15 @@ def make_small(experiment: Experiment) -> Experiment:
         )
 
     data = experiment.data.model_copy(update={**sizes, "train_fraction": 1.0})
-    architectures = [experiment.student.architecture, *(g.architecture for g in experiment.teachers)]
-    if all(a.small_images or a.depth is not None for a in architectures):
+    architectures = [experiment.student.architecture, *(g.wanted for g in experiment.teachers)]
+    if all(a.weights is None and (a.small_images or a.depth is not None) for a in architectures):
         data = data.model_copy(update={"image_size": _small_image_size(data)})
     student = experiment.student
     factors = student.factors.model_copy(update={"warmup_epochs": min(1.0, student.factors.warmup_epochs)})
     groups = tuple(
-        g.model_copy(update={"training": small(g.training), "architecture": _thin(g.architecture)})
+        g
+        if g.given
+        else g.model_copy(update={"training": small(g.training), "architecture": _thin(g.architecture, g)})
         for g in experiment.teachers
     )
     return experiment.model_copy(
@@ -59,7 +62,7 @@ def make_small(experiment: Experiment) -> Experiment:
             "student": student.model_copy(
                 update={
                     "training": small(student.training),
-                    "architecture": _thin(student.architecture),
+                    "architecture": _thin(student.architecture, student.architecture),
                     "factors": factors,
                 }
             ),
@@ -67,7 +70,10 @@ def make_small(experiment: Experiment) -> Experiment:
     )
 
 
-def _thin(architecture: Architecture) -> Architecture:
+def _thin(architecture: Architecture, starts: Pretrained) -> Architecture:
+    """What starts from weights keeps their shapes."""
+    if starts.weights is not None:
+        return architecture
     return architecture.model_copy(update={"width": min(1.0, architecture.width)})
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.models.build_network import build_arguments
+from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.registry.exported_model import CHECKED_BATCHES, TOLERANCE, ExportError
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
@@ -40,8 +41,8 @@ class Source:
     weights_sha256: str
     """Of the network's state dict, equal to what the registry or the manifest has."""
     where: str
-    architecture: Mapping[str, Any] | None
-    """The student's `ekd_train.settings.Architecture`, without what is None; None: not recorded."""
+    architecture: Architecture | None
+    """The student's; None: not recorded."""
     spec: ImageSpec
     """Of the images that it takes, and its classes."""
     class_names: Sequence[str] | None = None
@@ -214,7 +215,7 @@ def _construction(source: Source) -> dict[str, Any]:
             f"--format state-dict: {source.where} has no tag {ARCHITECTURE_TAG} to say which network its "
             "weights fit; export the run that made it (`ekd export RUN_ID`), or to pt2 or onnx"
         )
-    return {**source.architecture, **build_arguments(source.spec)}
+    return build_arguments(source.architecture, source.spec)
 
 
 def _sidecar(source: Source, form: Format) -> bytes:

@@ -45,8 +45,7 @@ def from_run(storage: Storage) -> Source:
     sha256 = weights_sha256(network)
     _check_hash(sha256, manifest.averaged.weights_sha256, storage.uri())
     where = storage.uri(AVERAGED)
-    shape = architecture.model_dump(exclude_none=True)
-    return Source(network, sha256, where, shape, description, description.class_names)
+    return Source(network, sha256, where, architecture, description, description.class_names)
 
 
 def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source:
@@ -84,7 +83,7 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
     _check_hash(sha256, tags.get(WEIGHTS_TAG, ""), where)
     architecture = None
     if tag := tags.get(ARCHITECTURE_TAG):
-        architecture = Architecture.model_validate_json(tag).model_dump(exclude_none=True)
+        architecture = Architecture.model_validate_json(tag)
     graph: Any = network.graph
     (images,) = graph.find_nodes(op="placeholder")
     channels, height, width = (int(length) for length in images.meta["val"].shape[1:])

@@ -1,6 +1,6 @@
 """What the manifest of a run holds: what each of its stages has made."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
@@ -25,6 +25,15 @@ class Prepared(Output):
     """As the user typed it; None: not recorded."""
 
 
+class Source(Output):
+    """The weights, older than the run, that a network is or started from."""
+
+    weights: str
+    """As the experiment names them."""
+    sha256: str
+    used: Literal["as they are", "to start from"]
+
+
 class TrainedNetwork(Output):
     """One training run of the stages `teachers`, `control` and `distil`."""
 
@@ -40,6 +49,8 @@ class TrainedNetwork(Output):
     """The run, and after a slash the trial of a search, that trained it; None: this run did."""
     workers: int
     precision: str | None = None
+    source: Source | None = None
+    """None: its weights were drawn."""
 
 
 Trained = dict[str, TrainedNetwork]

@@ -100,7 +100,7 @@ def run(
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = RunContext(checked, manifest, view, folder, lease, request)
-            for doubt in doubts(checked.experiment, checked.dataset.findings):
+            for doubt in doubts(checked.experiment, (*checked.dataset.findings, *checked.given.warnings)):
                 view.warn(doubt)
             if manifest.done(SEARCH):
                 _adopt_best(context)
@@ -126,6 +126,7 @@ def _run_stages(
     status: RunStatus = "FAILED"
     try:
         _open_tracker(context)
+        context.networks.keep_pretrained(context.checked.given.weights)
         _plan_training(context, stages)
         for stage in stages:
             if manifest.done(stage.name) and stage.name not in again:
@@ -182,7 +183,7 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
         for run in runs:
             if run.name not in context.view.runs:
                 needs = tuple(other.name for other in run.needs)
-                context.view.expect(Training(run.name, run.training.epochs, effort[run.name], needs))
+                context.view.expect(Training(run.name, run.epochs, effort[run.name], needs))
         if not manifest.done(stage.name):
             planned += runs
     context.plan(planned)

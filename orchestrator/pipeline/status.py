@@ -125,4 +125,4 @@ def _epochs(experiment: Experiment | None) -> list[tuple[str, int]]:
     """Name and epochs of every training run; nothing of an experiment that is lost."""
     if experiment is None:
         return []
-    return [(run.name, run.training.epochs) for run in training_runs(experiment)]
+    return [(run.name, run.epochs) for run in training_runs(experiment)]

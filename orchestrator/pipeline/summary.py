@@ -7,7 +7,7 @@ from pydantic import Field
 from rich.table import Table
 
 from ekd_train.persistence.records import Latency, Record
-from orchestrator.pipeline.manifest_content import ManifestContent, Output, Predictor, Registered
+from orchestrator.pipeline.manifest_content import ManifestContent, Output, Predictor, Registered, Source
 
 if TYPE_CHECKING:
     from ekd_train.evaluation.bootstrap import Interval
@@ -29,6 +29,8 @@ class Summary(Record):
     predictors: dict[str, Predictor] = Field(default_factory=dict)
     """Empty before they are measured."""
     latency: Latency | None = None
+    sources: dict[str, Source] = Field(default_factory=dict)
+    """By training run: the weights that existed before it."""
     registered_model: Registered | None = None
     class_names: tuple[str, ...] = ()
     """In the order of the logits; empty before the data is known."""
@@ -52,6 +54,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         experiment=manifest.experiment,
         predictors=evaluated.predictors if evaluated else {},
         latency=evaluated.latency if evaluated else None,
+        sources={name: made.source for name, made in manifest.trained.items() if made.source is not None},
         registered_model=manifest.registered if manifest.done("register") else None,
         class_names=manifest.prepared.data.class_names if manifest.done("prepare") else (),
         stages={name: StageTime(seconds=stage.seconds) for name, stage in manifest.stages.items()},

@@ -26,7 +26,7 @@ def efforts(experiment: Experiment, description: DataDescription) -> dict[str, f
 
 def _effort(item: PlannedRun, description: DataDescription, faster: int) -> float:
     training, student = item.run.training, item.run.student
-    validations = training.epochs / training.evaluate_every
+    validations = item.run.epochs / training.evaluate_every or 1  # of a given teacher
     measured = 1 if student is None or student.method == "kd" else student.members + 1  # and the average
     computed = item.flops / 2 + validations * measured * description.validation * item.macs
     fixed = CALL * (passes(item.run).calls * item.steps + validations * measured) + VALIDATION * validations

@@ -45,6 +45,8 @@ def passes(run: TrainingRun) -> Passes:
     A perturbation evaluates the networks that its draw names and follows the gradient through one of
     them, whether they are teachers or the student's members.
     """
+    if run.role == "given":
+        return Passes(0, 0, 0)
     if run.student is None:
         return Passes(0, 1 + BACKWARD, 1 + BACKWARD)
     members = 1 if run.student.method == "kd" else run.student.members
@@ -71,7 +73,7 @@ def _judges_clean_images_too(run: TrainingRun) -> bool:
 
 def training_work(run: TrainingRun) -> float:
     """Cost of the whole run relative to other runs of the experiment: passes x epochs."""
-    return passes(run).total * run.training.epochs
+    return passes(run).total * run.epochs
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def planned_runs(
     planned = []
     for run in training_runs(experiment):
         params, macs = cost(run)
-        steps = run.training.epochs * (description.train // run.training.batch_size)
+        steps = run.epochs * (description.train // run.training.batch_size)
         each = passes(run)
         teachers = [cost(teacher)[1] for teacher in run.teachers]
         teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
@@ -125,9 +127,12 @@ def planned_runs(
 
 
 def doubts(experiment: Experiment, findings: Iterable[str]) -> list[str]:
-    """What is possible and yet unlikely to be meant, of the images (`findings`) and settings, a line each."""
+    """What is possible and yet unlikely to be meant, of images and given teachers (`findings`) and settings,
+    a line each."""
     lines = list(findings)
     for run in training_runs(experiment):
+        if run.role == "given":
+            continue
         epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
         group = "student" if run.student is not None else "teachers"
         if warmup >= epochs:
@@ -156,6 +161,7 @@ def plan_lines(checked: Checked) -> list[str]:
         f"storage   {checked.storage.uri()}",
         f"tracking  {redacted(checked.tracking_uri)}",
         f"model     {experiment.model_name}",
+        *checked.given.lines,
     ]
 
 
@@ -192,19 +198,27 @@ def runs_table(planned: list[PlannedRun]) -> Table:
             overflow="fold",
         )
     for item in planned:
-        training = item.run.training
         made.add_row(
             item.run.name,
             architecture_name(item.run),
             compact(item.params),
-            str(training.epochs),
-            str(item.steps),
-            f"{training.batch_size}",
-            f"{training.learning_rate:g}",
-            f"{passes(item.run).total:g}",
-            item.stored or compact(item.flops),
+            *_training_cells(item),
         )
     return made
+
+
+def _training_cells(item: PlannedRun) -> tuple[str, ...]:
+    training = item.run.training
+    if item.run.role == "given":
+        return *[""] * 5, "given"
+    return (
+        str(training.epochs),
+        str(item.steps),
+        f"{training.batch_size}",
+        f"{training.learning_rate:g}",
+        f"{passes(item.run).total:g}",
+        item.stored or compact(item.flops),
+    )
 
 
 def workers_lines(experiment: Experiment, capacity: Capacity) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 from ekd_train.data import DataDescription, Dataset, describe, load_dataset
 from orchestrator.errors import ExperimentError
@@ -15,11 +16,15 @@ from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable
 from orchestrator.planning.capacity import Capacity, why_never
+from orchestrator.pretrained.given import Given
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_room, check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
+
+if TYPE_CHECKING:
+    from orchestrator.pretrained.check import Look
 
 PATIENCE_S = 10.0
 """How long a check waits for a store that does not answer."""
@@ -38,11 +43,13 @@ class Checked:
     description: DataDescription
     capacity: Capacity
     """Of the cluster that it will run on, as it was when asked."""
+    given: Given = Given()
+    """What of its networks exists already."""
 
 
 def check(
     experiment: Experiment,
-    run_id: str | None = None,
+    run_id: str | Callable[[Experiment], str] | None = None,
     *,
     capacity: Capacity | None = None,
     further: Callable[[DataDescription], None] | None = None,
@@ -51,14 +58,18 @@ def check(
 
     Args:
         experiment: what is to run.
-        run_id: None: the experiment's default one.
+        run_id: or what makes it of the experiment, once that says which weights its networks start from;
+            None: the experiment's default one.
         capacity: what `ask_capacity` said, if it was asked before.
         further: one more check of networks, given the data's description.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
     """
-    run_id = check_run_id(experiment.default_run_id() if run_id is None else run_id, "--run-id")
+    experiment, look = _read_given(experiment)
+    if not isinstance(run_id, str):
+        run_id = experiment.default_run_id() if run_id is None else run_id(experiment)
+    run_id = check_run_id(run_id, "--run-id")
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
     capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
     check_capacity(experiment, capacity)
@@ -79,10 +90,21 @@ def check(
         from orchestrator.planning.networks import bytes_needed, check_networks
 
         check_networks(experiment, description)
+        given = look(dataset, description) if look is not None else Given()
         if further is not None:
             further(description)
         check_room(impatient, bytes_needed(experiment, description))
-    return Checked(experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity)
+    return Checked(
+        experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity, given
+    )
+
+
+def _read_given(experiment: Experiment) -> "tuple[Experiment, Look | None]":
+    if not any(holder.weights for holder in (*experiment.teachers, experiment.student.architecture)):
+        return experiment, None
+    from orchestrator.pretrained.check import read_given  # torch again
+
+    return read_given(experiment)
 
 
 def ask_capacity(cluster: Cluster) -> Capacity:
@@ -152,7 +174,7 @@ def check_capacity(experiment: Experiment, capacity: Capacity) -> None:
 def check_images(experiment: Experiment, description: DataDescription) -> None:
     """Raise `ExperimentError` if the settings do not fit the images: a batch too large, a crop too wide."""
     trainings = {"student": experiment.student.training}
-    trainings |= {f"teachers.{i}": group.training for i, group in enumerate(experiment.teachers)}
+    trainings |= {f"teachers.{i}": g.training for i, g in enumerate(experiment.teachers) if not g.given}
     for key, training in trainings.items():
         if training.batch_size > description.train:
             raise ExperimentError(

@@ -63,8 +63,6 @@ def save_exported(
     import mlflow.pytorch
     import numpy as np
     import torch
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
     if example_images.ndim != 4 or len(example_images) < 2 or example_images.dtype != np.float32:
         raise ValueError(
@@ -75,15 +73,15 @@ def save_exported(
     with torch.inference_mode():
         num_classes = network(torch.from_numpy(example_images)).shape[-1]
     float32 = np.dtype("float32")
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, *example_images.shape[1:]))]),
-        outputs=Schema([TensorSpec(float32, (-1, num_classes))]),
+    signature = mlflow.models.ModelSignature(
+        inputs=mlflow.types.Schema([mlflow.types.TensorSpec(float32, (-1, *example_images.shape[1:]))]),
+        outputs=mlflow.types.Schema([mlflow.types.TensorSpec(float32, (-1, num_classes))]),
     )
     try:
         mlflow.pytorch.save_model(
             network,
             str(folder),
-            mlflow_model=Model(
+            mlflow_model=mlflow.models.Model(
                 artifact_path=logged_model.artifact_location,
                 model_uuid=logged_model.model_id,
                 model_id=logged_model.model_id,

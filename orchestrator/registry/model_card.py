@@ -170,13 +170,14 @@ def _how_it_was_made(
         if settings[key] != whole
     )
     distillation, perturbation = experiment["distillation"], experiment["perturbation"]
-    teachers = ", ".join(f"{g['count']} x {_architecture(g['architecture'])}" for g in experiment["teachers"])
+    teachers = ", ".join(map(_group, experiment["teachers"]))
     facts = {
         "run": f"`{summary.run_id}` of experiment `{summary.experiment}`, seed {experiment['seed']}",
         "data": f"`{settings['name']}`: {data.train:,} images for training"
         f"{f' (by {cuts})' if cuts else ''}, {data.validation:,} for selection and temperature, "
         f"{data.test:,} for the test, which was measured once",
         "teachers": teachers,
+        **_start(student["architecture"]),
         "training": f"{student['training']['epochs']} epochs, batch {student['training']['batch_size']}, "
         f"learning rate {student['training']['learning_rate']}",
         "distillation": f"at temperature {distillation['temperature']} (of the teachers' and the student's "
@@ -203,6 +204,22 @@ def _limitations(experiment: Mapping[str, Any]) -> str:
 - Its probabilities are as calibrated as the table says; the calibrated columns need the
   temperature that was fitted on validation, which stands above and is not part of the model.
 - It always answers with one of its classes, for any image of the right shape."""
+
+
+def _start(architecture: Mapping[str, Any]) -> dict[str, str]:
+    if architecture.get("weights") is None:
+        return {}
+    sha256 = str(architecture["weights_sha256"])[:16]
+    return {"start of student and control": f"{_code(architecture['weights'])}, SHA-256 `{sha256}`"}
+
+
+def _group(group: Mapping[str, Any]) -> str:
+    """Teachers of one kind, and the weights that they are or were trained on from."""
+    what = f"{group['count']} x {_architecture(group['architecture'])}"
+    if group.get("weights") is None:
+        return what
+    how = "trained on from" if group["fine_tune"] else "given:"
+    return f"{what} ({how} {_code(group['weights'])}, SHA-256 `{str(group['weights_sha256'])[:16]}`)"
 
 
 def _architecture(architecture: Mapping[str, Any]) -> str:

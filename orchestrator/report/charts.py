@@ -129,6 +129,8 @@ def learning_chart(evidence: Evidence) -> str:
     figure = new_figure(9.6, 5.6)
     (loss, accuracy), (nll, gap) = figure.subplots(2, 2, sharex=True)
     for run, history in evidence.histories.items():
+        if "train/loss" not in history[-1]:
+            continue  # a teacher that existed already has learned elsewhere
         kind = "averaged" if run == "student" else kind_of(run.replace("-", "/"))
         label = {"averaged": "student, averaged"}.get(kind, kind if run in (kind, "teacher-0") else None)
         style = _line(kind, label) | {"linestyle": DASHES[kind]}

@@ -62,6 +62,7 @@ def render(
         confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
         what_they_are=WHAT_THEY_ARE,
         model=evidence.summary.registered_model,
+        sources=evidence.summary.sources,
         tracking_uri=tracking_uri,
         registry_status=registry_status,
         settings=_settings(evidence.experiment),

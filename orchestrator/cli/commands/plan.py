@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(runs_table(planned))
     console.print()
     console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
-    for doubt in doubts(checked.experiment, checked.dataset.findings):
+    for doubt in doubts(checked.experiment, (*checked.dataset.findings, *checked.given.warnings)):
         warn(doubt)
     if search is not None:
         console.print()

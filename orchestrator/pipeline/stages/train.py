@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ekd_train.settings import TrainingRun
-from orchestrator.pipeline.manifest_content import Trained, TrainedNetwork
+from orchestrator.pipeline.manifest_content import Source, Trained, TrainedNetwork
 from orchestrator.pipeline.run_context import RunContext
 
 
@@ -20,6 +20,15 @@ def train(context: RunContext, runs: Sequence[TrainingRun]) -> Trained:
             reused_from=reused,
             workers=record.workers,
             precision=record.precision,
+            source=_source(run),
         )
         for run, record in zip(runs, context.wait(runs), strict=True)
     }
+
+
+def _source(run: TrainingRun) -> Source | None:
+    start = run.architecture
+    if start.weights is None or start.weights_sha256 is None:
+        return None
+    used = "as they are" if run.role == "given" else "to start from"
+    return Source(weights=start.weights, sha256=start.weights_sha256, used=used)

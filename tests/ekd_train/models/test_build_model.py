@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import average_members, to_batch_ensemble
+from ekd_train.models.build_network import build_plain
 from ekd_train.models.cost import count_parameters
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import PreActivationBlock, WideResNet
@@ -86,7 +88,8 @@ def test_normalisation_is_inside_and_stays_out_of_the_state_dict():
 @pytest.mark.parametrize("name", ["wide_resnet", "resnet", "resnet18"])
 def test_the_settings_of_an_architecture_build_it(name):
     settings = Architecture(name=name, depth={"wide_resnet": 10, "resnet": 8}.get(name))
-    assert build_model(num_classes=4, **settings.model_dump())(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    network = build_plain(settings, ImageSpec(num_classes=4, image_shape=(3, 32, 32)))
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
 @pytest.mark.parametrize(

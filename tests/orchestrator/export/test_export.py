@@ -15,6 +15,7 @@ from training_runs import a_description
 from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.persistence.records import NetworkRecord
+from ekd_train.settings import Architecture
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
@@ -52,7 +53,9 @@ def a_source(network, architecture=WRN, shape=SHAPE):
         mean=normalise.mean.flatten().tolist(),
         std=normalise.std.flatten().tolist(),
     )
-    return Source(network, weights_sha256(network), "here", architecture, spec)
+    return Source(
+        network, weights_sha256(network), "here", architecture and Architecture(**architecture), spec
+    )
 
 
 @pytest.fixture
@@ -164,7 +167,12 @@ def test_the_sidecar_of_a_state_dict_says_what_the_file_is(student, tmp_path):
     described = json.loads(exported.sidecar.read_text())
     made = described.pop("build_model")
     assert made.pop("mean") == pytest.approx([0.3])
-    assert made == WRN | {"num_classes": 4, "in_channels": 1, "image_size": 8, "std": [0.5]}
+    assert made == Architecture(**WRN).model_dump(exclude_none=True) | {
+        "num_classes": 4,
+        "in_channels": 1,
+        "image_size": 8,
+        "std": [0.5],
+    }
     assert described.keys() == {"class_names", "image_shape", "weights_sha256"}
 
 
@@ -185,7 +193,7 @@ def test_a_state_dict_that_does_not_give_the_student_again_is_refused(student, t
     if spoil == "mean":
         source = replace(source, spec=source.spec.model_copy(update={"mean": (0.0,)}))
     else:
-        source = replace(source, architecture=WRN | {"stem_channels": 8})
+        source = replace(source, architecture=Architecture(**WRN | {"stem_channels": 8}))
     with pytest.raises(ExportError, match=r"do not fit the network|differ by"):
         export_network(source, "state-dict", tmp_path / "student.pt")
     assert list(tmp_path.iterdir()) == []

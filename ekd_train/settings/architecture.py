@@ -1,0 +1,63 @@
+"""What a network is built as: its architecture, the weights that it starts from, the images that it wants."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ekd_train.settings.base import Positive, PositiveFloat, Settings
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_LIST = BeforeValidator(_as_tuple)
+"""Of a tuple within a group of teachers, where pydantic no longer knows that lists came from JSON."""
+
+
+class Pretrained(Settings):
+    """Weights that exist already, and the images that they want."""
+
+    weights: str | None = None
+    """A path or `s3://` URI of a state dict, `torchvision:ENUM.ENTRY`, `timm:NAME`, `models:/NAME@ALIAS`,
+    `models:/NAME/VERSION` or `run:RUN_ID/NAME`; null: weights are drawn."""
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the bytes of their file (of timm's, of the tensors). Filled in when they are read; one that is
+    stated is compared first."""
+    mean: Annotated[tuple[float, ...], Field(min_length=1), _LIST] | None = None
+    """Per channel, of pixels in [0, 1]; null: what the weights say, else the data's. Of grey images, three
+    values give a network with three channels each of which is the grey one."""
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _LIST] | None = None
+    image_size: Positive | None = None
+    """Pixels on a side to which images are resized inside; null: what the weights say, else the data's."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std belong together: one value a channel each")
+        if self.weights is None and self.weights_sha256 is not None:
+            raise ValueError("weights_sha256 is of weights, but there are none")
+        return self
+
+    @property
+    def decided_otherwise(self) -> tuple[str, ...]:
+        """Fields that an identity leaves out: where weights lie, once their bytes are known."""
+        return ("weights",) if self.weights_sha256 is not None else ()
+
+
+class Architecture(Pretrained):
+    """A classifier by name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of
+    timm's as `timm/NAME` (`pip install 'ekd[timm]'`)."""
+
+    name: str = "wide_resnet"
+    depth: Annotated[int, Field(ge=1, le=2000)] | None = None
+    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for other names."""
+    width: PositiveFloat = 1.0
+    """`wide_resnet`, `resnet`: channel multiplier of the three groups."""
+    stem_channels: Positive = 16
+    """`wide_resnet`, `resnet`: channels of the stem, and of the first group before `width`."""
+    small_images: bool = False
+    """torchvision names: replace the ImageNet stem by a 3x3 stride-1 convolution without max-pool."""
+    pruned: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0
+    """Share of every layer's channels that is taken out, for the student alone. An unpruned network is
+    trained first; student and control start from what of it has the largest weights."""

@@ -1,0 +1,1 @@
+"""Networks that exist before a run: where they come from, whether they fit, and what they are worth."""

@@ -1,0 +1,60 @@
+"""Everything that can be found wrong with weights that exist already, before anything is started."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor
+
+from ekd_train.data.dataset import Dataset
+from ekd_train.data.description import DataDescription
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
+from orchestrator.pretrained.fit import fitted
+from orchestrator.pretrained.given import Given
+from orchestrator.pretrained.measure import measured
+from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.pretrained.read import read_pretrained, with_weights
+
+Look = Callable[[Dataset, DataDescription], Given]
+"""Looks at networks that were read: whether they fit the data, and what given teachers predict."""
+
+
+def read_given(experiment: Experiment) -> tuple[Experiment, Look]:
+    """As `read_pretrained`: the experiment, and how to check what was read."""
+    experiment, networks = read_pretrained(experiment)
+    return experiment, partial(_look, experiment, networks)
+
+
+def _look(
+    experiment: Experiment,
+    networks: Mapping[str, PretrainedNetwork],
+    dataset: Dataset,
+    description: DataDescription,
+) -> Given:
+    weights: dict[str, Mapping[str, Tensor]] = {}
+    lines, warnings = [], []
+    for key, (holder, run) in with_weights(experiment).items():
+        sha256 = str(holder.weights_sha256)
+        given, network = run.role == "given", networks[sha256]
+        source = f"{holder.weights}, SHA-256 {sha256[:12]}"
+        try:
+            state = fitted(network, run.architecture, description, new_head=not given)
+            weights[sha256] = state
+            if not given:
+                head = "" if len(state) == len(network.weights) else ", with a new head"
+                lines.append(f"start     {key.partition('.arch')[0]}: from {source}{head}")
+                continue
+            seen = measured(run, state, dataset, description)
+        except (ExperimentError, ValueError, RuntimeError) as error:
+            raise ExperimentError(
+                f"{key}.weights: {holder.weights}: {' '.join(str(error).split())}"
+            ) from None
+        text = f"{100 * seen.accuracy:.1f} % of {seen.images} validation images"
+        lines.append(f"given     {run.name}: {text}; {source}")
+        if seen.no_better_than_chance:
+            warnings.append(
+                f"{key}.weights: {holder.weights}: {text}, no better than chance "
+                f"({100 * seen.chance:.1f} %); are mean, std and image_size what it was trained with, and "
+                "its classes in the data's order?"
+            )
+    return Given(weights, tuple(lines), tuple(warnings))

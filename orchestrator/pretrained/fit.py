@@ -1,0 +1,101 @@
+"""Whether weights that exist fit the network and the classes that they are meant for."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ekd_train.data.description import DataDescription, ImageSpec
+from ekd_train.models.build_network import build_plain
+from ekd_train.settings import Architecture
+from orchestrator.errors import ExperimentError
+from orchestrator.pretrained.network import PretrainedNetwork
+
+INNER = "network."
+"""What a `Classifier` puts before the names of the stock class."""
+
+
+def fitted(
+    network: PretrainedNetwork, architecture: Architecture, data: DataDescription, *, new_head: bool
+) -> dict[str, Tensor]:
+    """The weights under the names of the architecture's classifier.
+
+    Args:
+        network: what was read.
+        architecture: what it is to be.
+        data: of the run.
+        new_head: where the classes are others, leave out the layer that makes the logits, instead of
+            raising: it is made new.
+
+    Raises `ExperimentError` with one line: other names or shapes, another number or order of classes.
+    """
+    expected = _shapes(architecture, data)
+    weights = _stripped(network.weights, expected)
+    absent = [name for name in expected.keys() - weights.keys() if not name.endswith("num_batches_tracked")]
+    foreign = weights.keys() - expected.keys()
+    if absent or foreign:
+        problems = [
+            f"{what} {_some(names)}" for what, names in (("lack", absent), ("also have", foreign)) if names
+        ]
+        raise ExperimentError(
+            f"these weights are of another network than architecture {architecture.name}: "
+            f"they {' and '.join(problems)}; name theirs"
+        )
+    more = _shapes(architecture, data.model_copy(update={"num_classes": data.num_classes + 1}))
+    head = {name for name, shape in expected.items() if more[name] != shape}
+    wrong = [name for name, tensor in weights.items() if tensor.shape != expected[name]]
+    if any(name not in head or weights[name].shape[1:] != expected[name][1:] for name in wrong):
+        shapes = [
+            f"{name.removeprefix(INNER)} is {_size(weights[name])}, not {_size(expected[name])}"
+            for name in wrong
+        ]
+        raise ExperimentError(
+            f"these weights have other shapes than architecture {architecture.name}: {'; '.join(shapes[:3])}"
+            "; name theirs (and their image_size)"
+        )
+    problem = (
+        f"they have {weights[wrong[0]].shape[0]} classes, the data {data.num_classes}"
+        if wrong
+        else _other_classes(network.class_names, data.class_names)
+    )
+    if problem and not new_head:
+        raise ExperimentError(
+            f"{problem}; take a teacher of the data's classes, or set fine_tune: true, which makes a new "
+            "head and trains on"
+        )
+    return {name: tensor for name, tensor in weights.items() if not (problem and name in head)}
+
+
+def _shapes(architecture: Architecture, spec: ImageSpec) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: t.shape for name, t in build_plain(architecture, spec).state_dict().items()}
+
+
+def _stripped(weights: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """`weights` without what wrappers have put before all names (`module.`, `model.`), and with ours."""
+    names = {name: name for name in weights}
+    inner = {name.removeprefix(INNER) for name in expected}
+    while not inner.intersection(names.values()):
+        parts = {name.partition(".")[0] for name in names.values()}
+        if len(parts) != 1 or not all("." in name for name in names.values()):
+            break
+        names = {name: short.partition(".")[2] for name, short in names.items()}
+    return {f"{INNER}{short}": weights[name] for name, short in names.items()}
+
+
+def _other_classes(theirs: Sequence[str] | None, ours: Sequence[str]) -> str | None:
+    """What is wrong with a network's classes, as many as the data's; None: nothing, or nobody knows."""
+    if theirs is None or tuple(theirs) == tuple(ours):
+        return None
+    place = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+    what = "the classes in another order" if set(theirs) == set(ours) else "other classes"
+    return f"they have {what}: number {place} is {theirs[place]!r}, the data's {ours[place]!r}"
+
+
+def _some(names: Collection[str]) -> str:
+    shown = sorted(name.removeprefix(INNER) for name in names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def _size(of: Tensor | torch.Size) -> str:
+    return "x".join(map(str, of.shape if isinstance(of, Tensor) else of)) or "a number"

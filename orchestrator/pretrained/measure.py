@@ -1,0 +1,51 @@
+"""What given teachers are worth: measured on validation images before anything is started."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekd_train.data.augment import as_float
+from ekd_train.data.dataset import Dataset
+from ekd_train.data.description import ImageSpec
+from ekd_train.models.build_network import build_network
+from ekd_train.settings import TrainingRun
+from orchestrator.errors import ExperimentError
+
+IMAGES = 128
+"""A look, for which a user waits; the whole split is measured by the run itself."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One given teacher on a few validation images."""
+
+    accuracy: float
+    images: int
+    chance: float
+    """1 / classes."""
+
+    @property
+    def no_better_than_chance(self) -> bool:
+        """Less than three standard deviations above it."""
+        return self.accuracy <= self.chance + 3 * (self.chance * (1 - self.chance) / self.images) ** 0.5
+
+
+@torch.no_grad()
+def measured(run: TrainingRun, weights: Mapping[str, Tensor], dataset: Dataset, spec: ImageSpec) -> Measured:
+    """Evaluate the network of `run` with `weights`. Raises `ExperimentError`: its outputs are no logits."""
+    classifier = build_network(run, spec)
+    classifier.load_state_dict(weights, strict=False)  # num_batches_tracked, which old files lack
+    split = dataset.validation
+    rows = np.unique(np.linspace(0, len(split) - 1, IMAGES).astype(int))
+    logits = classifier.eval()(as_float(torch.from_numpy(split.images[rows])))
+    if not logits.isfinite().all():
+        raise ExperimentError("its logits are not finite; are the weights damaged, or in half precision?")
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(len(rows)), atol=1e-3):
+        raise ExperimentError(
+            "it gives probabilities (each row sums to 1), not logits; take the softmax off its end"
+        )
+    right = logits.argmax(1) == torch.from_numpy(split.labels[rows])
+    return Measured(right.float().mean().item(), len(rows), 1 / dataset.num_classes)

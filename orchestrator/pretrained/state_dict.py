@@ -1,0 +1,107 @@
+"""State dicts in files, of a folder or of S3. Nothing is unpickled."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.settings import Architecture
+from orchestrator.errors import ExperimentError
+from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.storage import MissingKey, open_storage
+
+TORCH = (".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of files of `torch.save`."""
+
+
+def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> PretrainedNetwork:
+    """The state dict at a path or `s3://` URI; what `FILE.json` of `ekd export` says of it, if that is there.
+
+    Raises `ExperimentError`, or `StorageError` where S3 refuses or cannot be reached.
+    """
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix not in (".safetensors", *TORCH):
+        raise ExperimentError(
+            f"{uri!r} is no file of weights: write PATH.safetensors or PATH.pth, s3://BUCKET/KEY, "
+            "torchvision:ENUM.ENTRY, timm:NAME, models:/NAME@ALIAS, models:/NAME/VERSION or run:RUN_ID/NAME"
+        )
+    data = _read(uri, endpoint_url, patience_s)
+    if data is None:
+        raise ExperimentError(f"there is no file {uri}")
+    weights = _tensors(_parsed(data, suffix, uri), uri)
+    beside = _read(f"{uri}.json", endpoint_url, patience_s)
+    return PretrainedNetwork(weights, hashlib.sha256(data).hexdigest(), **_described(beside))
+
+
+def _read(uri: str, endpoint_url: str | None, patience_s: float) -> bytes | None:
+    if uri.startswith("s3://"):
+        folder, _, key = uri.rpartition("/")
+        try:
+            return open_storage(folder, endpoint_url, patience_s=patience_s).read(key)
+        except MissingKey:
+            return None
+        except ValueError as error:
+            raise ExperimentError(f"{uri}: {error}") from None
+    try:
+        return Path(uri).expanduser().read_bytes()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{uri} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _parsed(data: bytes, suffix: str, uri: str) -> Any:
+    try:
+        if suffix == ".safetensors":
+            return safetensors.torch.load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ExperimentError(
+            f"{uri} holds objects besides tensors, whose unpickling could run any code; where you trust it, "
+            "save its state dict alone: torch.save(network.state_dict(), 'weights.pth')"
+        ) from None
+    except Exception as error:  # both raise what they like
+        raise ExperimentError(f"{uri} is damaged or no {suffix} file: {_line(error)}") from None
+
+
+def _tensors(content: Any, uri: str) -> dict[str, Tensor]:
+    """The state dict in `content`, or the first in it: scripts store it beside epoch and optimiser."""
+    within = content.values() if isinstance(content, Mapping) else ()
+    for candidate in (content, *within):
+        named = candidate.items() if isinstance(candidate, Mapping) else ()
+        if named and all(isinstance(value, Tensor) for _, value in named):
+            return {str(name): value for name, value in named}
+    raise ExperimentError(f"{uri} holds no state dict, names with a tensor each")
+
+
+def _described(beside: bytes | None) -> dict[str, Any]:
+    """Fields of `PretrainedNetwork`, of what `ekd export --format state-dict` writes beside its file."""
+    if beside is None:
+        return {}
+    try:
+        content = read_bounded_json(beside)
+        build = content["build_model"]
+        known = {name: build[name] for name in Architecture.model_fields if name in build}
+        images = {name: known.pop(name, None) for name in ("mean", "std", "image_size")}
+        names = content.get("class_names")
+        return {
+            "architecture": Architecture.model_validate(known),
+            "mean": tuple(images["mean"]) if images["mean"] else None,
+            "std": tuple(images["std"]) if images["std"] else None,
+            "image_size": images["image_size"],
+            "class_names": tuple(map(str, names)) if names else None,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return {}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

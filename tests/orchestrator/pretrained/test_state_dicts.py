@@ -1,0 +1,223 @@
+"""Teachers from files: one network whatever the file, measured, refused in one line if it cannot teach."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ekd_train.data import describe, load_dataset
+from ekd_train.data.augment import as_float
+from ekd_train.models import build_model
+from ekd_train.models.build_network import build_network
+from ekd_train.settings import DataSettings
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.pretrained.check import read_given
+from orchestrator.pretrained.given import Given
+
+DATA = {"name": "digits", "validation_size": 300, "test_size": 300}
+SHAPE = {"name": "resnet", "depth": 8, "stem_channels": 4}
+IMAGES = {"mean": [0.3], "std": [0.35]}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset(DataSettings(**DATA))
+
+
+def a_network(seed: int = 0, num_classes: int = 10) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_model(**SHAPE, **IMAGES, num_classes=num_classes, in_channels=1, image_size=8).eval()
+
+
+@pytest.fixture(scope="module")
+def trained(dataset) -> torch.nn.Module:
+    """Better than chance, after an epoch."""
+    network = a_network().train()
+    images, labels = as_float(torch.from_numpy(dataset.train.images)), torch.from_numpy(dataset.train.labels)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    for rows in torch.randperm(len(images)).split(64):
+        loss = torch.nn.functional.cross_entropy(network(images[rows]), labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.eval()
+
+
+def an_experiment(weights: object, *, student: dict | None = None, **changes: object) -> Experiment:
+    group = {"weights": str(weights), "architecture": SHAPE, **IMAGES} | changes
+    whole = {key: value for key, value in group.items() if value is not None}
+    other = {"method": "kd", "architecture": SHAPE} | (student or {})
+    return build_experiment({"name": "mine", "data": DATA, "teachers": [whole], "student": other})
+
+
+def read(experiment: Experiment, dataset) -> tuple[Experiment, Given]:
+    found, look = read_given(experiment)
+    return found, look(dataset, describe(dataset))
+
+
+def save(network: torch.nn.Module, folder: Path, form: str) -> Path:
+    state = network.network.state_dict()
+    match form:
+        case "safetensors":
+            save_file(state, file := folder / "a.safetensors")
+        case "of a run":
+            save_file(network.state_dict(), file := folder / "b.safetensors")
+        case "state dict":
+            torch.save(state, file := folder / "c.pth")
+        case "wrapped twice":
+            wrapped = {f"module.model.{name}": value for name, value in state.items()}
+            torch.save({"epoch": 3, "model": wrapped, "optimizer": {"state": {}}}, file := folder / "d.pt")
+        case "before batches were counted":
+            old = {name: value for name, value in state.items() if "num_batches" not in name}
+            torch.save(old, file := folder / "e.ckpt")
+    return file
+
+
+@pytest.mark.parametrize(
+    "form", ["safetensors", "of a run", "state dict", "wrapped twice", "before batches were counted"]
+)
+def test_a_teacher_from_a_file_is_the_network_that_was_saved_there(form, trained, dataset, tmp_path):
+    experiment, given = read(an_experiment(save(trained, tmp_path, form)), dataset)
+    (run,) = experiment.teacher_runs()
+    assert (run.role, run.epochs) == ("given", 0)
+    network = build_network(run, describe(dataset))
+    network.load_state_dict(given.weights[run.architecture.weights_sha256], strict=False)
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    assert torch.equal(network.eval()(images), trained(images))
+    assert not given.warnings
+
+
+def test_it_is_measured_on_validation_images(trained, dataset, tmp_path):
+    _, given = read(an_experiment(save(trained, tmp_path, "safetensors")), dataset)
+    rows = torch.linspace(0, 299, 128, dtype=torch.float64).long()
+    with torch.no_grad():
+        answers = trained(as_float(torch.from_numpy(dataset.validation.images))[rows]).argmax(1)
+    accuracy = (answers == torch.from_numpy(dataset.validation.labels)[rows]).double().mean().item()
+    assert f"teacher-0: {100 * accuracy:.1f} % of 128 validation images" in given.lines[0]
+    assert accuracy > 0.3
+
+
+def test_one_that_knows_nothing_is_warned_of(dataset, tmp_path):
+    network = a_network()
+    torch.nn.init.zeros_(network.network.get_submodule("linear").weight)
+    _, given = read(an_experiment(save(network, tmp_path, "safetensors")), dataset)
+    assert "teachers.weights" in given.warnings[0]
+    assert "no better than chance" in given.warnings[0]
+
+
+def test_what_decides_the_run_is_the_bytes_and_not_where_they_lie(tmp_path):
+    first, again, other = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors"))
+    save_file(a_network(0).network.state_dict(), first)
+    again.write_bytes(first.read_bytes())
+    save_file(a_network(1).network.state_dict(), other)
+    ids = [read_given(an_experiment(file))[0].default_run_id() for file in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert read_given(an_experiment(first, image_size=16))[0].default_run_id() != ids[0]
+    described = read_given(an_experiment(first))[0].teachers[0]
+    assert build_experiment(read_given(an_experiment(first))[0].resolved()).teachers[0] == described
+
+
+def test_a_hash_that_is_stated_is_compared(tmp_path):
+    file = save(a_network(), tmp_path, "safetensors")
+    found, _ = read_given(an_experiment(file))
+    stated = found.teachers[0].weights_sha256
+    assert read_given(an_experiment(file, weights_sha256=stated))[0] == found
+    with pytest.raises(ExperimentError, match="weights_sha256 states"):
+        read_given(an_experiment(file, weights_sha256="0" * 64))
+
+
+def test_the_file_beside_an_export_says_what_the_network_is(trained, dataset, tmp_path):
+    file = save(trained, tmp_path, "safetensors")
+    build = {**SHAPE, **IMAGES, "image_size": 8, "num_classes": 10, "in_channels": 1}
+    names = list(dataset.class_names)
+    file.with_name(f"{file.name}.json").write_text(json.dumps({"build_model": build, "class_names": names}))
+    experiment, _ = read(an_experiment(file, architecture=None, mean=None, std=None), dataset)
+    group = experiment.teachers[0]
+    assert (group.architecture.name, group.architecture.depth, group.mean) == ("resnet", 8, (0.3,))
+    swapped = [names[1], names[0], *names[2:]]
+    file.with_name(f"{file.name}.json").write_text(json.dumps({"build_model": build, "class_names": swapped}))
+    with pytest.raises(ExperimentError, match="classes in another order: number 0 is"):
+        read(an_experiment(file), dataset)
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": a_network().state_dict(), "x": Evil()}, "evil.pth")
+    with pytest.raises(ExperimentError, match=r"state_dict\(\), 'weights.pth'"):
+        read_given(an_experiment("evil.pth"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("nothing there", "there is no file"),
+        ("a folder", "no file of weights"),
+        ("not safetensors", "is damaged or no .safetensors file"),
+        ("no tensors", "holds no state dict"),
+        ("seven classes", "they have 7 classes, the data 10; take a teacher of the data's classes, or"),
+        ("another network", "another network than architecture wide_resnet: they lack group2.0.sh"),
+        ("wider", "other shapes than architecture resnet: .* not "),
+        ("nameless", "Name its architecture"),
+        ("NaN", "its logits are not finite"),
+    ],
+)
+def test_what_cannot_teach_is_one_line_that_names_it(spoil, message, dataset, tmp_path):
+    file, changes = tmp_path / "weights.safetensors", {}
+    save_file(a_network(num_classes=7 if spoil == "seven classes" else 10).network.state_dict(), file)
+    match spoil:
+        case "nothing there":
+            file.unlink()
+        case "a folder":
+            file = tmp_path
+        case "not safetensors":
+            file.write_bytes(b"{}")
+        case "no tensors":
+            torch.save({"epoch": 3}, file := tmp_path / "weights.pth")
+        case "another network":
+            changes["architecture"] = {"name": "wide_resnet", "depth": 10}
+        case "wider":
+            changes["architecture"] = SHAPE | {"width": 2}
+        case "nameless":
+            changes["architecture"] = None
+        case "NaN":
+            save_file({k: v * float("nan") for k, v in a_network().network.state_dict().items()}, file)
+    with pytest.raises(ExperimentError, match=message) as raised:
+        read(an_experiment(file, **changes), dataset)
+    assert str(raised.value).startswith("teachers.weights: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_probabilities_are_no_logits(dataset, tmp_path):
+    """A head of zeros and a bias that sums to one: what a softmax would give, for any image."""
+    network = a_network()
+    head = network.network.get_submodule("linear")
+    torch.nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(torch.arange(10) / 45)
+    with pytest.raises(ExperimentError, match="probabilities"):
+        read(an_experiment(save(network, tmp_path, "state dict")), dataset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 2}, "count is 2, but these weights are one teacher"),
+        ({"training": {"epochs": 3}}, "training: weights are used as they are"),
+        ({"weights_sha256": "abc"}, "weights_sha256"),
+        ({"mean": [0.5], "std": None}, "mean and std belong together"),
+        ({"architecture": SHAPE | {"image_size": 4}}, "beside architecture, not in it"),
+        ({"weights": "s3://key:secret@bucket/a.pth"}, "credentials"),
+    ],
+)
+def test_settings_that_contradict_weights_are_errors(changes, message):
+    with pytest.raises(ExperimentError, match=message):
+        an_experiment(**{"weights": "a.pth"} | changes)
