@@ -146,7 +146,13 @@ def _add_run_id(parser: argparse.ArgumentParser) -> None:
 
 def _add_stored_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN_ID", help="as `ekd status` lists it")
-    _add_storage(parser)
+    _add_registry(parser)
+    _add_endpoint_url(parser)
+    parser.add_argument(
+        "--trust-stored",
+        action="store_true",
+        help="use the tracking.uri that stands in the run's files, with your credentials, wherever it is",
+    )
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,18 @@
 """Runs that are in a storage already, as commands name them."""
 
 import argparse
+import shlex
 
 from orchestrator.cli.checks import nothing_started
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.manifest import MANIFEST
+from orchestrator.experiment.hosts import host_of, is_this_machine
+from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST
 from orchestrator.planning.preflight import PATIENCE_S, check_run_id
 from orchestrator.storage import Storage, open_storage
+from orchestrator.tracking import redacted, resolve_tracking_uri
+from orchestrator.tracking.address import local_folder, sqlite_file
+from orchestrator.tracking.preflight import has_credentials
 
 
 def named_storage(arguments: argparse.Namespace) -> Storage:
@@ -25,3 +31,37 @@ def run_storage(storage: Storage, run_id: str) -> Storage:
             f"{run.uri()}: there is no such run; `ekd status` lists those of a place, which --storage names"
         )
     return run
+
+
+def own_tracking(stored: str | None, arguments: argparse.Namespace) -> str | None:
+    """The `tracking.uri` for a run that says `stored`; None: the environment's, or beside the storage.
+
+    Whoever writes the storage writes there too: so it is used where the user says so or would have named the
+    same, or where it can lead no credential to others. Raises `ExperimentError`, which names it.
+    """
+    if arguments.tracking or not stored or arguments.trust_stored or _harmless(stored, arguments.storage):
+        return arguments.tracking or stored
+    shown = redacted(stored)
+    raise ExperimentError(
+        f"{arguments.run_id}/{EXPERIMENT} says tracking.uri {shown}; a stored address is used if you say so: "
+        f"add --tracking {shlex.quote(shown)}, or --trust-stored"
+    )
+
+
+def _harmless(stored: str, storage: str) -> bool:
+    uri, default = resolve_tracking_uri(stored, storage), resolve_tracking_uri(None, storage)
+    file, root = sqlite_file(uri), local_folder(storage)
+    if uri == default or file is None:
+        return uri == default or (is_this_machine(host_of(uri)) and not has_credentials(uri))
+    return root is not None and file.resolve().is_relative_to(root.resolve())
+
+
+def with_own_places(stored: Experiment, arguments: argparse.Namespace) -> Experiment:
+    """A stored experiment in the storage that the arguments name, for a command that asks no cluster."""
+    here = {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
+    return stored.model_copy(
+        update={
+            "storage": stored.storage.model_copy(update=here),
+            "cluster": stored.cluster.model_copy(update={"address": "local"}),
+        }
+    )

@@ -60,6 +60,12 @@ class Capacity:
         return f"{self.where}: {len(self.nodes)} node{plural}, {cpus:g} CPUs, {gpus:g} GPUs{grown}"
 
 
+def just_enough(cluster: Cluster) -> Capacity:
+    """What one training run needs, for a command that trains nothing and asks no cluster."""
+    node = Node(cluster.cpus_per_worker, cluster.gpus_per_worker)
+    return Capacity((node,) * cluster.fewest_workers, HERE)
+
+
 def why_never(cluster: Cluster, capacity: Capacity) -> str | None:
     """Why not even one training run can be scheduled on `capacity`, ever; None if it can."""
     needed = cluster.fewest_workers

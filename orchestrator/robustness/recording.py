@@ -5,21 +5,25 @@ from collections.abc import Callable
 from orchestrator.pipeline.manifest import STATES
 from orchestrator.pipeline.projection import project
 from orchestrator.robustness.evaluation import FinishedRun
-from orchestrator.tracking import Tracker, TrackingError, redacted, resolve_tracking_uri
+from orchestrator.tracking import Tracker, TrackingError, check_tracking, redacted
 from orchestrator.tracking.address import sqlite_file
 
 
-def record(run: FinishedRun, storage_uri: str, say: Callable[[str], None]) -> None:
-    """Write what is stored of the run to MLflow; a warning where MLflow cannot be reached."""
-    uri = resolve_tracking_uri(run.experiment.tracking.uri, storage_uri)
+def record(run: FinishedRun, uri: str, say: Callable[[str], None]) -> None:
+    """Write what is stored of the run to the MLflow at `uri`; a warning where it cannot be reached."""
     file, parent = sqlite_file(uri), run.manifest.mlflow.get("parent")
     if parent is None or (file is not None and not file.exists()):
         say(f"WARNING: not recorded in MLflow: {redacted(uri)} does not have this run")
         return
     instance = str(run.manifest.created)
     try:
+        check_tracking(uri)
         tracker = Tracker.open(
-            uri, run.experiment.name, run.manifest.run_id, instance=instance, storage_uri=storage_uri
+            uri,
+            run.experiment.name,
+            run.manifest.run_id,
+            instance=instance,
+            storage_uri=run.experiment.storage.uri,
         )
     except TrackingError as error:
         say(f"WARNING: not recorded in MLflow: {error}; the same command records it later")

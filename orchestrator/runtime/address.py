@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.hosts import why_exposed
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
@@ -97,3 +98,15 @@ def dashboard_url(address: str) -> str:
             "credentials"
         )
     return url.rstrip("/")
+
+
+def token_file() -> Path:
+    """Where Ray looks for its token: RAY_AUTH_TOKEN_PATH, else `~/.ray/auth_token`."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def exposed_token(address: str) -> str | None:
+    """Why the token, if there is one, should not go to a Ray at `address`; None if it may."""
+    encrypted = os.environ.get("RAY_USE_TLS", "0") != "0" or address.startswith("https:")
+    there = os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()
+    return why_exposed(address, "Ray's token") if there and not encrypted and address != "auto" else None

@@ -18,7 +18,13 @@ from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import one_line
 from orchestrator.planning.capacity import HERE, Capacity, Node
-from orchestrator.runtime.address import local_capacity, wanted_address, why_unreachable
+from orchestrator.runtime.address import (
+    exposed_token,
+    local_capacity,
+    token_file,
+    wanted_address,
+    why_unreachable,
+)
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
@@ -76,6 +82,8 @@ def start_ray(
                 f"cluster.address {address}: {reason}; start that cluster, or set cluster.address or "
                 "RAY_ADDRESS to one that runs (cluster.address=local: this machine)"
             )
+        if address == cluster.address and (exposed := exposed_token(address)):
+            raise LaunchError(f"cluster.address {address}: {exposed}")
     try:
         with quiet_stderr(log_file), _sigterm_kept():
             if address is not None:
@@ -155,11 +163,6 @@ def ray_logs() -> str | None:
 def stop_ray() -> None:
     """Leave the cluster, or stop the one that was started; everything of this run in it ends."""
     ray.shutdown()
-
-
-def token_file() -> Path:
-    """Where Ray looks for its token: RAY_AUTH_TOKEN_PATH, else `~/.ray/auth_token`."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
+from orchestrator.experiment.hosts import endpoint_of, why_exposed
 from orchestrator.storage import s3_client, s3_errors
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.storage.base import (
@@ -67,6 +68,7 @@ class S3Storage(Storage):
         prefix = prefix.rstrip("/")
         if prefix and (not is_key(prefix) or "?" in prefix or "#" in prefix):
             raise ValueError(f"storage.uri has the invalid prefix {prefix!r}; valid form: s3://bucket/prefix")
+        _refuse_exposed_token(endpoint_of(endpoint_url) or "")
         return cls(
             bucket, prefix, None if endpoint_url is None else _checked_endpoint(endpoint_url), patience_s
         )
@@ -222,6 +224,14 @@ class S3Storage(Storage):
 
     def _call(self, key: str, operation: Callable[[Any], Result]) -> Result:
         return s3_client.call(operation, self.uri(key), self.endpoint_url, self.patience_s)
+
+
+def _refuse_exposed_token(endpoint_url: str) -> None:
+    """Requests are signed and hold no secret key, but the token of temporary credentials goes with each."""
+    if endpoint_url.startswith("http:") and (reason := why_exposed(endpoint_url, "S3's session token")):
+        _, _, token = s3_client.present_credentials()
+        if token:
+            raise ValueError(f"{endpoint_url}: {reason}")
 
 
 def _checked_endpoint(endpoint_url: str) -> str:

@@ -26,7 +26,7 @@ def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
     """
     uri = setting or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        folder = _local_folder(storage_uri) or Path.cwd() / "ekd-runs"
+        folder = local_folder(storage_uri) or Path.cwd() / "ekd-runs"
         uri = f"sqlite:///{folder}/mlflow.db"
     file = sqlite_file(uri)
     return uri if file is None else f"sqlite:///{file}"
@@ -88,7 +88,8 @@ def runs_page(uri: str, experiment_id: str) -> str:
     return f"{server}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
-def _local_folder(storage_uri: str) -> Path | None:
+def local_folder(storage_uri: str) -> Path | None:
+    """The folder of a storage that is one; None of a bucket."""
     if "://" not in storage_uri:
         return Path(os.path.abspath(os.path.expanduser(storage_uri)))  # as `open_storage` has it
     parts = urlsplit(storage_uri)

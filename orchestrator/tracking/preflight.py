@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EkdError
+from orchestrator.experiment.hosts import why_exposed
 from orchestrator.tracking.address import redacted, sqlite_file
 
 TIMEOUT_S = 5.0
@@ -92,13 +93,18 @@ def _check_sqlite(file: Path) -> None:
 
 def _check_server(uri: str) -> None:
     base = _without_user_info(uri).rstrip("/")
+    exposed = base.startswith("http:") and has_credentials(uri)
+    if exposed and (reason := why_exposed(base, "MLflow's credentials")):
+        raise TrackingError(f"tracking.uri {redacted(uri)}: {reason}")
     _request(uri, f"{base}/health", None)
     # /health answers without credentials; a search of one experiment shows whether ours are accepted.
     _request(uri, f"{base}/api/2.0/mlflow/experiments/search", {"max_results": 1})
 
 
 def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
-    request = urllib.request.Request(url, headers=_authorisation(uri))
+    request = urllib.request.Request(url)
+    for name, value in _authorisation(uri).items():
+        request.add_unredirected_header(name, value)  # what answers may name another host
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
@@ -107,7 +113,7 @@ def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
         urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_tls()).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            if (Path.home() / ".mlflow" / "credentials").exists():
+            if _mlflows_own_file().exists():
                 return  # MLflow's client reads that file itself
             raise TrackingError(
                 f"the MLflow server at {shown} refuses the credentials (HTTP {error.code}); set "
@@ -121,6 +127,16 @@ def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
         raise TrackingError(
             f"cannot reach the MLflow server at {shown} ({reason}); start it, or set tracking.uri"
         ) from None
+
+
+def has_credentials(uri: str) -> bool:
+    """Whether a request to the server at `uri` carries any, from wherever MLflow takes them."""
+    return bool(_authorisation(uri)) or _mlflows_own_file().exists()
+
+
+def _mlflows_own_file() -> Path:
+    """From which its client takes a user and a password where the environment has none."""
+    return Path.home() / ".mlflow" / "credentials"
 
 
 def _authorisation(uri: str) -> dict[str, str]:

@@ -22,6 +22,9 @@ from orchestrator.tuning.domains import Domain, whole_numbers
 
 TEACHERS, MEMBERS = "teachers.count", "student.members"
 
+UNSEARCHABLE = ("name", "description", "seed", "data", "cluster", "storage", "tracking")
+"""Keys that say where a run happens, or on what; trials of one search must agree on them."""
+
 
 def pool_experiment(experiment: Experiment, domains: Mapping[str, Domain]) -> Experiment:
     """`experiment` with as many teachers as any trial may ask for.
@@ -68,6 +71,8 @@ def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:
     """
     tree = json.loads(json.dumps(pool.resolved()))
     for key, value in values.items():
+        if key.split(".")[0] in UNSEARCHABLE:  # a stored trial says so
+            raise ExperimentError(f"{key}: no trial sets it; trials of one search agree on it")
         if key != TEACHERS:
             set_key(tree, key, value)
     count = values.get(TEACHERS, _needed(tree, pool))

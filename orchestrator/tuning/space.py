@@ -14,15 +14,12 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.yaml_tree import read_yaml
 from orchestrator.tuning.domains import Domain
-from orchestrator.tuning.pool import pool_experiment, trial_experiment
+from orchestrator.tuning.pool import UNSEARCHABLE, pool_experiment, trial_experiment
 
 PACKAGED = Path(tune_spaces.__file__).parent
 
 MOST_COMBINATIONS = 2000
 """Corners of a space that are looked at one by one; of larger spaces, each key's values alone."""
-
-UNSEARCHABLE = ("name", "description", "seed", "data", "cluster", "storage", "tracking")
-"""Keys that say where a run happens, or on what; trials of one search must agree on them."""
 
 
 class Space(Settings):

@@ -289,7 +289,7 @@ def test_mlflow_dies_until_after_the_run_and_the_student_is_registered_later(sub
     job.cluster.tracking.start()
     done = job.cluster.desk.call(
         *(str(BIN / "ekd"), "register", "mlflow-gone", "--storage", "s3://bucket/ekd"),
-        *("--endpoint-url", job.cluster.store.url),
+        *("--endpoint-url", job.cluster.store.url, "--tracking", job.cluster.tracking.uri),
         timeout_s=300,
     )
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,15 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
 
 from orchestrator.cli.checks import nothing_started
-from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.cli.stored_runs import named_storage, own_tracking, run_storage, with_own_places
 from orchestrator.cli.terminal import results_console
+from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import EVALUATION, REPORT
 from orchestrator.pipeline.manifest_content import Predictor
@@ -38,14 +40,21 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with Lease(storage).acquire(say):
             stored = finished_run(storage)
+            stored = replace(stored, experiment=with_own_places(stored.experiment, arguments))
             try:
                 found = evaluate_run(stored, settings, say, meter)
             finally:
                 meter.close()
-            uri = resolve_tracking_uri(stored.experiment.tracking.uri, arguments.storage)
-            page = render(load_evidence(storage), tracking_uri=redacted(uri))
+            uri = None
+            try:
+                own = own_tracking(stored.experiment.tracking.uri, arguments)
+                uri = resolve_tracking_uri(own, arguments.storage)
+            except ExperimentError as error:
+                say(f"WARNING: not recorded in MLflow: {error}")
+            page = render(load_evidence(storage), tracking_uri=uri and redacted(uri))
             storage.write(REPORT, page.encode())
-            record(stored, arguments.storage, say)
+            if uri is not None:
+                record(stored, uri, say)
     except KeyboardInterrupt:
         print(
             "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr

@@ -1,16 +1,22 @@
 """`ekd plan`: what would run."""
 
 import argparse
+import sys
 
-from orchestrator.cli.checks import checked_experiment
+from orchestrator.cli.checks import checked_experiment, named_experiment
 from orchestrator.cli.search_options import check_no_search
 from orchestrator.cli.terminal import results_console
 from orchestrator.pipeline.networks import networks_of
+from orchestrator.planning.contacts import contacts
 from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what would run, where, and its cost; the exit status."""
+    console = results_console()
+    # Before any of them is contacted, with whatever credentials the environment has.
+    console.print(f"contacts  {contacts(named_experiment(arguments))}", soft_wrap=True)
+    sys.stdout.flush()
     search = None
     if arguments.space is not None:
         # Optuna takes a second to import, and only a search needs it.
@@ -21,7 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         check_no_search(arguments)
         checked = checked_experiment(arguments)
-    console = results_console()
 
     def warn(line: str) -> None:
         console.print(f"WARNING: {line}", soft_wrap=True)

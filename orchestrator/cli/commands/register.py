@@ -2,21 +2,26 @@
 
 import argparse
 
-from orchestrator.cli.checks import check_experiment, nothing_started
+from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.results import print_results
-from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.cli.stored_runs import named_storage, own_tracking, run_storage, with_own_places
 from orchestrator.experiment.schema import apply_overrides, build_experiment
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.cleanup import stored_experiment
+from orchestrator.planning.capacity import just_enough
+from orchestrator.planning.preflight import check
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the stages after the evaluation, done or not, and print the results; the exit status."""
     with nothing_started():
         begun = stored_experiment(run_storage(named_storage(arguments), arguments.run_id), arguments.run_id)
-    tree = begun.resolved()
-    tree["storage"] |= {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
+    tree = with_own_places(begun, arguments).resolved()
     apply_overrides(tree, arguments.overrides)
-    checked = check_experiment(build_experiment(tree), arguments.run_id, smoke=False)
+    if not any(override.startswith("tracking.uri=") for override in arguments.overrides):
+        tree["tracking"]["uri"] = own_tracking(begun.tracking.uri, arguments)
+    experiment = build_experiment(tree)
+    with nothing_started():
+        checked = check(experiment, arguments.run_id, capacity=just_enough(experiment.cluster))
     print_results(checked, pipeline.run(checked, again=("register", "report")))
     return 0

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.checks import nothing_started
-from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.cli.stored_runs import named_storage, own_tracking, run_storage
 from orchestrator.cli.terminal import results_console
+from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.summary import table, verdict
@@ -34,24 +35,25 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(verdict(evidence.predictors), soft_wrap=True)
     if model := evidence.summary.registered_model:
         console.print(f"Registered: models:/{model.name}/{model.version}", soft_wrap=True)
-    uri = resolve_tracking_uri(evidence.experiment["tracking"]["uri"], arguments.storage)
-    client, registry_status = None, None
+    uri, client, registry_status = None, None, None
     try:
+        own = own_tracking(evidence.experiment["tracking"]["uri"], arguments)
+        uri = resolve_tracking_uri(own, arguments.storage)
         client = _connected(evidence, uri)
         registry_status = _standing(client, evidence, uri)
-    except TrackingError as error:
+    except (ExperimentError, TrackingError) as error:
         client = None
         _warn(error)
-    page = render(evidence, tracking_uri=redacted(uri), registry_status=registry_status)
+    page = render(evidence, tracking_uri=uri and redacted(uri), registry_status=registry_status)
     with nothing_started():
         storage.write(REPORT, page.encode())
-    if client is not None:
+    if client is not None and uri is not None:
         _refresh(client, evidence, page, uri, arguments.endpoint_url)
     console.print(storage.uri(REPORT), soft_wrap=True)
     return 0
 
 
-def _warn(error: TrackingError) -> None:
+def _warn(error: EkdError) -> None:
     print(visible(f"WARNING: the report in MLflow is as it was: {error}"), file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from orchestrator.experiment.packaged import find_experiment, packaged_experimen
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.registry.provenance import code_version
-from orchestrator.runtime.address import dashboard_url
+from orchestrator.runtime.address import dashboard_url, exposed_token
 from orchestrator.runtime.jobs_api import Submission, follow, start
 from orchestrator.tuning.space import packaged_spaces
 
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExperimentError(problem)
     words += [word for override in arguments.overrides for word in ("--set", override)]
     words += ["--smoke"] if arguments.smoke else []
+    if exposed := exposed_token(address):
+        print(f"WARNING: {exposed}", file=sys.stderr)  # it is the user's own word that names the host
     submission = Submission(check_run_id(arguments.run_id or run_id), words, files, code_version())
     job = start(submission, address, _say)
     if arguments.wait:

@@ -52,9 +52,10 @@ def register(context: RunContext) -> Registered:
 
 def register_command(checked: Checked) -> str:
     """What registers the run later, and writes to MLflow what it lacks."""
-    settings = checked.experiment.storage
-    command = ["ekd", "register", checked.run_id, "--storage", settings.uri]
-    return shlex.join(command + (["--endpoint-url", settings.endpoint_url] if settings.endpoint_url else []))
+    experiment = checked.experiment
+    command = ["ekd", "register", checked.run_id, "--storage", experiment.storage.uri]
+    named = {"--endpoint-url": experiment.storage.endpoint_url, "--tracking": experiment.tracking.uri}
+    return shlex.join(command + [word for option, at in named.items() if at for word in (option, at)])
 
 
 def _register(context: RunContext) -> Registered:

@@ -1,0 +1,153 @@
+"""Who writes a run's files writes addresses into them: nobody is contacted whom the user does not name."""
+
+import argparse
+import json
+import shutil
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.cli.stored_runs import own_tracking, with_own_places
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.tuning.pool import trial_experiment
+
+pytestmark = pytest.mark.attack
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(autouse=True)
+def user(tmp_path, monkeypatch):
+    """A user with a token, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-of-the-user")
+    return monkeypatch
+
+
+@pytest.fixture
+def heard():
+    """Somebody who listens on `port` of this machine, and what was sent there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sent = argparse.Namespace(port=server.getsockname()[1], texts=[])
+
+        def listen() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(2)
+                    sent.texts.append(connection.recv(10_000))
+
+        threading.Thread(target=listen, daemon=True).start()
+        yield sent
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def stored(**addresses: dict) -> None:
+    """A finished run below `runs`, in whose experiment somebody has changed addresses."""
+    shutil.copytree(GOLDEN / "finished", "runs/finished")
+    file = Path("runs/finished/experiment.json")
+    tree = json.loads(file.read_text())
+    for key, values in addresses.items():
+        tree[key] |= values
+    file.write_text(json.dumps(tree))
+
+
+def test_a_report_is_written_and_says_whom_it_did_not_ask(heard, capsys):
+    uri = f"http://127.0.0.1:{heard.port}"
+    stored(tracking={"uri": uri})
+    assert main(["report", "finished", "--storage", "runs"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1].endswith("report.html")
+    assert shown.err.count("\n") == 1
+    assert f"finished/experiment.json says tracking.uri {uri}" in shown.err
+    assert f"add --tracking {uri}, or --trust-stored" in shown.err
+    assert heard.texts == []
+    assert f"MLFLOW_TRACKING_URI={uri}" not in Path("runs/finished/report.html").read_text()
+
+
+@pytest.mark.parametrize("word", ["--trust-stored", "--tracking"])
+def test_who_says_so_contacts_it(heard, word):
+    uri = f"http://127.0.0.1:{heard.port}"
+    stored(tracking={"uri": uri})
+    words = [word, uri] if word == "--tracking" else [word]
+    assert main(["report", "finished", "--storage", "runs", *words]) == 0
+    assert b"Bearer token-of-the-user" in heard.texts[0]
+
+
+def test_register_asks_before_it_contacts_anybody(heard, capsys):
+    here = f"127.0.0.1:{heard.port}"
+    stored(tracking={"uri": f"http://{here}"}, cluster={"address": here})
+    assert main(["register", "finished", "--storage", "runs"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--trust-stored" in err
+    assert heard.texts == []
+
+
+def arguments(**named) -> argparse.Namespace:
+    defaults = {"run_id": "x", "storage": "runs", "endpoint_url": None, "tracking": None}
+    return argparse.Namespace(**(defaults | {"trust_stored": False} | named))
+
+
+FOREIGN = [
+    "http://mlflow.example.org:5000",
+    "https://mlflow.example.org",
+    "postgresql://mlflow.example.org/x",
+    "databricks",
+    "http://127.0.0.1:5000",  # another user's, who would get the token
+    "sqlite:////home/ann/other.db",
+    "sqlite:///runs/../other.db",
+    "sqlite:///runs/link/other.db",
+]
+
+
+@pytest.mark.parametrize("uri", FOREIGN)
+def test_a_stored_address_is_asked_for(uri, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(tmp_path)
+    with pytest.raises(ExperimentError, match="--trust-stored") as caught:
+        own_tracking(uri, arguments())
+    assert "\n" not in str(caught.value)
+    assert own_tracking(uri, arguments(trust_stored=True)) == uri
+    assert own_tracking(uri, arguments(tracking="http://own")) == "http://own"
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///runs/mlflow.db", "sqlite:///runs/deeper/x.db"])
+def test_a_file_below_the_storage_needs_no_word(uri):
+    assert own_tracking(uri, arguments()) == uri
+
+
+def test_the_environments_own_address_needs_no_word(user):
+    user.setenv("MLFLOW_TRACKING_URI", FOREIGN[0])
+    assert own_tracking(FOREIGN[0], arguments()) == FOREIGN[0]
+    with pytest.raises(ExperimentError):
+        own_tracking(FOREIGN[1], arguments())
+
+
+def test_a_server_here_needs_no_word_where_nothing_secret_goes_to_it(user):
+    user.delenv("MLFLOW_TRACKING_TOKEN")
+    assert own_tracking("http://localhost:5000", arguments()) == "http://localhost:5000"
+    with pytest.raises(ExperimentError):
+        own_tracking(FOREIGN[0], arguments())
+
+
+def test_store_and_cluster_are_never_the_stored_ones():
+    settings = ["storage.endpoint_url=http://evil.example.org", "cluster.address=evil.example.org:6379"]
+    own = with_own_places(load_experiment("digits", [*settings, "storage.uri=s3://evil/x"]), arguments())
+    assert (own.storage.uri, own.storage.endpoint_url, own.cluster.address) == ("runs", None, "local")
+
+
+@pytest.mark.parametrize("key", ["cluster.address", "storage.endpoint_url", "tracking.uri", "data.root"])
+def test_a_stored_trial_names_no_address(key):
+    with pytest.raises(ExperimentError, match="no trial sets it"):
+        trial_experiment(load_experiment("digits"), {key: "evil.example.org:80"})
