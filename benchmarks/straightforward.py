@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ekd_train.models.batch_ensemble import BatchEnsemble
-from ekd_train.models.batch_ensemble_layers import BatchEnsembleConv2d, BatchEnsembleLayer
+from ekd_train.models.batch_ensemble_layers import BatchEnsembleConv, BatchEnsembleLayer
 
 
 class ScaledActivations(nn.Module):
@@ -26,7 +26,7 @@ class ScaledActivations(nn.Module):
     def __init__(self, layer: BatchEnsembleLayer) -> None:
         super().__init__()
         self.layer, self.r, self.s = layer.layer, layer.r, layer.s
-        self.axes = (1, 1) if isinstance(layer, BatchEnsembleConv2d) else ()
+        self.axes = (1, 1) if isinstance(layer, BatchEnsembleConv) else ()
 
     def forward(self, x: Tensor) -> Tensor:
         images = len(x) // len(self.r)

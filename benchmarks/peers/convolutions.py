@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.timing import DEVICE, DTYPES, compare
-from ekd_train.models.batch_ensemble_layers import ActiveMembers, BatchEnsembleConv2d
+from ekd_train.models.batch_ensemble_layers import ActiveMembers, BatchEnsembleConv
 
 MEMBERS, IMAGES = 4, 64
 SHAPES = ((16, 32), (32, 16), (64, 8))
@@ -44,7 +44,7 @@ def measure(precision: str, channels: int, pixels: int, rounds: int = 9) -> dict
     theirs = their_convolution()(channels, channels, 3, MEMBERS, padding=1, bias=False)
     layers = {
         "plain": plain,
-        "ours": BatchEnsembleConv2d(copy.deepcopy(plain), MEMBERS, active),
+        "ours": BatchEnsembleConv(copy.deepcopy(plain), "ours", MEMBERS, active),
         "theirs": theirs,
     }
     calls = {

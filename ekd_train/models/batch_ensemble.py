@@ -6,18 +6,22 @@ arXiv 2206.15047): member m of a layer with weight w and bias b computes
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ekd_train.models.batch_ensemble_attention import BatchEnsembleAttention
 from ekd_train.models.batch_ensemble_layers import (
+    CONVOLUTIONS,
     ActiveMembers,
-    BatchEnsembleConv2d,
+    BatchEnsembleConv,
     BatchEnsembleLayer,
     BatchEnsembleLinear,
-    check_supported,
+    not_understood,
 )
 from ekd_train.models.replacement import replace_modules
 from ekd_train.models.subnetworks import Subnetworks
@@ -25,30 +29,62 @@ from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_nor
 
 FactorInit = Literal["ones", "normal", "random_sign"]
 
+_KINDS: dict[Any, Any] = {
+    CONVOLUTIONS: BatchEnsembleConv,
+    nn.Linear: BatchEnsembleLinear,
+    nn.MultiheadAttention: BatchEnsembleAttention,
+}
+_REFUSED = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, BatchEnsembleLayer)
+
 
 class BatchEnsemble(Subnetworks):
-    """`num_members` members of one network; made by `to_batch_ensemble`."""
+    """`num_members` members of one network; made by `to_batch_ensemble`.
+
+    Where batch statistics are kept, they are over all members' rows: the layers share one batch, into
+    which members are folded member-major: rows `[m b, (m + 1) b)` are the m-th of the chosen members.
+    All other networks are computed member by member, whatever they do with the axes of their batch.
+    """
 
     def __init__(self, shared: nn.Module, num_members: int, active: ActiveMembers) -> None:
         super().__init__()
         self.shared = shared
         self.num_members = num_members
         self._active = active
+        self._in_turn = not any(
+            name.split(".")[-1].startswith("running_") for name, _ in shared.named_buffers()
+        )
 
     def forward(self, images: Tensor, members: Sequence[int] | None = None) -> Tensor:
-        """Logits `(s, b, c)`; see `Subnetworks.forward`.
-
-        Members are folded into the batch member-major: rows `[m b, (m + 1) b)` are the m-th of the
-        chosen members, so that batch statistics in training are over all of them.
-        """
+        """Logits `(s, b, c)`; see `Subnetworks.forward`."""
         chosen = self.chosen(members)
-        self._active.members = chosen
-        tiled = images.repeat(len(chosen), *[1] * (images.dim() - 1))
-        return self.shared(tiled).unflatten(0, (len(chosen), len(images)))
+        with _without_fused_attention():
+            if self._in_turn:
+                return torch.stack([self._member(member, images) for member in chosen])
+            self._active.members, self._active.images = chosen, len(images)
+            tiled = images.repeat(len(chosen), *[1] * (images.dim() - 1))
+            return self.shared(tiled).unflatten(0, (len(chosen), len(images)))
+
+    def _member(self, member: int, images: Tensor) -> Tensor:
+        self._active.members = (member,)
+        try:
+            return self.shared(images)
+        finally:
+            self._active.members = ()
 
     def averaged(self) -> nn.Module:
         """`average_members` of this module."""
         return average_members(self)
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """torch's fused encoder layers call their attention past its forward, where no member is known."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def to_batch_ensemble(
@@ -62,9 +98,10 @@ def to_batch_ensemble(
 ) -> BatchEnsemble:
     """A BatchEnsemble of `num_members` members that starts from the weights of `module`.
 
-    Works on any module whose parameters are those of Conv2d (grouped too, any padding mode),
-    Linear, BatchNorm, LayerNorm and GroupNorm, and ConvNeXt's layer scale. `module` is copied and
-    left alone. It may do anything between its layers that treats the images of a batch alike.
+    Factors go to every convolution, plain or transposed, every Linear and `nn.MultiheadAttention`, and
+    subclasses of these. All other parameters are shared by the members: normalisations, layer scales,
+    class tokens, position tables. `module` is copied and left alone. It may do anything that treats the
+    images of a batch alike; with batch statistics, its layers must see the batch as their first axis.
 
     Args:
         module: maps images `(b, ...)` to `(b, c)`.
@@ -77,8 +114,9 @@ def to_batch_ensemble(
         generator: for the two random inits; None: torch's global one.
 
     Raises:
-        TypeError: a module inside has parameters of a kind that is not understood; the error names
-            it and its type.
+        TypeError: a module inside has weights of a kind that is not understood; the error names it and
+            its type. Raised by the first forward too, where batch statistics need all members at once and
+            a layer is used otherwise than on the batch.
         ValueError: a bad `num_members` or `init`, or `member_bias` without a last Linear that has a bias.
     """
     if num_members < 1:
@@ -86,20 +124,19 @@ def to_batch_ensemble(
     if init not in get_args(FactorInit):
         raise ValueError(f"init must be one of {', '.join(get_args(FactorInit))}, got {init!r}")
     active = ActiveMembers()
-
-    def layer_for(name: str, layer: nn.Module) -> nn.Module | None:
-        check_supported(name, layer)
-        if type(layer) is nn.Conv2d:
-            return BatchEnsembleConv2d(layer, num_members, active)
-        if type(layer) is nn.Linear:
-            return BatchEnsembleLinear(layer, num_members, active)
-        return None
-
-    ensemble = BatchEnsemble(replace_modules(copy.deepcopy(module), layer_for), num_members, active)
+    ensemble = BatchEnsemble(
+        replace_modules(
+            copy.deepcopy(module),
+            lambda name, layer: _layer_with_factors(name, layer, num_members, active),
+        ),
+        num_members,
+        active,
+    )
+    layers = _layers(ensemble)
     for _, factor in factors(ensemble):
         _init_factor(factor, init, init_std, generator)
     if member_bias:
-        linears = [layer for layer in ensemble.modules() if isinstance(layer, BatchEnsembleLinear)]
+        linears = [layer for layer in layers if isinstance(layer, BatchEnsembleLinear)]
         if not linears or linears[-1].layer.bias is None:
             raise ValueError("member_bias needs a last Linear with a bias that it can be averaged into")
         linears[-1].add_member_bias()
@@ -152,6 +189,38 @@ def factor_spread(module: nn.Module) -> dict[str, float]:
             f"{kind}_std": values.std(correction=0).item(),
         }
     return spread
+
+
+def _layer_with_factors(
+    name: str, module: nn.Module, num_members: int, active: ActiveMembers
+) -> BatchEnsembleLayer | None:
+    """`module` with factors; None for one that members share as it is, its children apart.
+
+    Raises `TypeError` for a module whose weights are not understood.
+    """
+    own = {key for key, parameter in module._parameters.items() if parameter is not None}
+    for kinds, layer_kind in _KINDS.items():
+        if isinstance(module, kinds):
+            if own & {"weight", "in_proj_weight", "q_proj_weight"}:
+                return layer_kind(module, name, num_members, active)
+            raise not_understood(name, module, "its weight is computed from other parameters")
+    if isinstance(module, _REFUSED):
+        raise not_understood(name, module, "its weights are of a kind that has no factors")
+    return None
+
+
+def _layers(ensemble: BatchEnsemble) -> list[BatchEnsembleLayer]:
+    """The layers with factors, at least one; raises `TypeError` if a weight of theirs is another's too."""
+    layers = [module for module in ensemble.modules() if isinstance(module, BatchEnsembleLayer)]
+    uses = Counter(own for module in ensemble.modules() for own in module._parameters.values())
+    for layer in layers:
+        if any(uses[own] > 1 for own in layer.layer.parameters(recurse=False)):
+            raise layer.refused("another module has the same weight, which factors would make two")
+    if not layers:
+        raise TypeError(
+            "cannot make a BatchEnsemble of a network without convolutions, Linears and attention"
+        )
+    return layers
 
 
 @torch.no_grad()
