@@ -6,6 +6,7 @@ Loading needs NumPy and Pillow only; `augment` is the one module here that impor
 from collections.abc import Callable
 from dataclasses import replace
 
+from ekd_train.own_code import build, is_own
 from ekd_train.settings import DataName, DataSettings
 
 from .cifar import load_cifar10, load_cifar100
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageSpec",
+    "Source",
     "Split",
     "describe",
     "load_dataset",
@@ -45,7 +47,7 @@ def _list_hugging_face(settings: DataSettings) -> Listing:
     return list_hugging_face(settings)
 
 
-LOADERS: dict[DataName, Callable[[DataSettings], Source]] = {
+LOADERS: dict[DataName | str, Callable[[DataSettings], Source]] = {
     "digits": load_digits,
     "fashion_mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
@@ -77,7 +79,12 @@ def load_dataset(settings: DataSettings) -> Dataset:
             class, or the settings ask for more images than there are; it names the file or
             the settings key.
     """
-    source = LOADERS[settings.name](settings)
+    if is_own(settings.name):
+        source = build(settings.name, settings)
+        if not isinstance(source, Source):
+            raise DataError(settings.name, f"gave {type(source).__name__}", "return an ekd_train.data.Source")
+    else:
+        source = LOADERS[settings.name](settings)
     if settings.held_out_classes:
         source = without_classes(source, settings.held_out_classes)
     train, validation, test, whole_train = divide(

@@ -7,9 +7,11 @@ from functools import partial
 from torch import nn
 
 from ekd_train.models.classifier import Classifier, Normalise
+from ekd_train.models.image_size import check_takes
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import WideResNet
+from ekd_train.own_code import build, is_own
 
 __all__ = ["SMALL_IMAGE_NETWORKS", "Classifier", "build_model"]
 
@@ -44,8 +46,9 @@ def build_model(
     own default. Weights are drawn from torch's global generator.
 
     Args:
-        name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of timm's as
-            `timm/NAME`.
+        name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, any of timm's as
+            `timm/NAME`, or a class of one's own: `package.module:name`, which is given `num_classes`,
+            `in_channels` and `image_size`, and those of the last five that are set.
         num_classes: number of classes, at least 2.
         in_channels: channels of the images, 1 or 3 as a rule.
         image_size: height and width in pixels; checked where an architecture limits it.
@@ -77,9 +80,19 @@ def build_model(
         raise ValueError(
             f"mean and std must have {in_channels} values, one a channel, got {len(normalise.mean)}"
         )
-    if name in SMALL_IMAGE_NETWORKS:
-        given = {"depth": depth, "width": width, "stem_channels": stem_channels}
-        shape = {key: value for key, value in given.items() if value is not None}
+    given = {"depth": depth, "width": width, "stem_channels": stem_channels}
+    shape = {key: value for key, value in given.items() if value is not None}
+    if is_own(name):
+        # What `Architecture` says when nobody set it is not passed on.
+        unset = {"width": 1, "stem_channels": 16}
+        shape = {key: value for key, value in shape.items() if value != unset.get(key)}
+        if small_images:
+            shape["small_images"] = True
+        network = build(name, num_classes, in_channels=in_channels, image_size=image_size, **shape)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name} gave {type(network).__name__}, not a torch.nn.Module")
+        check_takes(name, network, (in_channels, image_size, image_size))
+    elif name in SMALL_IMAGE_NETWORKS:
         network = SMALL_IMAGE_NETWORKS[name](num_classes, in_channels=in_channels, **shape)
     else:
         # 1 and 16 are what `Architecture` says when nobody set them.

@@ -8,7 +8,6 @@ arXiv 2206.15047): member m of a layer with weight w and bias b computes
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,6 +25,7 @@ from ekd_train.models.batch_ensemble_layers import (
 from ekd_train.models.replacement import replace_modules
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm
+from ekd_train.models.unfused_attention import unfused_attention
 
 FactorInit = Literal["ones", "normal", "random_sign"]
 
@@ -57,7 +57,7 @@ class BatchEnsemble(Subnetworks):
     def forward(self, images: Tensor, members: Sequence[int] | None = None) -> Tensor:
         """Logits `(s, b, c)`; see `Subnetworks.forward`."""
         chosen = self.chosen(members)
-        with _without_fused_attention():
+        with unfused_attention():
             if self._in_turn:
                 return torch.stack([self._member(member, images) for member in chosen])
             self._active.members, self._active.images = chosen, len(images)
@@ -74,17 +74,6 @@ class BatchEnsemble(Subnetworks):
     def averaged(self) -> nn.Module:
         """`average_members` of this module."""
         return average_members(self)
-
-
-@contextmanager
-def _without_fused_attention() -> Iterator[None]:
-    """torch's fused encoder layers call their attention past its forward, where no member is known."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def to_batch_ensemble(

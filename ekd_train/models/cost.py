@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ekd_train.models.unfused_attention import unfused_attention
+
 
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters; one that is used at several places counts once."""
@@ -25,7 +27,7 @@ def count_macs(module: nn.Module, image_shape: Sequence[int]) -> int:
     counter = FlopCounterMode(display=False)
     module.eval()
     try:
-        with counter:
+        with counter, unfused_attention():
             module(torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device))
     finally:
         for part, training in modes.items():

@@ -24,6 +24,7 @@ from ekd_train.objectives.member_kd import member_kd, member_kl
 from ekd_train.objectives.mixture import Mixture, each_member
 from ekd_train.objectives.objective import Objective, Predictions
 from ekd_train.objectives.proxy_end2 import proxy_end2
+from ekd_train.own_code import build, is_own
 from ekd_train.settings import Distillation, StudentMethod
 
 __all__ = [
@@ -76,11 +77,17 @@ def build_objective(name: str, distillation: Distillation | None) -> Objective:
     """The objective of that name, with its temperature and weights.
 
     Args:
-        name: a key of `OBJECTIVES` ("auto" is resolved before, by `objective_for`).
+        name: a key of `OBJECTIVES` ("auto" is resolved before, by `objective_for`), or a function of
+            one's own from the settings to an `Objective`.
         distillation: its settings; None only for `label`, which has none.
 
     Raises `ValueError`: an unknown name, or no settings for an objective that has some.
     """
+    if is_own(name):
+        own = build(name, distillation)
+        if not isinstance(own, Objective):
+            raise ValueError(f"{name} gave {type(own).__name__}, not an ekd_train.objectives.Objective")
+        return own
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
     if distillation is None and name != "label":

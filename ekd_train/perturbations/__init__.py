@@ -16,22 +16,24 @@ True
 import torch
 from torch import Tensor, nn
 
+from ekd_train.own_code import is_own, load
 from ekd_train.perturbations.draw import Draw, draw_choices
 from ekd_train.perturbations.gaussian import gaussian
 from ekd_train.perturbations.ods import conf_ods, ods
 from ekd_train.perturbations.perturbation import Networks, Perturbation, TeacherSequence
 from ekd_train.perturbations.tdiv import tdiv, tdiv_sdiv
-from ekd_train.settings import PerturbationKind
 
 __all__ = [
     "PERTURBATIONS",
     "Draw",
+    "Networks",
     "Perturbation",
     "TeacherSequence",
     "apply",
     "changes_images",
     "draw",
     "perturb",
+    "perturbation_of",
 ]
 
 PERTURBATIONS: dict[str, Perturbation] = {
@@ -44,12 +46,12 @@ PERTURBATIONS: dict[str, Perturbation] = {
 }
 
 
-def changes_images(kind: PerturbationKind, strength: float) -> bool:
+def changes_images(kind: str, strength: float) -> bool:
     """Whether any image comes out another one."""
     return kind != "none" and strength > 0
 
 
-def draw(kind: PerturbationKind, generator: torch.Generator, *, batch_size: int, num_teachers: int) -> Draw:
+def draw(kind: str, generator: torch.Generator, *, batch_size: int, num_teachers: int) -> Draw:
     """The random choices for one global batch.
 
     Args:
@@ -61,7 +63,7 @@ def draw(kind: PerturbationKind, generator: torch.Generator, *, batch_size: int,
 
     Raises `ValueError` for an unknown kind, or fewer teachers than it evaluates.
     """
-    drawn = _perturbation(kind).drawn_teachers
+    drawn = perturbation_of(kind).drawn_teachers
     if num_teachers < drawn:
         raise ValueError(
             f"perturbation {kind!r} evaluates {drawn} different teachers, but there are {num_teachers}; "
@@ -71,7 +73,7 @@ def draw(kind: PerturbationKind, generator: torch.Generator, *, batch_size: int,
 
 
 def apply(
-    kind: PerturbationKind,
+    kind: str,
     images: Tensor,
     choices: Draw,
     *,
@@ -87,7 +89,7 @@ def apply(
     Raises `ValueError` for an unknown kind, a negative strength, a temperature that is not positive, choices
     for another number of images, or a student without the members that this kind evaluates.
     """
-    perturbation = _perturbation(kind)
+    perturbation = perturbation_of(kind)
     if not strength >= 0:
         raise ValueError(f"strength must be at least 0 grey levels, not {strength}")
     if not temperature > 0:
@@ -106,7 +108,7 @@ def apply(
 def perturb(
     images: Tensor,
     *,
-    kind: PerturbationKind,
+    kind: str,
     strength: float,
     teachers: TeacherSequence,
     student: nn.Module | None,
@@ -145,7 +147,14 @@ def perturb(
     )
 
 
-def _perturbation(kind: str) -> Perturbation:
+def perturbation_of(kind: str) -> Perturbation:
+    """The perturbation of a kind: of the table, or of one's own, a `Perturbation` or just its displacement.
+
+    Raises `ValueError`: an unknown kind.
+    """
+    if is_own(kind):
+        own = load(kind)
+        return own if isinstance(own, Perturbation) else Perturbation(own)
     if kind not in PERTURBATIONS:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
     return PERTURBATIONS[kind]

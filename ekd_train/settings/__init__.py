@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ekd_train.own_code import OwnCode
 from ekd_train.settings.architecture import Architecture as Architecture
 from ekd_train.settings.architecture import Pretrained as Pretrained
 from ekd_train.settings.base import Fraction as Fraction
@@ -24,6 +25,7 @@ from ekd_train.settings.data import DataName as DataName
 from ekd_train.settings.data import DataSettings as DataSettings
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
+ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"]
 StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "ekd"]
 
 
@@ -141,8 +143,9 @@ class EkdWeights(Settings):
 class Distillation(Settings):
     """What the student learns from."""
 
-    objective: Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"] = "auto"
-    """`auto`: kd -> mean_kd, latent_be -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd."""
+    objective: ObjectiveName | OwnCode = "auto"
+    """`auto`: kd -> mean_kd, latent_be -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
+    of your own, `package.module:name`, from these settings to an `ekd_train.objectives.Objective`."""
     temperature: Temperature = 4.0
     alpha: Fraction = 1.0
     """Weight of the distillation term; 1 - alpha weighs the labels."""
@@ -156,7 +159,8 @@ class Distillation(Settings):
 class PerturbationSettings(Settings):
     """How training images are perturbed so that the teachers' diversity shows."""
 
-    kind: PerturbationKind = "none"
+    kind: PerturbationKind | OwnCode = "none"
+    """Or a function of your own, `package.module:name`: see `ekd_train.perturbations.Perturbation`."""
     strength: NonNegativeFloat = 1.0
     """In grey levels: 1 is a root-mean-square change of 1/255."""
     temperature: Temperature | None = None
@@ -184,6 +188,8 @@ class TrainingRun(Settings):
     teachers: "tuple[TrainingRun, ...]" = ()
     starts_from: "TrainingRun | None" = None
     """The finished run whose network, pruned, is where this one begins; None: random weights."""
+    code: dict[str, str] = Field(default_factory=dict)
+    """Modules of one's own that it names, and the hashes of their sources."""
 
     @model_validator(mode="after")
     def _can_cache(self) -> "TrainingRun":

@@ -47,7 +47,7 @@ class Pretrained(Settings):
 
 class Architecture(Pretrained):
     """A classifier by name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, or any of
-    timm's as `timm/NAME` (`pip install 'ekd[timm]'`)."""
+    timm's as `timm/NAME` (`pip install 'ekd[timm]'`), or a class of your own, `package.module:name`."""
 
     name: str = "wide_resnet"
     depth: Annotated[int, Field(ge=1, le=2000)] | None = None

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ekd_train.own_code import OwnCode
 from ekd_train.settings.base import NonNegative, Positive, Settings
 
 DataName = Literal[
@@ -37,7 +38,8 @@ class Augmentation(Settings):
 class DataSettings(Settings):
     """Which images, how they are split, and how they are augmented in training."""
 
-    name: DataName = "digits"
+    name: DataName | OwnCode = "digits"
+    """Or a function of your own, `package.module:name`, from these settings to an `ekd_train.data.Source`."""
     root: str | None = None
     """Folder or `s3://bucket/prefix` that holds the files; not needed for `digits`."""
     download: bool = False

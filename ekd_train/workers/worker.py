@@ -19,6 +19,7 @@ from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.synchronised_batch_norm import synchronise_among
+from ekd_train.own_code import allow
 from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.loop import TrainingDiverged
@@ -71,6 +72,8 @@ class WorkerSetup:
     """None: one worker group of all workers, however many there are (elastic)."""
     cpus_per_worker: int
     keep_checkpoints: int
+    code: dict[str, str]
+    """Modules of the user's own that jobs may name, and the hashes of their sources."""
 
 
 def form_groups(rank: int, size: int, per_group: int, device: torch.device) -> tuple[int | None, Workers]:
@@ -136,6 +139,7 @@ def work(config: dict[str, Any]) -> None:
     too, and has no use for torch, which the `WorkerSetup` itself would import there.
     """
     setup: WorkerSetup = ray.get(config["setup"])
+    allow(setup.code)
     logging.getLogger("ekd_train").setLevel(logging.INFO)
     torch.set_num_threads(setup.cpus_per_worker)
     context = ray.train.get_context()

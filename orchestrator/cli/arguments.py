@@ -151,7 +151,8 @@ def _add_stored_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-stored",
         action="store_true",
-        help="use the tracking.uri that stands in the run's files, with your credentials, wherever it is",
+        help="use the tracking.uri that stands in the run's files, with your credentials, wherever it is; "
+        "and run the code that it names as package.module:name",
     )
 
 

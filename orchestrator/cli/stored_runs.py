@@ -3,6 +3,7 @@
 import argparse
 import shlex
 
+from ekd_train.own_code import allow
 from orchestrator.cli.checks import nothing_started
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.hosts import host_of, is_this_machine
@@ -57,7 +58,12 @@ def _harmless(stored: str, storage: str) -> bool:
 
 
 def with_own_places(stored: Experiment, arguments: argparse.Namespace) -> Experiment:
-    """A stored experiment in the storage that the arguments name, for a command that asks no cluster."""
+    """A stored experiment in the storage that the arguments name, for a command that asks no cluster.
+
+    With `--trust-stored` the modules that it names may run here, if their source is the same.
+    """
+    if arguments.trust_stored:
+        allow(stored.code)
     here = {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
     return stored.model_copy(
         update={

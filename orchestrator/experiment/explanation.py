@@ -76,7 +76,7 @@ def _nearest(root: type[Settings], location: list[Any], shown_parents: list[Any]
 
 def _is_union_label(part: object) -> bool:
     """Whether pydantic put it into a location to say which member of a union it tried."""
-    return isinstance(part, str) and part.startswith(("constrained-", "tuple["))
+    return isinstance(part, str) and part.startswith(("constrained-", "function-", "literal[", "tuple["))
 
 
 def _keys_that_end(model: Any, word: str) -> list[str]:

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ekd_train.own_code import allow, is_own, module_of, source_hash
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import (
     ENCODED,
@@ -65,6 +66,8 @@ class Experiment(Settings):
     cluster: Cluster = Cluster()
     storage: StorageSettings = StorageSettings()
     tracking: Tracking = Tracking()
+    code: dict[str, str] = Field(default_factory=dict)
+    """Written by `load_experiment`: modules of one's own that are named, and the hashes of their sources."""
 
     @field_validator("name")
     @classmethod
@@ -140,7 +143,8 @@ class Experiment(Settings):
                 f"perturbation.kind=tdiv_sdiv compares member m with teacher m, but student.members is "
                 f"{self.student.members} and there are {count} teachers; make them equal, or use tdiv"
             )
-        if self.data.image_size is not None and self.data.name not in ENCODED:
+        own_size = self.data.name in ENCODED or is_own(self.data.name)
+        if self.data.image_size is not None and not own_size:
             raise ValueError(
                 f"data.image_size: images of {self.data.name} keep their size; leave it out (it is for "
                 f"{', '.join(ENCODED)})"
@@ -156,6 +160,14 @@ class Experiment(Settings):
         except ValidationError as error:  # whose text has several lines, and the whole run
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
+
+    @property
+    def own_modules(self) -> list[str]:
+        """The modules of `package.module:name` that it names."""
+        architectures = [group.architecture for group in self.teachers] + [self.student.architecture]
+        names = {self.data.name, *(architecture.name for architecture in architectures)}
+        names |= {self.distillation.objective, self.perturbation.kind}
+        return sorted(module_of(name) for name in names if is_own(name))
 
     @property
     def teacher_count(self) -> int:
@@ -213,6 +225,9 @@ class Experiment(Settings):
             perturbation=self.perturbation,
             teachers=self.teacher_runs(),
             starts_from=self.unpruned_run(),
+            code=self._code(
+                self.student.architecture.name, self.distillation.objective, self.perturbation.kind
+            ),
         )
 
     def _label_run(self, name: str, architecture: Architecture, training: Training) -> TrainingRun:
@@ -223,7 +238,12 @@ class Experiment(Settings):
             architecture=architecture,
             training=training,
             augmentation=self.data.augmentation,
+            code=self._code(architecture.name),
         )
+
+    def _code(self, *names: str) -> dict[str, str]:
+        own = {module_of(name) for name in names if is_own(name)}
+        return {module: sha256 for module, sha256 in self.code.items() if module in own}
 
     def resolved(self) -> dict[str, Any]:
         """The whole experiment with every default written out, as plain JSON values."""
@@ -245,7 +265,7 @@ class Experiment(Settings):
 def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment named (packaged) or read (a path to YAML) with `key=value` overrides applied.
 
-    Raises `ExperimentError`.
+    Raises `ExperimentError`; `OwnCodeError` for a module of one's own that is not there.
     """
     path = find_experiment(source)
     tree = read_yaml(read_experiment(path), str(path))
@@ -255,7 +275,10 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     apply_overrides(tree, overrides)
     if "name" not in tree:
         tree["name"] = name_of_file(path)
-    return build_experiment(tree)
+    experiment = build_experiment({**tree, "code": {}})
+    code = {module: source_hash(module) for module in experiment.own_modules}
+    allow(code)
+    return experiment.model_copy(update={"code": code})
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -183,6 +183,7 @@ class RunContext:
                 self.networks,
                 worker_pool.share(SharedData(self.checked.dataset)),
                 experiment.storage.keep_checkpoints,
+                experiment.code,
             )
             runs = min(runs, experiment.teacher_count + 1)
             self._groups = self.view.at_once = self._workers.start(capacity, runs)

@@ -11,7 +11,7 @@ from ekd_train.models.build_network import build_plain
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.persistence.networks import Networks
-from ekd_train.perturbations import PERTURBATIONS, changes_images
+from ekd_train.perturbations import changes_images, perturbation_of
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
@@ -54,7 +54,7 @@ def passes(run: TrainingRun) -> Passes:
     steps = (1 + BACKWARD) * (2 if _judges_clean_images_too(run) else 1)
     student = float(members * steps)
     calls += steps
-    perturbation = PERTURBATIONS[run.perturbation.kind]
+    perturbation = perturbation_of(run.perturbation.kind)
     if run.perturbation.strength > 0 and perturbation.drawn_teachers:
         drawn = perturbation.drawn_teachers + 1
         teachers += drawn

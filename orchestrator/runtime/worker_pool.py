@@ -6,6 +6,7 @@ form worker groups that take one job after another from the job queue (docs/adr/
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,10 +56,11 @@ class WorkerPool:
         networks: Networks,
         data: Any,
         keep_checkpoints: int,
+        code: Mapping[str, str],
     ) -> None:
-        """`data`: a `ray.ObjectRef` of a `SharedData`, one copy a node, shared by all workers."""
+        """`data`: a `ray.ObjectRef` of a `SharedData`, one copy a node; `code`: see `WorkerSetup`."""
         self.cluster, self.networks = cluster, networks
-        self.keep_checkpoints = keep_checkpoints
+        self.keep_checkpoints, self.code = keep_checkpoints, dict(code)
         self.job_queue = open_job_queue()
         self.data = data
         self.failure: BaseException | None = None
@@ -124,6 +126,7 @@ class WorkerPool:
             workers_per_group=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
             cpus_per_worker=cluster.cpus_per_worker,
             keep_checkpoints=self.keep_checkpoints,
+            code=self.code,
         )
         return DataParallelTrainer(
             work,

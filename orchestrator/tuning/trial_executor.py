@@ -10,6 +10,7 @@ import torch
 from ekd_train.data.shared import SharedData
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
+from ekd_train.own_code import allow
 from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.reporter import Silent
@@ -66,6 +67,7 @@ class InProcess:
 
     def __init__(self, setup: TrialSetup) -> None:
         experiment = build_experiment(setup.pool)
+        allow(experiment.code)
         torch.set_num_threads(experiment.cluster.cpus_per_worker)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         # The trial trains on, with a checkpoint after every epoch, until the node is gone: it may end before,
@@ -133,6 +135,7 @@ class InWorkerPool:
     def _open(self) -> Any:
         if self._group is None:
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
-            self._group = WorkerPool(cluster, self.setup.networks, self.setup.data, keep)
+            code = self.experiment.code
+            self._group = WorkerPool(cluster, self.setup.networks, self.setup.data, keep, code)
             self._group.start(cluster_capacity("the cluster"), 1)
         return self._group

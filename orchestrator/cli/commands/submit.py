@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from ekd_train.own_code import travelling
 from orchestrator.cli.checks import named_experiment, requested_search
 from orchestrator.cli.search_options import check_no_search, search_words
 from orchestrator.errors import ExperimentError
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
             files[space] = Path(arguments.space)
         words = ["tune", named, "--space", space, *search_words(arguments)]
         run_id = request.default_run_id(experiment)
+    for module in experiment.own_modules:
+        files |= travelling(module)
     if problem := why_not_elsewhere(experiment):
         raise ExperimentError(problem)
     words += [word for override in arguments.overrides for word in ("--set", override)]

@@ -1,0 +1,148 @@
+"""Classes and functions of one's own, which an experiment names as `package.module:name`.
+
+They are code: only a module that the user's own experiment file or command line named may run (`allow`);
+what a stored experiment names is refused until then.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from ekd_train.errors import EkdError
+
+
+def _written_so(name: str) -> str:
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ValueError("package.module:name of your own")
+    return name
+
+
+OwnCode = Annotated[str, AfterValidator(_written_so)]
+
+_allowed: dict[str, str] = {}
+
+
+class OwnCodeError(EkdError, ValueError):
+    """Code of one's own that cannot be used: one line names it, what is wrong and where it was searched."""
+
+    exit_status = 2
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` is code of one's own, and not in one of our tables.
+
+    >>> is_own("my_nets.small:Net"), is_own("timm/vit_tiny_patch16_224")
+    (True, False)
+    """
+    return ":" in name
+
+
+def module_of(name: str) -> str:
+    """The module of `package.module:name`."""
+    return name.partition(":")[0]
+
+
+def allow(code: Mapping[str, str]) -> None:
+    """Let this process run modules: by name, the hash of the source that each must have."""
+    _allowed.update(code)
+
+
+def build(name: str, *arguments: Any, **options: Any) -> Any:
+    """What `name` makes of the arguments; raises `OwnCodeError`, whatever it raises itself."""
+    made_by = load(name)
+    try:
+        return made_by(*arguments, **options)
+    except Exception as error:
+        raise OwnCodeError(f"{name}: {_said(error)}") from error
+
+
+def load(name: str) -> Any:
+    """The class or function `name`. Raises `OwnCodeError`: not allowed, not found, or of another source."""
+    module, _, attribute = name.partition(":")
+    if module not in _allowed:
+        raise OwnCodeError(
+            f"{name}: a stored experiment names code of its own, which only runs if your own experiment "
+            "file or command line names it, or --trust-stored allows it"
+        )
+    return _imported(module, attribute, _allowed[module])
+
+
+@cache
+def _imported(module: str, attribute: str, expected_hash: str) -> Any:
+    name = f"{module}:{attribute}"
+    if source_hash(module) != expected_hash:
+        raise OwnCodeError(f"{name}: {module} here has another source than where the run was started")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise OwnCodeError(f"{name}: cannot import {module}: {_said(error)}; {_searched()}") from error
+    if not hasattr(found, attribute):
+        raise OwnCodeError(f"{name}: {found.__file__} has no {attribute!r}")
+    return getattr(found, attribute)
+
+
+def source_hash(module: str) -> str:
+    """SHA-256 of the names and contents of `sources(module)`; raises `OwnCodeError`."""
+    digest = hashlib.sha256()
+    for name, file in sources(module).items():
+        content = file.read_bytes()
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def sources(module: str) -> dict[str, Path]:
+    """The Python files of a module by their name below the folder that it is imported from.
+
+    All of its package, which its modules import each other from; of an installed one the module's alone.
+    Raises `OwnCodeError`.
+    """
+    folder = os.getcwd()  # last: it must not stand before what is installed
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+    top = module.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)
+        if spec is not None and _installed(spec.origin):
+            spec = importlib.util.find_spec(module)
+    except Exception as error:  # of a parent package's own
+        raise OwnCodeError(f"{module}: {_said(error)}; {_searched()}") from error
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        raise OwnCodeError(f"{module}: there is no such module; {_searched()}")
+    if spec.submodule_search_locations and not _installed(spec.origin):
+        root = Path(next(iter(spec.submodule_search_locations)))
+        return {file.relative_to(root.parent).as_posix(): file for file in sorted(root.rglob("*.py"))}
+    file = Path(spec.origin or "")
+    if file.suffix != ".py":
+        raise OwnCodeError(f"{module}: is not Python source")
+    return {file.name: file}
+
+
+def travelling(module: str) -> dict[str, Path]:
+    """Of `sources(module)` what a cluster cannot have installed; raises `OwnCodeError`."""
+    return {name: file for name, file in sources(module).items() if not _installed(str(file))}
+
+
+def _installed(file: str | None) -> bool:
+    if file is None or file in ("built-in", "frozen"):
+        return file is not None
+    path = Path(file)
+    packages = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(packages) or path.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def _searched() -> str:
+    return f"searched were {os.getcwd()} and what is installed in {sys.prefix}"
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,106 @@
+"""Code of one's own: found, hashed, imported only where it is allowed, and wrong in one line."""
+
+import pytest
+
+from ekd_train import own_code
+from ekd_train.data import DataError, load_dataset
+from ekd_train.models import build_model
+from ekd_train.objectives import build_objective
+from ekd_train.own_code import OwnCodeError, allow, load, source_hash, sources, travelling
+from ekd_train.settings import DataSettings, Distillation
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Writes a module of a name that no other test has used, into the folder where `ekd` is called."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in own_code.sys.path if path])
+    monkeypatch.setattr(own_code, "_allowed", {})
+    names = iter(f"own_{tmp_path.name.replace('-', '_')}_{number}" for number in range(9))
+
+    def write(text: str, *, allowed: bool = True) -> str:
+        module = next(names)
+        (tmp_path / f"{module}.py").write_text(text)
+        if allowed:
+            allow({module: source_hash(module)})
+        return module
+
+    return write
+
+
+def test_what_nobody_allowed_is_not_imported(own_module):
+    module = own_module("raise SystemExit('imported')", allowed=False)
+    with pytest.raises(OwnCodeError, match="only runs if your own experiment file or command line names"):
+        load(f"{module}:anything")
+
+
+def test_another_source_than_the_runs_is_not_imported(own_module, tmp_path):
+    module = own_module("def net(): pass")
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")
+    with pytest.raises(OwnCodeError, match=f"{module} here has another source"):
+        load(f"{module}:net")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "said"),
+    [
+        ("import no_such_package", "net", r"cannot import own_\w+: ModuleNotFoundError.* searched were /"),
+        ("other = 1", "net", r"own_\w+\.py has no 'net'"),
+        ("def net(*_, **__): return 3", "net", "gave int, not a torch.nn.Module"),
+        ("def net(*_, **__): raise KeyError('width')", "net", "KeyError: 'width'"),
+    ],
+)
+def test_what_is_wrong_with_a_network_is_one_line_that_names_it(own_module, source, name, said):
+    module = own_module(source)
+    with pytest.raises(ValueError, match=rf"^{module}:{name}.*{said}") as error:
+        build_model(f"{module}:{name}", num_classes=3)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_is_given_what_is_set_and_no_more(own_module):
+    module = own_module(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes, in_channels, image_size, width=3):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(in_channels * image_size**2, width),\n"
+        "                         nn.Linear(width, num_classes))\n"
+    )
+    shape = {"num_classes": 5, "in_channels": 2, "image_size": 4}
+    # As `Architecture` hands them over: what nobody set is the default of `wide_resnet`.
+    assert build_model(f"{module}:Net", **shape, width=1.0, stem_channels=16).network[1].out_features == 3
+    assert build_model(f"{module}:Net", **shape, width=7).network[1].out_features == 7
+    with pytest.raises(OwnCodeError, match="unexpected keyword argument 'depth'"):
+        build_model(f"{module}:Net", **shape, depth=10)
+
+
+def test_data_and_objectives_must_be_what_their_keys_ask_for(own_module):
+    module = own_module("def of(settings): return settings")
+    with pytest.raises(DataError, match=f"{module}:of: gave DataSettings; return an ekd_train.data.Source"):
+        load_dataset(DataSettings(name=f"{module}:of"))
+    with pytest.raises(ValueError, match=f"{module}:of gave Distillation, not an ekd_train.objectives"):
+        build_objective(f"{module}:of", Distillation())
+
+
+def test_all_of_a_package_is_hashed_and_travels(own_module, tmp_path):
+    package = tmp_path / "own_package_of_tests"
+    (package / "nets").mkdir(parents=True)
+    (package / "nets" / "small.py").write_text("from own_package_of_tests import layers")
+    (package / "layers.py").write_text("width = 1")
+    names = ["own_package_of_tests/layers.py", "own_package_of_tests/nets/small.py"]
+    assert list(travelling("own_package_of_tests.nets.small")) == names
+    before = source_hash("own_package_of_tests.nets.small")
+    (package / "layers.py").write_text("width = 2")
+    assert source_hash("own_package_of_tests.nets.small") != before
+
+
+def test_of_an_installed_package_the_module_is_hashed_and_nothing_travels():
+    assert list(sources("torch.nn.modules.linear")) == ["linear.py"]
+    assert travelling("torch.nn.modules.linear") == {}
+
+
+def test_a_module_that_is_nowhere_says_where_it_was_searched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        OwnCodeError, match=f"no_such_module: there is no such module; searched were {tmp_path}"
+    ):
+        source_hash("no_such_module")

@@ -1,0 +1,77 @@
+"""The example of docs/own_code.md: its identity follows the source, and only the user names what runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ekd_train import own_code
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import build_experiment, load_experiment
+from orchestrator.planning.preflight import check
+
+DOCS = Path(__file__).parents[3] / "docs"
+EXAMPLE = "docs/examples/own_code.yaml"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """A folder with the example in it, from where it is called."""
+    (tmp_path / "docs/examples").mkdir(parents=True)
+    for name in ("mine.py", "own_code.yaml"):
+        shutil.copyfile(DOCS / "examples" / name, tmp_path / "docs/examples" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "_allowed", {})
+    return tmp_path
+
+
+def test_the_hash_of_the_source_is_part_of_the_run_and_of_the_networks(monkeypatch, example):
+    monkeypatch.setattr(
+        "sys.path", [path for path in own_code.sys.path if not (Path(path) / "docs").exists()]
+    )
+    before = load_experiment(EXAMPLE)
+    assert before.code == before.student_run().code == before.teacher_runs()[0].code
+    with (example / "docs/examples/mine.py").open("a") as file:
+        file.write("# another source\n")
+    after = load_experiment(EXAMPLE)
+    assert after.default_run_id() != before.default_run_id()
+    assert after.teacher_runs()[0].code != before.teacher_runs()[0].code
+    assert load_experiment("digits").result_settings().keys().isdisjoint({"code"})
+
+
+def test_a_stored_experiment_runs_no_code(example):
+    stored = build_experiment(load_experiment(EXAMPLE).resolved() | {"storage": {"uri": str(example)}})
+    own_code._allowed.clear()  # as in a process that has only read it
+    with pytest.raises(ValueError, match=r"docs\.examples\.mine:stripes: a stored experiment names code"):
+        check(stored)
+
+
+def test_a_module_that_is_not_there_is_one_line(example):
+    with pytest.raises(
+        own_code.OwnCodeError, match=f"mine_too: there is no such module; searched were {example}"
+    ):
+        load_experiment(EXAMPLE, ["data.name=mine_too:stripes"])
+    with pytest.raises(
+        ExperimentError, match=r"distillation\.objective: .* or package\.module:name of your own"
+    ):
+        load_experiment(EXAMPLE, ["distillation.objective=mine"])
+
+
+@pytest.mark.slow
+def test_the_example_runs(example):
+    command = [sys.executable, "-m", "orchestrator", "run", EXAMPLE, "--smoke", "--run-id", "own"]
+    settings = ["cluster.address=local", "storage.uri=runs", "cluster.workers_per_run=2"]
+    done = subprocess.run(
+        [*command, *(word for setting in settings for word in ("--set", setting))],
+        env={name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["models:/ekd-own_code-smoke/1"], done.stderr
+    shown = json.loads((example / "runs/own/summary.json").read_text())
+    assert {"members", "averaged", "control"} <= shown["predictors"].keys()
