@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.timing import DEVICE, DTYPES, compare
-from ekd_train.models.batch_ensemble_layers import ActiveMembers, BatchEnsembleConv
+from ekd_train.models.batch_ensemble_layers import BatchEnsembleConv
+from ekd_train.models.member_layers import ActiveMembers
 
 MEMBERS, IMAGES = 4, 64
 SHAPES = ((16, 32), (32, 16), (64, 8))

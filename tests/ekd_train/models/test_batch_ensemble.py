@@ -338,7 +338,7 @@ def test_a_checkpointed_network_is_not_computed_with_the_wrong_members():
             return torch.utils.checkpoint.checkpoint(super().forward, x, use_reentrant=False)
 
     ensemble = to_batch_ensemble(Checkpointed(nn.Linear(4, 4), nn.Linear(4, 2)), 2)
-    with pytest.raises(RuntimeError, match="0: called outside of its BatchEnsemble's forward"):
+    with pytest.raises(RuntimeError, match="0: called outside of its network's forward"):
         ensemble(torch.rand(3, 4)).sum().backward()
 
 

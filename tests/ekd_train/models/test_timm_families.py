@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
 """Family: a network of it, pixels of its images, and what makes it smaller than its name says."""
 
 REFUSED = {
-    "Sequencer": "'stages.0.blocks.0.rnn_tokens.rnn_v': LSTM: its weights are of a kind that has no factors",
+    "Sequencer": "'stages.0.blocks.0.rnn_tokens.rnn_v': LSTM: its weights are of a kind",
     "XCiT": "'pos_embed.token_projection': Conv2d: another module reads its weight",
 }
 """An LSTM holds four layers in one; XCiT convolves its positions apart from the batch, beside BatchNorm."""
