@@ -9,6 +9,7 @@ from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import to_branches
+from ekd_train.models.lora import to_lora
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
 from ekd_train.settings import Architecture, Student, TrainingRun
@@ -73,6 +74,9 @@ def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:
                 init_std=factors.init_std,
                 member_bias=factors.member_bias,
             )
+        case "lora":
+            lora = student.lora
+            return to_lora(plain, student.members, lora.rank, lora.init, train_base=lora.train_base)
         case "ekd":
             return to_branches(
                 plain, student.members, split=student.branches.split, init=student.branches.init

@@ -68,6 +68,7 @@ the perturbed x'. Where no image is perturbed, or α = 1, it is `member_kd`'s.""
 METHOD_OBJECTIVES: dict[StudentMethod, str] = {
     "kd": "mean_kd",
     "latent_be": "member_kd",
+    "lora": "member_kd",
     "batch_ensemble": "ce_kd",
     "ekd": "ekd",
 }

@@ -26,7 +26,7 @@ from ekd_train.settings.data import DataSettings as DataSettings
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
 ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"]
-StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "ekd"]
+StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "lora", "ekd"]
 
 
 class Schedule(Settings):
@@ -102,6 +102,17 @@ class Factors(Settings):
     """A bias per member on the last Linear, added after s (ODS paper)."""
 
 
+class Lora(Settings):
+    """`lora`: changes `B_m A_m` of every weight, and a head a member (LoRA-Ensemble, arXiv 2405.14438)."""
+
+    rank: Positive = 8
+    """Of every change; 4 to 16 in the paper."""
+    init: Literal["xavier", "normal"] = "xavier"
+    """How A starts, drawn for each member; B starts at 0: members start as the plain network."""
+    train_base: bool = True
+    """false: what members share stays as it started; for a student that starts from trained weights."""
+
+
 class Branches(Settings):
     """EKD's parallel branches."""
 
@@ -117,10 +128,11 @@ class Student(Settings):
     method: StudentMethod = "latent_be"
     """`batch_ensemble` is `latent_be` but where images are perturbed and `alpha` < 1: see `ce_kd`."""
     members: Positive = 4
-    """BatchEnsemble members or EKD branches; ignored by `kd`."""
+    """Members of a BatchEnsemble or LoRA, or EKD branches; ignored by `kd`."""
     architecture: Architecture = Architecture()
     training: Training = Training()
     factors: Factors = Factors()
+    lora: Lora = Lora()
     branches: Branches = Branches()
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
@@ -144,7 +156,7 @@ class Distillation(Settings):
     """What the student learns from."""
 
     objective: ObjectiveName | OwnCode = "auto"
-    """`auto`: kd -> mean_kd, latent_be -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
+    """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
     of your own, `package.module:name`, from these settings to an `ekd_train.objectives.Objective`."""
     temperature: Temperature = 4.0
     alpha: Fraction = 1.0

@@ -50,6 +50,7 @@ def test_every_student_method_has_an_objective_of_its_own():
     assert set(METHOD_OBJECTIVES.values()) <= set(OBJECTIVES)
     assert objective_for("kd", "auto") == "mean_kd"
     assert objective_for("latent_be", "auto") == "member_kd"
+    assert objective_for("lora", "auto") == "member_kd"
     assert objective_for("batch_ensemble", "auto") == "ce_kd"
     assert objective_for("ekd", "auto") == "ekd"
     assert objective_for("kd", "proxy_end2") == "proxy_end2"
