@@ -221,7 +221,7 @@ class Runs:
                     [self.experiment_id],
                     wanted,
                     run_view_type=view,
-                    order_by=["attributes.start_time ASC"],  # the parent is older than its children
+                    order_by=["attributes.start_time ASC"],
                     page_token=token,
                 )
                 yield from page

@@ -10,7 +10,7 @@ from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
 from orchestrator.experiment.infrastructure import ChampionBy
 from orchestrator.pipeline.manifest_content import Registered
-from orchestrator.pipeline.projection import searched_keys, shown_params
+from orchestrator.pipeline.projection import project, searched_keys, shown_params
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
 from orchestrator.pipeline.summary import Summary, headline, summarise
@@ -20,7 +20,7 @@ from orchestrator.registry.model_card import CARD, fitted, model_card
 from orchestrator.registry.promotion import Validation, doubt
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG, lineage_tags
 from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, register_averaged_student
-from orchestrator.tracking import TrackingError
+from orchestrator.tracking import PARENT, TrackingError
 
 PAUSE_S = 5.0
 
@@ -62,7 +62,9 @@ def _register(context: RunContext) -> Registered:
     checked, manifest = context.checked, context.manifest.content
     experiment = checked.experiment
     summary = summarise(manifest)
-    context.show_in_mlflow()  # each training run with the times of its training
+    states = project(checked.storage, experiment)
+    # Each training run is made with the times of its training; the parent's numbers come with the model.
+    context.tracker.show({name: state for name, state in states.items() if name != PARENT})
     runs = {name: context.tracker.child(name) for name in manifest.trained}
     for name, run in runs.items():
         context.manifest.note_mlflow_run(name, run)
