@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -40,7 +41,7 @@ def interface_of(address: str) -> str | None:
 
 def rendezvous_url(address: str) -> str:
     """Where workers can meet: `address`, which is this node's, and a port that is free on it now."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+    with socket.socket(_family(address)) as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
@@ -57,4 +58,21 @@ def join(url: str, address: str, rank: int, size: int, device: torch.device) -> 
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, interface)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    # Torch's own would listen on all of the host's addresses, and the store asks nobody who they are.
+    place = urlsplit(url)
+    assert place.hostname is not None
+    assert place.port is not None
+    listening = _listening(place.hostname, place.port) if rank == 0 else None
+    store = dist.TCPStore(
+        place.hostname, place.port, size, rank == 0, COLLECTIVE_TIMEOUT, master_listen_fd=listening
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+
+
+def _listening(host: str, port: int) -> int:
+    """The file descriptor, which becomes the store's, of a socket that listens on that address alone."""
+    return socket.create_server((host, port), family=_family(host)).detach()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
