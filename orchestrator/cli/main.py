@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -64,12 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ekd: the folder you are in was removed; change to another one", file=sys.stderr)
         return 2
     try:
+        listening: AbstractContextManager[None] = nullcontext()
         if "experiment" in parsed:
             # What is wrong in it is said before the command's own imports, which take seconds.
             from orchestrator.experiment.schema import load_experiment
+            from orchestrator.runtime.address import loopback_alone
 
-            load_experiment(parsed.experiment, parsed.overrides)
-        status: int = import_module(f"orchestrator.cli.commands.{parsed.command}").run(parsed)
+            listening = loopback_alone(load_experiment(parsed.experiment, parsed.overrides).cluster)
+        with listening:
+            command = import_module(f"orchestrator.cli.commands.{parsed.command}")
+        status: int = command.run(parsed)
         sys.stdout.flush()
     except EkdError as error:
         print_error(error)

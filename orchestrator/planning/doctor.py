@@ -15,7 +15,7 @@ from orchestrator.planning.preflight import (
     log_of_ray,
     nothing_left,
 )
-from orchestrator.runtime.ray_session import start_ray, stop_ray, token_warning
+from orchestrator.runtime.ray_session import listening_address, start_ray, stop_ray, token_warning
 from orchestrator.storage import open_storage
 from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_storage
@@ -84,8 +84,9 @@ def _cluster(experiment: Experiment) -> str:
     with log_of_ray() as log_file:
         try:
             capacity = start_ray(experiment.cluster, log_file)
+            listens = f"; Ray listens on {listening_address()}" if capacity.own else ""
         finally:
             stop_ray()
     check_capacity(experiment, capacity)
     warning = token_warning()
-    return capacity.describe() + (f"; WARNING: {warning}" if warning else "")
+    return capacity.describe() + listens + (f"; WARNING: {warning}" if warning else "")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,9 +13,12 @@ from orchestrator.experiment.hosts import why_exposed
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
+from orchestrator.runtime.environment import in_the_environment
 
 STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` notes the address of the cluster that it started on this machine."""
+
+LISTENING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 SETTINGS = b"\4"
 """The type of the frame with which both sides of gRPC begin (RFC 9113, section 3.4)."""
@@ -41,6 +45,18 @@ def wanted_address(cluster: Cluster) -> str | None:
         noted = _own_note(STARTED_HERE)
         return noted if noted and why_unreachable(noted) is None else None
     return None
+
+
+@contextlib.contextmanager
+def loopback_alone(cluster: Cluster) -> Iterator[None]:
+    """A Ray that is imported within it, and started by this process, listens on 127.0.0.1 alone.
+
+    Ray's default on Linux is this machine's address in its network, on macOS and Windows the loopback, and
+    the variable chooses between them (https://docs.ray.io/en/latest/cluster/getting-started.html).
+    """
+    ours = {} if LISTENING in os.environ or wanted_address(cluster) else {LISTENING: "0"}
+    with in_the_environment(ours):
+        yield
 
 
 def _own_note(file: Path) -> str:

@@ -154,6 +154,11 @@ def cluster_capacity(where: str) -> Capacity:
     return Capacity(nodes, where, node_groups())
 
 
+def listening_address() -> str:
+    """Where Ray listens on this machine."""
+    return str(ray.util.get_node_ip_address())
+
+
 def ray_logs() -> str | None:
     """The folder of Ray's session logs on the head node; None if it is not known here."""
     folder = _session.get("session_dir")

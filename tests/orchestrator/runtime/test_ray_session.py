@@ -8,19 +8,30 @@ import sys
 import pytest
 
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
+from orchestrator.runtime.address import LISTENING
 from orchestrator.runtime.ray_session import AS_NICE_AS_THE_DRIVER, variables_for_workers
 
 PROGRAM = """
-import json, os, pathlib, sys
+import json, os, pathlib, subprocess, sys
 from orchestrator.experiment.infrastructure import Cluster
-from orchestrator.runtime.ray_session import ray_logs, start_ray
+from orchestrator.runtime.address import loopback_alone
+with loopback_alone(Cluster(address="local")):
+    from orchestrator.runtime.ray_session import ray_logs, start_ray
 
 unknown = ray_logs()
 capacity = start_ray(Cluster(address="local"), pathlib.Path(sys.argv[1]), {"EKD_ADDRESS": "there"})
 import ray
+have = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+family, size = {str(os.getpid())}, 0
+while size < len(family):
+    size = len(family)
+    pairs = subprocess.check_output(["ps", "-eo", "pid=,ppid="], text=True).splitlines()
+    family |= {pair.split()[0] for pair in pairs if pair.split()[1] in family}
+sockets = subprocess.check_output(["ss", "-ltnpH"], text=True).splitlines()
 print(json.dumps({
+    "listening": [s.split()[3] for s in sockets if any(f"pid={process}," in s for process in family)],
     "own": capacity.own,
-    "workers_have": ray.get(ray.remote(lambda: dict(os.environ)).remote()),
+    "workers_have": have,
     "niceness": (os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())),
     "driver_has": dict(os.environ),
     "logs": (unknown, ray_logs(), os.listdir(ray_logs())),
@@ -40,7 +51,7 @@ def test_what_a_user_has_set_stays_and_a_cluster_keeps_its_own_ways(monkeypatch)
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    names = (*KEEP_FREED_MEMORY, *AS_NICE_AS_THE_DRIVER, "RAY_ADDRESS")
+    names = (*KEEP_FREED_MEMORY, *AS_NICE_AS_THE_DRIVER, "RAY_ADDRESS", LISTENING)
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("ray") / "ray.log")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=400)
@@ -53,6 +64,13 @@ def test_its_workers_have_the_variables_and_the_driver_is_left_as_it_was(session
     assert {name: session["workers_have"].get(name) for name in wanted} == wanted
     assert not set(wanted) & set(session["driver_has"])
     assert session["own"]
+
+
+@pytest.mark.slow
+def test_it_listens_on_the_loopback_alone(session):
+    hosts = {place.rpartition(":")[0] for place in session["listening"]}
+    assert len(session["listening"]) > 5  # GCS, raylet, agents, driver, worker
+    assert hosts <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
 
 
 @pytest.mark.slow
