@@ -32,7 +32,7 @@ def accuracy(probs: Tensor, labels: Tensor) -> float:
 
     Raises `ValueError`: no images, shapes or labels that do not fit, or rows that are not probabilities.
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     return _hits(probs, labels).mean().item()
 
 
@@ -47,7 +47,7 @@ def nll(probs: Tensor, labels: Tensor) -> float:
     >>> round(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([0])), 4)
     0.6931
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     return _nll(probs, labels)
 
 
@@ -59,7 +59,7 @@ def per_image(probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     >>> per_image(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))["accuracy"].tolist()
     [1.0, 0.0]
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     return {"accuracy": _hits(probs, labels), "nll": _losses(probs, labels)}
 
 
@@ -71,7 +71,7 @@ def ece(probs: Tensor, labels: Tensor) -> float:
 
     Arguments and errors as `accuracy`.
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     confidence, bins = confidence_bins(probs)
     surplus = confidence - _hits(probs, labels)
     per_bin = torch.zeros(ECE_BINS, dtype=torch.float64, device=probs.device)
@@ -94,7 +94,7 @@ def brier(probs: Tensor, labels: Tensor) -> float:
     >>> brier(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
     0.5
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     one_hot = F.one_hot(labels, probs.shape[-1])
     return (probs - one_hot).square().sum(dim=-1).mean().item()
 
@@ -107,7 +107,7 @@ def recall_per_class(probs: Tensor, labels: Tensor) -> tuple[float | None, ...]:
     >>> recall_per_class(torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), torch.tensor([0, 1]))
     (1.0, 0.0, None)
     """
-    hits, images, _ = _per_class(*_checked(probs, labels))
+    hits, images, _ = _per_class(*checked(probs, labels))
     return tuple(
         hit / count if count else None for hit, count in zip(hits.tolist(), images.tolist(), strict=True)
     )
@@ -122,7 +122,7 @@ def balanced_accuracy(probs: Tensor, labels: Tensor) -> float:
     >>> balanced_accuracy(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1]))
     0.5
     """
-    hits, images, predictions = _per_class(*_checked(probs, labels))
+    hits, images, predictions = _per_class(*checked(probs, labels))
     return (hits / images.clamp(min=1))[images + predictions > 0].mean().item()
 
 
@@ -134,7 +134,7 @@ def macro_f1(probs: Tensor, labels: Tensor) -> float:
     >>> round(macro_f1(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1])), 4)
     0.4286
     """
-    hits, images, predictions = _per_class(*_checked(probs, labels))
+    hits, images, predictions = _per_class(*checked(probs, labels))
     both = images + predictions
     return (2 * hits / both.clamp(min=1))[both > 0].mean().item()
 
@@ -144,7 +144,7 @@ def top5_accuracy(probs: Tensor, labels: Tensor) -> float:
 
     Arguments and errors as `accuracy`.
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
     best = probs.topk(min(TOP, probs.shape[1]), dim=-1).indices
     return (best == labels[:, None]).any(dim=-1).double().mean().item()
 
@@ -176,7 +176,7 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
 
     Arguments and errors as `accuracy`.
     """
-    probs, labels = _checked(probs, labels)
+    probs, labels = checked(probs, labels)
 
     def loss(log_temperature: float) -> float:
         return _nll(apply_temperature(probs, math.exp(log_temperature)), labels)
@@ -225,7 +225,7 @@ def _losses(probs: Tensor, labels: Tensor) -> Tensor:
     return -(probs.gather(1, labels.unsqueeze(1)) + PROB_FLOOR).log().squeeze(1)
 
 
-def _checked(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def checked(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Float64 probabilities and int64 labels on one device, or a ValueError that says what is wrong."""
     probs, labels = torch.as_tensor(probs).double(), torch.as_tensor(labels)
     if probs.ndim != 2 or 0 in probs.shape:

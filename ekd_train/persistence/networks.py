@@ -1,6 +1,6 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ekd_train.data.description import DataDescription
 from ekd_train.data.seeds import derive_seed
+from ekd_train.metrics import checked
 from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
@@ -202,10 +203,23 @@ def save_predictions(
     return record
 
 
-def load_predictions(store: Store) -> dict[str, Tensor]:
+def load_predictions(store: Store, data: DataDescription, predictors: Iterable[str]) -> dict[str, Tensor]:
     """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c).
 
-    Raises `DamagedCheckpoint`, or a `LookupError` if there was none.
+    `data`, `predictors`: of which data set, and whose predictions there must be. Raises `DamagedCheckpoint`
+    where they are not that, or a `LookupError` if there are none.
     """
     record = load_typed(store, f"{PREDICTIONS}.json", PredictionsRecord)
-    return load_tensors(store, f"{PREDICTIONS}.safetensors", record.sha256)
+    key = f"{PREDICTIONS}.safetensors"
+    tensors = load_tensors(store, key, record.sha256)
+    try:
+        for split, count in (("validation", data.validation), ("test", data.test)):
+            for name in predictors:
+                probs = tensors[f"{split}/{name}"]
+                if probs.ndim != 3 or probs.shape[1:] != (count, data.num_classes) or len(probs) == 0:
+                    raise ValueError(f"{name} on {split} is of shape {tuple(probs.shape)}")
+                checked(probs.mean(0), tensors[f"{split}/labels"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise DamagedCheckpoint(f"{key}: not what was predicted on this run's images ({why})") from error
+    return tensors

@@ -69,7 +69,7 @@ def load_evidence(storage: Storage) -> Evidence:
         summary=summarise(manifest),
         data=manifest.prepared.data,
         histories={run: load_network_record(storage, run).history for run in manifest.trained},
-        tensors=load_predictions(storage),
+        tensors=load_predictions(storage, manifest.prepared.data, manifest.evaluated.predictors),
         evaluation=read_json(storage, EVALUATION),
         search=load_search(storage, manifest),
     )

@@ -129,7 +129,7 @@ def _measure(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stored = load_predictions(run.storage)
+    stored = load_predictions(run.storage, run.data, run.manifest.evaluated.predictors)
     experiment = run.experiment
     predictors = load_predictors(
         networks_of(run.storage, run.manifest.run_id, experiment, run.data),

@@ -26,7 +26,7 @@ def evaluate(context: RunContext) -> Evaluated:
         control=experiment.control_run(), student=experiment.student_run(), baseline=_baseline(context)
     )
     (record,) = context.wait([job])
-    tensors = load_predictions(context.checked.storage)
+    tensors = load_predictions(context.checked.storage, context.checked.description, record.cost)
     predictors = measure(tensors, record.cost)
     return Evaluated(predictors=predictors, latency=record.latency, gain=_gain(tensors))
 

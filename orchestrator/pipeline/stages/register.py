@@ -131,8 +131,9 @@ def _doubted(summary: Summary, by: ChampionBy, data: DataDescription) -> str | N
 
 def _to_control(context: RunContext) -> Interval:
     """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
-    tensors = load_predictions(context.checked.storage)
-    probs = {name: tensors[f"test/{name}"].mean(0) for name in ("averaged", "control")}
+    predictors = ("averaged", "control")
+    tensors = load_predictions(context.checked.storage, context.checked.description, predictors)
+    probs = {name: tensors[f"test/{name}"].mean(0) for name in predictors}
     return Bootstrap(probs, tensors["test/labels"]).difference("averaged", "control", "accuracy")
 
 

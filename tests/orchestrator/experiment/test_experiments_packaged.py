@@ -195,7 +195,7 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
     save_average(checked.storage, averaged(networks.load(student)), NetworkRecord(identity="x"))
     evaluated = do(Evaluation(control=experiment.control_run(), student=student))
     assert evaluated.cost["averaged"].params == evaluated.cost["control"].params
-    tensors = load_predictions(checked.storage)
+    tensors = load_predictions(checked.storage, checked.description, evaluated.cost)
     for values in measure(tensors, evaluated.cost).values():
         assert all(map(math.isfinite, values.test.values()))
 
