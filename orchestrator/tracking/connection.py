@@ -1,17 +1,18 @@
 """Opening MLflow's client: bounded waits, a quiet log, and the SQLite file migrated once."""
 
 import fcntl
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
 from orchestrator.tracking.preflight import TrackingError
-from orchestrator.tracking.uninterrupted import Uninterrupted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,3 +102,30 @@ def _first_use(uri: str) -> Iterator[None]:
     with open(f"{file}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+class Uninterrupted:
+    """Whose methods are those of `target`, called one at a time on a thread of their own.
+
+    Python raises a signal's exception in the main thread, between any two instructions: SQLAlchemy so
+    interrupted can leave its transaction open, and SQLite's file locked for as long as the process lives.
+    Here it interrupts the waiting; the call ends, and the next one waits for it.
+
+    >>> Uninterrupted("one two").split()
+    ['one', 'two']
+    """
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._thread.submit(found, *args, **kwargs).result()
+
+        return call

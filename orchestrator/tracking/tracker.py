@@ -85,12 +85,10 @@ class Tracker:
             uri: from `resolve_tracking_uri`.
             experiment: MLflow experiment, created when missing.
             ekd_run_id: the `ekd run`; name of the parent run.
-            instance: tells it from another run with the same id; a manifest's time of creation
-                does.
+            instance: tells it from another run with the same id; a manifest's time of creation does.
             storage_uri: the run's storage, for artifacts (`artifact_location`).
 
-        Raises:
-            TrackingError: the store cannot be used.
+        Raises `TrackingError`: the store cannot be used.
         """
         client = connect(uri)
         with explained(uri, "open a run in"):
@@ -99,8 +97,7 @@ class Tracker:
     def child(self, name: str) -> str:
         """The MLflow id of the training run `name`, which is created if there is none.
 
-        Raises:
-            TrackingError: the store cannot be reached.
+        Raises `TrackingError`: the store cannot be reached.
         """
         with explained(self.uri, "create a run in"):
             return self._runs.open(name)
@@ -169,13 +166,10 @@ class Tracker:
         return not self.waiting
 
     def close(self, status: RunStatus) -> bool:
-        """End the parent run, and with the same status every child that has not ended.
+        """End the parent run, and every child that has not ended; whether MLflow has all that was written.
 
         Also those that this process does not know of: an earlier one that was killed left them, or an
         interrupt came while one was created.
-
-        Returns:
-            Whether MLflow has everything that was written to this tracker.
         """
         for name, unwritten in self._unwritten.items():
             if unwritten.status is None or name == PARENT:
