@@ -140,9 +140,7 @@ def move_champion(client: "MlflowClient", name: str, version: str, *, kind: str,
     Called for the present champion it moves and notes nothing, and returns None; what an earlier call
     that was interrupted did not write is written.
 
-    Raises:
-        NoSuchVersion: there is no such model or version.
-        ExperimentError: no reason was given.
+    Raises `NoSuchVersion`: there is no such model or version; `ExperimentError`: no reason was given.
     """
     reason = " ".join(reason.split())
     if not reason:
@@ -193,9 +191,8 @@ def say_on_run(client: "MlflowClient", version: "ModelVersion", alias: str) -> N
 def roll_back(client: "MlflowClient", name: str, *, reason: str) -> Move | None:
     """Make the champion before the present one champion again; once more goes one further back.
 
-    Raises:
-        NoSuchVersion: there is no such model, no champion, or none before it.
-        ValueError: no reason was given.
+    Raises `NoSuchVersion`: there is no such model, no champion, or none before it; `ValueError`: no reason
+    was given.
     """
     present = champion_of(client, name)
     if present is None:

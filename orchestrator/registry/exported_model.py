@@ -51,14 +51,12 @@ def save_exported(
         module: images (b, c, h, w) in [0, 1] -> logits (b, classes).
         example_images: (b, c, h, w) float32 in [0, 1], b >= 2: a batch of one would fix the axis.
         folder: does not exist yet.
-        logged_model: the MLflow model that it becomes.
-        run_id: MLflow run that made it.
+        logged_model: the MLflow model that it becomes, made by the MLflow run `run_id`.
         requirements: pip requirements of loading it.
         metadata: of the MLflow model, as `mlflow.models.get_model_info` gives it.
 
-    Raises:
-        ExportError: it cannot be exported, or for a batch of 1, 2 or 7 it gives other logits.
-        ValueError: wrong example images.
+    Raises `ExportError`: it cannot be exported, or for a batch of 1, 2 or 7 it gives other logits;
+    `ValueError`: wrong example images.
     """
     import mlflow.pytorch
     import numpy as np

@@ -37,16 +37,12 @@ def model_card(
     What grows with the number of teachers comes last, where `fitted` cuts.
 
     Args:
-        summary: `summary.json`, as it is before the registration: `predictors` with `params`,
-            `macs`, `test`, `validation`, and of the averaged student `temperature`.
-        experiment: the resolved experiment.
+        summary: as it is before the registration, with the averaged student.
+        experiment: resolved.
         lineage: tags of the version; shown as they are.
         data: of the data set.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
         to_control: test accuracy minus the control's, with its 95 % interval.
-
-    Raises:
-        KeyError: the summary has no averaged student.
     """
     predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}

@@ -63,12 +63,7 @@ def doubt(
     It is at chance level (its balanced accuracy is within two standard errors of 1 / classes), or its own
     control, which needed no teachers, is better on the same images.
 
-    Args:
-        student: on the validation images.
-        control: the network that was trained alike on labels alone, on the same.
-        by: what counts as better.
-        classes: of the data.
-        images: for validation.
+    Both on the same validation images, `images` of `classes` classes; `by`: what counts as better.
 
     >>> at_chance, control = Validation(0.1, 2.3, 0.1), Validation(0.9, 0.4, 0.9)
     >>> doubt(at_chance, control, by="accuracy", classes=10, images=500)
@@ -95,8 +90,7 @@ def decide_promotion(
 
     Args:
         candidate: the new version's measurements, None if it has none.
-        champion: the present champion's, None if it has none or there is no champion.
-        vacant: there is no champion.
+        champion: the present champion's, None if it has none or, `vacant`, there is no champion.
         by: what counts as better.
         doubted: what `doubt` says of the new version.
 

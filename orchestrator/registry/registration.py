@@ -68,8 +68,7 @@ class RegisteredVersion:
 def check_model_name(name: str) -> str:
     """`name`, if it can be a registered model's.
 
-    Raises:
-        ValueError: it holds something else than letters, digits, `.`, `_` and `-`.
+    Raises `ValueError`: it holds something else than letters, digits, `.`, `_` and `-`.
     """
     if not MODEL_NAME.fullmatch(name):
         raise ValueError(f"model name {name!r}: use letters, digits, '.', '_' and '-' only")
@@ -108,10 +107,8 @@ def register_averaged_student(
         doubted: why it is not to become champion by itself (`promotion.doubt`).
         pip_requirements: of loading it; default: this torch and this mlflow.
 
-    Raises:
-        ExportError: the network cannot be saved faithfully in pt2 form.
-        TrackingError: the store cannot be reached or refuses something.
-        ValueError: the name or the example images are wrong.
+    Raises `ExportError`: the network cannot be saved faithfully in pt2 form; `TrackingError`: the store
+    cannot be reached or refuses something; `ValueError`: the name or the example images are wrong.
     """
     check_model_name(name)
     sha256 = weights_sha256(module)

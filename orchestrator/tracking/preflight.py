@@ -30,8 +30,7 @@ class TrackingError(EkdError):
 def check_tracking(uri: str) -> None:
     """Check in at most a few seconds, without importing mlflow, that runs can be tracked at `uri`.
 
-    Raises:
-        TrackingError: the store cannot be reached, refuses us, is not writable or is corrupt.
+    Raises `TrackingError`: the store cannot be reached, refuses us, is not writable or is corrupt.
     """
     try:
         urlsplit(uri).port  # noqa: B018 - the port is parsed when it is asked for

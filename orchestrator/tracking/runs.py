@@ -60,13 +60,7 @@ class _Held:
 class Runs:
     """The runs of one `ekd run` in one MLflow experiment, which is created if there is none.
 
-    Args:
-        client: an open client.
-        uri: its tracking URI.
-        experiment: the MLflow experiment's name.
-        ekd_run_id: the `ekd run` that they belong to; the parent has this name.
-        instance: which of the runs with that id.
-        storage_uri: where a new experiment's artifacts may be kept (`artifact_location`).
+    Arguments as `Tracker.open`, and an open client of `uri`.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ class Tracker:
             experiment: MLflow experiment, created when missing.
             ekd_run_id: the `ekd run`; name of the parent run.
             instance: tells it from another run with the same id; a manifest's time of creation does.
-            storage_uri: the run's storage, for artifacts (`artifact_location`).
+            storage_uri: the run's storage, where a new experiment's artifacts may be kept.
 
         Raises `TrackingError`: the store cannot be used.
         """
