@@ -4,12 +4,13 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import EkdError
+from orchestrator.registry.provenance import loading_requirements
 from orchestrator.runtime.environment import in_the_environment
 
 if TYPE_CHECKING:
@@ -38,21 +39,17 @@ def save_exported(
     folder: Path,
     logged_model: "LoggedModel",
     run_id: str,
-    requirements: Sequence[str],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Save `module` under `folder` as an MLflow model in pt2 form (torch.export), and check it.
 
-    The batch axis is dynamic. Everything is done on a copy, on the CPU, in eval mode. The
-    requirements are given, because inferring them takes most of the time of MLflow's own
-    `log_model` (12 of 17 s).
+    The batch axis is dynamic. Everything is done on a copy, on the CPU, in eval mode.
 
     Args:
         module: images (b, c, h, w) in [0, 1] -> logits (b, classes).
         example_images: (b, c, h, w) float32 in [0, 1], b >= 2: a batch of one would fix the axis.
         folder: does not exist yet.
         logged_model: the MLflow model that it becomes, made by the MLflow run `run_id`.
-        requirements: pip requirements of loading it.
         metadata: of the MLflow model, as `mlflow.models.get_model_info` gives it.
 
     Raises `ExportError`: it cannot be exported, or for a batch of 1, 2 or 7 it gives other logits;
@@ -88,7 +85,8 @@ def save_exported(
             ),
             signature=signature,
             input_example=example_images,
-            pip_requirements=list(requirements),
+            # To infer them takes most of the time of MLflow's own `log_model`: 12 of 17 s.
+            pip_requirements=list(loading_requirements()),
             serialization_format="pt2",
         )
         with _no_pickles():

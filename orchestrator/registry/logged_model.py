@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +83,6 @@ def log_model(
     module: "nn.Module",
     example_images: "np.ndarray",
     recorded: Recorded,
-    requirements: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> "LoggedModel":
     """Log a model by the client's own steps; its name has that of the `ekd run`.
@@ -111,7 +110,7 @@ def log_model(
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
-            save_exported(module, example_images, folder, logged, run, requirements, metadata)
+            save_exported(module, example_images, folder, logged, run, metadata)
             with explained(tracker.uri, "upload a model to"):
                 upload(
                     logged.artifact_location,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.experiment.infrastructure import MODEL_NAME, ChampionBy
+from orchestrator.experiment.infrastructure import ChampionBy
 from orchestrator.registry.champion import (
     ABOUT,
     PROMOTION_TAG,
@@ -28,7 +28,7 @@ from orchestrator.registry.logged_model import (
     recorded_of,
 )
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
-from orchestrator.registry.provenance import loading_requirements, weights_sha256
+from orchestrator.registry.provenance import weights_sha256
 from orchestrator.tracking.connection import explained, patient
 from orchestrator.tracking.run_state import shortened
 from orchestrator.tracking.runs import RUN_ID_TAG
@@ -65,16 +65,6 @@ class RegisteredVersion:
         return f"models:/{self.name}/{self.version}"
 
 
-def check_model_name(name: str) -> str:
-    """`name`, if it can be a registered model's.
-
-    Raises `ValueError`: it holds something else than letters, digits, `.`, `_` and `-`.
-    """
-    if not MODEL_NAME.fullmatch(name):
-        raise ValueError(f"model name {name!r}: use letters, digits, '.', '_' and '-' only")
-    return name
-
-
 def register_averaged_student(
     tracker: Tracker,
     run: str,
@@ -88,7 +78,6 @@ def register_averaged_student(
     class_names: Sequence[str],
     champion_by: ChampionBy = "accuracy",
     doubted: str | None = None,
-    pip_requirements: Sequence[str] | None = None,
 ) -> RegisteredVersion:
     """Register `module` as a version of `name`; called again, the same version is found.
 
@@ -105,12 +94,10 @@ def register_averaged_student(
         class_names: in the order of the logits.
         champion_by: which of the validation metrics decides who is champion.
         doubted: why it is not to become champion by itself (`promotion.doubt`).
-        pip_requirements: of loading it; default: this torch and this mlflow.
 
     Raises `ExportError`: the network cannot be saved faithfully in pt2 form; `TrackingError`: the store
-    cannot be reached or refuses something; `ValueError`: the name or the example images are wrong.
+    cannot be reached or refuses something; `ValueError`: the example images are wrong.
     """
-    check_model_name(name)
     sha256 = weights_sha256(module)
     made_from = {**lineage, RUN_ID_TAG: tracker.ekd_run_id, PARENT_RUN_TAG: run}
     client = tracker.client
@@ -120,10 +107,9 @@ def register_averaged_student(
             logged = None if version else find_logged_model(tracker, run, sha256)
         if version is None:
             if logged is None:
-                pins = loading_requirements() if pip_requirements is None else pip_requirements
                 metadata = {"class_names": list(class_names)}
                 about = replace(recorded, tags={**recorded.tags, WEIGHTS_TAG: sha256})
-                logged = log_model(tracker, run, module, example_images, about, pins, metadata)
+                logged = log_model(tracker, run, module, example_images, about, metadata)
             with explained(tracker.uri, "create a model version in"):
                 archive = {ARCHIVE_TAG: logged.tags[ARCHIVE_TAG]}
                 version = _create_version(tracker, run, name, logged, made_from | archive, description)

@@ -43,7 +43,7 @@ def registered(tmp_path_factory) -> Path:
     )
     folder = tmp_path_factory.mktemp("registered") / "model"
     images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
-    save_exported(student, images, folder, Files(), "run", ["torch"])
+    save_exported(student, images, folder, Files(), "run")
     return folder
 
 
