@@ -62,10 +62,9 @@ def build_model(
             two always have such a stem.
         pruned: share of every layer's channels to take out, in [0, 1); see `ekd_train.models.pruning`.
 
-    Raises:
-        ValueError: unknown name (with the nearest), a depth that the architecture does not have
-            (with the rule and the nearest), a setting that does not apply, a bad size, a network that
-            cannot be pruned, or a library that is not installed.
+    Raises `ValueError`: unknown name (with the nearest), a depth that the architecture does not have (with
+    the rule and the nearest), a setting that does not apply, a bad size, a network that cannot be pruned, or
+    a library that is not installed.
 
     >>> model = build_model("wide_resnet", depth=10, num_classes=10, in_channels=1)
     >>> next(iter(model.state_dict()))

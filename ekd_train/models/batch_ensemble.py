@@ -54,9 +54,8 @@ def to_batch_ensemble(
             arXiv 2110.14149).
         generator: for the two random inits; None: torch's global one.
 
-    Raises:
-        TypeError: see `MemberNetwork.convert`.
-        ValueError: a bad `num_members` or `init`, or `member_bias` without a last Linear that has a bias.
+    Raises `TypeError`: see `MemberNetwork.convert`; `ValueError`: a bad `num_members` or `init`, or
+    `member_bias` without a last Linear that has a bias.
     """
     if init not in get_args(FactorInit):
         raise ValueError(f"init must be one of {', '.join(get_args(FactorInit))}, got {init!r}")

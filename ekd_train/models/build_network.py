@@ -28,8 +28,7 @@ def build_network(
         start: weights of the plain network (`persistence.networks.starting_weights`) in place of drawn ones;
             subnetworks are made of these.
 
-    Raises:
-        ValueError: an architecture that is unknown or does not fit; the message says which and why.
+    Raises `ValueError`: an architecture that is unknown or does not fit; the message says which and why.
     """
     plain = build_plain(run.architecture, spec)
     if start is not None:

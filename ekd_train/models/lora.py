@@ -116,9 +116,7 @@ def to_lora(
         train_base: False: all that is shared, normalisations included, is left as it is.
         generator: of A; None: torch's global one.
 
-    Raises:
-        TypeError: see `MemberNetwork.convert`.
-        ValueError: a bad `num_members`, `rank` or `init`.
+    Raises `TypeError`: see `MemberNetwork.convert`; `ValueError`: a bad `num_members`, `rank` or `init`.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")

@@ -44,11 +44,9 @@ class MemberNetwork(Subnetworks):
     ) -> Self:
         """Members of a copy of `module`, each of whose layers with weights is replaced by `layer_for` of it.
 
-        Raises:
-            TypeError: a module inside has weights of a kind that is not understood; the error names it and
-                its type. Raised by the first forward too, where batch statistics need all members at once
-                and a layer is used otherwise than on the batch.
-            ValueError: a bad `num_members`.
+        Raises `TypeError`: a module inside has weights of a kind that is not understood; the error names it
+        and its type. Raised by the first forward too, where batch statistics need all members at once and a
+        layer is used otherwise than on the batch; `ValueError`: a bad `num_members`.
         """
         if num_members < 1:
             raise ValueError(f"num_members must be at least 1, got {num_members}")

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
+from orchestrator.cli.search_options import add_search_options
 from orchestrator.cli.table import COMMANDS
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import redacted, visible
@@ -138,5 +139,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.help, description=command.description))
+        added = commands.add_parser(name, help=command.help, description=command.description)
+        for argument, options in command.arguments:
+            added.add_argument(argument, **options)
+        if command.search is not None:
+            add_search_options(added, required=command.search == "required")
     return parser

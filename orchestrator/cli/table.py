@@ -3,11 +3,22 @@
 What a command does is in `orchestrator/cli/commands/`, in the module of its name.
 """
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from orchestrator.cli import arguments
+from orchestrator.cli.arguments import (
+    ENDPOINT_URL,
+    OVERRIDES,
+    REASON,
+    REGISTRY,
+    RUN,
+    STORAGE,
+    STORED_RUN,
+    Argument,
+    argument,
+    overrides,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,9 @@ class Command:
     help: str
     """One line of `ekd --help`."""
     description: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
+    arguments: Sequence[Argument]
+    search: Literal["possible", "required"] | None = None
+    """Whether it takes the options of a search too."""
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -25,51 +38,76 @@ COMMANDS: Mapping[str, Command] = {
         "train, distil, average, evaluate and register; again: continue",
         "The whole main job. The same command again continues an interrupted run and redoes nothing. The "
         "last line on stdout is the registered model's URI.",
-        arguments.add_run,
+        RUN,
     ),
     "plan": Command(
         "what would run, where, and what it would cost",
         "Every training run with its workers, batch, learning rate and cost, against what the cluster has, "
         "and where things are stored. Starts nothing; exit status 2 if it can never be scheduled.",
-        arguments.add_plan,
+        RUN,
+        search="possible",
     ),
     "tune": Command(
         "search for the best student, then train it in full and register it",
         "Trains the teachers once, searches a space with Ray Tune, then trains, averages, evaluates and "
         "registers the best configuration. The same command again continues. The last line on stdout is the "
         "registered model's URI.",
-        arguments.add_tune,
+        RUN,
+        search="required",
     ),
     "submit": Command(
         "the same main job on a Ray cluster, through its job API",
         "Sends the code and the experiment (no data, no credentials), starts `ekd run`, or with --space `ekd "
         "tune`, on the cluster's head and follows its log. Ctrl-C lets go of it: it runs on. A run that is "
         "running is attached to, one that failed is continued.",
-        arguments.add_submit,
+        (
+            *RUN,
+            argument(
+                "--address",
+                metavar="URL",
+                help="the cluster's dashboard, HEAD:8265; default: RAY_API_SERVER_ADDRESS",
+            ),
+            argument(
+                "--no-wait",
+                dest="wait",
+                action="store_false",
+                help="do not follow the log: submit and return",
+            ),
+        ),
+        search="possible",
     ),
     "register": Command(
         "register a run, and write to MLflow what it lacks of it",
         "The last stages of a run that is trained and measured, without Ray: register the student, write "
         "summary and report, and write to MLflow all that is stored. For a tracking server that was away, or "
         "lost what it had; nothing is written twice.",
-        arguments.add_register,
+        (*STORED_RUN, OVERRIDES),
     ),
     "clean": Command(
         "remove what finished runs no longer need",
         "Removes checkpoints and Ray's files of finished runs; networks, results and manifest stay. With "
         "--everything, all that the named run has in storage (MLflow keeps what it has).",
-        arguments.add_clean,
+        (
+            argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs"),
+            argument("--everything", action="store_true", help="remove the named run, finished or not"),
+            STORAGE,
+            ENDPOINT_URL,
+        ),
     ),
     "status": Command(
         "where runs stand",
         "All runs of a storage, or the stages and training runs of one.",
-        arguments.add_status,
+        (
+            argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs"),
+            STORAGE,
+            ENDPOINT_URL,
+        ),
     ),
     "report": Command(
         "the results of a run, here and as a page",
         "Prints the table of results and writes the HTML report anew, beside the run and, where MLflow "
         "answers, among its artifacts; the last line on stdout is where it is.",
-        arguments.add_report,
+        STORED_RUN,
     ),
     "evaluate": Command(
         "a finished run under corruption, on foreign images, and when it should not answer",
@@ -77,40 +115,67 @@ COMMANDS: Mapping[str, Command] = {
         "on images of another data set; and measures the error among the images they are sure of. A report "
         "on a finished run: nothing is selected by it. The same settings again: not done again. The last "
         "line on stdout is where the results are.",
-        arguments.add_evaluate,
+        (
+            *STORED_RUN,
+            overrides(
+                "a key of `ekd_train/robustness/settings.py`, as images=1000 or severities=[1,3,5]; repeats"
+            ),
+        ),
     ),
     "models": Command(
         "registered students, their metrics and aliases",
         "Every registered version, the newest first, with its metrics and cost, its run, and why it has, or "
         "no longer has, its alias.",
-        arguments.add_models,
+        (
+            argument("name", nargs="?", metavar="NAME", help="of a registered model; default: all"),
+            *REGISTRY,
+        ),
     ),
     "promote": Command(
         "make a version the champion",
         "Moves the alias `champion` to this version, in one step, and records why.",
-        arguments.add_promote,
+        (
+            argument("model", metavar="models:/NAME/VERSION", help="the version that becomes the champion"),
+            REASON,
+            *REGISTRY,
+        ),
     ),
     "rollback": Command(
         "make the previous champion the champion again",
         "Moves the alias `champion` back to the version that had it before, and records why. Again: one "
         "further back, to the first.",
-        arguments.add_rollback,
+        (argument("name", metavar="NAME", help="of the registered model"), REASON, *REGISTRY),
     ),
     "export": Command(
         "the averaged student as a pt2, ONNX or state-dict file",
         "Writes the student; checks its weights against the recorded SHA-256, and the file's logits against "
         "the network's. The last line on stdout is the file.",
-        arguments.add_export,
+        (
+            argument(
+                "source", metavar="RUN_ID|models:/...", help="models:/NAME/VERSION or models:/NAME@ALIAS"
+            ),
+            argument(
+                "--format",
+                choices=("pt2", "onnx", "state-dict"),
+                help="default: by PATH, onnx for .onnx, state-dict for .safetensors, else pt2 (torch.export)",
+            ),
+            argument("--output", metavar="PATH", required=True, help="the file to write"),
+            ENDPOINT_URL,
+            *REGISTRY,
+        ),
     ),
     "experiments": Command(
         "what is packaged",
         "The packaged experiments and search spaces; copy one to a file of yours to change it.",
-        arguments.add_experiments,
+        (argument("name", nargs="?", metavar="NAME", help="print the YAML of this experiment or space"),),
     ),
     "doctor": Command(
         "whether cluster, storage, tracking and data are usable from here",
         "Tries everything that a run would use, and says what is wrong and what to do. Exit status 2 if "
         "something is not usable.",
-        arguments.add_doctor,
+        (
+            argument("experiment", nargs="?", default="digits", metavar="EXPERIMENT", help="default: digits"),
+            OVERRIDES,
+        ),
     ),
 }

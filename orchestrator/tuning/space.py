@@ -64,8 +64,7 @@ def check_space(space: Space, experiment: Experiment) -> None:
     Bounds of fields are intervals, so a range is inside if its ends are. Rules between keys are
     looked at on every combination of ends and choices.
 
-    Raises:
-        ExperimentError: names the key or the combination, and the rule that it breaks.
+    Raises `ExperimentError`: names the key or the combination, and the rule that it breaks.
     """
     for key in space.domains:
         if key.split(".")[0] in UNSEARCHABLE:
