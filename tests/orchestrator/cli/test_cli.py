@@ -98,7 +98,7 @@ WRONG_SETTINGS = {
     "no teachers": ("teachers=[]", "teachers: at least one is needed"),
     "no temperature": (
         "distillation.temperature=0",
-        "distillation.temperature: input should be greater than 0",
+        "distillation.temperature: input should be greater than or equal to 0.001",
     ),
     "not a number": ("distillation.temperature=.nan", "finite number"),
     "infinity": ("distillation.temperature=.inf", "finite number"),
