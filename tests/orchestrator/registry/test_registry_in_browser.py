@@ -1,5 +1,7 @@
-"""What a person finds in MLflow's own pages, on a real server, of a run and of a search: and how they lead
-from one to the next. Each test's last page is kept as a picture in $EKD_SCREENSHOTS, if that is a folder."""
+"""What a person finds in MLflow's own pages, on a real server, of a run and of a search, page after page.
+
+EKD_SCREENSHOTS=FOLDER keeps a picture of each test's last page; EKD_DATABASE=sqlite takes that database.
+"""
 
 import json
 import os
@@ -42,14 +44,13 @@ def wait_until(ready, process, log):
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """PostgreSQL, as a server for many has it; SQLite, which all other tests have, where that is absent."""
     folder = tmp_path_factory.mktemp("database")
-    if request.param == "sqlite":
+    if not POSTGRES or os.environ.get("EKD_DATABASE") == "sqlite":
         yield f"sqlite:///{folder}/mlflow.db"
         return
-    if not POSTGRES:
-        pytest.skip("needs PostgreSQL: apt-get install postgresql")
     data, log, port = folder / "data", folder / "postgres.log", free_port()
     data.mkdir()
     other = []
