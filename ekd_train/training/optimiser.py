@@ -4,17 +4,15 @@ import torch
 from torch import nn
 
 from ekd_train.models.batch_ensemble import factors as factors_of
-from ekd_train.models.lora import own_parameters
 from ekd_train.settings import Factors, Training
 
 
 def build_optimiser(network: nn.Module, training: Training, factors: Factors | None) -> torch.optim.SGD:
-    """SGD over every parameter that requires a gradient, in the groups `shared`, `factors` and `lora`.
+    """SGD over every parameter that requires a gradient, in the groups `shared` and `factors`.
 
     `shared` decays toward 0 with λ = `training.weight_decay`, BatchNorm's parameters and biases
     included (Nam et al. 2022, released code). The BatchEnsemble factors r and s, `factors`, do not
-    decay in the optimiser: see `adjust_factor_gradients`. A member's own bias counts as shared. What is a
-    LoRA member's own, `lora`, decays toward 0, and has its gradients scaled as factors have.
+    decay in the optimiser: see `adjust_factor_gradients`. A member's own bias counts as shared.
 
     `network` may hold a BatchEnsemble beside other modules. `factors`: how r and s learn; None only where
     there are none, else a `ValueError`.
@@ -22,8 +20,7 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
     members_own = [factor for _, factor in factors_of(network)]
     if members_own and factors is None:
         raise ValueError("the network has BatchEnsemble factors, so their settings are needed")
-    lora = [parameter for _, parameter in own_parameters(network)]
-    own = {id(parameter) for parameter in (*members_own, *lora)}
+    own = {id(factor) for factor in members_own}
     shared = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
     peak = training.learning_rate
     groups = [
@@ -43,17 +40,6 @@ def build_optimiser(network: nn.Module, training: Training, factors: Factors | N
                 "weight_decay": 0.0,
                 "gradient_scale": len(members_own[0]) if factors.gradient_scale == "members" else 1,
                 "decay_toward_one": training.weight_decay if factors.decay == "toward_one" else 0.0,
-            }
-        )
-    if lora:
-        groups.append(
-            {
-                "params": lora,
-                "name": "lora",
-                "peak_learning_rate": peak,
-                "weight_decay": training.weight_decay,
-                "gradient_scale": len(lora[0]),
-                "decay_toward_one": 0.0,
             }
         )
     optimiser = torch.optim.SGD(
@@ -90,7 +76,7 @@ def adjust_factor_gradients(optimiser: torch.optim.SGD) -> None:
     Call it once a step, on complete gradients, between `backward` and `optimiser.step`.
     """
     for group in optimiser.param_groups:
-        if "gradient_scale" not in group:
+        if group["name"] != "factors":
             continue
         learning = [factor for factor in group["params"] if factor.grad is not None]
         gradients = [factor.grad for factor in learning]

@@ -11,7 +11,7 @@ from torch import nn
 from ekd_train.models import build_model
 from ekd_train.models.lora import own_parameters, to_lora
 from ekd_train.settings import Training
-from ekd_train.training.optimiser import adjust_factor_gradients, build_optimiser
+from ekd_train.training.optimiser import build_optimiser
 
 
 def timm_vit() -> nn.Module:
@@ -96,23 +96,19 @@ def test_what_is_drawn_for_a_member_is_its_own_and_of_the_size_that_was_asked_fo
         assert not members.shared[0].weight_b.any()
 
 
-def test_a_frozen_base_stays_and_all_that_is_a_members_own_learns_at_the_rate_of_one_network():
+def test_of_a_frozen_base_only_what_is_a_members_own_learns():
     torch.manual_seed(0)
     members = to_lora(build_model("resnet", depth=8, num_classes=3, in_channels=1), 2, 2, train_base=False)
     own = {name for name, _ in own_parameters(members)}
     assert {name for name, parameter in members.named_parameters() if parameter.requires_grad} == own
     before = {name: value.clone() for name, value in members.named_parameters()}
-    optimiser = build_optimiser(members, Training(learning_rate=0.1, weight_decay=0, momentum=0), None)
-    head = members.shared.network.linear
-    logits = members(torch.rand(4, 1, 8, 8))
-    logits[0].square().mean().div(2).backward()  # of member 0 alone, in a mean over two members
-    gradient = head.bias_own.grad[0].clone()
-    adjust_factor_gradients(optimiser)
-    optimiser.step()
-    torch.testing.assert_close(head.bias_own[0], before["shared.network.linear.bias_own"][0] - 0.2 * gradient)
+    optimiser = build_optimiser(members, Training(learning_rate=0.1, weight_decay=0), None)
+    for _ in range(2):  # in the first step B is 0, and no gradient reaches A
+        optimiser.zero_grad()
+        members(torch.rand(4, 1, 8, 8)).square().mean().backward()
+        optimiser.step()
     changed = {name for name, value in members.named_parameters() if not torch.equal(value, before[name])}
-    assert changed
-    assert changed <= own
+    assert changed == own
 
 
 @pytest.mark.parametrize(
