@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.residual_stages import RESIDUAL_FAMILIES, Stages
+from ekd_train.models.timm_stages import is_known, timm_stages
 
 
 def stages(module: nn.Module) -> Stages:
@@ -11,8 +12,9 @@ def stages(module: nn.Module) -> Stages:
 
     The last one, `head`, is global pooling, flattening and what follows; so the input of `head` is
     the last feature map `(b, channel, h, w)`. The stages hold the network's own layers, not
-    copies. Known are `Classifier`s, the residual networks of this project, and torchvision's
-    ResNet, VGG, DenseNet, MobileNet, EfficientNet, ConvNeXt and ShuffleNet families.
+    copies. Known are `Classifier`s, the residual networks of this project, torchvision's
+    ResNet, VGG, DenseNet, MobileNet, EfficientNet, ConvNeXt and ShuffleNet families, and those of timm's
+    whose features are maps (`timm_stages`).
 
     Raises `TypeError` for any other module.
 
@@ -25,6 +27,8 @@ def stages(module: nn.Module) -> Stages:
         first = next(iter(row))
         row[first] = nn.Sequential(module.normalise, row[first])
         return row
+    if is_known(module):
+        return timm_stages(module)
     families = RESIDUAL_FAMILIES
     if not isinstance(module, tuple(families)):
         # Imported late: torchvision takes longer to import than torch itself.
