@@ -170,13 +170,21 @@ def _adopt_best(context: RunContext) -> None:
 def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
     """Show the training runs whose settings are known, and have those of stages that are left queued.
 
-    Before a search those are the runs that are the same in all trials.
+    Before a search those are the runs that are the same in all trials; what it does not need waits for the
+    workers that its last trials leave idle.
     """
     manifest, request, experiment = context.manifest, context.request, context.checked.experiment
     searching = request is not None and not manifest.done(SEARCH)
     effort = efforts(experiment, context.checked.description)
     planned: list[TrainingRun] = []
     for stage in stages:
+        if request is not None and searching and stage.name == SEARCH:
+            context.plan(planned)
+            planned = context.beside = []
+            stops = stopping(request, experiment)
+            for number in range(request.trials):
+                trial = expected_trial(experiment, request, stops, number, effort["student"])
+                context.view.expect(trial, bar=False)
         runs = stage.trains(experiment)
         if request is not None and searching:
             runs = tuple(run for run in runs if same_in_all_trials(run, request.space.domains))
@@ -186,12 +194,8 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
                 context.view.expect(Training(run.name, run.epochs, effort[run.name], needs))
         if not manifest.done(stage.name):
             planned += runs
-    context.plan(planned)
-    if request is not None and searching:
-        stops = stopping(request, experiment)
-        for number in range(request.trials):
-            trial = expected_trial(experiment, request, stops, number, effort["student"])
-            context.view.expect(trial, bar=False)
+    if not searching:
+        context.plan(planned)
 
 
 def _do(

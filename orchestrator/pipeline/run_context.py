@@ -52,6 +52,8 @@ class RunContext:
     """What is searched, if anything."""
     records: dict[str, NetworkRecord | PredictionsRecord] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
+    beside: list[TrainingRun] = field(default_factory=list)
+    """What is trained while the last trials of a search leave workers idle."""
     tracker_: Tracker | None = None
     _workers: worker_pool.WorkerPool | None = None
     _capacity: Capacity | None = None
@@ -104,6 +106,24 @@ class RunContext:
                 self._handle(event)
             self.tracker.flush()
         return [self.records[job.name] for job in jobs]
+
+    def work_beside(self) -> None:
+        """Train `beside` on what the last trials leave idle; note what is reported, without waiting for it.
+
+        In a Ray of our own the workers stay, for what comes after the search; on a cluster, which may lose
+        hosts, they end, so that no trial that is started again waits for what they hold.
+        """
+        own, at_once = self.ray().own, self.view.at_once
+        self.plan(self.beside)
+        self.beside = []
+        if own:
+            self._start_workers(1)
+        self.view.at_once = at_once  # the last trials go on
+        if self._workers is not None:
+            for event in self._workers.poll_events(0):
+                self._handle(event)
+            if not own and self._submitted.keys() <= self.records.keys():
+                self.end_workers()
 
     def wait_for_queued(self) -> None:
         """Wait until every job that was queued is done. Raises `RunFailed`."""

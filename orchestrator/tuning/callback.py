@@ -24,7 +24,9 @@ class SearchCallback(tune.Callback):
 
     Args:
         total: trials of the search.
+        at_once: trials side by side.
         before_event: called before each; what it raises ends the search.
+        while_idle: called again and again while fewer trials are left than could train side by side.
         after_trial: called when a trial has ended and is written down.
         expected: how long a trial will take, for the estimate of the time left.
     """
@@ -36,12 +38,15 @@ class SearchCallback(tune.Callback):
         tracker: Tracker | None,
         view: View,
         total: int,
+        at_once: int = 1,
         before_event: Callable[[], None] = lambda: None,
         after_trial: Callable[[], None] = lambda: None,
+        while_idle: Callable[[], None] = lambda: None,
         expected: Callable[[TrialRecord], Training | None] = lambda record: None,
     ) -> None:
         self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
-        self.total, self.before_event, self.after_trial = total, before_event, after_trial
+        self.total, self.at_once = total, at_once
+        self.before_event, self.after_trial, self.while_idle = before_event, after_trial, while_idle
         self.expected = expected
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
@@ -57,6 +62,8 @@ class SearchCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Another event: whatever is written next is written after this."""
         self.before_event()
+        if len(trials) == self.total and sum(not trial.is_finished() for trial in trials) < self.at_once:
+            self.while_idle()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on in another process."""

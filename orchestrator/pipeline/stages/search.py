@@ -77,11 +77,13 @@ def _run_trials(
         context.tracker,
         context.view,
         request.trials,
+        at_once,
         before_event=context.stop_if_taken_over,
         after_trial=budget.save,
         expected=lambda record: expected_trial(
             pool, request, stops, record.number, effort, record.values, record.epochs
         ),
+        while_idle=context.work_beside,
     )
     context.view.at_once = at_once
     setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
