@@ -11,7 +11,7 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import CHALLENGER
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.table import short_values, trials_table
+from orchestrator.tuning.table import failures, short_values, trials_table
 from orchestrator.tuning.trial_store import TrialStore
 
 
@@ -49,6 +49,8 @@ def _print_search(
 ) -> None:
     found = manifest.searched
     console.print(trials_table(store.trials, rows=None))
+    for line in failures(store.trials):
+        console.print(line, soft_wrap=True)
     console.print()
     if request.searcher == "pareto":
         console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")

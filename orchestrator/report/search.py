@@ -9,14 +9,14 @@ import numpy as np
 from orchestrator.pipeline.manifest import read_record
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
-from orchestrator.pipeline.summary import gained
+from orchestrator.pipeline.summary import compact, gained
 from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
 from orchestrator.tuning.domains import Choice, Domain, LogUniform
 from orchestrator.tuning.request import AskedSearch
 from orchestrator.tuning.search_budget import SEARCH, SearchRecord
 from orchestrator.tuning.space import Space
-from orchestrator.tuning.table import seed_scores, short, short_values
+from orchestrator.tuning.table import STATES, seed_scores, short, short_values
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ def search_section(search: Search | None) -> SearchSection | None:
 def _headline(search: Search) -> str:
     best, request = search.winner, search.request
     counts = ", ".join(
-        f"{count} {status.replace('_', ' ')}" for status, count in search.outputs.trials.items()
+        f"{search.outputs.trials[status]} {state}"
+        for status, state in STATES.items()
+        if status in search.outputs.trials
     )
     seeds = request.seeds
     of = f"mean validation accuracy over {seeds} seeds" if seeds > 1 else "validation accuracy"
@@ -123,12 +125,14 @@ def _row(search: Search, record: TrialRecord) -> dict[str, Any]:
     return {
         "name": record.name,
         "best": record is search.winner,
-        "state": record.status.replace("_", " "),
+        "state": STATES[record.status],
         "error": record.error or "",
         "epochs": record.epochs,
         "accuracy": f"{100 * record.quality[0]:.2f}" if record.history else "–",
         "seeds": ", ".join(f"{100 * score:.2f}" for score in seed_scores(record)),
         "nll": f"{-record.quality[1]:.4f}" if record.history else "–",
+        "time": duration(record.seconds) if record.seconds else "–",
+        "cost": compact(record.cost) if record.cost else "–",
         "values": [short(record.values[key]) for key in search.space.domains],
     }
 

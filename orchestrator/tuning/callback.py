@@ -14,6 +14,7 @@ from orchestrator.pipeline.projection import shown_of_trial, trial_state
 from orchestrator.runtime.event import Done, Started, Validated
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
+from orchestrator.tuning.table import STATES, standing
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -129,10 +130,9 @@ class SearchCallback(tune.Callback):
         reason = f": {error}" if error else ""
         left_s = self.view.seconds_left()
         left = f"; all trials: {duration(left_s)} left" if left_s else ""
-        ended = sum(r.ended for r in self.store.trials.values())
         self.view.say(
-            f"{record.name} ({ended} of {self.total}): {status} after epoch {record.epochs}"
-            f"{score}{reason}{left}"
+            f"{record.name}: {STATES[status]} after epoch {record.epochs}{score}{reason}; "
+            f"{standing(self.store.trials, self.total)}{left}"
         )
 
     def _record(self, trial: Any) -> TrialRecord | None:

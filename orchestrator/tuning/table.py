@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tuning.trial_store import TrialRecord, best_trial
+from orchestrator.pipeline.progress import duration
+from orchestrator.pipeline.summary import compact
+from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, best_trial
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -11,44 +13,64 @@ if TYPE_CHECKING:
 ROWS = 20
 """Of the live table: the trials in progress and the best of the others."""
 
-WIDEST_REASON = 70
-"""Characters of a failure in the table; MLflow and `trial.json` have all of it."""
+STATES: dict[TrialStatus, str] = {
+    "proposed": "running",
+    "completed": "finished",
+    "pruned": "stopped",
+    "failed": "failed",
+    "out_of_time": "out of time",
+}
+"""What a person calls a trial's status."""
+
+
+def standing(trials: Mapping[int, TrialRecord], total: int) -> str:
+    """How many of `total` trials are in which state, and the best so far, in a line."""
+    states = [STATES[record.status] for record in trials.values()] + ["waiting"] * (total - len(trials))
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("waiting", *STATES.values()) if state in states
+    )
+    best = best_trial(trials)
+    return counts + (f"; best so far {best.name}, {100 * best.quality[0]:.2f} %" if best is not None else "")
 
 
 def trials_table(trials: Mapping[int, TrialRecord], rows: int | None = ROWS) -> "Table":
-    """Number, state, epochs, validation accuracy and values: trials in progress, then best first.
+    """State, epochs, validation accuracy, time, cost and values: trials in progress, then best first.
 
-    With several seeds the accuracy is their mean, and each seed's is beside it. Why a trial failed
-    is in the last column, if any has.
+    The cost is that of a whole training, in forward-pass equivalents for each image. With several seeds the
+    accuracy is their mean, and each seed's is beside it.
     """
     from rich.table import Table
 
     best = best_trial(trials)
     keys = list(next(iter(trials.values())).values) if trials else []
     seeds = any(seed_scores(record) for record in trials.values())
-    failed = any(record.error for record in trials.values())
     made = Table(box=None, pad_edge=False, header_style="bold")
     accuracy = ("mean acc.", "of seeds") if seeds else ("val. acc.",)
-    for heading in ("trial", "state", "epoch", *accuracy, *(key.split(".")[-1] for key in keys)):
+    names = (key.split(".")[-1] for key in keys)
+    for heading in ("trial", "state", "epoch", *accuracy, "time", "passes", *names):
         made.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
-    if failed:
-        made.add_column("why", overflow="ellipsis", no_wrap=True, max_width=WIDEST_REASON)
     shown = sorted(trials.values(), key=lambda r: (r.ended, tuple(-q for q in r.quality), r.number))
     for record in shown[:rows]:
         of_seeds = ", ".join(f"{100 * score:.2f}" for score in seed_scores(record))
         made.add_row(
             record.name,
-            "training" if record.status == "proposed" else record.status,
+            STATES[record.status],
             str(record.epochs),
             f"{100 * record.quality[0]:.2f} %" if record.history else "",
             *([of_seeds] if seeds else []),
+            duration(record.seconds) if record.seconds else "",
+            compact(record.cost) if record.cost else "",
             *(short(record.values.get(key)) for key in keys),
-            *([record.error or ""] if failed else []),
             style="bold" if record is best else "dim" if record.status in ("pruned", "failed") else None,
         )
     if rows is not None and len(shown) > rows:
         made.add_row(f"… {len(shown) - rows} more")
     return made
+
+
+def failures(trials: Mapping[int, TrialRecord]) -> list[str]:
+    """Why trials have failed, a line each."""
+    return [f"{record.name} failed: {record.error}" for record in trials.values() if record.error]
 
 
 def seed_scores(record: TrialRecord) -> list[float]:

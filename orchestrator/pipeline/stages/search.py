@@ -3,6 +3,7 @@
 from functools import partial
 
 import ray
+from rich.table import Table
 
 from ekd_train.data.shared import SharedData
 from ekd_train.workers.trial_runner import network_arrays
@@ -19,7 +20,7 @@ from orchestrator.tuning.schedulers import stopping
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
-from orchestrator.tuning.table import short_values, trials_table
+from orchestrator.tuning.table import short_values, standing, trials_table
 from orchestrator.tuning.trial_executor import TrialSetup, open_executor
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set, trial_name
 
@@ -87,9 +88,9 @@ def _run_trials(
     )
     context.view.at_once = at_once
     setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
-    context.view.panel = partial(trials_table, trials.trials)
+    context.view.panel = partial(_panel, trials, request.trials)
     context.view.say(
-        f"{request.trials} trials, {at_once} at a time; {_counts(trials) or 'none yet'}"
+        f"{request.trials} trials, {at_once} at a time: {standing(trials.trials, request.trials)}"
         f"; Ray: {capacity.describe()}{capacity.unused_gpus(pool.cluster)}"
     )
     try:
@@ -101,6 +102,12 @@ def _run_trials(
         if not context.taken_over:
             budget.save()
     context.tracker.flush()
+
+
+def _panel(trials: TrialStore, total: int) -> Table:
+    table = trials_table(trials.trials)
+    table.title, table.title_justify, table.title_style = standing(trials.trials, total), "left", "none"
+    return table
 
 
 def _all_ended(trials: TrialStore, request: SearchRequest) -> bool:

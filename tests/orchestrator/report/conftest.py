@@ -181,7 +181,8 @@ def made_trial(number, score, status="completed", epochs=3, error=None):
         "student.members": 2 + number % 3,
         "perturbation.strength": 0.5 * number,
     }
-    return TrialRecord(number=number, values=values, status=status, history=history, error=error)
+    known = {"values": values, "status": status, "history": history, "error": error}
+    return TrialRecord(number=number, seconds=75.0, cost=4400.0, **known)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ def test_a_run_that_searched_nothing_has_neither_section_nor_link(evidence):
 
 def test_the_sentence_names_the_winner_its_settings_and_what_was_not_used(search):
     headline = search_section(search).headline
-    assert "Of 6 trials (4 completed, 1 failed, 1 pruned) trial-0001 was best" in headline
+    assert "Of 6 trials (4 finished, 1 stopped, 1 failed) trial-0001 was best" in headline
     assert "validation accuracy 91.67 % with distillation.temperature=2, student.members=3" in headline
     assert "the test images were not used" in headline
 

@@ -59,3 +59,18 @@ def test_a_trial_that_fails_is_failed_in_mlflow_with_its_reason(
         assert run.info.status == "FAILED"
         assert run.data.tags["ekd.trial.status"] == "failed"
         assert run.data.tags["ekd.trial.error"] == reason == callback.store.trials[number].error
+
+
+def test_what_the_last_trials_leave_idle_is_offered_to_others(callback: SearchCallback) -> None:
+    """Two trials at a time, of two: as soon as one of them has ended, and not while others wait."""
+    offered: list[int] = []
+    callback.at_once, callback.while_idle = 2, lambda: offered.append(len(offered))
+
+    def trials(*finished: bool) -> list[Any]:
+        return [SimpleNamespace(is_finished=lambda ended=ended: ended) for ended in finished]
+
+    for step in (trials(), trials(False), trials(True), trials(False, False)):
+        callback.on_step_begin(0, step)
+    assert not offered
+    callback.on_step_begin(0, trials(True, False))
+    assert offered == [0]

@@ -6,14 +6,14 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.tuning.table import trials_table
+from orchestrator.tuning.table import failures, standing, trials_table
 from orchestrator.tuning.trial_store import TrialRecord
 
 
 def record(number: int, score: float, **changes: Any) -> TrialRecord:
     extra = changes.pop("extra", {})
     history = [{"epoch": 3.0, "score": score, "score_nll": 1.0, **extra}]
-    fields: dict[str, Any] = {"status": "completed", "history": history}
+    fields: dict[str, Any] = {"status": "completed", "history": history, "seconds": 75.0, "cost": 4400.0}
     return TrialRecord(number=number, values={"distillation.temperature": 2.0}, **(fields | changes))
 
 
@@ -26,8 +26,21 @@ def shown(*records: TrialRecord) -> list[str]:
 
 def test_the_best_comes_first_and_one_seed_has_no_column() -> None:
     heading, first, second = shown(record(0, 0.8), record(1, 0.9))
-    assert heading.split() == ["trial", "state", "epoch", "val.", "acc.", "temperature"]
-    assert first.split() == ["trial-0001", "completed", "3", "90.00", "%", "2"]
+    assert heading.split() == ["trial", "state", "epoch", "val.", "acc.", "time", "passes", "temperature"]
+    assert first.split() == [
+        "trial-0001",
+        "finished",
+        "3",
+        "90.00",
+        "%",
+        "1",
+        "min",
+        "15",
+        "s",
+        "4.4",
+        "k",
+        "2",
+    ]
     assert second.startswith("trial-0000")
 
 
@@ -38,14 +51,21 @@ def test_of_several_seeds_the_mean_and_each_are_shown() -> None:
     assert "80.00 %  70.00, 90.00" in first
 
 
-def test_why_a_trial_failed_is_in_its_row() -> None:
+def test_why_a_trial_failed_is_said_below_the_table() -> None:
     dead = record(1, 0.0, status="failed", history=[], error="The actor died unexpectedly")
-    heading, _, second = shown(record(0, 0.8), dead)
-    assert heading.endswith("why")
-    assert second.endswith("The actor died unexpectedly")
-    assert "failed" in second
+    assert failures({0: record(0, 0.8), 1: dead}) == ["trial-0001 failed: The actor died unexpectedly"]
+    _, _, second = shown(record(0, 0.8), dead)
+    assert second.split()[:2] == ["trial-0001", "failed"]
+
+
+def test_a_line_says_how_many_trials_are_in_which_state_and_which_is_the_best() -> None:
+    trials = {0: record(0, 0.8), 1: record(1, 0.9, status="pruned"), 2: record(2, 0.0, status="proposed")}
+    assert (
+        standing(trials, 5) == "2 waiting, 1 running, 1 finished, 1 stopped; best so far trial-0000, 80.00 %"
+    )
+    assert standing({}, 4) == "4 waiting"
 
 
 def test_a_trial_without_a_record_has_no_accuracy() -> None:
-    _, first = shown(record(0, 0.0, status="proposed", history=[]))
-    assert first.split() == ["trial-0000", "training", "0", "2"]
+    _, first = shown(record(0, 0.0, status="proposed", history=[], seconds=0.0))
+    assert first.split() == ["trial-0000", "running", "0", "4.4", "k", "2"]
