@@ -121,13 +121,23 @@ class View(Progress):
             run.seen = now
         self._draw(run, now)
 
+    @property
+    def apart(self) -> float:
+        """Seconds between two plain lines on the same run."""
+        return max(PLAIN_EVERY_S, PLAIN_EVERY_SHARE * (time.monotonic() - self.opened))
+
     def seconds_left(self) -> float | None:
         """Of all training, in this start; None before the first of it."""
         return seconds_left(self.runs.values(), self.at_once, time.monotonic())
 
+    def all_left(self) -> str:
+        """How long all training will still take, in words; empty once it is over."""
+        seconds = self.seconds_left()
+        return f"all training: {duration(seconds)} left" if seconds is None or round(seconds) else ""
+
     def _draw(self, run: Training, now: float) -> None:
-        told = "done" if run.status == "done" else self._told(run, now)
-        left = f"all training: {duration(self.seconds_left())} left"
+        told = self.told(run.name)
+        left = self.all_left()
         if run.name in self._bars:
             self.update(self._bars[run.name], completed=run.fraction, told=told)
         effort = sum(each.effort * each.until for each in self.runs.values())
@@ -138,13 +148,15 @@ class View(Progress):
         self.update(self._whole, completed=trained / effort if effort else 0, told=left)
         if not self.disable or run.status != "training" or run.loss is None:
             return
-        apart = max(PLAIN_EVERY_S, PLAIN_EVERY_SHARE * (now - self.opened))
-        if run.name in self._bars and now - self._said.get(run.name, run.began) >= apart:
+        if run.name in self._bars and now - self._said.get(run.name, run.began) >= self.apart:
             self._said[run.name] = now
-            self.say(f"{run.name}: {told}; {left}")
+            self.say("; ".join(filter(None, (f"{run.name}: {told}", left))))
 
-    def _told(self, run: Training, now: float) -> str:
-        """How far a training run is, in a line."""
+    def told(self, name: str) -> str:
+        """How far a training run or a trial is, in a line."""
+        run = self.runs[name]
+        if run.status == "done":
+            return "done"
         parts = [f"epoch {run.epoch}/{run.epochs}"]
         if run.loss is not None:
             parts.append(f"loss {run.loss:.3f}")
@@ -153,8 +165,13 @@ class View(Progress):
         if run.images_per_s is not None and self.console.width >= WIDE:
             parts.append(f"{run.images_per_s:,.0f} images/s")
         if run.status == "training":
-            parts.append(f"{duration(run.seconds_left(now, pace(self.runs.values(), run)))} left")
+            parts.append(self.left(name))
         return ", ".join(parts)
+
+    def left(self, name: str) -> str:
+        """How long a training run or a trial will still take, in words."""
+        run = self.runs[name]
+        return f"{duration(run.seconds_left(time.monotonic(), pace(self.runs.values(), run)))} left"
 
 
 def duration(seconds: float | None) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 from ray import tune
 
 from orchestrator.pipeline.estimate import Training
-from orchestrator.pipeline.progress import View, duration
+from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import shown_of_trial, trial_state
 from orchestrator.runtime.event import Done, Started, Validated
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.table import STATES, standing
-from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore
+from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore, trial_name
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -52,6 +52,7 @@ class SearchCallback(tune.Callback):
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.began: dict[int, float] = {}
+        self._said = time.monotonic()
         for number in sorted(self.kept):
             searcher.observe(store.trials[number])
             view.show(Done(run=store.trials[number].name, record={}))
@@ -87,6 +88,7 @@ class SearchCallback(tune.Callback):
         if (expected := self.expected(record)) and record.name in self.view.runs:
             self.view.runs[record.name].until = expected.until
         self.view.show(Validated(run=record.name, record=values))
+        self._progress()
         if self.tracker is not None:
             shown = shown_of_trial(values)
             self.tracker.log_metrics(record.name, shown, int(shown.pop("epoch")))
@@ -128,12 +130,19 @@ class SearchCallback(tune.Callback):
         self.after_trial()
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
-        left_s = self.view.seconds_left()
-        left = f"; all trials: {duration(left_s)} left" if left_s else ""
         self.view.say(
             f"{record.name}: {STATES[status]} after epoch {record.epochs}{score}{reason}; "
-            f"{standing(self.store.trials, self.total)}{left}"
+            + "; ".join(filter(None, (standing(self.store.trials, self.total), self.view.all_left())))
         )
+
+    def _progress(self) -> None:
+        """In a log, now and then: how the search stands, and how far the trials are that train."""
+        now = time.monotonic()
+        if self.view.disable and now - self._said >= self.view.apart:
+            self._said = now
+            names = [name for number in self.began if (name := trial_name(number)) in self.view.runs]
+            told = (f"{name} {self.view.told(name)}" for name in names)
+            self.view.say("; ".join((standing(self.store.trials, self.total), *told, self.view.all_left())))
 
     def _record(self, trial: Any) -> TrialRecord | None:
         """The record of a trial; None for one that had ended in an earlier start."""

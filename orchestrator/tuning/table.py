@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.pipeline.progress import duration
+from orchestrator.pipeline.progress import View, duration
 from orchestrator.pipeline.summary import compact
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, best_trial
 
@@ -33,11 +33,14 @@ def standing(trials: Mapping[int, TrialRecord], total: int) -> str:
     return counts + (f"; best so far {best.name}, {100 * best.quality[0]:.2f} %" if best is not None else "")
 
 
-def trials_table(trials: Mapping[int, TrialRecord], rows: int | None = ROWS) -> "Table":
+def trials_table(
+    trials: Mapping[int, TrialRecord], rows: int | None = ROWS, view: View | None = None
+) -> "Table":
     """State, epochs, validation accuracy, time, cost and values: trials in progress, then best first.
 
-    The cost is that of a whole training, in forward-pass equivalents for each image. With several seeds the
-    accuracy is their mean, and each seed's is beside it.
+    `view` knows how far those in progress are, and how long they will still take. The cost is that of a whole
+    training, in forward-pass equivalents for each image. With several seeds the accuracy is their mean, and
+    each seed's is beside it.
     """
     from rich.table import Table
 
@@ -52,13 +55,15 @@ def trials_table(trials: Mapping[int, TrialRecord], rows: int | None = ROWS) -> 
     shown = sorted(trials.values(), key=lambda r: (r.ended, tuple(-q for q in r.quality), r.number))
     for record in shown[:rows]:
         of_seeds = ", ".join(f"{100 * score:.2f}" for score in seed_scores(record))
+        run = view.runs.get(record.name) if view is not None and not record.ended else None
+        time = duration(record.seconds) if record.seconds else ""
         made.add_row(
             record.name,
             STATES[record.status],
-            str(record.epochs),
+            str(record.epochs) if run is None else f"{record.epochs}/{run.epochs}",
             f"{100 * record.quality[0]:.2f} %" if record.history else "",
             *([of_seeds] if seeds else []),
-            duration(record.seconds) if record.seconds else "",
+            time if run is None or view is None else view.left(record.name),
             compact(record.cost) if record.cost else "",
             *(short(record.values.get(key)) for key in keys),
             style="bold" if record is best else "dim" if record.status in ("pruned", "failed") else None,

@@ -8,6 +8,7 @@ from rich.table import Table
 from ekd_train.data.shared import SharedData
 from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
+from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.planning.effort import efforts
 from orchestrator.runtime.event import Done
@@ -88,7 +89,7 @@ def _run_trials(
     )
     context.view.at_once = at_once
     setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
-    context.view.panel = partial(_panel, trials, request.trials)
+    context.view.panel = partial(_panel, trials, request.trials, context.view)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time: {standing(trials.trials, request.trials)}"
         f"; Ray: {capacity.describe()}{capacity.unused_gpus(pool.cluster)}"
@@ -104,8 +105,8 @@ def _run_trials(
     context.tracker.flush()
 
 
-def _panel(trials: TrialStore, total: int) -> Table:
-    table = trials_table(trials.trials)
+def _panel(trials: TrialStore, total: int, view: View) -> Table:
+    table = trials_table(trials.trials, view=view)
     table.title, table.title_justify, table.title_style = standing(trials.trials, total), "left", "none"
     return table
 

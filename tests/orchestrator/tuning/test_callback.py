@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.progress import View
 from orchestrator.storage import open_storage
 from orchestrator.tracking import Tracker
@@ -74,3 +75,24 @@ def test_what_the_last_trials_leave_idle_is_offered_to_others(callback: SearchCa
     assert not offered
     callback.on_step_begin(0, trials(True, False))
     assert offered == [0]
+
+
+def test_in_a_log_a_search_says_now_and_then_how_it_stands(
+    callback: SearchCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    monkeypatch.setattr(callback.view, "say", said.append)
+    callback._said = callback.view.opened = clock.now
+    callback.expected = lambda record: Training(record.name, 10, 1.0, trial=True)
+    callback.store.add(0, {"perturbation.temperature": 2.0}, 1.0)
+    callback.on_trial_start(0, [], told(0))
+    for epoch in (1.0, 2.0, 3.0, 4.0):
+        clock.now += 6
+        record = {"epoch": epoch, "score": 0.5, "score_nll": 1.0}
+        callback.on_trial_result(0, [], told(0), {"record": record})
+    assert len(said) == 2  # after 12 s and after 24
+    assert "1 waiting, 1 running; best so far trial-0000, 50.00 %" in said[0]
+    assert "trial-0000 epoch 2/10, 48 s left" in said[0]  # 6 s an epoch
+    assert said[0].endswith("all training: 48 s left")
