@@ -86,7 +86,8 @@ COMMANDS: Mapping[str, Command] = {
     "clean": Command(
         "remove what finished runs no longer need",
         "Removes checkpoints and Ray's files of finished runs; networks, results and manifest stay. With "
-        "--everything, all that the named run has in storage (MLflow keeps what it has).",
+        "--everything, all that the named run has in storage (MLflow keeps what it has). Networks that no "
+        "run refers to any more go too.",
         (
             argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs"),
             argument("--everything", action="store_true", help="remove the named run, finished or not"),

@@ -7,7 +7,9 @@ from functools import partial
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.infrastructure import SHARED_NETWORKS
 from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run
+from orchestrator.pipeline.networks import remove_unused
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,4 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 done = f"{clean_run(stored, run_id)} objects removed"
         print(f"{stored.uri()}: {done}")
+    with nothing_started():
+        unused = remove_unused(storage)
+    if unused:
+        print(f"{storage.uri(SHARED_NETWORKS)}: {unused} networks removed that no run refers to")
     return 0

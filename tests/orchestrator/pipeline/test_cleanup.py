@@ -4,11 +4,14 @@ import time
 
 import pytest
 
+from ekd_train.persistence.checkpoint import save_record
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run, stored_experiment
 from orchestrator.pipeline.lease import LEASE, this_process
 from orchestrator.pipeline.manifest import Manifest
+from orchestrator.pipeline.networks import remove_unused
 from orchestrator.storage import open_storage
 
 KEPT = [
@@ -83,6 +86,41 @@ def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
     remove_run(storage, run, "a", print)
     assert run.list() == []
     assert other.exists("manifest.json")
+
+
+def refer_to(storage, key, sha256, address):
+    """A reference at `key` to a network of these weights, which is found at `address`."""
+    record = NetworkRecord(identity="i", trained_by="a", sha256=sha256 * 64).model_dump()
+    save_record(storage, key, record)
+    save_record(storage, f"networks/{address * 64}.json", record)
+    storage.write(f"networks/{sha256 * 64}.safetensors", b"weights")
+
+
+def test_shared_networks_stay_as_long_as_a_run_or_a_trial_refers_to_them(storage):
+    refer_to(storage, "a/networks/teacher-0.json", "1", "a")
+    refer_to(storage, "b/networks/teacher-0.json", "1", "a")
+    refer_to(storage, "b/trials/trial-0000/seed-0/network.json", "2", "b")
+    refer_to(storage, "c/networks/student.json", "3", "c")
+    storage.write(f"networks/{'d' * 64}.json", b"cut")
+    storage.write("networks/README", b"somebody's")
+    storage.delete_prefix("c")
+    assert remove_unused(storage) == 1
+    weights = [f"networks/{digit * 64}.safetensors" for digit in "12"]
+    index = [f"networks/{digit * 64}.json" for digit in "ab"]
+    assert storage.list("networks") == sorted([*weights, *index, "networks/README"])
+    storage.delete_prefix("a")
+    assert remove_unused(storage) == 0
+    storage.delete_prefix("b")
+    assert remove_unused(storage) == 2
+    assert storage.list("networks") == ["networks/README"]
+
+
+def test_nothing_shared_is_removed_while_a_reference_cannot_be_read(storage):
+    refer_to(storage, "a/networks/teacher-0.json", "1", "a")
+    storage.write("a/networks/teacher-0.json", b"cut")
+    with pytest.raises(ExperimentError, match=r"a/networks/teacher-0\.json: not a complete record"):
+        remove_unused(storage)
+    assert len(storage.list("networks")) == 2
 
 
 def test_only_a_measured_run_can_be_registered_later(storage):
