@@ -75,7 +75,7 @@ def check_experiment(
 ) -> Checked:
     """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
 
-    `further`: one more check, given the data's description.
+    `run_id` and `further` as `orchestrator.planning.preflight.check`.
     """
     capacity = ask_capacity(experiment.cluster)
     reason = why_never(experiment.cluster, capacity) if smoke else None
@@ -84,6 +84,8 @@ def check_experiment(
         experiment = experiment.model_copy(update={"cluster": cluster})
     with nothing_started():
         checked = check(experiment, run_id, capacity=capacity, further=further)
+    if checked.notice:
+        print(f"ekd: {checked.notice}", file=sys.stderr)
     if reason:
         print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
     return checked

@@ -5,7 +5,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ekd_train.data.description import DataDescription
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.identity import identity_of
 from ekd_train.persistence.records import Record, UnreadableRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
@@ -132,15 +134,46 @@ def read_manifest(storage: Storage) -> ManifestContent | None:
     return read_record(storage, MANIFEST, ManifestContent)
 
 
-def check_continuable(storage: Storage, experiment: Experiment, run_id: str, fingerprint: str) -> None:
+def check_continuable(storage: Storage, experiment: Experiment, run_id: str, data: DataDescription) -> None:
     """Raise `ExperimentError` if `storage` holds a run that this experiment cannot continue."""
     content = read_manifest(storage)
     if content is not None:
-        _check_same(storage, content, experiment, run_id, fingerprint)
+        how = f" ({_changed_images(content, data)})"
+        _check_same(storage, content, experiment, run_id, data.fingerprint, how)
+
+
+def id_for_images(storage: Storage, run_id: str, data: DataDescription) -> tuple[str, str | None]:
+    """`run_id`; if a run of that id was started on other images, the id of one on these, and what changed.
+
+    `storage`: of all runs. The same settings and images give the same id again.
+    """
+    content = read_manifest(storage.child(run_id))
+    if content is None or content.data_fingerprint == data.fingerprint:
+        return run_id, None
+    made = f"{run_id.rpartition('-')[0]}-{identity_of(run_id, data.fingerprint)[:10]}"
+    changed = _changed_images(content, data)
+    return made, f"run {run_id} is on other images ({changed}); on these it is run {made}"
+
+
+def _changed_images(content: ManifestContent, now: DataDescription) -> str:
+    """How the images differ from those of a run, in words."""
+    before = content.prepared.data if content.done("prepare") else None
+    names = {"train": "training", "validation": "validation", "test": "test", "num_classes": "classes"}
+    found = [
+        f"{getattr(before, key)} {name}{'' if key == 'num_classes' else ' images'}, now {getattr(now, key)}"
+        for key, name in names.items()
+        if before is not None and getattr(before, key) != getattr(now, key)
+    ]
+    return "; ".join(found) or "as many, but pixels, labels or names of classes differ"
 
 
 def _check_same(
-    storage: Storage, content: ManifestContent, experiment: Experiment, run_id: str, fingerprint: str
+    storage: Storage,
+    content: ManifestContent,
+    experiment: Experiment,
+    run_id: str,
+    fingerprint: str,
+    how: str = "",
 ) -> None:
     if content.format < FORMAT and not content.done("evaluate"):
         raise ExperimentError(
@@ -157,8 +190,8 @@ def _check_same(
         )
     if content.data_fingerprint != fingerprint:
         raise ExperimentError(
-            f"run {run_id} was started on other data (fingerprint {content.data_fingerprint[:12]}, "
-            f"now {fingerprint[:12]}); restore the files below data.root, or use another --run-id"
+            f"run {run_id} was started on other images{how}; restore the files below data.root, or use "
+            "another --run-id (without one, the same command starts a run on these)"
         )
 
 

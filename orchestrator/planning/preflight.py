@@ -14,7 +14,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, Cluster
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
-from orchestrator.pipeline.manifest import check_continuable
+from orchestrator.pipeline.manifest import check_continuable, id_for_images
 from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.pretrained.given import Given
 from orchestrator.runtime.address import local_capacity, wanted_address
@@ -45,6 +45,8 @@ class Checked:
     """Of the cluster that it will run on, as it was when asked."""
     given: Given = Given()
     """What of its networks exists already."""
+    notice: str | None = None
+    """Why `run_id` is another than that of the same settings before: the images have changed."""
 
 
 def check(
@@ -59,7 +61,7 @@ def check(
     Args:
         experiment: what is to run.
         run_id: or what makes it of the experiment, once that says which weights its networks start from;
-            None: the experiment's default one.
+            None: the experiment's default one. Unless it is given, other images than its run's make another.
         capacity: what `ask_capacity` said, if it was asked before.
         further: one more check of networks, given the data's description.
 
@@ -67,9 +69,10 @@ def check(
     one line that says what is wrong and what to do.
     """
     experiment, look = _read_given(experiment)
+    own = not isinstance(run_id, str)
     if not isinstance(run_id, str):
         run_id = experiment.default_run_id() if run_id is None else run_id(experiment)
-    run_id = check_run_id(run_id, "--run-id")
+    run_id, notice = check_run_id(run_id, "--run-id"), None
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
     capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
     check_capacity(experiment, capacity)
@@ -84,7 +87,9 @@ def check(
             experiment.storage.uri, experiment.storage.endpoint_url, patience_s=PATIENCE_S
         )
         check_storage(impatient)
-        check_continuable(impatient.child(run_id), experiment, run_id, description.fingerprint)
+        if own:
+            run_id, notice = id_for_images(impatient, run_id, description)
+        check_continuable(impatient.child(run_id), experiment, run_id, description)
         check_tracking(tracking_uri)
         # It imports torch, 2 s that nobody waits for whose input is wrong.
         from orchestrator.planning.networks import bytes_needed, check_networks
@@ -95,7 +100,7 @@ def check(
             further(description)
         check_room(impatient, bytes_needed(experiment, description))
     return Checked(
-        experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity, given
+        experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity, given, notice
     )
 
 

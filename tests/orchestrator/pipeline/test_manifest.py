@@ -1,10 +1,18 @@
 import json
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
-from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST, Manifest, read_run
+from orchestrator.pipeline.manifest import (
+    EXPERIMENT,
+    MANIFEST,
+    Manifest,
+    check_continuable,
+    id_for_images,
+    read_run,
+)
 from orchestrator.pipeline.manifest_content import Registered, TrainedNetwork
 from orchestrator.pipeline.summary import summarise
 from orchestrator.storage import StorageError
@@ -99,9 +107,31 @@ def test_where_a_run_goes_on_does_not_matter(storage, override):
 def test_other_data_is_refused(storage):
     begin(storage)
     with pytest.raises(
-        ExperimentError, match=r"was started on other data.*data\.root, or use another --run-id"
+        ExperimentError, match=r"was started on other images; .*data\.root, or use another --run-id"
     ):
         begin(storage, fingerprint="0" * 64)
+
+
+def test_more_images_are_said_and_are_a_run_of_their_own_that_is_found_again(storage):
+    before, now = (
+        a_description(train=100, fingerprint="1" * 64),
+        a_description(train=120, fingerprint="2" * 64),
+    )
+    run = storage.child("mine-0123456789")
+    assert id_for_images(storage, "mine-0123456789", now) == ("mine-0123456789", None)
+    manifest = Manifest.open(run, load_experiment("digits"), "mine-0123456789", before.fingerprint, "code")
+    manifest.finish("prepare", 1, {"data": before})
+    assert id_for_images(storage, "mine-0123456789", before) == ("mine-0123456789", None)
+    found, notice = id_for_images(storage, "mine-0123456789", now)
+    assert found.startswith("mine-")
+    assert found != "mine-0123456789"
+    assert notice == (
+        "run mine-0123456789 is on other images (100 training images, now 120); on these it is run " + found
+    )
+    assert id_for_images(storage, "mine-0123456789", now) == (found, notice)
+    assert id_for_images(storage, "mine-0123456789", now.model_copy(update={"fingerprint": "3"}))[0] != found
+    with pytest.raises(ExperimentError, match=r"other images \(100 training images, now 120\); restore"):
+        check_continuable(run, load_experiment("digits"), "mine-0123456789", now)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])

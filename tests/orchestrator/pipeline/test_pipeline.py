@@ -18,6 +18,7 @@ from orchestrator.pipeline.order import SEARCH, Stage
 from orchestrator.pipeline.run_context import RunFailed
 from orchestrator.pipeline.stages.register import register
 from orchestrator.planning.preflight import Checked
+from orchestrator.pretrained.given import Given
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
 from orchestrator.storage import StorageError
@@ -61,6 +62,7 @@ def checked(tmp_path) -> Any:
         tracking_uri="sqlite:///unused",
         description=a_description(fingerprint="f" * 64),
         dataset=SimpleNamespace(findings=()),
+        given=Given(),
     )
 
 
