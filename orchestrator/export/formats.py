@@ -47,6 +47,8 @@ class Source:
     """Of the images that it takes, and its classes."""
     class_names: Sequence[str] | None = None
     """In the order of the logits; None: not recorded."""
+    archive_sha256: str = ""
+    """Of the file that a registered one was read from."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from orchestrator.experiment.redaction import one_line
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
-from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_exported
+from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_exported, refuse_pickles
 from orchestrator.registry.logged_model import WEIGHTS_TAG, recorded_of
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
 from orchestrator.storage import Storage
@@ -48,8 +48,12 @@ def from_run(storage: Storage) -> Source:
     return Source(network, sha256, where, architecture, description, description.class_names)
 
 
-def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source:
+def from_registry(
+    client: "MlflowClient", uri: str, tracking_uri: str, *, stated: str | None = None
+) -> Source:
     """A registered version, loaded in its pt2 form once the file is known to be the one that was registered.
+
+    `stated`: the SHA-256 of its file, for a version that somebody else registered, without a tag that has it.
 
     Raises `ExperimentError`: the version was registered without the SHA-256 of its file; `ExportError`: the
     weights are not those that were registered, or their files cannot be read; `NoSuchVersion`: the registry
@@ -60,7 +64,7 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
     name, version = _resolve(client, uri)
     found = version_of(client, name, version)
     where = f"models:/{name}/{version}"
-    if not (archived := found.tags.get(ARCHIVE_TAG)):
+    if not (archived := found.tags.get(ARCHIVE_TAG) or stated):
         run_id = found.tags.get(RUN_ID_TAG, "RUN_ID")
         raise ExperimentError(
             f"{where}: has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded; "
@@ -71,6 +75,7 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)
         try:
+            refuse_pickles(Path(folder))
             network = load_exported(Path(folder), archived)
         except ExportError as error:
             raise ExportError(f"{where}: {error}") from error.__cause__
@@ -80,7 +85,8 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
             raise ExportError(f"{where}: its file MLmodel cannot be read: {one_line(error, 300)}") from error
     sha256 = weights_sha256(network)
     tags = recorded_of(client, found).tags
-    _check_hash(sha256, tags.get(WEIGHTS_TAG, ""), where)
+    if ARCHIVE_TAG in found.tags:
+        _check_hash(sha256, tags.get(WEIGHTS_TAG, ""), where)
     architecture = None
     if tag := tags.get(ARCHITECTURE_TAG):
         architecture = Architecture.model_validate_json(tag)
@@ -96,7 +102,7 @@ def from_registry(client: "MlflowClient", uri: str, tracking_uri: str) -> Source
     class_names = metadata.get("class_names")  # None: an earlier version of ekd registered it
     if class_names is not None and len(class_names) != spec.num_classes:
         raise ExportError(f"{where}: it has {spec.num_classes} classes, but names of {len(class_names)}")
-    return Source(network, sha256, where, architecture, spec, class_names)
+    return Source(network, sha256, where, architecture, spec, class_names, archived)
 
 
 def _normalisation(network: nn.Module, key: str) -> tuple[float, ...] | None:

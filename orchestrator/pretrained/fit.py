@@ -85,8 +85,8 @@ def _stripped(weights: Mapping[str, Tensor], expected: Collection[str]) -> dict[
 
 def _other_classes(theirs: Sequence[str] | None, ours: Sequence[str]) -> str | None:
     """What is wrong with a network's classes, as many as the data's; None: nothing, or nobody knows."""
-    if theirs is None or tuple(theirs) == tuple(ours):
-        return None
+    if theirs is None or tuple(theirs) == tuple(ours) or not set(theirs) & set(ours):
+        return None  # names that have nothing in common are of two vocabularies, and say nothing
     place = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
     what = "the classes in another order" if set(theirs) == set(ours) else "other classes"
     return f"they have {what}: number {place} is {theirs[place]!r}, the data's {ours[place]!r}"

@@ -1,6 +1,7 @@
 """From the weights that an experiment names to the networks, and to an experiment that says what they are."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -13,6 +14,15 @@ from orchestrator.pretrained.state_dict import from_file
 
 PATIENCE_S = 20.0
 """A user waits for this: nothing has begun yet."""
+
+SOURCES = {
+    "torchvision:": "torchvision_weights",
+    "timm:": "timm_weights",
+    "models:/": "registered",
+    "run:": "earlier_run",
+}
+"""What is not a file: how it begins, and the module here whose `read` knows the rest. Each is imported when
+it is asked for: their libraries take seconds, and timm is an extra."""
 
 
 def with_weights(experiment: Experiment) -> dict[str, tuple[Pretrained, TrainingRun]]:
@@ -41,11 +51,11 @@ def read_pretrained(experiment: Experiment) -> tuple[Experiment, Mapping[str, Pr
         assert holder.weights is not None
         try:
             if holder.weights not in read:
-                read[holder.weights] = _read(holder.weights, experiment)
+                read[holder.weights] = _read(holder, experiment)
             network = read[holder.weights]
             completed[key] = _completed(holder, network)
         except EkdError as error:
-            raise ExperimentError(f"{key}.weights: {error}") from None
+            raise ExperimentError(f"{key}.weights: {holder.weights}: {error}") from None
         networks[network.sha256] = network
     teachers = tuple(
         completed.get(f"teachers.{i}" if len(experiment.teachers) > 1 else "teachers", group)
@@ -56,7 +66,20 @@ def read_pretrained(experiment: Experiment) -> tuple[Experiment, Mapping[str, Pr
     return experiment.model_copy(update={"teachers": teachers, "student": student}), networks
 
 
-def _read(weights: str, experiment: Experiment) -> PretrainedNetwork:
+def _read(holder: Pretrained, experiment: Experiment) -> PretrainedNetwork:
+    weights = str(holder.weights)
+    for beginning, module in SOURCES.items():
+        if weights.startswith(beginning):
+            try:
+                source = import_module(f"orchestrator.pretrained.{module}")
+            except ModuleNotFoundError as error:
+                raise ExperimentError(
+                    f"{weights} needs {error.name}: pip install 'ekd[{error.name}]'"
+                ) from None
+            found: PretrainedNetwork = source.read(
+                weights.removeprefix(beginning), experiment, holder.weights_sha256
+            )
+            return found
     return from_file(weights, experiment.storage.endpoint_url, PATIENCE_S)
 
 

@@ -30,12 +30,12 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix not in (".safetensors", *TORCH):
         raise ExperimentError(
-            f"{uri!r} is no file of weights: write PATH.safetensors or PATH.pth, s3://BUCKET/KEY, "
+            "no file of weights: write PATH.safetensors or PATH.pth, s3://BUCKET/KEY, "
             "torchvision:ENUM.ENTRY, timm:NAME, models:/NAME@ALIAS, models:/NAME/VERSION or run:RUN_ID/NAME"
         )
     data = _read(uri, endpoint_url, patience_s)
     if data is None:
-        raise ExperimentError(f"there is no file {uri}")
+        raise ExperimentError("there is no such file")
     weights = _tensors(_parsed(data, suffix, uri), uri)
     beside = _read(f"{uri}.json", endpoint_url, patience_s)
     return PretrainedNetwork(weights, hashlib.sha256(data).hexdigest(), **_described(beside))
@@ -49,13 +49,13 @@ def _read(uri: str, endpoint_url: str | None, patience_s: float) -> bytes | None
         except MissingKey:
             return None
         except ValueError as error:
-            raise ExperimentError(f"{uri}: {error}") from None
+            raise ExperimentError(str(error)) from None
     try:
         return Path(uri).expanduser().read_bytes()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ExperimentError(f"{uri} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ExperimentError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _parsed(data: bytes, suffix: str, uri: str) -> Any:
@@ -65,11 +65,11 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ExperimentError(
-            f"{uri} holds objects besides tensors, whose unpickling could run any code; where you trust it, "
+            "holds objects besides tensors, whose unpickling could run any code; where you trust it, "
             "save its state dict alone: torch.save(network.state_dict(), 'weights.pth')"
         ) from None
     except Exception as error:  # both raise what they like
-        raise ExperimentError(f"{uri} is damaged or no {suffix} file: {_line(error)}") from None
+        raise ExperimentError(f"damaged or no {suffix} file: {_line(error)}") from None
 
 
 def _tensors(content: Any, uri: str) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def _tensors(content: Any, uri: str) -> dict[str, Tensor]:
         named = candidate.items() if isinstance(candidate, Mapping) else ()
         if named and all(isinstance(value, Tensor) for _, value in named):
             return {str(name): value for name, value in named}
-    raise ExperimentError(f"{uri} holds no state dict, names with a tensor each")
+    raise ExperimentError("holds no state dict, names with a tensor each")
 
 
 def _described(beside: bytes | None) -> dict[str, Any]:

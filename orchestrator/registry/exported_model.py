@@ -102,6 +102,19 @@ def archive_sha256(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_pickles(folder: Path) -> None:
+    """Raise `ExportError` for a model in another form than pt2, before anything looks into its files."""
+    if (folder / ARCHIVE).is_file():
+        return
+    suffixes = (".pth", ".pt", ".pkl", ".pickle")
+    pickled = [path.name for path in folder.rglob("*") if path.suffix in suffixes]
+    what = f"the pickled flavour ({pickled[0]}), whose loading runs any code" if pickled else "no pt2 form"
+    raise ExportError(
+        f"it has {what}; where you trust it, log it again with mlflow.pytorch.log_model(..., "
+        "serialization_format='pt2'), or save its state dict and give that file"
+    )
+
+
 def load_exported(folder: Path, sha256: str) -> "nn.Module":
     """The program of a registered model whose files were fetched into `folder`, in evaluation mode.
 

@@ -159,9 +159,9 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("nothing there", "there is no file"),
+        ("nothing there", "there is no such file"),
         ("a folder", "no file of weights"),
-        ("not safetensors", "is damaged or no .safetensors file"),
+        ("not safetensors", "damaged or no .safetensors file"),
         ("no tensors", "holds no state dict"),
         ("seven classes", "they have 7 classes, the data 10; take a teacher of the data's classes, or"),
         ("another network", "another network than architecture wide_resnet: they lack group2.0.sh"),

@@ -1,0 +1,39 @@
+"""Models in MLflow's registry, in their pt2 form."""
+
+import os
+
+from ekd_train.settings import Pretrained
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment
+from orchestrator.export.source import from_registry
+from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.tracking import resolve_tracking_uri
+from orchestrator.tracking.address import sqlite_file
+from orchestrator.tracking.connection import connect, explained
+
+
+def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNetwork:
+    """The version `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+
+    A pt2 file is code: its SHA-256 is compared with the one that `ekd` registered it with, or with `stated`,
+    before it is opened. Raises as `orchestrator.export.source.from_registry`.
+    """
+    tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
+    file = sqlite_file(tracking_uri)
+    if file is not None and not os.path.isfile(file):
+        raise ExperimentError(f"there is no registry at {file}; tracking.uri says where it is")
+    with explained(tracking_uri, "use the model registry of"):
+        source = from_registry(connect(tracking_uri), f"models:/{name}", tracking_uri, stated=stated)
+    architecture = source.architecture
+    if architecture is not None:
+        architecture = architecture.model_copy(update=dict.fromkeys(Pretrained.model_fields))
+    wanted = source.architecture or Pretrained()
+    return PretrainedNetwork(
+        {key: t for key, t in source.network.state_dict().items() if not key.startswith("normalise.")},
+        source.archive_sha256,
+        architecture if architecture is not None and ":" not in architecture.name else None,
+        mean=wanted.mean or source.spec.mean,
+        std=wanted.std or source.spec.std,
+        image_size=wanted.image_size or source.spec.image_shape[1],
+        class_names=tuple(source.class_names) if source.class_names is not None else None,
+    )

@@ -1,0 +1,201 @@
+"""Published weights, driven through their caches; registered ones; and where there is nothing."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import DenseNet121_Weights, ResNet18_Weights, get_model
+
+from ekd_train.data.description import DataDescription
+from ekd_train.models import build_model
+from ekd_train.models.build_network import build_network
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.pretrained.fit import fitted
+from orchestrator.pretrained.read import read_pretrained
+from orchestrator.registry.exported_model import archive_sha256
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def an_experiment(weights: str, folder: Path, **changes: object) -> Experiment:
+    teachers = [{"weights": weights, **changes}]
+    tree = {"name": "mine", "data": {"name": "cifar10"}, "teachers": teachers, "student": {"method": "kd"}}
+    return build_experiment(tree | {"storage": {"uri": str(folder / "runs")}})
+
+
+def a_description(classes: int, channels: int = 3, size: int = 32) -> DataDescription:
+    return DataDescription(
+        name="made up",
+        train=10,
+        validation=10,
+        test=10,
+        image_shape=(channels, size, size),
+        num_classes=classes,
+        class_names=tuple(f"class {i}" for i in range(classes)),
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        fingerprint="",
+    )
+
+
+def teacher(experiment: Experiment, data: DataDescription, *, new_head: bool = False) -> torch.nn.Module:
+    """The network that the experiment's one given teacher becomes."""
+    found, networks = read_pretrained(experiment)
+    (run,) = found.teacher_runs()
+    (network,) = networks.values()
+    built = build_network(run, data)
+    built.load_state_dict(fitted(network, run.architecture, data, new_head=new_head), strict=not new_head)
+    return built.eval()
+
+
+def normalised(images: torch.Tensor, size: int) -> torch.Tensor:
+    """What torchvision's and timm's own transforms make of a tensor of that size."""
+    larger = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in IMAGENET)
+    return (larger - mean) / std
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """torch hub's cache folder of checkpoints, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("resnet18", ResNet18_Weights.IMAGENET1K_V1), ("densenet121", DenseNet121_Weights.IMAGENET1K_V1)],
+)
+def test_torchvisions_weights_are_its_own_network_behind_its_own_transform(name, weights, hub, tmp_path):
+    torch.manual_seed(0)
+    stock = get_model(name, weights=None).eval()
+    state = stock.state_dict()
+    if name == "densenet121":  # as its published file has them
+        state = {key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): t for key, t in state.items()}
+    torch.save(state, hub / Path(weights.url).name)
+    experiment = an_experiment(f"torchvision:{weights!r}", tmp_path)
+    images = torch.rand(1, 3, 32, 32)
+    found = teacher(experiment, a_description(1000))
+    with torch.inference_mode():
+        assert torch.allclose(found(images), stock(normalised(images, 224)), atol=1e-5)
+
+
+def test_torchvisions_weights_that_are_nowhere_are_asked_for(hub, tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(
+        ExperimentError, match=rf"no network.*put https://\S+\.pth at {hub}/resnet50-"
+    ) as raised:
+        read_pretrained(an_experiment("torchvision:ResNet50_Weights.IMAGENET1K_V2", tmp_path))
+    assert str(raised.value).startswith("teachers.weights: torchvision:ResNet50_Weights.IMAGENET1K_V2: ")
+    with pytest.raises(ExperimentError, match=r"the nearest are ResNet50_Weights\.IMAGENET1K_V"):
+        read_pretrained(an_experiment("torchvision:ResNet50_Weights.IMAGENET1K_V3", tmp_path))
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch) -> Path:
+    """The hub's cache, empty, and no network."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="comes with timm")
+    pytest.importorskip("timm", reason="needs the extra timm")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_timms_weights_are_its_own_network_and_a_head_of_other_classes_is_new(hugging_face, tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    stock = timm.create_model("resnet10t").eval()
+    repository = hugging_face / "models--timm--resnet10t.c3_in1k"
+    (repository / "snapshots" / "1").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1")
+    save_file(stock.state_dict(), repository / "snapshots" / "1" / "model.safetensors")
+    wanted = timm.get_pretrained_cfg("resnet10t.c3_in1k")
+    size, images = wanted.input_size[-1], torch.rand(1, 3, 32, 32)
+    experiment = an_experiment("timm:resnet10t.c3_in1k", tmp_path)
+    with torch.inference_mode():
+        found = teacher(experiment, a_description(1000))(images)
+        assert torch.allclose(found, stock(normalised(images, size)), atol=1e-5)
+    with pytest.raises(ExperimentError, match="1000 classes, the data 7"):
+        teacher(experiment, a_description(7))
+    tuned = an_experiment("timm:resnet10t.c3_in1k", tmp_path, fine_tune=True)
+    started = teacher(tuned, a_description(7), new_head=True).network
+    assert started.fc.out_features == 7
+    assert all(
+        torch.equal(t, stock.state_dict()[k]) for k, t in started.state_dict().items() if "fc." not in k
+    )
+
+
+def test_timms_weights_that_are_nowhere_are_asked_for(hugging_face, tmp_path):
+    with pytest.raises(ExperimentError, match=r"`hf download timm/resnet10t\.c3_in1k`"):
+        read_pretrained(an_experiment("timm:resnet10t.c3_in1k", tmp_path))
+    with pytest.raises(ExperimentError, match=r"the nearest are resnet10t\.c3_in1k"):
+        read_pretrained(an_experiment("timm:resnet10t.c3_in", tmp_path))
+
+
+def register(folder: Path, form: str) -> tuple[str, torch.nn.Module]:
+    """A model that somebody logged without this project; its URI."""
+    torch.manual_seed(0)
+    network = build_model("resnet", depth=8, num_classes=10).network.eval()
+    uri = f"sqlite:///{folder / 'runs' / 'mlflow.db'}"
+    (folder / "runs").mkdir(exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    try:
+        mlflow.set_experiment("theirs")
+        example = {"input_example": np.zeros((2, 3, 32, 32), "float32")} if form == "pt2" else {}
+        mlflow.pytorch.log_model(
+            network,
+            name="m",
+            registered_model_name=form,
+            serialization_format=form,
+            pip_requirements=["torch"],
+            **example,
+        )
+    finally:
+        mlflow.set_tracking_uri(None)
+    return f"models:/{form}/1", network
+
+
+@pytest.mark.slow
+def test_a_registered_model_is_opened_where_the_experiment_states_its_hash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri, network = register(tmp_path, "pt2")
+    wanted = {"architecture": {"name": "resnet", "depth": 8}}
+    with pytest.raises(ExperimentError, match=r"ekd\.archive_sha256"):
+        read_pretrained(an_experiment(uri, tmp_path, **wanted))
+    (archive,) = tmp_path.rglob("model.pt2")
+    wanted["weights_sha256"] = archive_sha256(archive.parents[1])
+    found = teacher(an_experiment(uri, tmp_path, **wanted), a_description(10))
+    images = torch.rand(3, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(found(images), network((images - 0.5) / 0.5), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_pickled_model_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri, _ = register(tmp_path, "pickle")
+    stated = {"weights_sha256": "0" * 64, "architecture": {"name": "resnet", "depth": 8}}
+    with pytest.raises(ExperimentError, match=r"pickled flavour \(model\.pth\).*serialization_format='pt2'"):
+        read_pretrained(an_experiment(uri, tmp_path, **stated))
+
+
+def test_a_run_or_registry_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ExperimentError, match=r"write it as run:RUN_ID/NAME"):
+        read_pretrained(an_experiment("run:mine", tmp_path))
+    with pytest.raises(ExperimentError, match=r"there is no such run in .*; `ekd status` lists them"):
+        read_pretrained(an_experiment("run:mine/teacher-0", tmp_path))
+    with pytest.raises(ExperimentError, match="there is no registry at"):
+        read_pretrained(an_experiment("models:/mine@champion", tmp_path))
+    assert list(tmp_path.iterdir()) == []
