@@ -71,7 +71,7 @@ def transient(error: Exception) -> bool:
     """It may pass without anybody changing a setting."""
     error = _cause(error)
     if isinstance(error, botocore.ClientError):
-        lasting = code(error) in _FULL | {"NotImplemented"}
+        lasting = code(error) in _FULL | {"NotImplemented", "501"}
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return code(error) in _TRANSIENT_CODES | _EXPIRED or (status >= 500 and not lasting)
     return meaning_of(error).transient and not any(word in str(error) for word in _LASTING_TLS)
