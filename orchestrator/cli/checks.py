@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,36 +28,33 @@ def named_experiment(arguments: argparse.Namespace) -> Experiment:
 
 
 def requested_search(
-    arguments: argparse.Namespace, experiment: Experiment
+    experiment: Experiment,
+    *,
+    space: str,
+    searcher: str,
+    trials: int | None,
+    time_budget: float | None,
+    **others: Any,
 ) -> tuple[SearchRequest, Experiment]:
-    """What the options ask for, checked, and the experiment with the pool of teachers.
+    """A search by the options of `ekd tune`, checked, and the experiment with the pool of teachers.
 
     Raises `ExperimentError`.
     """
-    space = load_space(arguments.space)
-    pool = pool_experiment(experiment, space.domains)
+    found = load_space(space)
+    pool = pool_experiment(experiment, found.domains)
     unlike = unlike_pool(experiment, pool)
-    baseline = baseline_values(pool, space.domains, unlike)
-    trials = arguments.trials
+    baseline = baseline_values(pool, found.domains, unlike)
     if trials is None:
-        trials = most_trials(space, baseline) if arguments.searcher == "grid" else DEFAULT_TRIALS
-    options = {
-        "space": space,
-        "scheduler": arguments.scheduler,
-        "searcher": arguments.searcher,
-        "trials": trials,
-        "baseline": unlike,
-        "seeds": arguments.seeds,
-        "time_budget_s": arguments.time_budget,
-        "max_concurrent": arguments.max_concurrent,
-    }
+        trials = most_trials(found, baseline) if searcher == "grid" else DEFAULT_TRIALS
+    options = {"space": found, "searcher": searcher, "trials": trials, "time_budget_s": time_budget, **others}
+    options["baseline"] = unlike
     try:
         request = SearchRequest.model_validate(options)
     except ValidationError as error:
         item = error.errors()[0]
         option = str(item["loc"][0]).removesuffix("_s").replace("_", "-")
         raise ExperimentError(f"--{option}: {item['msg']}, not {item['input']!r}") from None
-    check_space(space, experiment)
+    check_space(found, experiment)
     check_request(request, experiment, baseline)
     return request, pool
 

@@ -1,7 +1,7 @@
 """The options of a search on the command line."""
 
 import argparse
-from typing import get_args
+from typing import Any, get_args
 
 from orchestrator.errors import ExperimentError
 from orchestrator.tuning.names import DEFAULT_TRIALS, SchedulerName, SearcherName
@@ -21,6 +21,11 @@ def check_no_search(arguments: argparse.Namespace) -> None:
     for name, default in _DEFAULTS.items():
         if getattr(arguments, name) != default:
             raise ExperimentError(f"--{name.replace('_', '-')} is about a search: add --space NAME")
+
+
+def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a search, by name."""
+    return {name: getattr(arguments, name) for name in ("space", *_DEFAULTS)}
 
 
 def search_words(arguments: argparse.Namespace) -> list[str]:

@@ -4,20 +4,22 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+
+class RunLog(logging.FileHandler):
+    """Ours, told from one that a caller from Python has."""
 
 
 def divert_logging(log_file: Path) -> None:
     """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+    handler = RunLog(log_file, encoding="utf-8", errors="backslashreplace")
     logging.raiseExceptions = False  # the run itself says that a disk is full, not every message
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(old)
-        old.close()
+    _forget_others(root)
     root.addHandler(handler)
     logging.getLogger("orchestrator").setLevel(logging.INFO)  # what the run says
     for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
@@ -25,6 +27,23 @@ def divert_logging(log_file: Path) -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.INFO)
+
+
+def _forget_others(root: logging.Logger) -> None:
+    for old in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
+        root.removeHandler(old)
+        old.close()
+
+
+@contextlib.contextmanager
+def logging_kept() -> Iterator[None]:
+    """Afterwards nothing more is diverted: the process is not ours, and goes on."""
+    raising = logging.raiseExceptions
+    try:
+        yield
+    finally:
+        _forget_others(logging.getLogger())
+        logging.raiseExceptions = raising
 
 
 def quieten(log_file: Path) -> None:
@@ -35,7 +54,7 @@ def quieten(log_file: Path) -> None:
 
 
 @contextlib.contextmanager
-def quiet_stderr(log_file: Path) -> Any:
+def quiet_stderr(log_file: Path) -> Iterator[None]:
     """While Ray starts, what its processes write to stderr goes to `log_file`."""
     with log_file.open("ab") as file:
         saved = os.dup(2)

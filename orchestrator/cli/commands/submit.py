@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ekd_train.own_code import travelling
 from orchestrator.cli.checks import named_experiment, requested_search
-from orchestrator.cli.search_options import check_no_search, search_words
+from orchestrator.cli.search_options import check_no_search, search_options, search_words
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
 from orchestrator.planning.preflight import check_run_id
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_no_search(arguments)
         words, run_id = ["run", named], experiment.default_run_id()
     else:
-        request, experiment = requested_search(arguments, experiment)
+        request, experiment = requested_search(experiment, **search_options(arguments))
         space = arguments.space
         if space not in packaged_spaces():  # in a folder of its own: it may be called as the experiment is
             space = f"space/{Path(arguments.space).name}"

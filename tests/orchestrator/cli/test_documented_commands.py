@@ -10,6 +10,7 @@ import pytest
 from ekd_train.data import load_dataset
 from orchestrator.cli.checks import requested_search
 from orchestrator.cli.main import EPILOG, build_parser
+from orchestrator.cli.search_options import search_options
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.experiment.smoke import make_small
 
@@ -67,6 +68,6 @@ def test_a_documented_command_is_accepted(command, tmp_path, monkeypatch):
     if getattr(parsed, "smoke", False):
         experiment = make_small(experiment)
     if getattr(parsed, "space", None) is not None:
-        requested_search(parsed, experiment)
+        requested_search(experiment, **search_options(parsed))
     if experiment.data.name == "digits":
         load_dataset(experiment.data)

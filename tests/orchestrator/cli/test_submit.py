@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.cli.checks import named_experiment, requested_search
 from orchestrator.cli.main import build_parser, main
+from orchestrator.cli.search_options import search_options
 from orchestrator.errors import ExperimentError
 from orchestrator.runtime import jobs_api
 from orchestrator.runtime.address import dashboard_url
@@ -55,7 +56,7 @@ def test_a_search_is_submitted_with_its_options_and_ones_own_space(api, tmp_path
     (tmp_path / "space").mkdir()
     mine.rename(tmp_path / "space" / "digits.yaml")
     parsed = build_parser().parse_args(words[3:])
-    request, pool = requested_search(parsed, named_experiment(parsed))
+    request, pool = requested_search(named_experiment(parsed), **search_options(parsed))
     assert (request.trials, request.scheduler) == (5, "none")
     assert request.default_run_id(pool) == run_id
     assert sent == [{"space/digits.yaml": mine}]

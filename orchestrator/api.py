@@ -1,0 +1,110 @@
+"""What `ekd run` and `ekd tune` do, from Python: same runs, same storage, same records, same progress.
+
+>>> from orchestrator import load_experiment
+>>> experiment = load_experiment("digits", ["student.members=3", "teachers.count=3"])
+>>> experiment.student.members
+3
+
+`run(experiment)` then trains it (a minute), and a second call finds it done. What a command prints as its one
+line is the message of what is raised, an `orchestrator.errors.EkdError`.
+"""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.checks import check_experiment, requested_search
+from orchestrator.experiment import schema
+from orchestrator.experiment.schema import Experiment
+from orchestrator.experiment.smoke import make_small
+from orchestrator.pipeline import pipeline
+from orchestrator.pipeline.summary import Summary, summarise
+from orchestrator.runtime.ray_logging import logging_kept
+from orchestrator.tuning.names import SchedulerName, SearcherName
+from orchestrator.tuning.plan import check_students
+
+
+def load_experiment(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, smoke: bool = False
+) -> Experiment:
+    """An experiment, checked against its schema.
+
+    Args:
+        source: a packaged experiment's name, a YAML file, or its content as nested dictionaries.
+        overrides: `key=value` texts with dotted keys, as `--set` takes them.
+        smoke: make it small: every component, a few images, no result.
+
+    Raises `ExperimentError`: a key or value that cannot be.
+    """
+    if isinstance(source, Mapping):
+        tree = deepcopy(dict(source))
+        schema.apply_overrides(tree, overrides)
+        experiment = schema.build_experiment(tree)
+    else:
+        experiment = schema.load_experiment(str(source), overrides)
+    return make_small(experiment) if smoke else experiment
+
+
+def run(experiment: Experiment, *, run_id: str | None = None) -> Summary:
+    """`ekd run`: train the teachers and the student, average, evaluate, register; what came of it.
+
+    An interrupted run is continued, a finished one is only read. Starts Ray on this machine, or connects as
+    `cluster.address` says, and leaves it in the end.
+
+    Args:
+        experiment: what to do and where.
+        run_id: its name in storage; None: made from the settings.
+
+    Raises `EkdError`: `ExperimentError` if nothing was started, else what stopped it; the same call goes on.
+    """
+    with logging_kept():
+        return summarise(pipeline.run(check_experiment(experiment, run_id, smoke=False)).content)
+
+
+def tune(
+    experiment: Experiment,
+    space: str,
+    *,
+    trials: int | None = None,
+    searcher: SearcherName = "random",
+    scheduler: SchedulerName = "asha",
+    seeds: int = 1,
+    time_budget: float | None = None,
+    max_concurrent: int | None = None,
+    run_id: str | None = None,
+) -> Summary:
+    """`ekd tune`: search `space`, then do with the best configuration what `run` does.
+
+    Args:
+        experiment: what to vary.
+        space: a packaged space's name, or a YAML file.
+        trials: configurations to try; None: 24, or the whole grid.
+        searcher: how they are chosen.
+        scheduler: which of them train on.
+        seeds: networks trained of each configuration.
+        time_budget: seconds of searching; None: no limit.
+        max_concurrent: trials side by side; None: what the cluster holds.
+        run_id: its name in storage; None: made from the settings.
+
+    Raises `EkdError`: as `run`.
+    """
+    request, pool = requested_search(
+        experiment,
+        space=space,
+        trials=trials,
+        searcher=searcher,
+        scheduler=scheduler,
+        seeds=seeds,
+        time_budget=time_budget,
+        max_concurrent=max_concurrent,
+    )
+    with logging_kept():
+        checked = check_experiment(
+            pool,
+            request.default_run_id if run_id is None else run_id,
+            smoke=False,
+            further=partial(check_students, request, pool),
+        )
+        return summarise(pipeline.run(checked, request).content)

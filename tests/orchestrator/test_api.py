@@ -1,0 +1,60 @@
+"""From Python: what the commands do, with what they print as the message of what is raised."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import load_experiment, run
+from orchestrator.errors import ExperimentError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_importing_the_package_imports_none_of_what_the_functions_need():
+    code = (
+        "import sys, orchestrator; print(sorted({'torch', 'ray', 'mlflow', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(ImportError):
+        from orchestrator import no_such_function  # noqa: F401
+
+
+def test_an_experiment_is_a_packaged_one_a_file_or_a_dictionary():
+    tree = {"name": "mine", "student": {"members": 3}, "teachers": {"count": 3}}
+    mine = load_experiment(tree, ["distillation.temperature=2"])
+    assert (mine.name, mine.student.members, mine.distillation.temperature) == ("mine", 3, 2.0)
+    assert "distillation" not in tree
+    assert load_experiment("digits", smoke=True).name == "digits-smoke"
+    assert load_experiment(GOLDEN / "golden.yaml").name == "golden"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nowhere.yaml", r"nowhere\.yaml"), ({"name": "x", "studnt": {}}, "studnt.*student")],
+)
+def test_what_is_wrong_is_the_line_that_the_command_prints(source, said):
+    with pytest.raises(ExperimentError, match=said):
+        load_experiment(source)
+
+
+def test_a_finished_run_is_read_and_the_callers_logging_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN / "finished", tmp_path / "runs" / "finished")
+    own = logging.FileHandler(tmp_path / "own.log")
+    logging.getLogger().addHandler(own)
+    try:
+        before = list(logging.getLogger().handlers)
+        experiment = load_experiment(GOLDEN / "golden.yaml", ["cluster.address=local", "storage.uri=runs"])
+        summary = run(experiment, run_id="finished")
+        assert logging.getLogger().handlers == before
+    finally:
+        logging.getLogger().removeHandler(own)
+        own.close()
+    assert summary.run_id == "finished"
+    assert 0 <= summary.predictors["averaged"].test["accuracy"] <= 1
+    assert summary.registered_model is not None
