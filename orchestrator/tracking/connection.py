@@ -1,6 +1,5 @@
 """Opening MLflow's client: bounded waits, a quiet log, and the SQLite file migrated once."""
 
-import fcntl
 import functools
 import logging
 import os
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from ekd_train.data.user_cache import locked
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
@@ -99,8 +99,7 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{file}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(file.with_name(f"{file.name}.lock")):
         yield
 
 

@@ -9,6 +9,8 @@ from ekd_train.data.user_cache import locked
 from orchestrator.cli.main import main
 from orchestrator.export import formats
 from orchestrator.storage import MissingKey, StorageError, open_storage
+from orchestrator.tracking import TrackingError
+from orchestrator.tracking.connection import connect
 
 pytestmark = pytest.mark.attack
 
@@ -147,4 +149,11 @@ def test_the_lock_of_a_cache_is_not_a_link_to_something_else(tmp_path, outside):
         pass
     with locked(tmp_path / "own"), locked(tmp_path / "another"):
         pass
+    assert_untouched(outside)
+
+
+def test_the_lock_beside_mlflows_file_is_not_a_link_to_something_else(tmp_path, outside):
+    (tmp_path / "mlflow.db.lock").symlink_to(outside / "kept")
+    with pytest.raises(TrackingError, match="symbolic links"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db")
     assert_untouched(outside)
