@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ekd_train.data.description import DataDescription
+from orchestrator.cli.terminal import waiting
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment, load_experiment
@@ -80,7 +81,7 @@ def check_experiment(
     if reason:
         cluster = one_small_worker(experiment.cluster)
         experiment = experiment.model_copy(update={"cluster": cluster})
-    with nothing_started():
+    with nothing_started(), waiting("checking experiment, data, storage and tracking"):
         checked = check(experiment, run_id, capacity=capacity, further=further)
     if checked.notice:
         print(f"ekd: {checked.notice}", file=sys.stderr)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from orchestrator.cli.search_options import add_search_options
@@ -29,7 +30,7 @@ EPILOG = """examples:
   ekd tune digits --space student --trials 12  search, then train the best
 
 after a run, which `ekd status` lists:
-  ekd report RUN_ID                            what came of it, and its page
+  ekd report                                   the newest run, and its page
   ekd models                                   all that is registered, and why
   ekd promote models:/ekd-digits/2 --reason "smaller images"
   ekd rollback ekd-digits --reason "wrong on sevens"
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from orchestrator.runtime.address import loopback_alone
 
             listening = loopback_alone(load_experiment(parsed.experiment, parsed.overrides).cluster)
-        with listening:
+        from orchestrator.cli.terminal import waiting  # rich, for which `ekd --help` need not wait
+
+        with listening, waiting("loading"):
             command = import_module(f"orchestrator.cli.commands.{parsed.command}")
         status: int = command.run(parsed)
         sys.stdout.flush()
@@ -111,8 +114,6 @@ class _Version(argparse.Action):
     """Prints it; looks for it only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from importlib.metadata import version  # 30 ms
-
         print(f"ekd {version('ekd')}")
         parser.exit()
 

@@ -6,7 +6,7 @@ from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.experiment.infrastructure import StorageSettings
 from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
-from orchestrator.pipeline.summary import gained, summarise, table, verdict
+from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, verdict
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import CHALLENGER
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
@@ -22,19 +22,20 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
         _print_search(console, TrialStore(checked.storage), manifest.content, request)
     summary = summarise(manifest.content)
     registered = manifest.content.registered
-    console.print(table(summary.predictors))
+    console.show(table(summary.predictors), SPARE)
+    console.say(legend(summary.predictors), "dim")
     console.print()
-    console.print(verdict(summary.predictors), soft_wrap=True)
-    console.print(f"Registered as {registered.promotion}", soft_wrap=True)
+    console.say(verdict(summary.predictors))
+    console.say(f"Registered as {registered.promotion}")
     if registered.promotion.startswith(CHALLENGER):
-        console.print(f"To make it the champion: {_promote_command(checked, registered.uri)}", soft_wrap=True)
-    console.print(f"Report: {checked.storage.uri(REPORT)}", soft_wrap=True)
+        console.say(f"To make it the champion: {_promote_command(checked, registered.uri)}")
+    console.say(f"Report: {checked.storage.uri(REPORT)}")
     if command := ui_command(checked.tracking_uri):
-        console.print(f"To look at it: {command}", soft_wrap=True)
+        console.say(f"To look at it: {command}")
     if registered.experiment_id:
         page = runs_page(checked.tracking_uri, registered.experiment_id)
-        console.print(f"MLflow: {page}", soft_wrap=True)
-    console.print(registered.uri, soft_wrap=True)
+        console.say(f"MLflow: {page}")
+    console.say(registered.uri)
 
 
 def _promote_command(checked: Checked, uri: str) -> str:
@@ -48,21 +49,18 @@ def _print_search(
     console: ResultsConsole, store: TrialStore, manifest: ManifestContent, request: SearchRequest
 ) -> None:
     found = manifest.searched
-    console.print(trials_table(store.trials, rows=None))
+    console.show(trials_table(store.trials, rows=None), ["state", "epoch"])
     for line in failures(store.trials):
-        console.print(line, soft_wrap=True)
+        console.say(line)
     console.print()
     if request.searcher == "pareto":
         console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")
         for item in found.pareto:
             shown = f"{100 * item.score:.2f} %  {item.cost:g}  {item.trial}: "
-            console.print(f"  {shown}{short_values(item.values)}", soft_wrap=True)
+            console.say(f"  {shown}{short_values(item.values)}")
         console.print()
     best = found.best
-    console.print(
-        f"Best on validation: {best.trial}, {100 * best.score:.2f} %, {short_values(best.values)}",
-        soft_wrap=True,
-    )
+    console.say(f"Best on validation: {best.trial}, {100 * best.score:.2f} %, {short_values(best.values)}")
     if sentence := gained(manifest):
-        console.print(sentence, soft_wrap=True)
+        console.say(sentence)
     console.print()

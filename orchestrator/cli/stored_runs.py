@@ -9,6 +9,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.hosts import host_of, is_this_machine
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import EXPERIMENT, MANIFEST
+from orchestrator.pipeline.status import stored_runs
 from orchestrator.planning.preflight import PATIENCE_S, check_run_id
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tracking import redacted, resolve_tracking_uri
@@ -71,3 +72,18 @@ def with_own_places(stored: Experiment, arguments: argparse.Namespace) -> Experi
             "cluster": stored.cluster.model_copy(update={"address": "local"}),
         }
     )
+
+
+def run_or_newest(arguments: argparse.Namespace) -> Storage:
+    """The storage of the run that the arguments name; of the one that changed last if they name none.
+
+    That one is named in them from then on. Raises `ExperimentError`.
+    """
+    storage = named_storage(arguments)
+    if arguments.run_id is None:
+        with nothing_started():
+            runs = stored_runs(storage)
+        if not runs:
+            raise ExperimentError(f"no runs in {storage.uri()}; --storage names another place")
+        arguments.run_id = runs[0]
+    return run_storage(storage, arguments.run_id)

@@ -97,9 +97,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "status": Command(
         "where runs stand",
-        "All runs of a storage, or the stages and training runs of one.",
+        "All runs of a storage and the newest, or the stages and training runs of one.",
         (
-            argument("run_id", nargs="?", metavar="RUN_ID", help="default: list all runs"),
+            argument("run_id", nargs="?", metavar="RUN_ID", help="default: all runs, and the newest"),
             STORAGE,
             ENDPOINT_URL,
         ),
@@ -108,7 +108,7 @@ COMMANDS: Mapping[str, Command] = {
         "the results of a run, here and as a page",
         "Prints the table of results and writes the HTML report anew, beside the run and, where MLflow "
         "answers, among its artifacts; the last line on stdout is where it is.",
-        STORED_RUN,
+        (argument("run_id", nargs="?", metavar="RUN_ID", help="default: the newest"), *STORED_RUN[1:]),
     ),
     "evaluate": Command(
         "a finished run under corruption, on foreign images, and when it should not answer",
@@ -161,6 +161,7 @@ COMMANDS: Mapping[str, Command] = {
                 help="default: by PATH, onnx for .onnx, state-dict for .safetensors, else pt2 (torch.export)",
             ),
             argument("--output", metavar="PATH", required=True, help="the file to write"),
+            argument("--overwrite", action="store_true", help="replace the file if it is there"),
             ENDPOINT_URL,
             *REGISTRY,
         ),

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from orchestrator.pipeline.plain_console import PlainConsole
 
@@ -18,7 +20,16 @@ class ResultsConsole(PlainConsole):
         os.close(nowhere)
 
 
-def results_console(at_least: int = 0) -> ResultsConsole:
-    """A console as wide as the terminal (100 columns in a file), or `at_least` that."""
-    columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    return ResultsConsole(width=max(columns, at_least))
+def results_console() -> ResultsConsole:
+    """A console as wide as the terminal, or as COLUMNS says; 100 columns in a file."""
+    return ResultsConsole(width=shutil.get_terminal_size((100, 24)).columns)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on a terminal what is waited for, for as long as it is; it leaves no line behind."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with PlainConsole(stderr=True).status(f"{what} ..."):
+        yield

@@ -39,7 +39,7 @@ class PlainConsole(Console):
             if self.measure(table, options=self.options.update(max_width=10_000)).maximum <= self.width:
                 break
             table.columns[:] = [column for column in table.columns if column.header != heading]
-            left_out.append(heading)
+            left_out.append(" ".join(heading.split()))
         self.print(table)
         if left_out:
             self.say(f"(a wider terminal shows {', '.join(left_out)} too)", style="dim")

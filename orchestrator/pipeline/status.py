@@ -20,12 +20,30 @@ from orchestrator.storage import MissingKey, Storage, StorageError
 RunState = Literal["running", "stopped", "done", "interrupted", "failed"]
 """`stopped`: its driver ended without saying how."""
 
+HEADINGS = ("run", "state", "last stage", "averaged", "model", "changed")
+SPARE = ("last stage", "changed", "model", "averaged")
+"""Headings of columns that a narrow terminal can do without, the first of them first."""
 
-def all_runs(storage: Storage) -> Table | str:
-    """A table with a row for each run below `storage`, newest first; a sentence if there is none.
+
+def stored_runs(storage: Storage) -> list[str]:
+    """The ids of the runs below `storage`, newest first. Raises `ExperimentError` if it is no folder."""
+    return [cells[0] for cells in _rows(storage)]
+
+
+def all_runs(storage: Storage) -> Table:
+    """A table with a row for each run below `storage`, newest first.
 
     Raises `ExperimentError` if the storage is not a folder.
     """
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in HEADINGS:
+        made.add_column(heading, overflow="fold", no_wrap=heading != "run")
+    for cells in _rows(storage):
+        made.add_row(*cells)
+    return made
+
+
+def _rows(storage: Storage) -> list[list[str]]:
     folder = storage.local_folder
     if folder is not None and os.path.exists(folder) and not folder.is_dir():
         raise ExperimentError(
@@ -34,15 +52,8 @@ def all_runs(storage: Storage) -> Table | str:
     ids = {
         key.split("/")[0] for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")
     }
-    if not ids:
-        return f"no runs in {storage.uri()}; --storage names another place"
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "state", "last stage", "averaged", "model", "changed"):
-        made.add_column(heading, no_wrap=True)
     rows = [_row(storage.child(run_id), run_id) for run_id in sorted(ids)]
-    for _, cells in sorted(rows, key=lambda row: -row[0]):
-        made.add_row(*cells)
-    return made
+    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
 
 
 def _row(run: Storage, run_id: str) -> tuple[float, list[str]]:

@@ -75,6 +75,17 @@ COLUMNS = {
 }
 """Key of a metric -> heading, factor, digits. The c stands for calibrated: after the temperature."""
 
+SPARE = ("cECE", "Brier", "parameters", "cNLL", "ECE")
+"""Headings of columns that a narrow terminal can do without, the first of them first."""
+
+MEANINGS = {
+    "NLL": "mean negative log-likelihood of the true class, in nats; lower is better",
+    "ECE": "expected calibration error: how far confidence is from accuracy; lower is better",
+    "Brier": "mean squared error of the probabilities; lower is better",
+    "cNLL": "NLL, and cECE the ECE, after one temperature that was fitted on validation",
+    "MACs": "multiply-accumulates of a prediction for one image: what it costs",
+}
+
 WHAT_THEY_ARE = {
     "control": "one network of the same architecture, labels only",
     "teacher": "one of the networks that were learned from",
@@ -147,6 +158,13 @@ def table(predictors: Mapping[str, Predictor]) -> Table:
     for row in cells:
         made.add_row(*row, style="bold" if row[0] == "averaged" else None)
     return made
+
+
+def legend(predictors: Mapping[str, Predictor]) -> str:
+    """What the table's headings and rows mean, a line each."""
+    kinds = {kind_of(name) for name in predictors}
+    meanings = MEANINGS | {kind: what for kind, what in WHAT_THEY_ARE.items() if kind in kinds}
+    return "\n".join(f"{name}: {what}" for name, what in meanings.items())
 
 
 def markdown(predictors: Mapping[str, Predictor]) -> str:

@@ -15,6 +15,8 @@ from orchestrator.report.evidence import Evidence
 
 FEWEST_IN_A_BIN = 10
 """Bins of a reliability diagram with fewer images are left out: their accuracy is noise."""
+HARDLY = 1.1
+"""Ratio of the teachers' disagreement up to which a perturbation is said to have hardly acted."""
 MOST_CLASSES_SHOWN = 20
 """Up to here the confusion matrix is a table of all classes; above, a list of the worst pairs."""
 
@@ -153,6 +155,12 @@ class Findings:
             for who in ("teachers", "members")
             if f"perturbation/{who}/clean" in tensors and len(tensors[f"perturbation/{who}/clean"]) > 1
         }
+
+    @property
+    def hardly_perturbed(self) -> bool:
+        """Whether the teachers disagree on perturbed images hardly more than on clean ones."""
+        of = self.disagreement.get("teachers")
+        return of is not None and of["perturbed"]["pairwise_kl"] <= HARDLY * of["clean"]["pairwise_kl"]
 
     @cached_property
     def diversities(self) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ from orchestrator.report.findings import MOST_CLASSES_SHOWN, Findings, signed
 from orchestrator.report.images import examples
 from orchestrator.report.robustness import SCORES, robustness_section
 from orchestrator.report.search import search_section
+from orchestrator.tracking import runs_page
 from orchestrator.tracking.run_state import flattened
 
 _HERE = Path(__file__).parent
@@ -64,12 +65,23 @@ def render(
         model=evidence.summary.registered_model,
         sources=evidence.summary.sources,
         tracking_uri=tracking_uri,
+        mlflow_page=_mlflow_page(evidence, tracking_uri),
         registry_status=registry_status,
         settings=_settings(evidence.experiment),
         robustness=robustness_section(evidence),
         robustness_scores=SCORES,
         searched=search_section(evidence.search),
     )
+
+
+def _mlflow_page(evidence: Evidence, tracking_uri: str | None) -> str | None:
+    """The run's page on its MLflow server; None where there is no server, or it is not known which run."""
+    model, run = evidence.summary.registered_model, evidence.manifest.mlflow.get("parent")
+    if not tracking_uri or not tracking_uri.startswith(("http://", "https://")):
+        return None
+    if run is None or model is None or not model.experiment_id:
+        return None
+    return f"{runs_page(tracking_uri, model.experiment_id).partition('?')[0]}/runs/{run}"
 
 
 @cache

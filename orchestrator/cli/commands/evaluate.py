@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     errors = PlainConsole(stderr=True)
 
     def say(text: str) -> None:
-        errors.print(text, soft_wrap=True)
+        errors.say(text)
 
     storage = run_storage(named_storage(arguments), arguments.run_id)
     with nothing_started():
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print()
     console.print(severity_table(found, stored.manifest.evaluated.predictors))
     console.print()
-    console.print(f"Report: {storage.uri(REPORT)}", soft_wrap=True)
-    console.print(storage.uri(EVALUATION), soft_wrap=True)
+    console.say(f"Report: {storage.uri(REPORT)}")
+    console.say(storage.uri(EVALUATION))
     return 0
 
 

@@ -21,6 +21,19 @@ _HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
     "\nMACs": ("macs", compact),
 }
 
+_SETTINGS = {
+    "\nmethod": "student.method",
+    "\nmembers": "student.members",
+    "\nT": "distillation.temperature",
+    "\nstrength": "perturbation.strength",
+}
+_SPARE = ("test\nECE", "\nMACs", "test\nNLL", "val.\nNLL")
+_MEANINGS = (
+    "T: temperature of the distillation; strength: of the perturbation, 1 is one grey level; val.: "
+    "validation, by which a champion is chosen; NLL: negative log-likelihood and ECE: expected calibration "
+    "error, lower is better; MACs: multiply-accumulates for one image"
+)
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every version with its metrics, the newest first; the exit status."""
@@ -34,12 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.name
             else "no student is registered here yet; `ekd run EXPERIMENT` registers one"
         )
-    console = results_console(at_least=80)
+    console = results_console()
     for name, group in groupby(versions, key=lambda listed: listed.name):
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("\nversion", justify="right", no_wrap=True)
         table.add_column("\nalias", overflow="fold")
-        for heading in _HEADINGS:
+        for heading in (*_SETTINGS, *_HEADINGS):
             table.add_column(heading, justify="right", no_wrap=True)
         listed = list(group)
         for each in listed:
@@ -47,10 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
                 show(each.metrics[key]) if key in each.metrics else "" for key, show in _HEADINGS.values()
             ]
             style = "bold" if "champion" in each.aliases else None
-            table.add_row(each.version, ", ".join(each.aliases), *shown, style=style)
-        console.print(f"models:/{name}", soft_wrap=True)
-        console.print(table)
+            settings = [each.params.get(key, "") for key in _SETTINGS.values()]
+            table.add_row(each.version, ", ".join(each.aliases), *settings, *shown, style=style)
+        console.say(f"models:/{name}")
+        console.show(table, _SPARE)
         for each in listed:
-            console.print(str(each), soft_wrap=True)
+            console.say(str(each))
         console.print()
+    console.say(_MEANINGS, "dim")
     return 0

@@ -29,20 +29,20 @@ def run(arguments: argparse.Namespace) -> int:
         checked = checked_experiment(arguments)
 
     def warn(line: str) -> None:
-        console.print(f"WARNING: {line}", soft_wrap=True)
+        console.say(f"WARNING: {line}")
 
     networks = networks_of(checked.storage, checked.run_id, checked.experiment, checked.description)
     planned = planned_runs(checked.experiment, checked.description, networks, warn)
     for line in plan_lines(checked):
-        console.print(line, soft_wrap=True)
+        console.say(line)
     console.print()
     console.print(runs_table(planned))
     console.print()
-    console.print(total_line(planned, "without the search" if search else ""), soft_wrap=True)
+    console.say(total_line(planned, "without the search" if search else ""))
     for doubt in doubts(checked.experiment, (*checked.dataset.findings, *checked.given.warnings)):
         warn(doubt)
     if search is not None:
         console.print()
         for line in search_lines(search, checked.experiment, checked.description, checked.capacity):
-            console.print(line, soft_wrap=True)
+            console.say(line)
     return 0

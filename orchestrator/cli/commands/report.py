@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.checks import nothing_started
-from orchestrator.cli.stored_runs import named_storage, own_tracking, run_storage
+from orchestrator.cli.stored_runs import own_tracking, run_or_newest
 from orchestrator.cli.terminal import results_console
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
-from orchestrator.pipeline.summary import table, verdict
+from orchestrator.pipeline.summary import SPARE, legend, table, verdict
 from orchestrator.registry.champion import PROMOTION_TAG, NoSuchVersion, version_of
 from orchestrator.report import Evidence, RegistryStatus, load_evidence, render
 from orchestrator.runtime.environment import in_the_environment
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table of results, and write the page anew; the exit status."""
-    storage = run_storage(named_storage(arguments), arguments.run_id)
+    storage = run_or_newest(arguments)
     with nothing_started():
         evidence = load_evidence(storage)
     console = results_console()
-    console.print(table(evidence.predictors))
+    console.show(table(evidence.predictors), SPARE)
+    console.say(legend(evidence.predictors), "dim")
     console.print()
-    console.print(verdict(evidence.predictors), soft_wrap=True)
+    console.say(verdict(evidence.predictors))
     if model := evidence.summary.registered_model:
-        console.print(f"Registered: models:/{model.name}/{model.version}", soft_wrap=True)
+        console.say(f"Registered: models:/{model.name}/{model.version}")
     uri, client, registry_status = None, None, None
     try:
         own = own_tracking(evidence.experiment["tracking"]["uri"], arguments)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         storage.write(REPORT, page.encode())
     if client is not None and uri is not None:
         _refresh(client, evidence, page, uri, arguments.endpoint_url)
-    console.print(storage.uri(REPORT), soft_wrap=True)
+    console.say(storage.uri(REPORT))
     return 0
 
 

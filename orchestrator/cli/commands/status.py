@@ -1,21 +1,27 @@
-"""`ekd status`: all runs, or one."""
+"""`ekd status`: all runs and the newest, or one."""
 
 import argparse
 
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.cli.terminal import results_console
-from orchestrator.pipeline.status import all_runs, one_run
+from orchestrator.pipeline.status import SPARE, all_runs, one_run, stored_runs
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print where the runs of a storage stand, or one of them; the exit status."""
-    storage = named_storage(arguments)
+    """Print where the runs of a storage stand and all of the newest, or one of them; the exit status."""
+    storage, run_id, console = named_storage(arguments), arguments.run_id, results_console()
+    if run_id is None:
+        with nothing_started():
+            runs = stored_runs(storage)
+            listed = all_runs(storage)
+        if not runs:
+            console.say(f"no runs in {storage.uri()}; --storage names another place")
+            return 0
+        console.show(listed, SPARE)
+        console.print()
+        run_id = runs[0]
     with nothing_started():
-        shown = (
-            all_runs(storage)
-            if arguments.run_id is None
-            else one_run(run_storage(storage, arguments.run_id), arguments.run_id)
-        )
-    results_console().print(shown, soft_wrap=arguments.run_id is not None)
+        text = one_run(run_storage(storage, run_id), run_id)
+    console.print(text, soft_wrap=True)
     return 0

@@ -13,7 +13,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.lease import LEASE, Lease
 from orchestrator.pipeline.manifest import Manifest
-from orchestrator.pipeline.status import all_runs, one_run
+from orchestrator.pipeline.status import all_runs, one_run, stored_runs
 from orchestrator.storage import open_storage
 
 
@@ -46,7 +46,7 @@ def test_an_empty_storage_has_no_runs(storage, capsys):
 def test_what_is_no_run_is_not_listed(storage):
     storage.write("notes.txt", b"mine")
     storage.write("pictures/cat.png", b"")
-    assert isinstance(all_runs(storage), str)
+    assert stored_runs(storage) == []
 
 
 def test_a_run_whose_driver_lives_is_running(storage, capsys):
@@ -77,7 +77,37 @@ def test_the_newest_run_comes_first(storage, capsys):
     begin(storage, "older", status="done")
     begin(storage, "newer", status="failed")
     lines = shown(capsys, storage)[1].out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["newer", "failed"], ["older", "done"]]
+    assert [line.split()[:2] for line in lines[1:3]] == [["newer", "failed"], ["older", "done"]]
+
+
+def test_without_a_run_id_the_newest_is_shown_whole_below_the_list(storage, capsys):
+    begin(storage, "older")
+    begin(storage, "newer", stages=["prepare"])
+    out = shown(capsys, storage)[1].out
+    assert "newer: stopped, experiment digits" in out
+    assert "older: " not in out
+
+
+def test_a_narrow_terminal_loses_columns_but_no_letter_of_a_run_id(storage, capsys, monkeypatch):
+    run_id = "digits-" + "0123456789" * 5
+    begin(storage, run_id)
+    for columns in ("100", "80", "60", "40"):
+        monkeypatch.setenv("COLUMNS", columns)
+        table = shown(capsys, storage)[1].out.partition("\n\n")[0].partition("\n(a wider")[0].splitlines()
+        assert max(map(len, table)) <= int(columns)
+        assert "".join(line.split()[0] for line in table[1:]) == run_id
+
+
+def test_a_report_without_a_run_id_is_of_the_newest(storage, capsys):
+    begin(storage, "older")
+    begin(storage, "newer")
+    assert main(["report", "--storage", storage.uri()]) == 2
+    assert "newer: the run is not evaluated yet" in capsys.readouterr().err
+
+
+def test_a_report_of_no_run_is_refused(storage, capsys):
+    assert main(["report", "--storage", storage.uri()]) == 2
+    assert "no runs in" in capsys.readouterr().err
 
 
 def test_one_run_tells_its_checkpoints(storage, capsys):

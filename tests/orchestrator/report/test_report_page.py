@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+import torch
 
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import summarise
 from orchestrator.report import RegistryStatus, render
 from orchestrator.report.charts import learning_chart
+from orchestrator.report.findings import Findings
 
 from .conftest import make_evidence
 
@@ -183,6 +185,30 @@ def test_the_same_run_gives_the_same_page(evidence, text):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("times", "hardly"), [(1.0, True), (1.05, True), (3.0, False)])
+def test_a_perturbation_that_hardly_acted_is_said_to_be_one(evidence, times, hardly):
+    clean = torch.tensor([[[0.6, 0.4]], [[0.4, 0.6]]])
+    apart = 0.1 * times**0.5  # the KL between such a pair grows with its square, nearly
+    perturbed = torch.tensor([[[0.5 + apart, 0.5 - apart]], [[0.5 - apart, 0.5 + apart]]])
+    tensors = {f"perturbation/teachers/{k}": v for k, v in (("clean", clean), ("perturbed", perturbed))}
+    findings = Findings(replace(evidence, tensors={**evidence.tensors, **tensors}))
+    assert findings.hardly_perturbed is hardly
+
+
+def test_a_run_on_an_mlflow_server_links_to_its_page_there(evidence):
+    model = replace_model(evidence, experiment_id="7")
+    page = render(model, tracking_uri="https://mlflow.example/")
+    assert f'href="https://mlflow.example/#/experiments/7/runs/{"e" * 32}"' in page
+    for elsewhere in ("sqlite:///mlflow.db", "javascript:alert(1)", None):
+        assert "/runs/" not in render(model, tracking_uri=elsewhere)
+
+
+def replace_model(evidence, **changes):
+    summary = evidence.summary
+    model = summary.registered_model.model_copy(update=changes)
+    return replace(evidence, summary=summary.model_copy(update={"registered_model": model}))
+
+
 def test_names_are_text_not_markup():
     page = render(make_evidence(2, names=["<script>alert(1)</script>", "a & b"]))
     assert "<script" not in page
