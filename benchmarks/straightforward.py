@@ -66,7 +66,10 @@ def train_student(
     temperature: float,
     weight_decay: float,
 ) -> Tensor:
-    """One LatentBE update (Nam et al. 2022) on float images in [0, 1]; the loss, before it."""
+    """One LatentBE update (Nam et al. 2022) on float images in [0, 1].
+
+    Returns the loss before it, less the teachers' entropy.
+    """
     student.train()
     if kind in ("tdiv", "tdiv_sdiv"):
         images = perturb(student, teachers, images, pair, strength, with_student=kind == "tdiv_sdiv")
@@ -82,7 +85,7 @@ def train_student(
                 assert factor.grad is not None
                 factor.grad = student.num_members * factor.grad + weight_decay * (factor.detach() - 1)
     optimiser.step()
-    return loss.detach()
+    return loss.detach() - temperature**2 * torch.special.entr(targets).sum(-1).mean()
 
 
 def perturb(

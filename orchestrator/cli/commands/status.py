@@ -1,10 +1,12 @@
 """`ekd status`: all runs and the newest, or one."""
 
 import argparse
+from contextlib import suppress
 
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.cli.terminal import results_console
+from orchestrator.errors import EkdError
 from orchestrator.pipeline.status import SPARE, all_runs, one_run, stored_runs
 
 
@@ -20,7 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         console.show(listed, SPARE)
         console.print()
-        run_id = runs[0]
+        with suppress(EkdError):  # its row says that it cannot be read
+            console.print(one_run(run_storage(storage, runs[0]), runs[0]), soft_wrap=True)
+        return 0
     with nothing_started():
         text = one_run(run_storage(storage, run_id), run_id)
     console.print(text, soft_wrap=True)

@@ -153,6 +153,8 @@ def others(annotation: Any, default: Any) -> Iterator[Any]:
         yield from (3, 0.25, 0.5, 0.95) if annotation is float else (3, 7)
     elif annotation is str:
         yield "another"
+    elif origin is dict:
+        yield {"another": "value"}
     elif annotation is type(None):
         yield None
     else:

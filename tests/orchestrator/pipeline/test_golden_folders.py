@@ -48,7 +48,9 @@ def test_a_run_that_was_killed_in_the_distillation_is_continued_to_its_end(runs)
 
 def test_their_states_are_listed(runs, capsys):
     assert main(["status", "--storage", "runs"]) == 0
-    states = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
+    listed, _, newest = capsys.readouterr().out.partition("\n\n")
+    states = {line.split()[0]: line.split()[1] for line in listed.splitlines()[1:]}
+    assert newest
     assert states == {"unfinished": "stopped", "finished": "done", "searched": "done"}
     assert main(["status", "unfinished", "--storage", "runs"]) == 0
     assert "student      checkpoint after epoch" in capsys.readouterr().out

@@ -201,7 +201,8 @@ def test_versions_of_others_are_not_listed(client, request):
     assert "somebody-elses" not in {v.name for v in list_versions(client)}
 
 
-def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsys):
+def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     assert main(["promote", f"models:/{model}/2", "--reason", "by hand", "--tracking", store_uri]) == 0
     assert capsys.readouterr().out == f"champion of {model}: version 1 -> version 2 (promoted): by hand\n"
     assert main(["models", model, "--tracking", store_uri]) == 0
@@ -212,7 +213,8 @@ def test_the_commands_list_promote_and_roll_back(client, model, store_uri, capsy
         ["2", "champion", "92.00", "0.2000", "87.50", "0.4321", "0.0123", "5.24", "M"],
         ["1", "91.00", "0.2000", "87.50", "0.4321", "0.0123", "5.24", "M"],
     ]
-    assert shown[6:] == [
+    assert shown[-1].startswith("T: temperature of the distillation")
+    assert shown[6:-1] == [
         f"models:/{model}/3 (run run-3)",
         f"models:/{model}/2 (run run-2) is champion: by hand",
         f"models:/{model}/1 (run run-1) was replaced by version 2: by hand",
