@@ -11,7 +11,7 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import CHALLENGER
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.table import failures, short_values, trials_table
+from orchestrator.tuning.table import failures, short_values, spare_columns, trials_table
 from orchestrator.tuning.trial_store import TrialStore
 
 
@@ -49,7 +49,7 @@ def _print_search(
     console: ResultsConsole, store: TrialStore, manifest: ManifestContent, request: SearchRequest
 ) -> None:
     found = manifest.searched
-    console.show(trials_table(store.trials, rows=None), ["state", "epoch"])
+    console.show(trials_table(store.trials, rows=None), spare_columns(store.trials))
     for line in failures(store.trials):
         console.say(line)
     console.print()

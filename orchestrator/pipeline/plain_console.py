@@ -34,12 +34,18 @@ class PlainConsole(Console):
 
     def show(self, table: Table, spare: Sequence[str] = ()) -> None:
         """A table; where it is too wide, without columns of `spare`, the first of them first."""
+        left_out = self.fit(table, spare)
+        self.print(table)
+        if left_out:
+            self.say(f"(a wider terminal shows {', '.join(left_out)} too)", style="dim")
+
+    def fit(self, table: Table, spare: Sequence[str]) -> list[str]:
+        """Take columns of `spare` from a table as long as it is too wide; their headings."""
         left_out = []
         for heading in spare:
             if self.measure(table, options=self.options.update(max_width=10_000)).maximum <= self.width:
                 break
-            table.columns[:] = [column for column in table.columns if column.header != heading]
+            kept = [column for column in table.columns if column.header != heading]
+            table.columns = Table(*kept).columns  # which numbers them anew: the last has no space after it
             left_out.append(" ".join(heading.split()))
-        self.print(table)
-        if left_out:
-            self.say(f"(a wider terminal shows {', '.join(left_out)} too)", style="dim")
+        return left_out

@@ -49,8 +49,7 @@ def trials_table(
     seeds = any(seed_scores(record) for record in trials.values())
     made = Table(box=None, pad_edge=False, header_style="bold")
     accuracy = ("mean acc.", "of seeds") if seeds else ("val. acc.",)
-    names = (key.split(".")[-1] for key in keys)
-    for heading in ("trial", "state", "epoch", *accuracy, "time", "passes", *names):
+    for heading in ("trial", "state", "epoch", *accuracy, "time", "passes", *_names(trials)):
         made.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
     shown = sorted(trials.values(), key=lambda r: (r.ended, tuple(-q for q in r.quality), r.number))
     for record in shown[:rows]:
@@ -71,6 +70,16 @@ def trials_table(
     if rows is not None and len(shown) > rows:
         made.add_row(f"… {len(shown) - rows} more")
     return made
+
+
+def spare_columns(trials: Mapping[int, TrialRecord]) -> list[str]:
+    """Headings that a narrow terminal can do without, the first of them first; searched keys come last."""
+    return ["state", "passes", "epoch", "time", *reversed(_names(trials))]
+
+
+def _names(trials: Mapping[int, TrialRecord]) -> list[str]:
+    """Headings of the searched keys."""
+    return [key.split(".")[-1] for key in next(iter(trials.values())).values] if trials else []
 
 
 def failures(trials: Mapping[int, TrialRecord]) -> list[str]:

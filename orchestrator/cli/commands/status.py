@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
         console.show(listed, SPARE)
         console.print()
         with suppress(EkdError):  # its row says that it cannot be read
-            console.print(one_run(run_storage(storage, runs[0]), runs[0]), soft_wrap=True)
+            console.say(one_run(run_storage(storage, runs[0]), runs[0]))
         return 0
     with nothing_started():
         text = one_run(run_storage(storage, run_id), run_id)
-    console.print(text, soft_wrap=True)
+    console.say(text)
     return 0

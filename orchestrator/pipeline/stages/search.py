@@ -21,7 +21,7 @@ from orchestrator.tuning.schedulers import stopping
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
-from orchestrator.tuning.table import short_values, standing, trials_table
+from orchestrator.tuning.table import short_values, spare_columns, standing, trials_table
 from orchestrator.tuning.trial_executor import TrialSetup, open_executor
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set, trial_name
 
@@ -107,6 +107,7 @@ def _run_trials(
 
 def _panel(trials: TrialStore, total: int, view: View) -> Table:
     table = trials_table(trials.trials, view=view)
+    view.to.fit(table, spare_columns(trials.trials))
     table.title, table.title_justify, table.title_style = standing(trials.trials, total), "left", "none"
     return table
 

@@ -109,3 +109,13 @@ def test_a_table_that_is_too_wide_loses_the_columns_that_can_be_spared():
     assert "0.0123" not in narrow[1]
     assert "97.12" in narrow[1]
     assert narrow[2] == "(a wider terminal shows ECE too)"
+
+
+@pytest.mark.parametrize("width", range(20, 60))
+def test_what_is_left_of_a_table_is_not_cut(width):
+    console = PlainConsole(file=io.StringIO(), width=width)
+    names = ["trial", "state", "accuracy", "temperature", "members", "strength"]
+    table = Table(*names, box=None, pad_edge=False)
+    table.add_row("trial-0001", "finished", "97.12 %", "1.11", "2", "3.06")
+    console.show(table, spare=["state", *names[:2:-1]])
+    assert "…" not in console.file.getvalue()
