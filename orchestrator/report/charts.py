@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from orchestrator.pipeline.summary import compact, kind_of
-from orchestrator.report.evidence import Evidence, History
+from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import Findings, Row
-from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
+from orchestrator.report.svg import COLOURS, draw_history, new_figure, over_epochs, styled, to_svg
 
 MARKERS = {"control": "s", "teacher": ".", "ensemble": "D", "members": "^", "averaged": "o"}
 """Predictors differ in shape as well as in colour."""
@@ -134,14 +134,14 @@ def learning_chart(evidence: Evidence) -> str:
         kind = "averaged" if run == "student" else kind_of(run.replace("-", "/"))
         label = {"averaged": "student, averaged"}.get(kind, kind if run in (kind, "teacher-0") else None)
         style = _line(kind, label) | {"linestyle": DASHES[kind]}
-        _curve(loss, history, "train/loss", **style)
-        _curve(accuracy, history, "averaged/accuracy", scale=100, **style)
-        _curve(nll, history, "averaged/nll", **style)
+        draw_history(loss, history, "train/loss", **style)
+        draw_history(accuracy, history, "averaged/accuracy", scale=100, **style)
+        draw_history(nll, history, "averaged/nll", **style)
         if all("averaging_gap" in record for record in history):
             members = _line("members", "student, members") | {"linestyle": DASHES["members"]}
-            _curve(accuracy, history, "members/accuracy", scale=100, **members)
-            _curve(nll, history, "members/nll", **members)
-            _curve(gap, history, "averaging_gap", scale=100, **_line("averaged", None))
+            draw_history(accuracy, history, "members/accuracy", scale=100, **members)
+            draw_history(nll, history, "members/nll", **members)
+            draw_history(gap, history, "averaging_gap", scale=100, **_line("averaged", None))
     for axes, title in (
         (loss, "Training loss (labels: cross-entropy; teachers: τ² KL)"),
         (accuracy, "Validation accuracy, %"),
@@ -182,11 +182,11 @@ def diversity_chart(evidence: Evidence, findings: Findings) -> str | None:
         ("Pairwise KL, nats", "Agreement, fraction of images"),
         strict=True,
     ):
-        _curve(axes, history, f"members_diversity/{key}", **_line("members", "members, validation"))
+        draw_history(axes, history, f"members_diversity/{key}", **_line("members", "members, validation"))
         for who, kind in (("teachers", "ensemble"), ("members", "members")):
             if all(f"train/{who}_diversity/{key}" in record for record in history):
                 style = _line(kind, f"{who}, images trained on") | {"linestyle": ":"}
-                _curve(axes, history, f"train/{who}_diversity/{key}", **style)
+                draw_history(axes, history, f"train/{who}_diversity/{key}", **style)
         if "teachers" in findings.diversities:
             axes.axhline(
                 findings.diversities["teachers"][key],
@@ -214,10 +214,6 @@ def _line(kind: str, label: str | None) -> dict[str, Any]:
         return _line("control", label)
     thin = {"linewidth": 0.9} if kind == "teacher" else {}
     return {"color": COLOURS[kind], "label": label, "zorder": 2 if kind == "teacher" else 3, **thin}
-
-
-def _curve(axes: Axes, history: History, key: str, scale: float = 1, **style: Any) -> None:
-    axes.plot([record["epoch"] for record in history], [scale * record[key] for record in history], **style)
 
 
 def _log_scale(axes: Axes) -> None:

@@ -10,7 +10,7 @@ from orchestrator.pipeline.manifest import read_record
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
 from orchestrator.pipeline.summary import compact, gained
-from orchestrator.report.svg import COLOURS, new_figure, over_epochs, styled, to_svg
+from orchestrator.report.svg import COLOURS, draw_history, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
 from orchestrator.tuning.domains import Choice, Domain, LogUniform
 from orchestrator.tuning.request import AskedSearch
@@ -160,12 +160,7 @@ def curves_chart(search: Search) -> str:
     figure = new_figure(9.6, 3.1)
     axes = figure.subplots()
     for record in search.scored:
-        axes.plot(
-            [made["epoch"] for made in record.history],
-            [100 * made["averaged/accuracy"] for made in record.history],
-            marker="." if len(record.history) == 1 else None,
-            **_style(search, record),
-        )
+        draw_history(axes, record.history, "averaged/accuracy", 100, **_style(search, record))
     axes.set_title("Validation accuracy of the averaged student, %")
     over_epochs(axes)
     stopped = sum(record.status == "pruned" for record in search.trials)

@@ -7,7 +7,7 @@ so that the same figure is right in light, in dark and in print.
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -81,10 +81,18 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def draw_history(
+    axes: Axes, history: Sequence[Mapping[str, float]], key: str, scale: float = 1, **style: Any
+) -> None:
+    """A value over epochs, as a line; of one record a point, since no line would be seen."""
+    epochs, values = zip(*((record["epoch"], scale * record[key]) for record in history), strict=True)
+    axes.plot(epochs, values, marker="." if len(history) == 1 else None, **style)
+
+
 def over_epochs(axes: Axes) -> None:
     """Name the horizontal axis, and divide it into whole epochs."""
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:

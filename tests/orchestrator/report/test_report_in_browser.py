@@ -18,7 +18,7 @@ PAPER = 687
 @pytest.fixture(scope="module")
 def made_up(evidence, search, tmp_path_factory):
     """The address of a page with every section: searched with cost, evaluated, registered."""
-    searched = replace(search, request={**search.request, "searcher": "pareto"})
+    searched = replace(search, request=search.request.model_copy(update={"searcher": "pareto"}))
     file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(render(replace(evaluated(evidence), search=searched)))
     return file.as_uri()
