@@ -206,6 +206,9 @@ def save_predictions(
 def load_predictions(store: Store, data: DataDescription, predictors: Iterable[str]) -> dict[str, Tensor]:
     """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c).
 
+    And, of runs since they are kept, the test images that the averaged student gets wrong and is surest of:
+    `mistakes/indices` (m,) and `mistakes/images` uint8 (m, channel, height, width).
+
     `data`, `predictors`: of which data set, and whose predictions there must be. Raises `DamagedCheckpoint`
     where they are not that, or a `LookupError` if there are none.
     """
@@ -219,7 +222,18 @@ def load_predictions(store: Store, data: DataDescription, predictors: Iterable[s
                 if probs.ndim != 3 or probs.shape[1:] != (count, data.num_classes) or len(probs) == 0:
                     raise ValueError(f"{name} on {split} is of shape {tuple(probs.shape)}")
                 checked(probs.mean(0), tensors[f"{split}/labels"])
+        if "mistakes/indices" in tensors:
+            _check_mistakes(tensors["mistakes/indices"], tensors["mistakes/images"], data)
     except (KeyError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise DamagedCheckpoint(f"{key}: not what was predicted on this run's images ({why})") from error
     return tensors
+
+
+def _check_mistakes(indices: Tensor, images: Tensor, data: DataDescription) -> None:
+    if indices.dtype != torch.int64 or images.dtype != torch.uint8:
+        raise ValueError("the mistakes are of other types")
+    if indices.ndim != 1 or images.shape != (len(indices), *data.image_shape):
+        raise ValueError(f"the mistakes' images are of shape {tuple(images.shape)}")
+    if not torch.isin(indices, torch.arange(data.test)).all():
+        raise ValueError("a mistake is none of the test images")

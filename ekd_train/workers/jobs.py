@@ -10,6 +10,7 @@ from ekd_train.data.tensors import DeviceData, Images
 from ekd_train.distributed import Workers
 from ekd_train.evaluation.evaluate import predict, validate
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
+from ekd_train.evaluation.mistakes import confident_mistakes
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
@@ -127,5 +128,7 @@ def _evaluate(
         job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
     )
     tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
+    surest = confident_mistakes(tensors["test/averaged"].mean(0), data.test.labels)
+    tensors |= {"mistakes/indices": surest, "mistakes/images": data.test.images[surest]}
     latency = latency_setting(workers.device)
     return save_predictions(networks.run, tensors, PredictionsRecord(cost=cost, latency=latency))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ekd_train.evaluation.diversity import diversity
+from ekd_train.evaluation.mistakes import SHOWN
 from orchestrator.report.evidence import Evidence
 
 HALF_RANGE = 0.5
@@ -56,6 +58,41 @@ def examples(evidence: Evidence) -> tuple[list[Example], float]:
         for index in range(len(clean))
     ]
     return made, factor
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that the averaged student gets wrong and is sure of."""
+
+    image: str
+    label: str
+    predicted: str
+    confidence: float
+    """The averaged student's probability of `predicted`."""
+    votes: list[tuple[str, int]]
+    """Class and how many teachers think it the likeliest; most votes first."""
+
+
+def mistakes(evidence: Evidence) -> list[Mistake]:
+    """The most confident first; none of runs that kept no test images."""
+    tensors, names = evidence.tensors, evidence.data.class_names
+    if "mistakes/indices" not in tensors:
+        return []
+    made = []
+    indices, images = tensors["mistakes/indices"][:SHOWN].tolist(), tensors["mistakes/images"]
+    for index, image in zip(indices, images, strict=False):
+        probs = evidence.probs("averaged")[index]
+        votes = Counter(names[vote] for vote in tensors["test/ensemble"][:, index].argmax(-1).tolist())
+        made.append(
+            Mistake(
+                image=png(image / 255),
+                label=names[int(evidence.labels()[index])],
+                predicted=names[int(probs.argmax())],
+                confidence=probs.max().item(),
+                votes=votes.most_common(),
+            )
+        )
+    return made
 
 
 def png(image: Tensor) -> str:

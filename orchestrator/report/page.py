@@ -14,7 +14,7 @@ from orchestrator.pipeline.summary import WHAT_THEY_ARE, compact, kind_of
 from orchestrator.report import charts
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, Findings, signed
-from orchestrator.report.images import examples
+from orchestrator.report.images import examples, mistakes
 from orchestrator.report.robustness import SCORES, robustness_section
 from orchestrator.report.search import search_section
 from orchestrator.tracking import runs_page
@@ -60,6 +60,7 @@ def render(
         diversity_chart=charts.diversity_chart(evidence, findings),
         examples=shown,
         amplification=factor,
+        gallery=mistakes(evidence),
         confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
         what_they_are=WHAT_THEY_ARE,
         model=evidence.summary.registered_model,

@@ -69,7 +69,14 @@ def test_a_changed_document_is_read_or_named(runs, data, name):
         file.write_text(whole)
 
 
-PROBS, LABELS = "test/averaged", "test/labels"
+PROBS, LABELS, MISTAKES = "test/averaged", "test/labels", "mistakes/indices"
+
+
+def with_mistakes(made, indices, shape):
+    images = torch.zeros(shape, dtype=torch.uint8)
+    return {**made, MISTAKES: torch.tensor(indices), "mistakes/images": images}
+
+
 LIES = {
     "labels are missing": lambda made: {**made, LABELS: torch.empty(0)},
     "a predictor is missing": lambda made: {k: v for k, v in made.items() if k != PROBS},
@@ -81,6 +88,12 @@ LIES = {
     "not numbers": lambda made: {**made, PROBS: made[PROBS] * float("nan")},
     "whole numbers": lambda made: {**made, PROBS: made[PROBS].long()},
     "nothing": lambda made: {},
+    "mistakes without images": lambda made: {**made, MISTAKES: torch.tensor([0])},
+    "mistakes of another size": lambda made: with_mistakes(made, [0], (1, 1, 9, 8)),
+    "mistakes of another number": lambda made: with_mistakes(made, [0], (2, 1, 8, 8)),
+    "a mistake beyond the test images": lambda made: with_mistakes(made, [10**6], (1, 1, 8, 8)),
+    "a mistake before the test images": lambda made: with_mistakes(made, [-1], (1, 1, 8, 8)),
+    "a mistake between images": lambda made: with_mistakes(made, [0.5], (1, 1, 8, 8)),
 }
 
 

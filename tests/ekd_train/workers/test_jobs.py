@@ -162,4 +162,8 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
             torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:2]))
         both = torch.cat([tensors[f"{split}/teacher/{i}"] for i in range(2)])
         torch.testing.assert_close(tensors[f"{split}/ensemble"], both)
+    wrong = [i for i, row in enumerate(tensors["test/averaged"][0]) if row.argmax() != data.test.labels[i]]
+    assert 0 < len(wrong) <= 12
+    assert sorted(tensors["mistakes/indices"].tolist()) == wrong
+    assert torch.equal(tensors["mistakes/images"], data.test.images[tensors["mistakes/indices"]])
     assert record.cost["averaged"].macs == record.cost["control"].macs

@@ -1,5 +1,7 @@
 """The page as text: complete, valid, self-contained, honest."""
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from PIL import Image
 
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import summarise
@@ -132,6 +135,21 @@ def test_epochs_are_whole(text):
         assert not labels & {"1.25", "1.50", "1.75"}
 
 
+def test_a_run_that_was_validated_once_is_seen_as_a_point_at_a_whole_epoch(evidence):
+    record = {"train/loss": 1.5, "averaged/accuracy": 0.5, "averaged/nll": 1.0}
+    once, twice = (
+        learning_chart(replace(evidence, histories={"student": history}))
+        for history in ([{"epoch": 2.0, **record}], [{"epoch": epoch, **record} for epoch in (2.0, 3.0)])
+    )
+    epochs = r'-xtick_\d+">(?:(?!-[xy]tick_).)*?>([\d.]+)</text>'
+    assert re.findall(epochs, once, re.DOTALL) == ["2", "2"]
+    point = r"<use [^>]*var\(--averaged\)"
+    assert (len(re.findall(point, once)), len(re.findall(point, twice))) == (
+        4,
+        0,
+    )  # in three panels, and in the legend
+
+
 @pytest.mark.parametrize("loss", [[2.3], [2.3, 2.3], [2.3, 2.29999], [0.0, 2.3], [0.0]])
 def test_losses_that_hardly_differ_span_no_empty_decades(evidence, loss):
     """With a single training run of an epoch or two."""
@@ -213,6 +231,36 @@ def test_names_are_text_not_markup():
     page = render(make_evidence(2, names=["<script>alert(1)</script>", "a & b"]))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_the_surest_mistakes_are_shown_with_what_the_teachers_make_of_them():
+    made = make_evidence(3, names=["<cat>", "dog", "eel"])
+    tensors = dict(made.tensors)
+    shown = [7, 2]
+    for index, row in ((7, [0.0, 0.0, 1.0]), (2, [0.875, 0.125, 0.0])):  # of classes 1 and 2
+        tensors["test/averaged"][0, index] = torch.tensor(row)
+    tensors["test/ensemble"][:, 7] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    tensors["test/ensemble"][:, 2] = torch.tensor([0.0, 0.0, 1.0])
+    pixels = torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8) * 2 + 1
+    tensors |= {"mistakes/indices": torch.tensor(shown), "mistakes/images": pixels}
+    gallery = (
+        render(replace(made, tensors=tensors)).partition("Surest mistakes</h3>")[2].partition("</ul>")[0]
+    )
+    first, second = (" ".join(text.split()) for text in gallery.split("<li>")[1:])
+    assert "<strong>dog</strong>" in first
+    assert "taken for eel, 100.0 %" in first
+    assert "teachers: &lt;cat&gt; (1 of 2), eel (1 of 2)" in first
+    assert "<strong>eel</strong>" in second
+    assert "taken for &lt;cat&gt;, 87.5 %" in second
+    assert "teachers: eel (2 of 2)" in second
+    drawn = [
+        Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", gallery)
+    ]
+    assert [list(image.tobytes()) for image in drawn] == pixels.flatten(1).tolist()
+
+
+def test_a_run_that_kept_no_test_images_has_no_gallery(text):
+    assert "Surest mistakes" not in text
 
 
 def test_a_student_without_members_has_neither_their_row_nor_their_curve():
