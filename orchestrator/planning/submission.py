@@ -29,4 +29,11 @@ def why_not_elsewhere(experiment: Experiment) -> str | None:
             f"data.root is {root!r}, a folder relative to a job's temporary directory; use "
             "s3://bucket/prefix, or the absolute path of a folder that the cluster's head has"
         )
+    for holder in (*experiment.teachers, experiment.student.architecture):
+        weights = holder.weights
+        if weights is not None and ":" not in weights and not Path(weights).is_absolute():
+            return (
+                f"weights is {weights!r}, a file relative to a job's temporary directory; use "
+                "s3://bucket/key, or the absolute path of a file that the cluster's head has"
+            )
     return None

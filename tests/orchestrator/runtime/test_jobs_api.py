@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.api import load_experiment as load
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.runtime import jobs_api
@@ -233,8 +234,17 @@ def test_an_experiment_whose_results_would_be_lost_with_the_job_is_refused():
         "tracking.uri=sqlite:///x.db",
         "tracking.uri=sqlite+pysqlite:///x.db",
         "data.root=images",
+        "student.architecture.weights=first.safetensors",
+        "student.architecture.weights=~/first.safetensors",
     ):
-        key = relative.partition("=")[0]
-        assert key in why_not_elsewhere(load_experiment("digits", [*shared, relative]))
+        key, _, value = relative.partition("=")
+        problem = why_not_elsewhere(load_experiment("digits", [*shared, relative]))
+        assert key.rpartition("architecture.")[2] in problem
+        assert value in problem
+    mine = {"name": "mine", "teachers": [{"weights": "models/first.pth"}, {"count": 3}]}
+    assert "weights is 'models/first.pth'" in why_not_elsewhere(load(mine, shared))
+    for weights in ("s3://models/a.pth", "/mnt/a.pth", "timm:resnet10t", "run:mine/control", "models:/a/1"):
+        mine["teachers"][0]["weights"] = weights
+        assert why_not_elsewhere(load(mine, shared)) is None
     absolute = ["tracking.uri=sqlite:////mnt/x.db", "data.root=/mnt/images"]
     assert why_not_elsewhere(load_experiment("digits", [*shared, *absolute])) is None
