@@ -113,6 +113,7 @@ def log_model(
             save_exported(module, example_images, folder, logged, run, metadata)
             with explained(tracker.uri, "upload a model to"):
                 upload(
+                    tracker.uri,
                     logged.artifact_location,
                     str(folder),
                     lambda path: client.log_model_artifacts(logged.model_id, path),

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from ekd_train.data.user_cache import locked
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.tracking.address import redacted, sqlite_file
-from orchestrator.tracking.preflight import TrackingError
+from orchestrator.tracking.preflight import TrackingError, has_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,12 +66,29 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise TrackingError(f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}") from error
 
 
-def upload(location: str, folder: str, through_mlflow: Callable[[str], None]) -> None:
-    """Upload the files below `folder` to the artifact location of a run or of a logged model.
+def check_location(uri: str, location: str) -> None:
+    """Whether MLflow may be asked to read or write artifacts at `location`, as the store at `uri` says.
+
+    MLflow sends its credentials to any server that stands there. A server has them already; whoever may write
+    a database, which may lie in a shared storage, could name one. Raises `TrackingError`.
+    """
+    server = urlsplit(location).scheme in ("http", "https", "models", "runs")  # the last two lead on
+    if server and not uri.startswith(("http:", "https:")) and has_credentials(location):
+        raise TrackingError(
+            f"{redacted(uri)} says that artifacts are at {redacted(location)}, which would be sent MLflow's "
+            "credentials; unset MLFLOW_TRACKING_TOKEN and its like for this command, or name that server"
+        )
+
+
+def upload(uri: str, location: str, folder: str, through_mlflow: Callable[[str], None]) -> None:
+    """Upload the files below `folder` to the artifact location of a run or a logged model of the store `uri`.
+
+    Raises `TrackingError` as `check_location`, and what MLflow raises.
 
     MLflow's client makes its S3 client of the credentials that it finds first, and keeps it for five
     minutes; so for S3 the present credentials are handed to MLflow's repository each time.
     """
+    check_location(uri, location)
     if not location.startswith("s3://"):
         through_mlflow(folder)
         return

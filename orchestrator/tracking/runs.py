@@ -72,7 +72,7 @@ class Runs:
         instance: str,
         storage_uri: str,
     ) -> None:
-        self._client = client
+        self._client, self._uri = client, uri
         self.ekd_run_id = ekd_run_id
         self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
         self.experiment_id = self._find_or_create_experiment(
@@ -155,7 +155,12 @@ class Runs:
                 file = Path(temporary, path)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
-            upload(held.artifact_uri, temporary, lambda path: self._client.log_artifacts(held.run_id, path))
+            upload(
+                self._uri,
+                held.artifact_uri,
+                temporary,
+                lambda path: self._client.log_artifacts(held.run_id, path),
+            )
         unwritten.artifacts.clear()
 
     def _log(self, held: _Held, kind: str, entities: Sequence[object], per_call: int) -> None:

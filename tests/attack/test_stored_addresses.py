@@ -13,6 +13,10 @@ from orchestrator.cli.main import main
 from orchestrator.cli.stored_runs import own_tracking, with_own_places
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
+from orchestrator.export.source import from_registry
+from orchestrator.registry.exported_model import ARCHIVE_TAG
+from orchestrator.tracking import TrackingError
+from orchestrator.tracking.connection import check_location, connect
 from orchestrator.tuning.pool import trial_experiment
 
 pytestmark = pytest.mark.attack
@@ -151,3 +155,50 @@ def test_store_and_cluster_are_never_the_stored_ones():
 def test_a_stored_trial_names_no_address(key):
     with pytest.raises(ExperimentError, match="no trial sets it"):
         trial_experiment(load_experiment("digits"), {key: "evil.example.org:80"})
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Path:
+    """An empty database of MLflow's: to make one takes seconds."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    connect(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def client(database, user):
+    """Of a copy in a storage that holds a finished run."""
+    stored()
+    shutil.copyfile(database, "runs/mlflow.db")
+    return connect(f"sqlite:///{Path('runs/mlflow.db').absolute()}")
+
+
+def test_no_token_goes_where_a_database_in_the_storage_says_that_artifacts_are(heard, client, capsys):
+    place = f"http://127.0.0.1:{heard.port}/api/2.0/mlflow-artifacts/artifacts"
+    run = client.create_run(client.create_experiment("golden", place))
+    file = Path("runs/finished/manifest.json")
+    manifest = json.loads(file.read_text())
+    manifest["mlflow"] = {"parent": run.info.run_id}
+    file.write_text(json.dumps(manifest))
+    assert main(["report", "finished", "--storage", "runs"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"says that artifacts are at {place}" in err
+    assert heard.texts == []
+
+
+@pytest.mark.parametrize("beginning", ["http://127.0.0.1:{port}/x", "runs:/other/x"])
+def test_no_token_goes_where_a_registry_in_the_storage_says_that_a_model_is(heard, client, beginning):
+    client.create_registered_model("m")
+    client.create_model_version("m", beginning.format(port=heard.port), tags={ARCHIVE_TAG: "0" * 64})
+    with pytest.raises(TrackingError, match="would be sent MLflow's credentials") as caught:
+        from_registry(client, "models:/m/1", "sqlite:///runs/mlflow.db")
+    assert "\n" not in str(caught.value)
+    assert heard.texts == []
+
+
+def test_where_no_secret_would_go_the_place_of_artifacts_is_as_the_database_says(user):
+    check_location("https://mlflow.example.org", "http://artifacts.example.org")  # its server has the token
+    check_location("sqlite:///runs/mlflow.db", "s3://bucket/x")
+    user.delenv("MLFLOW_TRACKING_TOKEN")
+    check_location("sqlite:///runs/mlflow.db", "http://artifacts.example.org")

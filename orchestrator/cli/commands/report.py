@@ -18,7 +18,7 @@ from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
-from orchestrator.tracking.connection import connect, explained, patient
+from orchestrator.tracking.connection import check_location, connect, explained, patient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,6 +87,8 @@ def _refresh(
     """The same page among the artifacts of the run's MLflow parent run; a warning where that cannot be."""
     try:
         with in_the_environment(environment(endpoint_url)), patient(uri), explained(uri, "write to"):
-            client.log_text(evidence.manifest.mlflow["parent"], page, REPORT)
+            parent = evidence.manifest.mlflow["parent"]
+            check_location(uri, client.get_run(parent).info.artifact_uri)
+            client.log_text(parent, page, REPORT)
     except TrackingError as error:
         _warn(error)

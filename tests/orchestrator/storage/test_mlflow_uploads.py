@@ -27,7 +27,7 @@ def test_every_upload_is_made_with_the_keys_that_the_shared_file_has_then(rclone
     def log(name):
         (tmp_path / "files" / name).write_text(name)
         with explained(uri, "upload to"):
-            upload(run.artifact_uri, str(tmp_path / "files"), lambda folder: pytest.fail("not to S3"))
+            upload(uri, run.artifact_uri, str(tmp_path / "files"), lambda folder: pytest.fail("not to S3"))
 
     (tmp_path / "files").mkdir()
     log("before")
