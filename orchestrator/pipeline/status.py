@@ -15,7 +15,7 @@ from orchestrator.pipeline.manifest import MANIFEST, STATES, read_experiment, re
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.progress import duration
-from orchestrator.storage import MissingKey, Storage, StorageError
+from orchestrator.storage import MissingKey, Storage, StorageError, TooLarge
 
 RunState = Literal["running", "stopped", "done", "interrupted", "failed"]
 """`stopped`: its driver ended without saying how."""
@@ -126,7 +126,7 @@ def state_of(run: Storage, manifest: ManifestContent) -> RunState:
     if manifest.status in STATES.values():
         return cast(RunState, manifest.status)
     holder = None
-    with suppress(MissingKey):
+    with suppress(MissingKey, TooLarge):
         holder = holder_in(run.read(LEASE))
     alive = holder is not None and not holder.has_ended and time.time() - holder.since <= 2 * LEASE_S
     return "running" if alive else "stopped"

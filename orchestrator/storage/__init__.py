@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.storage.base import Conflict, MissingKey, Storage, StorageError, Version
+from orchestrator.storage.base import Conflict, MissingKey, Storage, StorageError, TooLarge, Version
 from orchestrator.storage.local import LocalStorage
 
-__all__ = ["Conflict", "MissingKey", "Storage", "StorageError", "Version", "open_storage"]
+__all__ = ["Conflict", "MissingKey", "Storage", "StorageError", "TooLarge", "Version", "open_storage"]
 
 _FORMS = "valid forms: a folder (runs, /data/runs, ~/runs), file:///data/runs, s3://bucket/prefix"
 

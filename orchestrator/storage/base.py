@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NewType
 
+from ekd_train.persistence.bounded_json import MOST_BYTES
 from orchestrator.errors import EkdError
 
 Version = NewType("Version", str)
@@ -50,6 +51,20 @@ class Conflict(StorageError):
     """A conditional write lost: somebody else wrote first. What they wrote is untouched."""
 
     PROBLEM, REMEDY = "another process wrote it first", "read it again and decide anew"
+
+
+class TooLarge(StorageError, ValueError):
+    """A document is larger than any that is written; it was not read. A ValueError, as other damage is."""
+
+    PROBLEM = f"larger than the {MOST_BYTES >> 20} MiB that a document may have"
+    REMEDY = "restore the file, or delete it"
+
+
+def checked_size(key: str, uri: str, size: int) -> int:
+    """`size`, in bytes, of the object `key`; raises `TooLarge` for a document. Tensors may be of any size."""
+    if key.endswith(".json") and size > MOST_BYTES:
+        raise TooLarge(uri)
+    return size
 
 
 def validate_key(key: str) -> str:
@@ -99,7 +114,7 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The bytes stored under `key`. Raises `MissingKey`."""
+        """The bytes stored under `key`. Raises `MissingKey`, and `TooLarge` before it reads."""
 
     @abstractmethod
     def read_versioned(self, key: str) -> tuple[bytes, Version]:

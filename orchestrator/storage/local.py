@@ -18,6 +18,7 @@ from orchestrator.storage.base import (
     Storage,
     StorageError,
     Version,
+    checked_size,
     is_key,
     validate_key,
 )
@@ -79,7 +80,7 @@ class LocalStorage(Storage):
     def read(self, key: str) -> bytes:
         """The bytes of an object."""
         with self._open(key) as file, explained(self.uri(key)):
-            return file.read()
+            return file.read(checked_size(key, self.uri(key), os.fstat(file.fileno()).st_size))
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
         """The version is a digest of the content."""

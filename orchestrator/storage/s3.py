@@ -22,6 +22,7 @@ from orchestrator.storage.base import (
     MissingKey,
     Storage,
     Version,
+    checked_size,
     is_key,
     validate_key,
 )
@@ -82,7 +83,9 @@ class S3Storage(Storage):
 
         def get(client: Any) -> tuple[bytes, Version]:
             reply = client.get_object(Bucket=self.bucket, Key=self._name(key))
-            return reply["Body"].read(), Version(reply["ETag"])
+            with reply["Body"] as body:  # closed unread if it is too large
+                checked_size(key, self.uri(key), reply["ContentLength"])
+                return body.read(), Version(reply["ETag"])
 
         return self._read(key, get)
 

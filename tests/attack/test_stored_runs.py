@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +68,20 @@ def test_a_changed_document_is_read_or_named(runs, data, name):
                 look()
     finally:
         file.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "document", ["manifest.json", "experiment.json", "owner.json", "networks/student.json"]
+)
+def test_a_document_of_a_tebibyte_is_not_read(tmp_path, document):
+    shutil.copytree(GOLDEN / "unfinished", tmp_path / "unfinished")
+    (tmp_path / "unfinished" / document).touch()
+    os.truncate(tmp_path / "unfinished" / document, 1 << 40)
+    run = open_storage(str(tmp_path / "unfinished"))
+    all_runs(open_storage(str(tmp_path)))
+    for look in (lambda: one_run(run, "unfinished"), lambda: load_evidence(run)):
+        with suppress(EkdError):
+            look()
 
 
 PROBS, LABELS, MISTAKES = "test/averaged", "test/labels", "mistakes/indices"

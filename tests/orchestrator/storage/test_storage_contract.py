@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator.storage import Conflict, MissingKey, open_storage
+from orchestrator.storage import Conflict, MissingKey, TooLarge, open_storage
 
 
 @pytest.fixture
@@ -33,6 +33,20 @@ def test_large_objects_go_in_and_out(storage):
     assert storage.read("big") == content
     storage.write("big", content[:-1])
     assert len(storage.read("big")) == (20 << 20) - 1
+
+
+def test_a_document_that_is_too_large_is_refused_and_tensors_are_not(storage, monkeypatch):
+    monkeypatch.setattr("orchestrator.storage.base.MOST_BYTES", 10)
+    for key in ("large.json", "large.safetensors"):
+        storage.write(key, bytes(11))
+    storage.write("small.json", bytes(10))
+    for read in (storage.read, storage.read_versioned):
+        with pytest.raises(
+            TooLarge, match=f"^{storage.uri('large.json')}: larger than .* a document may have"
+        ):
+            read("large.json")
+    assert storage.read("small.json") == bytes(10)
+    assert storage.read("large.safetensors") == bytes(11)
 
 
 @pytest.mark.parametrize("key", ["absent", "folder", "folder/file/below"])
