@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Store(Protocol):
     """Where bytes are kept. `write` is atomic: a reader sees the old object or the new, whole."""
 
     def read(self, key: str) -> bytes:
-        """The object at `key`; raises a `LookupError` if there is none."""
+        """The object at `key`; raises a `LookupError` if there is none, a `ValueError` for one too large."""
 
     def write(self, key: str, data: bytes) -> None:
         """Store `data` at `key`, replacing what was there."""
@@ -90,7 +90,10 @@ def save_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
 
 def load_record(store: Store, key: str) -> dict[str, Any]:
     """Read what `save_record` wrote; raises `DamagedCheckpoint` if it was changed or cut."""
-    data = store.read(key)
+    try:
+        data = store.read(key)
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
     try:
         document = read_bounded_json(data)
         record, sha256 = document["record"], document["sha256"]
@@ -202,15 +205,18 @@ class Checkpoints:
         else:
             done.set_result(None)
 
-    def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are passed over with a warning."""
+    def newest(self, check: Callable[[Checkpoint], None] = lambda _: None) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are passed over with a warning.
+
+        `check` raises `ValueError` or `TypeError` for one that is not of this run, whatever its hashes say.
+        """
         self.flush()
         there = [*self._keys("epoch"), *self._keys("best")]
-        found = self._newest(_records(there))
+        found = self._newest(_records(there), check)
         self._passed_over = {key for key in there if found is None or _epoch(key) > found.epoch}
         return found
 
-    def _newest(self, records: list[str]) -> Checkpoint | None:
+    def _newest(self, records: list[str], check: Callable[[Checkpoint], None]) -> Checkpoint | None:
         for key in reversed(records):
             try:
                 document = load_typed(self.store, key, CheckpointRecord)
@@ -222,11 +228,13 @@ class Checkpoints:
                 tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document.sha256)
                 best = document.best
                 weights = load_tensors(self.store, best.key, best.sha256) if best else {}
+                found = Checkpoint(document.epoch, tensors, document.state, weights)
+                check(found)
             except (ValueError, LookupError, TypeError) as error:  # a record may hold anything
                 logger.warning("%s: %s; falling back to the checkpoint before it", key, error)
                 continue
             self._best = best
-            return Checkpoint(document.epoch, tensors, document.state, weights)
+            return found
         return None
 
     def key(self, epoch: int) -> str:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ekd_train.training.speed import computing
 from ekd_train.training.state import (
     Progress,
     all_finite,
+    check_of_run,
     load_state_tensors,
     quality,
     selected_by,
@@ -117,7 +119,7 @@ class Loop:
         self.progress = Progress(epoch=0, seconds=0.0, history=[], best=None)
         self.best_weights: dict[str, Tensor] = {}
         self.saved: int | None = None  # epoch of the newest checkpoint
-        if (found := checkpoints.newest()) is not None:
+        if (found := checkpoints.newest(partial(check_of_run, self.step.trainee))) is not None:
             self.load(found)
 
     def advance(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ekd_train.persistence.checkpoint import Checkpoint, DamagedCheckpoint
 from ekd_train.settings import TrainingRun
 from ekd_train.training.trainee import Trainee
 
@@ -36,6 +37,25 @@ def state_tensors(trainee: Trainee, optimiser: torch.optim.Optimizer) -> dict[st
         if (momentum := state.get(parameter, {}).get("momentum_buffer")) is not None:
             tensors[f"{MOMENTUM}{name}"] = momentum
     return tensors
+
+
+def check_of_run(trainee: Trainee, found: Checkpoint) -> None:
+    """Whether the tensors of `found` have the names and shapes that the settings gave `trainee`.
+
+    Raises `DamagedCheckpoint`, and `TypeError` where its record is none of a `Progress`.
+    """
+    state = _shapes(TRAINEE, trainee.state_dict())
+    momenta = _shapes(MOMENTUM, dict(trainee.named_parameters()))
+    stored, best = _shapes("", found.tensors), _shapes("", found.best)
+    whole = state.items() <= stored.items() <= (state | momenta).items()
+    if not whole or best not in ({}, _shapes("", trainee.network.state_dict())):
+        raise DamagedCheckpoint("its tensors are of other networks than this run's")
+    if Progress(**found.record).epoch != found.epoch:
+        raise DamagedCheckpoint(f"its progress is not that of epoch {found.epoch}")
+
+
+def _shapes(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {f"{prefix}{name}": tensor.shape for name, tensor in tensors.items()}
 
 
 def load_state_tensors(

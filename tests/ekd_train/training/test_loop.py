@@ -220,6 +220,42 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(part, how, fin
     assert key in caplog.text
 
 
+def with_one(tensors: dict[str, torch.Tensor], prefix: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`tensors` with another in the place of the first one whose name begins with `prefix`."""
+    return tensors | {next(name for name in tensors if name.startswith(prefix)): tensor}
+
+
+LIES = {
+    "a weight of another shape": lambda t, r, b: (with_one(t, "trainee.", torch.ones(7)), r, b),
+    "a momentum that would be spread": lambda t, r, b: (with_one(t, "momentum.", torch.ones(())), r, b),
+    "a momentum of no weight": lambda t, r, b: (t | {"momentum.x": torch.ones(1)}, r, b),
+    "a weight too few": lambda t, r, b: (dict(list(t.items())[1:]), r, b),
+    "best weights of another network": lambda t, r, b: (t, r, {"x": torch.ones(1)}),
+    "progress of another epoch": lambda t, r, b: (t, r | {"epoch": 4}, b),
+    "no progress": lambda t, r, b: (t, {}, b),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_newest_checkpoint_of_other_networks_falls_back_to_the_one_before(lie, finished, caplog):
+    """Its hashes are right: whoever wrote it wrote those as well."""
+    run, store, uninterrupted = finished
+    before_the_last = next(s for s in reversed(store.states) if not any("epoch-00004" in key for key in s))
+    cut = MemoryStore(before_the_last)
+    found = checkpoints_in(cut, run).newest()
+    assert found is not None
+    tensors, record, best = LIES[lie](found.tensors, found.record, found.best)
+    lying = checkpoints_in(cut, run)
+    with lying.storing():
+        lying.save(found.epoch, tensors, record, (99, best))
+    with caplog.at_level(logging.WARNING):
+        resumed = train_in(cut, run)
+    assert same_tensors(uninterrupted.network.state_dict(), resumed.network.state_dict())
+    assert uninterrupted.history == resumed.history
+    assert f"epoch-0000{found.epoch}.json" in caplog.text
+    assert "falling back to the checkpoint before it" in caplog.text
+
+
 def test_a_loss_that_is_not_a_number_stops_at_once_and_says_where():
     store = MemoryStore()
     run = label_run(learning_rate=1e30, schedule={"kind": "constant"})
