@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.bounded_zip import check_zip
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.pretrained.network import PretrainedNetwork
@@ -62,6 +63,8 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
     try:
         if suffix == ".safetensors":
             return safetensors.torch.load(data)
+        if data.startswith(b"PK"):  # torch's format before 2020 is no archive
+            check_zip(io.BytesIO(data))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ExperimentError(

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ekd_train.persistence.bounded_zip import check_zip
 from orchestrator.errors import EkdError
 from orchestrator.registry.provenance import loading_requirements
 from orchestrator.runtime.environment import in_the_environment
@@ -137,6 +138,8 @@ def load_exported(folder: Path, sha256: str) -> "nn.Module":
                     f"the SHA-256 of its {ARCHIVE} is {found[:16]}..., recorded was {sha256[:16]}...; "
                     "the file was changed since, and is not loaded"
                 )
+            with open(own / ARCHIVE, "rb") as file:
+                check_zip(file)
             model = mlflow.models.Model()
             model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__))
             model.save(str(own / "MLmodel"))

@@ -139,6 +139,15 @@ def test_a_pickle_is_refused_even_where_the_recorded_hash_was_replaced_too(files
     assert not (tmp_path / "ran").exists()
 
 
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused_unopened(files):
+    """Its hash is the registered one: whoever writes the registry wrote that as well."""
+    with zipfile.ZipFile(files / ARCHIVE, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", bytes(100 << 20))
+    with pytest.raises(ExportError, match=r"cannot be read: its \d+ bytes unpack to \d+") as caught:
+        load_exported(files, archive_sha256(files))
+    assert "\n" not in str(caught.value)
+
+
 def test_no_code_beside_the_archive_is_used(registered, files, tmp_path):
     """MLflow puts a model's `code` before all that Python imports, and imports a module that it names."""
     (files / "code").mkdir()

@@ -1,6 +1,7 @@
 """Teachers from files: one network whatever the file, measured, refused in one line if it cannot teach."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,8 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
         ("a folder", "no file of weights"),
         ("not safetensors", "damaged or no .safetensors file"),
         ("no tensors", "holds no state dict"),
+        ("a bomb", r"damaged or no .pth file: its \d+ bytes unpack to \d+"),
+        ("many files", "damaged or no .pth file: 10001 entries, more than 10000"),
         ("seven classes", "they have 7 classes, the data 10; take a teacher of the data's classes, or"),
         ("another network", "another network than architecture wide_resnet: they lack group2.0.sh"),
         ("wider", "other shapes than architecture resnet: .* not "),
@@ -182,6 +185,11 @@ def test_what_cannot_teach_is_one_line_that_names_it(spoil, message, dataset, tm
             file.write_bytes(b"{}")
         case "no tensors":
             torch.save({"epoch": 3}, file := tmp_path / "weights.pth")
+        case "a bomb" | "many files":
+            torch.save(a_network().network.state_dict(), file := tmp_path / "weights.pth")
+            with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+                for number in range(1 if spoil == "a bomb" else 10_001 - len(archive.infolist())):
+                    archive.writestr(f"x/{number}", bytes(10_000_000) if spoil == "a bomb" else b"")
         case "another network":
             changes["architecture"] = {"name": "wide_resnet", "depth": 10}
         case "wider":
