@@ -57,6 +57,15 @@ def test_a_folder_with_the_name_of_a_reader_is_that_folder(tmp_path, monkeypatch
     assert load("parquet").fingerprint == load("parquet", root=str(tmp_path)).fingerprint
 
 
+def test_no_script_of_a_data_set_runs(tmp_path):
+    """One that is called as its folder: earlier versions of the library ran it."""
+    write(tmp_path / "d", "train", [0, 1] * 4)
+    (tmp_path / "d" / "d.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(DataError, match="scripts are no longer supported"):
+        load(tmp_path / "d")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_folder_of_images_is_read_too(tmp_path):
     for split, count in (("train", 6), ("test", 2)):
         for name in ("cat", "dog"):
