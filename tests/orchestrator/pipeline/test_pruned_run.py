@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -59,21 +61,22 @@ def test_the_unpruned_network_is_recorded_as_a_training_run(run):
 def test_card_tag_and_report_name_the_pruning(run):
     version = run.client().get_model_version("ekd-small", "1")
     assert "with 37.5 % of its channels pruned" in version.description
-    assert version.tags["ekd.pruned"] == "0.375"
-    assert json.loads(version.tags["ekd.architecture"])["pruned"] == 0.375
+    tags = run.client().get_logged_model(version.source.removeprefix("models:/")).tags
+    assert tags["ekd.pruned"] == "0.375"
+    assert json.loads(tags["ekd.architecture"])["pruned"] == 0.375
     assert "37.5 % of its channels pruned" in run.read("report.html").decode()
 
 
 @pytest.mark.parametrize("source", [EkdRun.RUN_ID, "models:/ekd-small/1"])
 def test_its_weights_load_into_what_the_card_builds(run, source):
     file = run.folder / "student.safetensors"
-    ekd(run, "export", source, "--format", "state-dict", "--output", str(file))
+    ekd(run, "export", source, "--format", "state-dict", "--output", str(file), "--overwrite")
     card = run.client().get_model_version("ekd-small", "1").description
     code = card.split("## Its weights alone")[1].split("```python\n")[1].split("```")[0]
     made: dict = {}
     exec(code.replace("student.safetensors", str(file)), made)
     pt2 = run.folder / "student.pt2"
-    ekd(run, "export", source, "--format", "pt2", "--output", str(pt2))
+    ekd(run, "export", source, "--format", "pt2", "--output", str(pt2), "--overwrite")
     images = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(made["network"].eval()(images), torch.export.load(pt2).module()(images))
 
@@ -81,8 +84,9 @@ def test_its_weights_load_into_what_the_card_builds(run, source):
 def test_the_plan_said_what_it_would_be(run):
     settings = [part for setting in run.settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "orchestrator", "plan", "small.yaml", *settings]
-    plan = subprocess.check_output(command, cwd=run.folder, text=True)
-    table = plan.split("\nrun ")[1].split("\n\n")[0]
+    wide = {**os.environ, "COLUMNS": "160"}
+    plan = subprocess.check_output(command, cwd=run.folder, text=True, env=wide)
+    table = re.split(r"\nrun +architecture", plan)[1].split("\n\n")[0]
     rows = {line.split()[0]: line for line in table.splitlines()[1:]}
     assert list(rows) == ["teacher-0", "teacher-1", "unpruned", "control", "student"]
     assert "ResNet-8 less 37.5 % latent_be x2" in rows["student"]

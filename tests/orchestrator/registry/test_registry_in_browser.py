@@ -166,6 +166,12 @@ def compare(page, server, names):
     return page
 
 
+def wait_for_texts(page, *texts):
+    """Parts of a page come one after the other: what is there already says nothing of the others."""
+    for text in texts:
+        page.wait_for_function("text => document.body.innerText.includes(text)", arg=text)
+
+
 def drawn(page):
     """The params and metrics that MLflow has chosen for its chart of a comparison."""
     page.get_by_role("button", name="Clear All").wait_for()
@@ -203,19 +209,11 @@ def verdict(summary):
 
 def test_the_printed_address_opens_the_table_of_runs(page, server, registered):
     open_runs(page, server)
-    shown = page.locator("body").inner_text()
-    assert all(name in shown for name in RUNS.values())
-    assert "teacher-0" not in shown, "children are folded below their runs"
+    wait_for_texts(page, *RUNS.values())
+    assert "teacher-0" not in page.locator("body").inner_text(), "children are folded below their runs"
     page.get_by_role("link", name="searched", exact=True).click()
-    for text in (
-        verdict(registered[2][1]),
-        "trial-0000",
-        "trial-0001",
-        "teacher-0",
-        "share_of_ensemble_cost",
-        "champion",
-    ):
-        page.wait_for_function("text => document.body.innerText.includes(text)", arg=text)
+    told = ("trial-0000", "trial-0001", "teacher-0", "share_of_ensemble_cost", "champion")
+    wait_for_texts(page, verdict(registered[2][1]), *told)
 
 
 def test_two_runs_are_compared_by_what_was_searched_and_by_accuracy(page, server):
@@ -231,27 +229,29 @@ def test_trials_are_compared_by_what_was_searched_and_by_score(page, server):
 def test_the_list_of_versions_shows_the_champion_and_each_verdict(page, server, registered):
     open_model(page, server)
     champion, replaced = (version_row(page, number) for number in (2, 1))
-    assert f"champion: {REASON}" in champion.inner_text()
-    assert "@\N{NO-BREAK SPACE}champion" in champion.inner_text()
-    assert "@\N{NO-BREAK SPACE}champion" not in replaced.inner_text()
-    assert f"replaced by version 2: {REASON}" in replaced.inner_text()
+    champion.filter(has_text=f"champion: {REASON}").wait_for()
+    champion.filter(has_text="@\N{NO-BREAK SPACE}champion").wait_for()
+    replaced.filter(has_text=f"replaced by version 2: {REASON}").wait_for()
     for number in RUNS:
-        assert verdict(registered[number][1]) in version_row(page, number).inner_text()
+        version_row(page, number).filter(has_text=verdict(registered[number][1])).wait_for()
+    assert "@\N{NO-BREAK SPACE}champion" not in replaced.inner_text()
 
 
 def test_the_model_page_tells_why_the_champion_changed(page, server):
     champion = open_model(page, server).get_by_text(f"Champion: version 2: {REASON}.")
     box = champion.bounding_box()
     assert box["y"] + box["height"] < page.viewport_size["height"], "seen without scrolling"
-    told = page.locator("body").inner_text()
-    assert "version none -> version 1 (promoted): the only one there was" in told
-    assert f"version 1 -> version 2 (promoted): {REASON}" in told
+    wait_for_texts(
+        page,
+        "version none -> version 1 (promoted): the only one there was",
+        f"version 1 -> version 2 (promoted): {REASON}",
+    )
 
 
 def test_the_version_page_holds_card_reason_and_lineage(page, server, registered):
     manifest, summary = registered[2]
-    shown = open_version(page, server, 2).locator("body").inner_text()
-    for text in (
+    wait_for_texts(
+        open_version(page, server, 2),
         verdict(summary),
         "How to use it",
         "logits, of 10 classes in this order: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
@@ -261,18 +261,17 @@ def test_the_version_page_holds_card_reason_and_lineage(page, server, registered
         manifest["data_fingerprint"],
         manifest["result_hash"],
         f"champion: {REASON}",
-    ):
-        assert text in shown, text
+    )
     accuracy = f"{100 * summary['predictors']['control']['test']['accuracy']:.2f}"
     row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="control", exact=True))
-    assert accuracy in row.first.inner_text()
+    row.filter(has_text=accuracy).first.wait_for()
 
 
 def test_version_logged_model_and_run_lead_to_each_other(page, server):
     open_version(page, server, 2).get_by_role("link", name="averaged-student-of-searched").click()
     page.get_by_role("heading", name="averaged-student-of-searched").wait_for()
     page.get_by_role("link", name=NAME).first.wait_for()
-    assert "share_of_ensemble_cost" in page.locator("body").inner_text()
+    wait_for_texts(page, "share_of_ensemble_cost")
     page.get_by_role("link", name="searched", exact=True).first.click()
     page.get_by_role("heading", name="searched").wait_for()
     page.get_by_role("link", name=NAME).first.wait_for()
