@@ -102,6 +102,11 @@ class ObjectStore:
         """Replace an object."""
         self._inside(self._client.put_object, Bucket=BUCKET, Key=key, Body=data)
 
+    def remove(self, prefix: str) -> None:
+        """Every object whose name begins with `prefix`."""
+        for key in self.keys(prefix):
+            self._inside(self._client.delete_object, Bucket=BUCKET, Key=key)
+
     def stop(self) -> None:
         """Stop answering, connections that are open included."""
         os.killpg(self._process.pid, signal.SIGSTOP)

@@ -49,6 +49,7 @@ def submit(whole, request):
     jobs = []
 
     def submit_it(run_id, *settings):
+        whole.store.remove("ekd/networks/")  # those of the runs before: this one is to train its own
         jobs.append(Job(whole, run_id, *settings))
         return jobs[-1].submit()
 
