@@ -100,7 +100,7 @@ def make_run(storage, **data) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    make_run(open_storage(str(folder / "small-1")))
+    make_run(open_storage(str(folder)).child("small-1"))
     return folder
 
 
@@ -116,7 +116,7 @@ def evaluate(runs):
     said, steps = [], []
 
     def do(*overrides):
-        run = finished_run(open_storage(str(runs / "small-1")))
+        run = finished_run(open_storage(str(runs)).child("small-1"))
         settings = read_settings([*QUICK, "outside=none", *overrides])
         return evaluate_run(run, settings, said.append, lambda done, total: steps.append((done, total)))
 
@@ -281,7 +281,7 @@ def test_a_run_that_is_not_evaluated_yet_is_wrong_input(runs, capsys):
 
 
 def test_every_setting_is_in_the_identity_but_where_files_are(runs):
-    run = finished_run(open_storage(str(runs / "small-1")))
+    run = finished_run(open_storage(str(runs)).child("small-1"))
     plain = evaluation._identity(run, RobustnessSettings(), None)
     assert evaluation._identity(run, RobustnessSettings(data_root="/elsewhere"), None) == plain
     for other in ({"seed": 1}, {"images": 5}, {"severities": (1,)}, {"corruptions": ("fog",)}):

@@ -22,11 +22,12 @@ unknown = ray_logs()
 capacity = start_ray(Cluster(address="local"), pathlib.Path(sys.argv[1]), {"EKD_ADDRESS": "there"})
 import ray
 have = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+processes = subprocess.check_output(["ps", "-eo", "pid=,ppid="], text=True)
+pairs = [line.split() for line in processes.splitlines()]
 family, size = {str(os.getpid())}, 0
 while size < len(family):
     size = len(family)
-    pairs = subprocess.check_output(["ps", "-eo", "pid=,ppid="], text=True).splitlines()
-    family |= {pair.split()[0] for pair in pairs if pair.split()[1] in family}
+    family |= {child for child, parent in pairs if parent in family}
 sockets = subprocess.check_output(["ss", "-ltnpH"], text=True).splitlines()
 print(json.dumps({
     "listening": [s.split()[3] for s in sockets if any(f"pid={process}," in s for process in family)],
