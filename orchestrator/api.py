@@ -11,11 +11,11 @@ line is the message of what is raised, an `orchestrator.errors.EkdError`.
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.checks import check_experiment, requested_search
+from orchestrator.cli.checks import check_experiment
+from orchestrator.cli.searches import check_search
 from orchestrator.experiment import schema
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import make_small
@@ -23,7 +23,6 @@ from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.summary import Summary, summarise
 from orchestrator.runtime.ray_logging import logging_kept
 from orchestrator.tuning.names import SchedulerName, SearcherName
-from orchestrator.tuning.plan import check_students
 
 
 def load_experiment(
@@ -90,21 +89,17 @@ def tune(
 
     Raises `EkdError`: as `run`.
     """
-    request, pool = requested_search(
-        experiment,
-        space=space,
-        trials=trials,
-        searcher=searcher,
-        scheduler=scheduler,
-        seeds=seeds,
-        time_budget=time_budget,
-        max_concurrent=max_concurrent,
-    )
     with logging_kept():
-        checked = check_experiment(
-            pool,
-            request.default_run_id if run_id is None else run_id,
+        request, checked = check_search(
+            experiment,
+            run_id,
             smoke=False,
-            further=partial(check_students, request, pool),
+            space=space,
+            trials=trials,
+            searcher=searcher,
+            scheduler=scheduler,
+            seeds=seeds,
+            time_budget=time_budget,
+            max_concurrent=max_concurrent,
         )
         return summarise(pipeline.run(checked, request).content)
