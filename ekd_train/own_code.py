@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from ekd_train.errors import EkdError
 
@@ -27,7 +27,9 @@ def _written_so(name: str) -> str:
     return name
 
 
-OwnCode = Annotated[str, AfterValidator(_written_so)]
+OwnCode = Annotated[
+    str, AfterValidator(_written_so), WithJsonSchema({"type": "string", "pattern": r"^\w+(\.\w+)*:\w+$"})
+]
 
 _allowed: dict[str, str] = {}
 

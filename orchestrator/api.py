@@ -19,6 +19,7 @@ from orchestrator.cli.searches import check_search
 from orchestrator.experiment import schema
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import make_small
+from orchestrator.experiment.yaml_tree import apply_overrides
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.summary import Summary, summarise
 from orchestrator.runtime.ray_logging import logging_kept
@@ -39,7 +40,7 @@ def load_experiment(
     """
     if isinstance(source, Mapping):
         tree = deepcopy(dict(source))
-        schema.apply_overrides(tree, overrides)
+        apply_overrides(tree, overrides)
         experiment = schema.build_experiment(tree)
     else:
         experiment = schema.load_experiment(str(source), overrides)

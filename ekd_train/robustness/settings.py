@@ -37,13 +37,15 @@ class RobustnessSettings(Settings):
     """What `ekd evaluate` measures of a finished run. Nothing of it feeds back into the run."""
 
     seed: NonNegative = 0
-    """Of the corruptions' random choices."""
+    """Seed of the corruptions' random choices."""
     images: Positive | None = None
     """A class-balanced subset of the test images to corrupt; null: all of them."""
     corruptions: Annotated[tuple[CorruptionName, ...], Field(min_length=1)] = tuple(
         name for family in FAMILIES.values() for name in family
     )
+    """Ways in which the test images are corrupted; default: all that there are."""
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    """How severely, on the benchmark's scale: 1 is slight, 5 is severe."""
     outside: Literal[DataName, "auto", "none", "held_out"] = "auto"
     """Data set whose images belong to none of the classes, or `held_out`: the run's own
     `data.held_out_classes`. `auto`: these if the run has any, else `fashion_mnist` for `digits`, where

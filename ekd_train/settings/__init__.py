@@ -33,15 +33,17 @@ class Schedule(Settings):
     """Learning-rate factor over training, applied per optimiser step."""
 
     kind: Literal["cosine", "flat_linear", "constant"] = "cosine"
+    """`cosine`: half a cosine from 1 to 0; `flat_linear`: 1, then a line down; `constant`: 1 throughout."""
     warmup_epochs: NonNegativeFloat = 0
-    """Linear warm-up from `warmup_start` to 1."""
+    """Epochs in which the factor first rises, linearly, from `warmup_start` to 1; may be a part of one."""
     warmup_start: Fraction = 0.0
+    """Factor in the first step of a warm-up."""
     flat_until: Fraction = 0.5
     """`flat_linear`: fraction of training at which the linear decay begins."""
     decay_until: Fraction = 0.9
     """`flat_linear`: fraction of training at which the decay reaches `final_factor`, then stays."""
     final_factor: Fraction = 0.01
-    """`flat_linear`: the last factor."""
+    """`flat_linear`: the last factor, as a fraction of the learning rate."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Schedule":
@@ -69,13 +71,17 @@ class Training(Settings):
     """How one network is trained: SGD with momentum, per-step schedule."""
 
     epochs: Positive = 200
+    """Passes over the training images."""
     batch_size: Positive = 128
     """Global batch in images, whatever the number of workers."""
     learning_rate: PositiveFloat = 0.1
-    """At this global batch; it does not change with the number of workers."""
+    """Step size of SGD at this global batch; it does not change with the number of workers."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step's velocity that the next one keeps."""
     nesterov: bool = True
+    """Nesterov's momentum: the gradient is taken ahead, where the velocity leads."""
     weight_decay: NonNegativeFloat = 5e-4
+    """Coefficient of L2 decay: this share of every weight is added to its gradient."""
     schedule: Schedule = Schedule()
     batch_norm: Literal["per_worker", "synchronised"] = "per_worker"
     """Batch statistics of each worker's share, as in the reference, or of the whole global batch."""
@@ -90,12 +96,15 @@ class Factors(Settings):
     """How BatchEnsemble's factors r and s start and learn (algorithms: LatentBE, eq. of 1.3)."""
 
     init: Literal["ones", "normal", "random_sign"] = "ones"
+    """`ones`: members start equal; `normal`: around 1; `random_sign`: 1 or -1, each as likely."""
     init_std: PositiveFloat = 0.5
-    """`normal`: factors ~ N(1, init_std)."""
+    """`normal`: standard deviation of the factors, which are N(1, init_std)."""
     gradient_scale: Literal["members", "one"] = "members"
     """`members`: gradients times M, as the authors' code; `one`: left alone."""
     decay: Literal["toward_one", "none"] = "toward_one"
+    """Weight decay of the factors: `toward_one`, which is no change of the weights; `none`."""
     learning_rate_multiplier: PositiveFloat = 1.0
+    """The factors' learning rate, as a multiple of `training.learning_rate`."""
     warmup_epochs: NonNegativeFloat = 0
     """The factors' learning rate rises linearly from 0 over these epochs, on top of the schedule."""
     member_bias: bool = False
@@ -106,7 +115,7 @@ class Lora(Settings):
     """`lora`: changes `B_m A_m` of every weight, and a head a member (LoRA-Ensemble, arXiv 2405.14438)."""
 
     rank: Positive = 8
-    """Of every change; 4 to 16 in the paper."""
+    """Rank of every change, in dimensions; 4 to 16 in the paper."""
     init: Literal["xavier", "normal"] = "xavier"
     """How A starts, drawn for each member; B starts at 0: members start as the plain network."""
     train_base: bool = True
@@ -142,8 +151,11 @@ class EkdWeights(Settings):
     """Weights of EKD's loss (algorithms, section 3): a, b, c."""
 
     label: NonNegativeFloat = 1.0
+    """Weight of each branch's cross-entropy with the labels."""
     distillation: NonNegativeFloat = 1.0
+    """Weight of each branch's distillation from its teacher."""
     feature: NonNegativeFloat = 0.0
+    """Weight of the difference between a branch's features and its teacher's."""
 
     @model_validator(mode="after")
     def _heads_learn(self) -> "EkdWeights":
@@ -159,6 +171,7 @@ class Distillation(Settings):
     """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
     of your own, `package.module:name`, from these settings to an `ekd_train.objectives.Objective`."""
     temperature: Temperature = 4.0
+    """Divides the logits of teachers and student before the softmax; 1 leaves them, more softens them."""
     alpha: Fraction = 1.0
     """Weight of the distillation term; 1 - alpha weighs the labels."""
     assignment: Literal["fixed", "rotating"] = "fixed"
@@ -172,7 +185,9 @@ class PerturbationSettings(Settings):
     """How training images are perturbed so that the teachers' diversity shows."""
 
     kind: PerturbationKind | OwnCode = "none"
-    """Or a function of your own, `package.module:name`: see `ekd_train.perturbations.Perturbation`."""
+    """`gaussian`: noise; `ods`, `conf_ods`: a random direction of a teacher's output; `tdiv`: where two
+    teachers part; `tdiv_sdiv`: and two members do not. Or a function of your own, `package.module:name`: see
+    `ekd_train.perturbations.Perturbation`."""
     strength: NonNegativeFloat = 1.0
     """In grey levels: 1 is a root-mean-square change of 1/255."""
     temperature: Temperature | None = None

@@ -22,12 +22,13 @@ class Pretrained(Settings):
     """A path or `s3://` URI of a state dict, `torchvision:ENUM.ENTRY`, `timm:NAME`, `models:/NAME@ALIAS`,
     `models:/NAME/VERSION` or `run:RUN_ID/NAME`; null: weights are drawn."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """Of the bytes of their file (of timm's, of the tensors). Filled in when they are read; one that is
-    stated is compared first."""
+    """SHA-256 of the bytes of their file (of timm's, of the tensors). Filled in when they are read; one that
+    is stated is compared first."""
     mean: Annotated[tuple[float, ...], Field(min_length=1), _LIST] | None = None
     """Per channel, of pixels in [0, 1]; null: what the weights say, else the data's. Of grey images, three
     values give a network with three channels each of which is the grey one."""
     std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _LIST] | None = None
+    """Standard deviation per channel, of pixels in [0, 1], by which they are divided; beside `mean`."""
     image_size: Positive | None = None
     """Pixels on a side to which images are resized inside; null: what the weights say, else the data's."""
 
@@ -50,8 +51,9 @@ class Architecture(Pretrained):
     timm's as `timm/NAME` (`pip install 'ekd[timm]'`), or a class of your own, `package.module:name`."""
 
     name: str = "wide_resnet"
+    """`wide_resnet`, `resnet`, a classifier of torchvision's, `timm/NAME`, or `package.module:name`."""
     depth: Annotated[int, Field(ge=1, le=2000)] | None = None
-    """`wide_resnet`: 6n+4; `resnet`: 6n+2; null for other names."""
+    """Layers: 6n+4 of `wide_resnet`, 6n+2 of `resnet`; null for other names."""
     width: PositiveFloat = 1.0
     """`wide_resnet`, `resnet`: channel multiplier of the three groups."""
     stem_channels: Positive = 16

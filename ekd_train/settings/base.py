@@ -16,4 +16,10 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Base of every settings class: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )

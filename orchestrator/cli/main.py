@@ -28,6 +28,7 @@ EPILOG = """examples:
   ekd run fashion_mnist --set student.training.epochs=5
   ekd run my_experiment.yaml --smoke           the real thing made small
   ekd tune digits --space student --trials 12  search, then train the best
+  ekd keys student.training                    what can be set, and its meaning
 
 after a run, which `ekd status` lists:
   ekd report                                   the newest run, and its page

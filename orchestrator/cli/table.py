@@ -118,9 +118,7 @@ COMMANDS: Mapping[str, Command] = {
         "line on stdout is where the results are.",
         (
             *STORED_RUN,
-            overrides(
-                "a key of `ekd_train/robustness/settings.py`, as images=1000 or severities=[1,3,5]; repeats"
-            ),
+            overrides("a key of `ekd keys --evaluate`, as images=1000 or severities=[1,3,5]; repeats"),
         ),
     ),
     "models": Command(
@@ -170,6 +168,23 @@ COMMANDS: Mapping[str, Command] = {
         "what is packaged",
         "The packaged experiments and search spaces; copy one to a file of yours to change it.",
         (argument("name", nargs="?", metavar="NAME", help="print the YAML of this experiment or space"),),
+    ),
+    "keys": Command(
+        "every key of an experiment: default, range and meaning",
+        "Every key, as --set and an experiment's file take it, with its default, what it takes and what it "
+        "decides.",
+        (
+            argument(
+                "prefix", nargs="?", metavar="PREFIX", default="", help="of the dotted names; default: all"
+            ),
+            argument("--evaluate", action="store_true", help="the keys of `ekd evaluate --set` instead"),
+        ),
+    ),
+    "schema": Command(
+        "the JSON schema of an experiment, for editors",
+        "Prints it. In a file that an experiment names in its first line (`# yaml-language-server: "
+        "$schema=experiment.schema.json`) it gives completion, and the meaning of a key under the mouse.",
+        (),
     ),
     "doctor": Command(
         "whether cluster, storage, tracking and data are usable from here",

@@ -35,11 +35,13 @@ class Cluster(Settings):
     workers_per_run: Positive | tuple[Positive, Positive] = 1
     """Data-parallel workers of each training run; [min, max]: elastic."""
     cpus_per_worker: Positive = 1
+    """CPU cores that Ray keeps for each worker."""
     gpus_per_worker: NonNegativeFloat = 0
+    """GPUs that Ray keeps for each worker; 0: it trains on CPU cores."""
     runs_at_once: Positive | None = None
     """Training runs side by side; null: as many as the cluster has room for."""
     max_failures: NonNegative = 3
-    """How often a worker group that lost a worker is started again before the run fails."""
+    """How many times a worker group that lost a worker is started again before the run fails."""
     resize_every_s: PositiveFloat = 60
     """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
     last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
@@ -106,7 +108,7 @@ class Tracking(Settings):
     """What a version must be better in, on the validation images, to become champion by itself; NLL breaks
     ties, and accuracy those of NLL."""
     patience_s: NonNegativeFloat = 180
-    """How long registering waits for a tracking server that is away before the run ends without it."""
+    """Seconds that registering waits for a tracking server that is away before the run ends without it."""
 
     @field_validator("uri")
     @classmethod

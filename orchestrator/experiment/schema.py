@@ -38,7 +38,7 @@ from orchestrator.experiment.infrastructure import (
 )
 from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.teachers import Teachers
-from orchestrator.experiment.yaml_tree import read_yaml, set_key
+from orchestrator.experiment.yaml_tree import apply_overrides, read_yaml
 
 PLACES = (
     *("name", "description", "cluster", "storage", "tracking"),
@@ -56,7 +56,9 @@ class Experiment(Settings):
     name: str
     """Default: the file's. Run ids and the registered model begin with it."""
     description: str = ""
+    """What it is for, as `ekd experiments` shows it."""
     seed: NonNegative = 0
+    """Seed of everything random: weights, batches, augmentation, perturbation."""
     data: DataSettings = DataSettings()
     teachers: tuple[Teachers, ...] = (Teachers(),)
     """One group or a list of groups: a list may mix architectures."""
@@ -279,15 +281,6 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     code = {module: source_hash(module) for module in experiment.own_modules}
     allow(code)
     return experiment.model_copy(update={"code": code})
-
-
-def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Change `tree` by `key=value` texts, as `--set` takes them; raises `ExperimentError`."""
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ExperimentError(f"--set {override}: write it as key=value, as in --set student.members=4")
-        set_key(tree, key, read_yaml(text, f"--set {override}"))
 
 
 def build_experiment(tree: Mapping[str, Any]) -> Experiment:

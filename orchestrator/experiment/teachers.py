@@ -13,7 +13,7 @@ class Teachers(Pretrained):
     that exists already and is used as it is."""
 
     count: Positive = 4
-    """With `weights`: 1 unless more are asked for, which `fine_tune` then makes."""
+    """Teachers in this group. With `weights`: 1 unless more are asked for, which `fine_tune` then makes."""
     architecture: Architecture = Architecture()
     """Of a state dict: the network that it belongs to."""
     training: Training = Training()

@@ -6,7 +6,7 @@ or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -79,6 +79,15 @@ def read_yaml(text: str, where: str) -> Any:
         raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ExperimentError(f"{where}: not valid YAML: {error}") from None
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Change `tree` by `key=value` texts, as `--set` takes them; raises `ExperimentError`."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ExperimentError(f"--set {override}: write it as key=value, as in --set student.members=4")
+        set_key(tree, key, read_yaml(text, f"--set {override}"))
 
 
 def set_key(tree: dict[str, Any], dotted: str, value: Any) -> None:

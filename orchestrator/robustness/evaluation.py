@@ -29,7 +29,8 @@ from ekd_train.robustness.settings import RobustnessSettings
 from ekd_train.settings import DataSettings
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.explanation import explain
-from orchestrator.experiment.schema import Experiment, apply_overrides
+from orchestrator.experiment.schema import Experiment
+from orchestrator.experiment.yaml_tree import apply_overrides
 from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.networks import networks_of

@@ -5,7 +5,8 @@ import argparse
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.results import print_results
 from orchestrator.cli.stored_runs import named_storage, own_tracking, run_storage, with_own_places
-from orchestrator.experiment.schema import apply_overrides, build_experiment
+from orchestrator.experiment.schema import build_experiment
+from orchestrator.experiment.yaml_tree import apply_overrides
 from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.cleanup import stored_experiment
 from orchestrator.planning.capacity import just_enough
