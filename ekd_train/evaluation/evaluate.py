@@ -16,11 +16,18 @@ ROWS_ON_A_CPU, ROWS_ELSEWHERE = 128, 500
 predictions almost twice as fast as with 500 (docs/log.md)."""
 
 
-@torch.no_grad()
 def predict(
     network: nn.Module, images: Tensor, workers: Workers = Workers(), batch_size: int | None = None
 ) -> Tensor:
-    """Class probabilities `(s, n, c)` of `network` for uint8 `images (n, ...)`, on every worker.
+    """Class probabilities `(s, n, c)` of `network` for uint8 `images (n, ...)`: see `predict_logits`."""
+    return predict_logits(network, images, workers, batch_size).softmax(dim=-1)
+
+
+@torch.no_grad()
+def predict_logits(
+    network: nn.Module, images: Tensor, workers: Workers = Workers(), batch_size: int | None = None
+) -> Tensor:
+    """Logits `(s, n, c)` of `network` for uint8 `images (n, ...)`, on every worker; float32 at least.
 
     The network is evaluated in evaluation mode and left in the mode it was in. A plain
     network has s = 1; `Teachers` and a student with subnetworks have one row for each.
@@ -31,7 +38,7 @@ def predict(
     start, stop = workers.shard(len(images))
     batch_size = batch_size or _images_at_once(network, images.device)
     rows = [
-        _probs(member_logits(network, as_float(images[i : min(i + batch_size, stop)])))
+        _precise(member_logits(network, as_float(images[i : min(i + batch_size, stop)])))
         # At least one batch: where there are fewer images than workers, an empty one has the right shape.
         for i in range(start, max(stop, start + 1), batch_size)
     ]
@@ -39,9 +46,9 @@ def predict(
     return workers.concatenate(torch.cat(rows, dim=1), len(images), dim=1)
 
 
-def _probs(logits: Tensor) -> Tensor:
-    """Softmax in float32 at least: in bfloat16 it would have two digits."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+def _precise(logits: Tensor) -> Tensor:
+    """In float32 at least: in bfloat16 a softmax would have two digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _images_at_once(network: nn.Module, device: torch.device) -> int:

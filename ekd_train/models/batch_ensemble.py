@@ -50,8 +50,8 @@ def to_batch_ensemble(
         init: `ones` (LatentBE: members start identical, and part because their teachers differ),
             `normal`, N(1, init_std), or `random_sign`, -1 or 1 with equal probability.
         init_std: of `normal`.
-        member_bias: a bias per member on the last Linear, from 0, added after s (Nam et al. 2021,
-            arXiv 2110.14149).
+        member_bias: a bias per member on the last Linear, added after s, in the place of the shared one
+            (Nam et al. 2021, arXiv 2110.14149, as in their code).
         generator: for the two random inits; None: torch's global one.
 
     Raises `TypeError`: see `MemberNetwork.convert`; `ValueError`: a bad `num_members` or `init`, or
@@ -82,7 +82,7 @@ def average_members(module: Subnetworks) -> nn.Module:
     """The plain network of the mean factors: the original class, state-dict keys and shapes.
 
     Every weight becomes `w * (mean(s) mean(r)^T)`, the product of the means (LatentBE, section 3),
-    a bias `mean(s) * b` plus the mean of the member biases, so that the result equals the
+    a bias `mean(s) * b`, or the mean of the member biases, so that the result equals the
     BatchEnsemble whose every factor is set to its mean over the members. `module` is left alone.
 
     Raises `TypeError` for anything but a `BatchEnsemble`.

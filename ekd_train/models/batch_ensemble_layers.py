@@ -43,8 +43,14 @@ class _OneWeight(BatchEnsembleLayer):
     """
 
     def add_member_bias(self) -> None:
-        """Adds a bias per member `(s, out)`, from 0, that s does not scale."""
-        self.member_bias = nn.Parameter(torch.zeros_like(self.s))
+        """Puts a bias per member `(s, out)`, which s does not scale, in the place of the shared one.
+
+        It starts as that was; the shared bias is 0 from then on, and does not learn.
+        """
+        shared = self.layer.bias
+        self.member_bias = nn.Parameter(shared.detach().expand_as(self.s).clone())
+        with torch.no_grad():
+            shared.requires_grad_(False).zero_()
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         """`x` holds the active members' rows one member after the other, and so does the result."""

@@ -1,6 +1,6 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -191,6 +191,7 @@ def _filled(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.
 
 
 PREDICTIONS = "evaluation/predictions"
+SPLITS = ("validation", "test")
 
 
 def save_predictions(
@@ -203,8 +204,30 @@ def save_predictions(
     return record
 
 
-def load_predictions(store: Store, data: DataDescription, predictors: Iterable[str]) -> dict[str, Tensor]:
-    """What an evaluation predicted: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c).
+class _OfLogits(Mapping[str, Tensor]):
+    """Tensors of which the logits are probabilities once they are looked up: float64, one at a time.
+
+    In float32 a class whose logit is 104 below the largest has probability 0, and no temperature brings it
+    back; in float64 one that is 745 below.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Tensor:
+        folder, _, name = key.partition("/")
+        tensor = self._tensors[key]
+        return tensor.double().softmax(dim=-1) if folder in SPLITS and name != "labels" else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def load_predictions(store: Store, data: DataDescription, predictors: Iterable[str]) -> Mapping[str, Tensor]:
+    """What an evaluation predicted: `<split>/labels` (n,) and probabilities `<split>/<predictor>` (s, n, c).
 
     And, of runs since they are kept, the test images that the averaged student gets wrong and is surest of:
     `mistakes/indices` (m,) and `mistakes/images` uint8 (m, channel, height, width).
@@ -214,9 +237,12 @@ def load_predictions(store: Store, data: DataDescription, predictors: Iterable[s
     """
     record = load_typed(store, f"{PREDICTIONS}.json", PredictionsRecord)
     key = f"{PREDICTIONS}.safetensors"
-    tensors = load_tensors(store, key, record.sha256)
+    tensors: Mapping[str, Tensor] = load_tensors(store, key, record.sha256)
+    if record.holds == "logits":
+        tensors = _OfLogits(tensors)
     try:
-        for split, count in (("validation", data.validation), ("test", data.test)):
+        for split in SPLITS:
+            count = getattr(data, split)
             for name in predictors:
                 probs = tensors[f"{split}/{name}"]
                 if probs.ndim != 3 or probs.shape[1:] != (count, data.num_classes) or len(probs) == 0:

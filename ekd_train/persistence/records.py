@@ -1,7 +1,7 @@
 """What is stored as JSON, as models: each has a format number and is checked when it is read."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -117,6 +117,8 @@ class PredictionsRecord(Record):
 
     sha256: str = ""
     """Of the file of predictions."""
+    holds: Literal["probabilities", "logits"] = "probabilities"
+    """What the file has of every predictor; probabilities in runs of versions that did not note it."""
     cost: dict[str, Cost]
     """By predictor."""
     latency: Latency | None = None

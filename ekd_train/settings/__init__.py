@@ -108,7 +108,7 @@ class Factors(Settings):
     warmup_epochs: NonNegativeFloat = 0
     """The factors' learning rate rises linearly from 0 over these epochs, on top of the schedule."""
     member_bias: bool = False
-    """A bias per member on the last Linear, added after s (ODS paper)."""
+    """A bias per member on the last Linear, added after s, in place of the shared one (ODS paper)."""
 
 
 class Lora(Settings):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ekd_train.data.augment import as_float
 from ekd_train.data.tensors import DeviceData, Images
 from ekd_train.distributed import Workers
-from ekd_train.evaluation.evaluate import predict, validate
+from ekd_train.evaluation.evaluate import predict_logits, validate
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.mistakes import confident_mistakes
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
@@ -111,10 +111,10 @@ def _evaluate(
     for split, images in (("validation", data.training.validation), ("test", data.test)):
         tensors[f"{split}/labels"] = images.labels
         for name, predictor in predictors.items():
-            tensors[f"{split}/{name}"] = predict(predictor, images.images, workers)
+            tensors[f"{split}/{name}"] = predict_logits(predictor, images.images, workers)
     if job.baseline is not None and (found := networks.find(job.baseline, reporter.warning)) is not None:
         plain = averaged(networks.load(job.baseline, found)).to(workers.device)
-        tensors["validation/baseline"] = predict(plain, data.training.validation.images, workers)
+        tensors["validation/baseline"] = predict_logits(plain, data.training.validation.images, workers)
     cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
     }
@@ -128,7 +128,8 @@ def _evaluate(
         job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
     )
     tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
-    surest = confident_mistakes(tensors["test/averaged"].mean(0), data.test.labels)
+    surest = confident_mistakes(tensors["test/averaged"].softmax(dim=-1).mean(0), data.test.labels)
     tensors |= {"mistakes/indices": surest, "mistakes/images": data.test.images[surest]}
     latency = latency_setting(workers.device)
-    return save_predictions(networks.run, tensors, PredictionsRecord(cost=cost, latency=latency))
+    record = PredictionsRecord(holds="logits", cost=cost, latency=latency)
+    return save_predictions(networks.run, tensors, record)

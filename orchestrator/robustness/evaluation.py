@@ -138,7 +138,7 @@ def _measure(
         experiment.student_run(),
         device,
     ).named
-    clean = {name: stored[f"test/{name}"] for name in predictors}
+    clean = {name: stored[f"test/{name}"].float() for name in predictors}
     images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)
     _check_same_predictions(evaluate.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
     chosen = _chosen(dataset, settings)

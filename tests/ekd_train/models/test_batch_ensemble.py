@@ -74,7 +74,9 @@ def definition_of_member(
             layer.weight = wrapped.layer.weight  # the same leaf, for gradients
             shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
             r, s = wrapped.r[member].view(shape), wrapped.s[member].view(shape)
-            bias = 0 if wrapped.member_bias is None else wrapped.member_bias[member].view(shape)
+            bias = 0
+            if wrapped.member_bias is not None:  # in place of the layer's own, as in the authors' code
+                layer.bias, bias = None, wrapped.member_bias[member].view(shape)
             layer.register_forward_pre_hook(lambda _, args, r=r: (args[0] * r,))
             layer.register_forward_hook(lambda _, args, y, s=s, bias=bias: y * s + bias)
     return plain(x)
@@ -90,6 +92,18 @@ def test_each_member_computes_s_times_the_layer_of_r_times_x(padding_mode):
         x = images(2, 3, size, size)
         expected = torch.stack([definition_of_member(plain, ensemble, m, x) for m in range(3)])
         torch.testing.assert_close(ensemble(x), expected)
+
+
+def test_a_bias_per_member_replaces_the_shared_one_which_learns_no_more():
+    plain = Convolutions("zeros").double()
+    ensemble = to_batch_ensemble(plain, 3, member_bias=True)
+    x = images(2, 3, 8, 8)
+    torch.testing.assert_close(ensemble(x), plain(x).expand(3, -1, -1))  # members start as the network was
+    ensemble(x).square().sum().backward()
+    head = ensemble.shared.head
+    assert not head.layer.bias.any()
+    assert head.layer.bias.grad is None
+    assert head.member_bias.grad.abs().min() > 0
 
 
 def test_factors_of_one_give_the_plain_network_exactly():

@@ -21,7 +21,7 @@ from ekd_train.distributed import Workers
 from ekd_train.metrics import all_metrics
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
-from ekd_train.persistence.networks import PREDICTIONS, load_network_record, save_average
+from ekd_train.persistence.networks import load_network_record, load_predictions, save_average
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.reporter import Silent
@@ -148,7 +148,8 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     made, _ = do(other, data, store)
     do(STUDENT, data, store)
     record, _ = do(Evaluation(control=CONTROL, student=STUDENT, baseline=other), data, store)
-    tensors = load_tensors(store, f"{PREDICTIONS}.safetensors", record.sha256)
+    assert record.holds == "logits"
+    tensors = load_predictions(store, data.description, record.cost)
     found = all_metrics(tensors["validation/baseline"].mean(0), data.training.validation.labels)["accuracy"]
     assert found == made.best["averaged/accuracy"]
     assert "test/baseline" not in tensors
@@ -159,7 +160,7 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
         for name, count in members.items():
             probs = tensors[f"{split}/{name}"]
             assert probs.shape == (count, len(images.labels), CLASSES)
-            torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:2]))
+            torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:2], dtype=torch.float64))
         both = torch.cat([tensors[f"{split}/teacher/{i}"] for i in range(2)])
         torch.testing.assert_close(tensors[f"{split}/ensemble"], both)
     wrong = [i for i, row in enumerate(tensors["test/averaged"][0]) if row.argmax() != data.test.labels[i]]
