@@ -1,4 +1,7 @@
-"""`python -m benchmarks.study REGIME ...`: train what is missing, then write the pages of results."""
+"""`python -m benchmarks.study REGIME ...`: train what is missing, then write the pages of results.
+
+`python -m benchmarks.study check` makes every page again from its record, and fails if one differs.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,15 @@ T = TypeVar("T")
 
 def main() -> int:
     """For each regime choice of temperature and strength, teachers, final cells, page; the exit status."""
+    if sys.argv[1:2] == ["check"]:
+        return _check(Path(*sys.argv[2:3] or ["docs/results"]))
     parser = _parser()
     arguments = parser.parse_args()
     names = arguments.arms.split(",") if arguments.arms else list(ARMS)
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"--arms: there is no {unknown[0]}; there are {', '.join(ARMS)}")
-    if min(arguments.seeds, arguments.tuning_seeds, arguments.processes) < 1:
-        parser.error("--seeds, --tuning-seeds and --processes must be at least 1")
+    if min(arguments.seeds, arguments.teacher_sets, arguments.tuning_seeds, arguments.processes) < 1:
+        parser.error("--seeds, --teacher-sets, --tuning-seeds and --processes must be at least 1")
     if arguments.untuned and arguments.chosen_in:
         parser.error("--untuned and --chosen-in exclude each other")
     if len(arguments.regimes) > 1 and not arguments.page:
@@ -52,6 +57,15 @@ def main() -> int:
     return 0
 
 
+def _check(output: Path) -> int:
+    from benchmarks.study.records import differing
+
+    found = differing(output)
+    for name in found:
+        print(f"{output / name}.md is not what records/{name}.json makes", file=sys.stderr)
+    return 1 if found else 0
+
+
 def _compare(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> Compared:
     """One regime, from the choice to the last student."""
     from benchmarks.study.cells import one_thread
@@ -60,17 +74,16 @@ def _compare(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) ->
     chosen = {} if arguments.untuned else _choose(arguments.chosen_in or regime, arms, arguments)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=spawn, initializer=one_thread) as pool:
-        study = _Study(pool, regime, arguments.folder, arms)
+        study = _Study(pool, regime, arguments.folder, arms, arguments.teacher_sets)
         pools = study.train_teachers()
         return Compared(regime, pools, study.final(arguments.seeds, chosen))
 
 
 def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> dict[str, Choice]:
-    """What is chosen of every arm that has a temperature, as it is best in `regime`."""
+    """What is chosen of every arm, as it is best in `regime`."""
     from benchmarks.study.choice import tune
 
-    searched = [arm for arm in arms if arm.distils]
-    searched = list(dict.fromkeys(ARMS["kd"] if arm.averages_kd else arm for arm in searched))
+    searched = list(dict.fromkeys(ARMS["kd"] if arm.averages_kd else arm for arm in arms))
     meter, found = _meter("searches"), {}
     try:
         for arm in searched:  # one after the other: each takes the whole machine
@@ -90,26 +103,34 @@ def _meter(what: str) -> ProgressBar:
 
 
 class _Study:
-    def __init__(self, pool: ProcessPoolExecutor, regime: str, folder: Path, arms: Sequence[Arm]) -> None:
+    def __init__(
+        self, pool: ProcessPoolExecutor, regime: str, folder: Path, arms: Sequence[Arm], teacher_sets: int
+    ) -> None:
         self.pool, self.regime, self.folder, self.arms = pool, regime, folder, arms
+        self.sets = range(teacher_sets)
 
-    def train_teachers(self) -> dict[str, dict[str, Any]]:
-        """All pools that the arms want; what their teachers and ensembles reach."""
-        from benchmarks.study.cells import Teacher, measure_teachers, train_teacher
+    def train_teachers(self) -> dict[str, list[dict[str, Any]]]:
+        """All pools that the arms want; what the teachers and ensembles of each set reach."""
+        from benchmarks.study.cells import SPLITS, Teacher, measure_teachers, train_teacher
 
         regime, pools = self.regime, sorted({"same", *(arm.pool for arm in self.arms)}, reverse=True)
         teachers = [
-            Teacher(regime, pool, index)
+            Teacher(regime, pool, index, one)
             for pool in pools
+            for one in self.sets
             for index in range(len(REGIMES[regime].teachers(pool)))
         ]
         self._all("teachers", {t: (train_teacher, t, self.folder) for t in teachers})
         return {
-            pool: self.pool.submit(measure_teachers, regime, pool, self.folder).result() for pool in pools
+            pool: [
+                self.pool.submit(measure_teachers, regime, pool, self.folder, SPLITS, one).result()
+                for one in self.sets
+            ]
+            for pool in pools
         }
 
     def final(self, seeds: int, chosen: Mapping[str, Choice]) -> list[Any]:
-        """Every arm's final cells, one a seed; averages of others' networks come last."""
+        """Every arm's final cells, one a set of teachers and seed; averages of others' networks come last."""
         from benchmarks.study.cells import Cell, run_cell
         from benchmarks.study.choice import Choice
         from benchmarks.study.results import ArmResult
@@ -117,21 +138,38 @@ class _Study:
         def settings(arm: Arm) -> Choice:
             return chosen.get("kd" if arm.averages_kd else arm.name, Choice())
 
-        def cells(arm: Arm) -> list[Cell]:
-            return [Cell(self.regime, arm.name, seed, settings(arm)) for seed in range(seeds)]
+        def cells(arm: Arm, teacher_sets: Iterable[int], seeds: Iterable[int]) -> list[Cell]:
+            return [
+                Cell(self.regime, arm.name, seed, settings(arm), one)
+                for one in teacher_sets
+                for seed in seeds
+            ]
 
         averages = [arm for arm in self.arms if arm.made_by == "uniform average"]
-        trained = {arm.name: cells(arm) for arm in self.arms if arm not in averages}
+        trained = {arm.name: cells(arm, self.sets, range(seeds)) for arm in self.arms if arm not in averages}
         if averages and "kd" not in trained:
-            trained["kd"] = cells(ARMS["kd"])
+            trained["kd"] = cells(ARMS["kd"], self.sets, range(seeds))
         done = self._all(
             "students", {one: (run_cell, one, self.folder) for group in trained.values() for one in group}
         )
         for arm in averages:
-            (first, *_), networks = cells(arm), tuple(trained["kd"])
-            trained[arm.name] = [first]
-            done |= self._all(arm.name, {first: (run_cell, first, self.folder, networks)})
-        return [ArmResult(arm, settings(arm), [done[one] for one in trained[arm.name]]) for arm in self.arms]
+            trained[arm.name] = cells(arm, self.sets, [0])
+            of_a_set = {
+                cell: tuple(one for one in trained["kd"] if one.teacher_set == cell.teacher_set)
+                for cell in trained[arm.name]
+            }
+            done |= self._all(
+                arm.name, {cell: (run_cell, cell, self.folder, others) for cell, others in of_a_set.items()}
+            )
+        return [
+            ArmResult(
+                arm,
+                settings(arm),
+                [done[cell] for cell in trained[arm.name]],
+                [(cell.teacher_set, cell.seed) for cell in trained[arm.name]],
+            )
+            for arm in self.arms
+        ]
 
     def _all(self, what: str, tasks: Mapping[T, tuple[Callable[..., Any], *tuple[Any, ...]]]) -> dict[T, Any]:
         meter = _meter(what)
@@ -152,24 +190,29 @@ class _Study:
 
 def _write(compared: Compared, arguments: argparse.Namespace) -> None:
     from benchmarks.study.figures import draw_arms, draw_members
-    from benchmarks.study.results import page
+    from benchmarks.study.records import write
 
-    regime, pools, results = compared.regime, compared.pools, compared.arms
+    regime, results, output = compared.regime, compared.arms, arguments.output
     name = arguments.page or regime
     if len(arguments.regimes) > 1:
         name = f"{name}-{regime}"
-    because, chosen = REGIMES[regime].because, _chosen(arguments)
-    text = page(regime, because, pools, results, command=_command(), chosen=chosen)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    draw_arms(arguments.output / f"{name}.svg", regime, pools, results)
+    output.mkdir(parents=True, exist_ok=True)
+    draw_arms(output / f"{name}.svg", regime, compared.pools, results)
     pictures = [f"![Test accuracy, NLL and ECE of every arm beside teachers and ensemble]({name}.svg)"]
     if any(one.values("accuracy", "members") for one in results):
-        draw_members(arguments.output / f"{name}-members.svg", regime, results)
+        draw_members(output / f"{name}-members.svg", regime, results)
         pictures.append(f"![What averaging loses, and how far members differ]({name}-members.svg)")
-    title, _, rest = text.partition("\n")
-    shown = "\n\n".join(pictures)
-    (arguments.output / f"{name}.md").write_text(f"{title}\n\n{shown}\n{rest}")
-    print(text)
+    print(
+        write(
+            output,
+            name,
+            compared,
+            because=REGIMES[regime].because,
+            command=_command(),
+            chosen=_chosen(arguments),
+            pictures="\n\n".join(pictures),
+        )
+    )
 
 
 def _write_together(compared: Sequence[Compared], arguments: argparse.Namespace) -> None:
@@ -222,7 +265,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REGIME",
         help=f"one or several of {', '.join(REGIMES)}; CIFAR's want a GPU",
     )
-    parser.add_argument("--seeds", type=int, default=4, help="final students of every arm (default: 4)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=4,
+        help="final students of every arm with each set of teachers (default: 4)",
+    )
+    parser.add_argument("--teacher-sets", type=int, default=1, help="sets of teachers (default: 1)")
     parser.add_argument(
         "--tuning-seeds", type=int, default=1, help="students for every setting that is tried (default: 1)"
     )

@@ -23,11 +23,6 @@ class Arm:
     """What is compared: the averaged network, or, at their number times the cost, the members together."""
 
     @property
-    def adds_losses(self) -> bool:
-        """Whether losses of several predictions add up: EKD's branches and their mean."""
-        return self.name.startswith("ekd")
-
-    @property
     def averages_kd(self) -> bool:
         """Whether it is an average along, or of, KD's own runs, and so has KD's settings."""
         return self.made_by in ("swa", "uniform average")

@@ -16,6 +16,7 @@ from torch import nn
 from benchmarks.study.arms import ARMS
 from benchmarks.study.choice import Choice
 from benchmarks.study.regimes import REGIMES
+from benchmarks.study.results import packed
 from benchmarks.study.weight_averages import swa, uniform_average
 from ekd_train.data import load_dataset
 from ekd_train.data.tensors import DeviceData, place
@@ -44,16 +45,16 @@ class Cell:
     arm: str
     seed: int
     choice: Choice
+    teacher_set: int = 0
     final: bool = True
 
     @property
     def name(self) -> str:
-        """Unique in its regime, whether final or not: the training is the same."""
+        """Unique among those of its set of teachers, whether final or not: the training is the same."""
         chosen = self.choice
         rate = "" if chosen.rate == 1 else f"-r{chosen.rate:g}"
-        warmup = "" if chosen.warmup is None else f"-w{chosen.warmup:g}"
         arm = self.arm.replace("+", "-")
-        return f"{arm}-t{chosen.temperature:g}-s{chosen.strength:g}{rate}{warmup}-seed{self.seed}"
+        return f"{arm}-t{chosen.temperature:g}-s{chosen.strength:g}{rate}-seed{self.seed}"
 
     def run(self) -> TrainingRun:
         """Its training run: the student's seed is the cell's, the teachers' are the regime's."""
@@ -64,9 +65,7 @@ class Cell:
             f"perturbation.strength={chosen.strength}",
             f"student.training.learning_rate={rate}",
         ]
-        if chosen.warmup is not None:
-            settings.append(f"student.training.schedule.warmup_epochs={chosen.warmup}")
-        experiment = regime.build(arm.pool, [*arm.overrides, *settings])
+        experiment = regime.build(arm.pool, [*arm.overrides, *settings], self.teacher_set)
         run = experiment.control_run() if arm.made_by == "labels" else experiment.student_run()
         return run.model_copy(update={"name": self.name, "seed": self.seed}).sharing_predictions()
 
@@ -78,15 +77,11 @@ class Teacher:
     regime: str
     pool: str
     index: int
-
-    @property
-    def name(self) -> str:
-        """Unique in its regime."""
-        return f"{self.pool} teacher {self.index}"
+    teacher_set: int = 0
 
     def run(self) -> TrainingRun:
         """Its training run."""
-        return REGIMES[self.regime].teachers(self.pool)[self.index]
+        return REGIMES[self.regime].teachers(self.pool, self.teacher_set)[self.index]
 
 
 def one_thread() -> None:
@@ -104,22 +99,24 @@ def data_of(regime: str) -> DeviceData:
     return place(load_dataset(REGIMES[regime].build("same").data), _device())
 
 
-def store_of(folder: Path, regime: str, pool: str) -> LocalStorage:
-    """Where a pool's teachers are kept, and the students that learn from them."""
-    return LocalStorage((folder / regime / pool).absolute())
+def store_of(folder: Path, regime: str, pool: str, teacher_set: int = 0) -> LocalStorage:
+    """Where a set of a pool's teachers is kept, and the students that learn from it."""
+    return LocalStorage((folder / regime / f"{pool}-{teacher_set}").absolute())
 
 
 def train_teacher(teacher: Teacher, folder: Path) -> dict[str, Any]:
     """Train it unless that is done; its best validation record."""
-    store = store_of(folder, teacher.regime, teacher.pool)
+    store = store_of(folder, teacher.regime, teacher.pool, teacher.teacher_set)
     record = _train(store, teacher.run(), data_of(teacher.regime))
     return record.best
 
 
-def measure_teachers(regime: str, pool: str, folder: Path, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+def measure_teachers(
+    regime: str, pool: str, folder: Path, splits: Sequence[str] = SPLITS, teacher_set: int = 0
+) -> dict[str, Any]:
     """The teachers alone and together, on the images of `splits`."""
-    data, store = data_of(regime), store_of(folder, regime, pool)
-    runs = REGIMES[regime].teachers(pool)
+    data, store = data_of(regime), store_of(folder, regime, pool, teacher_set)
+    runs = REGIMES[regime].teachers(pool, teacher_set)
     networks = [_load(store, run, data) for run in runs]
     ensemble = _measure(Teachers(networks), data, splits)
     return {"teachers": [_measure(network, data, splits) for network in networks], "ensemble": ensemble}
@@ -135,10 +132,11 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
 
     Returns:
         `best`: the validation record of the weights that were kept. If final also `averaged`,
-        `members` and `diversity`, measured on validation and test.
+        `members` and `diversity`, measured on validation and test, and `right`: of each test image whether
+        the predictor that the arm is compared by is right, as `packed` writes it.
     """
     arm, data = ARMS[cell.arm], data_of(cell.regime)
-    store = store_of(folder, cell.regime, arm.pool)
+    store = store_of(folder, cell.regime, arm.pool, cell.teacher_set)
     key = f"results/{'final' if cell.final else 'validation'}/{cell.name}.json"
     run = cell.run()
     wanted = _fingerprint(run, others, data)
@@ -163,6 +161,9 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
         if isinstance(network, Subnetworks):
             result["members"] = _measure(network, data)
             result["diversity"] = diversity(predict(network, data.test.images))
+        compared = network if arm.predictor == "members" else averaged(network)
+        hits = predict(compared, data.test.images).mean(0).argmax(-1) == data.test.labels
+        result["right"] = packed(hits.tolist())
     document = {"fingerprint": wanted, "cell": asdict(cell), "result": result}
     store.write(key, json.dumps(document, indent=1).encode())
     return result

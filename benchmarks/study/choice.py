@@ -18,15 +18,22 @@ from benchmarks.study.regimes import REGIMES
 FIRST_SEED = 1000
 """Of the seeds for choosing: no final cell has one of them."""
 
-TRIALS = 16
-"""Of a search at most: the whole grid of temperatures and strengths; of larger ones, this many at random."""
+TRIALS = 8
+"""Of every arm's search: the whole grid where it has so many points, else so many of them at random."""
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-RATES = (0.2, 0.5, 1.0)
-"""Shares of the regime's learning rate; 0.2: the loss of five predictions is as large as that of one."""
-WARMUPS = (2.0, 10.0)
-"""Epochs."""
+STRENGTHS = (0.5, 1.0, 2.0)
+RATES = (0.5, 1.0)
+"""Shares of the regime's learning rate."""
+RATES_OF_LABELS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""Of the control, which has nothing else to choose."""
+
+
+RATE, TEMPERATURE, STRENGTH = (
+    "student.training.learning_rate",
+    "distillation.temperature",
+    "perturbation.strength",
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,6 @@ class Choice:
     strength: float = 1.0
     rate: float = 1.0
     """Share of the regime's learning rate."""
-    warmup: float | None = None
-    """Epochs of warm-up; None: the regime's."""
 
 
 class ChoiceFailed(RuntimeError):
@@ -47,12 +52,12 @@ class ChoiceFailed(RuntimeError):
 
 def domains(arm: Arm, rate: float) -> dict[str, dict[str, Any]]:
     """What is searched for an arm, as a space of `ekd tune`; `rate` is the regime's learning rate."""
-    found: dict[str, tuple[float, ...]] = {"distillation.temperature": TEMPERATURES}
+    shares = RATES if arm.distils else RATES_OF_LABELS
+    found: dict[str, tuple[float, ...]] = {RATE: tuple(share * rate for share in shares)}
+    if arm.distils:
+        found[TEMPERATURE] = TEMPERATURES
     if arm.perturbs:
-        found["perturbation.strength"] = STRENGTHS
-    if arm.adds_losses:
-        found["student.training.learning_rate"] = tuple(share * rate for share in RATES)
-        found["student.training.schedule.warmup_epochs"] = WARMUPS
+        found[STRENGTH] = STRENGTHS
     return {
         key: {"choice": list(values), "reason": "The study's, the same for all its arms."}
         for key, values in found.items()
@@ -64,7 +69,7 @@ def tune(regime: str, arm: Arm, seeds: int, folder: Path) -> Choice:
 
     Args:
         regime: its name.
-        arm: one with a temperature.
+        arm: which; the control's student learns from labels alone, which makes it the control.
         seeds: students of every setting, compared by their mean.
         folder: where the study is kept.
 
@@ -77,7 +82,8 @@ def tune(regime: str, arm: Arm, seeds: int, folder: Path) -> Choice:
     # Of so few trials early stopping would judge by the noise of the first epochs.
     options = ["--scheduler", "none", "--searcher"]
     options += ["grid"] if points <= TRIALS else ["random", "--trials", str(TRIALS)]
-    settings = [f"seed={FIRST_SEED}", *REGIMES[regime].settings(arm.pool, arm.overrides)]
+    labels_alone = () if arm.distils else ("distillation.alpha=0",)
+    settings = [f"seed={FIRST_SEED}", *REGIMES[regime].settings(arm.pool, (*arm.overrides, *labels_alone))]
     identity = json.dumps([settings, space, options, seeds])
     run = f"{arm.name.replace('+', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     place = (folder / "tune" / regime).absolute()
@@ -98,12 +104,11 @@ def chosen(values: Mapping[str, float], rate: float) -> Choice:
     """The choice that a search's best trial is; `rate` is the regime's learning rate.
 
     >>> chosen({"distillation.temperature": 2.0, "student.training.learning_rate": 0.025}, 0.05)
-    Choice(temperature=2.0, strength=1.0, rate=0.5, warmup=None)
+    Choice(temperature=2.0, strength=1.0, rate=0.5)
     """
     usual = Choice()
     return Choice(
-        values["distillation.temperature"],
-        values.get("perturbation.strength", usual.strength),
-        values.get("student.training.learning_rate", rate) / rate,
-        values.get("student.training.schedule.warmup_epochs"),
+        values.get(TEMPERATURE, usual.temperature),
+        values.get(STRENGTH, usual.strength),
+        values.get(RATE, rate) / rate,
     )

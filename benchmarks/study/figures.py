@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.study.results import ArmResult
+from benchmarks.study.results import ArmResult, Pools
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +26,7 @@ FEW = 5
 """Arms, fewer than which have no usual distance."""
 
 
-def draw_arms(
-    path: Path, regime: str, pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]
-) -> None:
+def draw_arms(path: Path, regime: str, pools: Pools, arms: Sequence[ArmResult]) -> None:
     """Every arm's averaged network and members, beside the ensemble and the mean teacher.
 
     Of an arm that is compared by its members the averaged network is left out: it is not made to be averaged.
@@ -43,9 +41,9 @@ def draw_arms(
                 if predictor == "members" or arm.arm.predictor == "averaged"
             }
             _draw(axes, values, scale, marker, name)
-        teachers = mean(teacher["test"][metric] for teacher in same["teachers"])
+        teachers = mean(teacher["test"][metric] for one in same for teacher in one["teachers"])
         axes.axvline(scale * teachers, color="0.6", linestyle=":", label="teachers, mean")
-        ensemble = scale * same["ensemble"]["test"][metric]
+        ensemble = scale * mean(one["ensemble"]["test"][metric] for one in same)
         axes.axvline(ensemble, color="0.3", linestyle="--", label="ensemble")
         centres = {i: scale * mean(arm.values(metric)) for i, arm in enumerate(arms)}
         _leave_out_what_failed(axes, centres)
@@ -69,7 +67,7 @@ def draw_members(path: Path, regime: str, arms: Sequence[ArmResult]) -> None:
         (panels[1], "agreement", "two members agree, % of test images", 100),
         (panels[2], "pairwise_kl", "KL between two members, nats", 1),
     ):
-        found = {i: [seed["diversity"][key] for seed in arm.seeds] for i, arm in enumerate(arms)}
+        found = {i: [cell["diversity"][key] for cell in arm.cells] for i, arm in enumerate(arms)}
         _draw(axes, found, scale, "o", "members")
         axes.set_xlabel(label)
     save(figure, panels, path, regime)

@@ -25,13 +25,14 @@ class Regime:
         teachers = [f"teachers={self.mixed_teachers}"] if pool == "mixed" else []
         return [*self.overrides, *teachers, *overrides]
 
-    def build(self, pool: str, overrides: Sequence[str] = ()) -> Experiment:
-        """The experiment with these `settings`."""
-        return load_experiment(self.experiment, self.settings(pool, overrides))
+    def build(self, pool: str, overrides: Sequence[str] = (), teacher_set: int = 0) -> Experiment:
+        """The experiment with these `settings`, with the teachers of a set, whose number is their seed."""
+        seed = f"seed={teacher_set}"
+        return load_experiment(self.experiment, [seed, *self.settings(pool, overrides)])
 
-    def teachers(self, pool: str) -> tuple[TrainingRun, ...]:
-        """The training runs of a pool."""
-        return self.build(pool).teacher_runs()
+    def teachers(self, pool: str, teacher_set: int = 0) -> tuple[TrainingRun, ...]:
+        """The training runs of a set of a pool."""
+        return self.build(pool, teacher_set=teacher_set).teacher_runs()
 
 
 def _two_families(wide: str, resnet: str, training: str) -> str:
@@ -100,7 +101,6 @@ def _cifar(experiment: str, width: int, fraction: float, *, compact: bool = Fals
     return Regime(
         experiment,
         (
-            "seed=0",
             f"data.train_fraction={fraction}",
             f"teachers.architecture={wide}",
             f"student.architecture={student}",

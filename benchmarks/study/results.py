@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -15,13 +17,19 @@ LEVEL = 0.95
 _DIVERSITY = ("pairwise_kl", "agreement")
 
 
+Pools = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By a pool's name, of each of its sets of teachers what `measure_teachers` returns."""
+
+
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm's final cells: one dictionary a seed, as `run_cell` returns them."""
+    """An arm's final cells: one dictionary each, as `run_cell` returns them, and which they are."""
 
     arm: Arm
     choice: Choice
-    seeds: Sequence[Mapping[str, Any]]
+    cells: Sequence[Mapping[str, Any]]
+    pairs: Sequence[tuple[int, int]]
+    """Of each cell its set of teachers and its seed: by them the cells of two arms are compared."""
 
     @property
     def name(self) -> str:
@@ -34,68 +42,94 @@ class ArmResult:
         return self.name if self.arm.predictor == "averaged" else f"{self.name} ({self.arm.predictor})"
 
     def values(self, metric: str, predictor: str | None = None) -> list[float]:
-        """The metric on test images, one value a seed; empty where there is no such predictor.
+        """The metric on test images, one value a cell; empty where there is no such predictor.
 
         `predictor`: "averaged" or "members"; by default that which the arm is compared by.
         """
         of = predictor or self.arm.predictor
-        return [seed[of]["test"][metric] for seed in self.seeds if of in seed]
+        return [cell[of]["test"][metric] for cell in self.cells if of in cell]
 
     def gaps(self) -> list[float]:
-        """Of an arm with members: their accuracy minus the averaged network's, one value a seed."""
+        """Of an arm with members: their accuracy minus the averaged network's, one value a cell."""
         both = zip(self.values("accuracy", "members"), self.values("accuracy", "averaged"), strict=True)
         return [members - averaged for members, averaged in both]
 
+    def by_pair(self, metric: str) -> dict[tuple[int, int], float]:
+        """The metric on test images, by set of teachers and seed."""
+        return dict(zip(self.pairs, self.values(metric), strict=True))
+
+    def hits(self) -> list[float]:
+        """Of each test image the share of the cells that recognise it."""
+        rows = [unpacked(cell["right"]) for cell in self.cells]
+        return [mean(image) for image in zip(*rows, strict=True)]
+
+
+def packed(right: Sequence[bool]) -> str:
+    """Truth values as text: base64 of their bits, the first of a byte is its highest, after their number.
+
+    >>> packed([True, False, True])
+    '3:oA=='
+    """
+    bits = "".join("01"[one] for one in right)
+    whole = bits.ljust(8 * math.ceil(len(bits) / 8), "0")
+    content = bytes(int(whole[i : i + 8], 2) for i in range(0, len(whole), 8))
+    return f"{len(bits)}:{base64.b64encode(content).decode()}"
+
+
+def unpacked(text: str) -> list[bool]:
+    """What `packed` has made text of.
+
+    >>> unpacked("3:oA==")
+    [True, False, True]
+    """
+    number, _, content = text.partition(":")
+    bits = "".join(f"{byte:08b}" for byte in base64.b64decode(content))
+    return [bit == "1" for bit in bits[: int(number)]]
+
 
 def page(
-    regime: str,
-    because: str,
-    pools: Mapping[str, Mapping[str, Any]],
-    arms: Sequence[ArmResult],
-    *,
-    command: str,
-    chosen: str,
+    regime: str, because: str, pools: Pools, arms: Sequence[ArmResult], *, command: str, chosen: str
 ) -> str:
     """The results of a regime in Markdown.
 
     Args:
         regime: its name.
         because: how it was found.
-        pools: teachers and their ensemble, by the pool's name.
+        pools: teachers and their ensembles.
         arms: in the order of the tables.
         command: what made them.
-        chosen: how temperature, strength, rate and warm-up were found, to follow "are".
+        chosen: how temperature, strength and rate were found, to follow "are".
     """
-    seeds = max(len(arm.seeds) for arm in arms)
-    of_seeds = f"{seeds} seeds of every student" if seeds > 1 else "one seed of every student, so no spread"
+    most = max(arms, key=lambda arm: len(arm.pairs)).pairs
+    sets, seeds = len({one for one, _ in most}), len({seed for _, seed in most})
     lines = [
         f"# Study: {regime}",
         "",
         f"{because}.",
         "",
-        f"`{command}`: {of_seeds}, one set of teachers; mean ± standard deviation over "
-        "the student's seeds (the spread over sets of teachers is not in it). Temperature τ, strength, rate "
-        f"(the share of the regime's) and epochs of warm-up (–: the regime's) are {chosen}. "
-        "Test images had no part in that.",
+        f"`{command}`: {_counted(sets, 'set')} of teachers, {_counted(seeds, 'seed')} of every student with "
+        "each; mean ± standard deviation over all. Temperature τ, strength and rate (the share of the "
+        f"regime's) are {chosen}. Test images had no part in that.",
         "",
         "## Teachers",
         "",
-        "| pool | each teacher, acc. % | their mean | ensemble | ensemble NLL | cNLL |",
+        "| pool, set | each teacher, acc. % | their mean | ensemble | ensemble NLL | cNLL |",
         "|---|---|---:|---:|---:|---:|",
-        *(_pool_row(name, pool) for name, pool in pools.items()),
+        *(_pool_row(f"{name}, {i}", one) for name, some in pools.items() for i, one in enumerate(some)),
         "",
         "## Students: the averaged, single network",
         "",
         *_of_members(arms),
-        f"| arm | τ | strength | rate | warm-up | {' | '.join(METRICS.values())} | each seed, acc. % |",
-        f"|---|---:|---:|---:|---:|{'---:|' * len(METRICS)}---|",
+        f"| arm | τ | strength | rate | {' | '.join(METRICS.values())} | lowest acc. |",
+        f"|---|---:|---:|---:|{'---:|' * len(METRICS)}---:|",
         *(_arm_row(arm) for arm in arms),
         "",
         "## Against control, plain KD and the ensemble",
         "",
-        "Differences of the means over seeds, accuracy in points, with Welch's "
-        f"{100 * LEVEL:g} % interval; against the ensemble, which is one, Student's. Bold: the interval "
-        "leaves out 0. Of so many intervals some do by chance.",
+        "Differences, accuracy in points, each cell against that with the same teachers and seed (the "
+        f"ensemble of its teachers): their mean with Student's {100 * LEVEL:g} % interval. Bold: it leaves "
+        "out 0. Of so many intervals some do by chance: p is Holm's, of all arms of the column together. "
+        "Over images: the same difference of accuracies, with the interval over the test images.",
         "",
         *_difference_tables(pools, arms),
         "## What averaging loses, and whether a member is just one network",
@@ -121,30 +155,64 @@ def page(
     return "\n".join(lines)
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def chosen_by(regime: str | None) -> str:
     """How an arm's choice was made, in the sentence of a page; `regime`: another one's."""
     where = f" in {regime}" if regime else ""
     return f"what `ekd tune` found best{where} on validation images, with teachers and seeds of its own"
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
-    """Mean(ours) - mean(theirs) and Welch's interval; None for fewer than two seeds on a side."""
-    from scipy.stats import ttest_ind
-
-    if min(len(ours), len(theirs)) < 2:
-        return None
-    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(LEVEL)
-    return mean(ours) - mean(theirs), float(interval.low), float(interval.high)
+def difference(
+    ours: Mapping[tuple[int, int], float], theirs: Mapping[tuple[int, int], float]
+) -> tuple[float, float, float] | None:
+    """The mean of ours - theirs over the pairs that both have, and its interval; None of fewer than two."""
+    found = _paired(ours, theirs)
+    return _with_interval(found) if len(found) > 1 else None
 
 
-def distance(ours: Sequence[float], reference: float) -> tuple[float, float, float] | None:
-    """Mean(ours) - reference and Student's interval; None for fewer than two seeds."""
+def over_images(ours: ArmResult, theirs: ArmResult) -> tuple[float, float, float]:
+    """The difference of the accuracies over the pairs that both have, with Student's interval over images."""
+    return _with_interval([a - b for a, b in zip(ours.hits(), theirs.hits(), strict=True)])
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's p of each of several tests: the chance that any is so small although none differs.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    adjusted, largest = {}, 0.0
+    for index, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - index) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def _paired(ours: Mapping[tuple[int, int], float], theirs: Mapping[tuple[int, int], float]) -> list[float]:
+    return [ours[pair] - theirs[pair] for pair in ours if pair in theirs]
+
+
+def _with_interval(found: Sequence[float]) -> tuple[float, float, float]:
     from scipy.stats import ttest_1samp
 
-    if len(ours) < 2:
-        return None
-    interval = ttest_1samp(ours, reference).confidence_interval(LEVEL)
-    return mean(ours) - reference, float(interval.low) - reference, float(interval.high) - reference
+    if _alike(found):
+        return mean(found), mean(found), mean(found)
+    interval = ttest_1samp(found, 0).confidence_interval(LEVEL)
+    return mean(found), float(interval.low), float(interval.high)
+
+
+def _p_value(found: Sequence[float]) -> float:
+    from scipy.stats import ttest_1samp
+
+    return 1.0 if _alike(found) else float(ttest_1samp(found, 0).pvalue)
+
+
+def _alike(found: Sequence[float]) -> bool:
+    """Whether they differ by rounding at most, of which no test says anything."""
+    return max(found) - min(found) < 1e-9
 
 
 def _pool_row(name: str, pool: Mapping[str, Any]) -> str:
@@ -161,11 +229,10 @@ def _arm_row(arm: ArmResult) -> str:
     choice = arm.choice
     temperature = choice.temperature if arm.arm.distils else None
     strength = choice.strength if arm.arm.perturbs else None
-    values = (temperature, strength, choice.rate, choice.warmup)
-    chosen = ["–" if value is None else f"{value:g}" for value in values]
-    # A mean hides the one student of four that lost its way.
-    each = ", ".join(f"{100 * value:.1f}" for value in arm.values("accuracy"))
-    return f"| {arm.title} | {' | '.join([*chosen, *cells, each])} |"
+    chosen = ["–" if value is None else f"{value:g}" for value in (temperature, strength, choice.rate)]
+    # A mean hides the one student of many that lost its way.
+    lowest = f"{100 * min(arm.values('accuracy')):.1f}"
+    return f"| {arm.title} | {' | '.join([*chosen, *cells, lowest])} |"
 
 
 def _of_members(arms: Sequence[ArmResult]) -> list[str]:
@@ -178,23 +245,41 @@ def _of_members(arms: Sequence[ArmResult]) -> list[str]:
     return [told, ""]
 
 
-def _difference_tables(pools: Mapping[str, Mapping[str, Any]], arms: Sequence[ArmResult]) -> Iterator[str]:
+def _difference_tables(pools: Pools, arms: Sequence[ArmResult]) -> Iterator[str]:
     named = {arm.name: arm for arm in arms}
     for metric, title in METRICS.items():
         if metric == "cece":
             continue
         scale, digits = (100, 2) if metric == "accuracy" else (1, 4)
-        yield from (f"| {title} of | − control | − kd | − ensemble |", "|---|---:|---:|---:|")
+        references = [named[other] for other in ("control", "kd") if other in named]
+        tests = {
+            other.name: holm(
+                {
+                    arm.name: _p_value(found)
+                    for arm in arms
+                    if arm is not other
+                    and len(found := _paired(arm.by_pair(metric), other.by_pair(metric))) > 1
+                }
+            )
+            for other in references
+        }
+        images = metric == "accuracy"
+        columns = [f"− {other.name} | p{' | over images' * images}" for other in references]
+        yield f"| {title} of | {' | '.join([*columns, '− ensemble'])} |"
+        yield f"|---|{'---:|' * (len(references) * (3 if images else 2) + 1)}"
         for arm in arms:
-            values = arm.values(metric)
-            found = [
-                difference(values, named[other].values(metric))
-                if other in named and other != arm.name
-                else None
-                for other in ("control", "kd")
-            ]
-            ensemble = pools[arm.arm.pool]["ensemble"]["test"][metric]
-            cells = [interval(one, scale, digits) for one in (*found, distance(values, ensemble))]
+            cells = []
+            for other in references:
+                same = arm is other
+                found = None if same else difference(arm.by_pair(metric), other.by_pair(metric))
+                cells.append(interval(found, scale, digits))
+                p = tests[other.name].get(arm.name)
+                cells.append("–" if p is None else f"{p:.2g}")
+                if images:
+                    cells.append(interval(over_images(arm, other) if found else None, scale, digits))
+            sets = pools[arm.arm.pool]
+            ensemble = {pair: sets[pair[0]]["ensemble"]["test"][metric] for pair in arm.pairs}
+            cells.append(interval(difference(arm.by_pair(metric), ensemble), scale, digits))
             yield f"| {arm.title} | {' | '.join(cells)} |"
         yield ""
 
@@ -212,7 +297,7 @@ def _member_row(arm: ArmResult) -> str:
     members = arm.values("accuracy", "members")
     if not members:
         return ""
-    diversity = [seed["diversity"] for seed in arm.seeds]
+    diversity = [cell["diversity"] for cell in arm.cells]
     cells = [
         spread(members, 100),
         spread(arm.values("accuracy", "averaged"), 100),
@@ -224,7 +309,7 @@ def _member_row(arm: ArmResult) -> str:
 
 
 def _seen_row(arm: ArmResult) -> str:
-    records = [seed.get("best", {}) for seed in arm.seeds]
+    records = [cell.get("best", {}) for cell in arm.cells]
     if not all(f"train/teachers_diversity/{key}" in record for record in records for key in _DIVERSITY):
         return ""
     cells = [

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from benchmarks.study.figures import save
-from benchmarks.study.results import LEVEL, ArmResult, difference, interval, spread
+from benchmarks.study.results import LEVEL, ArmResult, Pools, difference, interval, spread
 
 PANELS = (("accuracy", "test accuracy − control, points", 100), ("cnll", "calibrated test NLL − control", 1))
 APART, TOGETHER = 0.08, 0.8
@@ -24,7 +23,7 @@ class Compared:
     """One regime's results."""
 
     regime: str
-    pools: Mapping[str, Mapping[str, Any]]
+    pools: Pools
     arms: Sequence[ArmResult]
 
     def arm(self, name: str) -> ArmResult:
@@ -32,13 +31,12 @@ class Compared:
         return next(arm for arm in self.arms if arm.name == name)
 
     def ensemble(self, metric: str) -> float:
-        """The teachers' ensemble on test images."""
-        value: float = self.pools["same"]["ensemble"]["test"][metric]
-        return value
+        """The teachers' ensemble on test images, the mean over their sets."""
+        return mean(one["ensemble"]["test"][metric] for one in self.pools["same"])
 
     def gain_of_the_ensemble(self) -> float:
         """Its accuracy above its teachers' mean: what bounds distillation."""
-        teachers = [teacher["test"]["accuracy"] for teacher in self.pools["same"]["teachers"]]
+        teachers = [each["test"]["accuracy"] for one in self.pools["same"] for each in one["teachers"]]
         return self.ensemble("accuracy") - mean(teachers)
 
 
@@ -48,20 +46,19 @@ def overview(regimes: Sequence[Compared], *, command: str, chosen: str, picture:
     Args:
         regimes: in the order of the tables, with the same arms.
         command: what made them.
-        chosen: how temperature, strength, rate and warm-up were found, to follow "are".
+        chosen: how temperature, strength and rate were found, to follow "are".
         picture: the figure's file, beside the page.
     """
     names = [arm.name for arm in regimes[0].arms]
-    seeds = max(len(arm.seeds) for one in regimes for arm in one.arms)
     lines = [
         "# Study: " + ", ".join(one.regime for one in regimes),
         "",
         f"![What every arm gains over the control in each regime]({picture})",
         "",
-        f"`{command}`: at most {seeds} seeds of a student, one set of teachers a regime; mean ± standard "
-        f"deviation over the seeds. Temperature, strength, rate and warm-up are {chosen}. Differences of the "
-        f"means have Welch's {100 * LEVEL:g} % interval, in bold where it leaves out 0. Of so many intervals "
-        "some do by chance. Each regime has a page of its own.",
+        f"`{command}`: mean ± standard deviation over sets of teachers and seeds of students. Temperature, "
+        f"strength and rate are {chosen}. Differences are of cells with the same teachers and seed, with "
+        f"Student's {100 * LEVEL:g} % interval, in bold where it leaves out 0. Of so many intervals some do "
+        "by chance. Each regime has a page of its own.",
         "",
         "Test accuracy, %:",
         "",
@@ -81,9 +78,9 @@ def _differences(regimes: Sequence[Compared], names: Sequence[str]) -> Iterator[
         yield from (f"{title[:1].upper()}{title[1:]}:", "", f"| regime | {' | '.join(others)} |")
         yield f"|---|{'---:|' * len(others)}"
         for one in regimes:
-            control = one.arm("control").values(metric)
+            control = one.arm("control").by_pair(metric)
             cells = [
-                interval(difference(one.arm(name).values(metric), control), scale, 2 if scale == 100 else 4)
+                interval(difference(one.arm(name).by_pair(metric), control), scale, 2 if scale == 100 else 4)
                 for name in others
             ]
             yield f"| {one.regime} | {' | '.join(cells)} |"
@@ -125,6 +122,7 @@ def _points(
 ) -> Iterator[tuple[float, float, float]]:
     """An arm's difference to the control and the ends of its interval, NaN where there is none."""
     for one in regimes:
-        ours, control = one.arm(name).values(metric), one.arm("control").values(metric)
-        found = difference(ours, control) or (mean(ours) - mean(control), math.nan, math.nan)
+        ours, control = one.arm(name).by_pair(metric), one.arm("control").by_pair(metric)
+        middle = mean(ours.values()) - mean(control.values())
+        found = difference(ours, control) or (middle, math.nan, math.nan)
         yield scale * found[0], scale * found[1], scale * found[2]

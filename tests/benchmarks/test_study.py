@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from statistics import mean, variance
 
 import pytest
@@ -11,10 +12,20 @@ from torch import nn
 from benchmarks.study.__main__ import main
 from benchmarks.study.arms import ARMS, KINDS
 from benchmarks.study.cells import Cell, Teacher, run_cell, train_teacher
-from benchmarks.study.choice import Choice, ChoiceFailed, domains, tune
+from benchmarks.study.choice import TRIALS, Choice, ChoiceFailed, chosen, domains, tune
 from benchmarks.study.figures import draw_arms, draw_members
+from benchmarks.study.records import differing, write
 from benchmarks.study.regimes import REGIMES, Regime
-from benchmarks.study.results import METRICS, ArmResult, chosen_by, difference, distance, page
+from benchmarks.study.results import (
+    ArmResult,
+    chosen_by,
+    difference,
+    holm,
+    over_images,
+    packed,
+    page,
+    unpacked,
+)
 from benchmarks.study.together import Compared, draw_regimes, overview
 from benchmarks.study.weight_averages import uniform_average
 from orchestrator.experiment.schema import load_experiment
@@ -28,6 +39,9 @@ def test_every_arm_is_a_valid_experiment_in_every_regime(arm):
         teachers = {teacher.architecture.name for teacher in run.teachers}
         assert len(teachers) == (0 if arm == "control" else 2 if ARMS[arm].pool == "mixed" else 1)
         assert {teacher.seed for teacher in run.teachers} <= {0}
+        other = Cell(regime, arm, 3, Choice(temperature=2, strength=0.5), teacher_set=1).run()
+        assert {teacher.seed for teacher in other.teachers} == ({1} if run.teachers else set())
+        assert (other.name, other.seed) == (run.name, run.seed)
 
 
 def test_batch_ensemble_is_as_published_and_not_latent_be_by_another_name():
@@ -46,12 +60,13 @@ def test_students_of_all_seeds_learn_from_the_same_teachers():
     assert first.name != second.name
 
 
-@pytest.mark.parametrize("arm", [arm for arm in ARMS.values() if arm.distils and not arm.averages_kd])
-def test_every_arm_has_a_space_of_what_it_has(arm):
-    keys = [key.rpartition(".")[2] for key in domains(arm, rate=0.05)]
+@pytest.mark.parametrize("arm", [arm for arm in ARMS.values() if not arm.averages_kd])
+def test_every_arm_has_a_space_of_what_it_has_with_enough_points_for_as_many_trials(arm):
+    space = domains(arm, rate=0.05)
     perturbed = ["strength"] if "+" in arm.name else []
-    several = ["learning_rate", "warmup_epochs"] if arm.name.startswith("ekd") else []
-    assert keys == ["temperature", *perturbed, *several]
+    distilled = ["temperature"] if arm.distils else []
+    assert [key.rpartition(".")[2] for key in space] == ["learning_rate", *distilled, *perturbed]
+    assert math.prod(len(domain["choice"]) for domain in space.values()) >= TRIALS
 
 
 def test_a_rate_is_a_share_of_the_regimes_and_of_nothing_else():
@@ -59,14 +74,6 @@ def test_a_rate_is_a_share_of_the_regimes_and_of_nothing_else():
     assert half.training.learning_rate == whole.training.learning_rate / 2
     assert half.teachers == whole.teachers
     assert half.name != whole.name
-
-
-def test_a_longer_warm_up_is_the_students_alone():
-    usual, longer = (Cell("digits", "ekd", 0, Choice(warmup=warmup)).run() for warmup in (None, 10))
-    assert usual.training.schedule.warmup_epochs == 5
-    assert longer.training.schedule.warmup_epochs == 10
-    assert longer.teachers == usual.teachers
-    assert longer.name != usual.name
 
 
 TINY = Regime(
@@ -84,10 +91,10 @@ def test_what_ekd_tune_finds_best_is_chosen_and_not_searched_for_again(tmp_path,
     found = tune("tiny", ARMS["kd"], 1, tmp_path)
     (ledger,) = (tmp_path / "tune" / "tiny").glob("kd-*/trials")
     trials = [json.loads(file.read_text()) for file in ledger.glob("*/trial.json")]
-    assert {trial["values"]["distillation.temperature"] for trial in trials} == {1, 2, 4, 8}
-    last = {trial["values"]["distillation.temperature"]: trial["history"][-1]["score"] for trial in trials}
-    assert last[found.temperature] == max(last.values())
-    assert (found.rate, found.warmup) == (1, None)
+    tried = [chosen(trial["values"], 0.03) for trial in trials]
+    assert {(one.temperature, one.rate) for one in tried} == {(t, r) for t in (1, 2, 4, 8) for r in (0.5, 1)}
+    last = {one: trial["history"][-1]["score"] for one, trial in zip(tried, trials, strict=True)}
+    assert last[found] == max(last.values())
     for file in ledger.glob("*/trial.json"):
         file.unlink()
     assert tune("tiny", ARMS["kd"], 1, tmp_path) == found
@@ -100,46 +107,65 @@ def test_a_search_that_fails_says_why(tmp_path, monkeypatch):
         tune("broken", ARMS["kd"], 1, tmp_path)
 
 
-def test_a_difference_has_welchs_interval():
-    ours, theirs = [0.97, 0.95, 0.96], [0.90, 0.94, 0.93, 0.91]
-    middle, low, high = difference(ours, theirs)
-    a, b = variance(ours) / len(ours), variance(theirs) / len(theirs)
-    freedom = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1))
+def test_a_difference_is_of_pairs_and_has_students_interval():
+    ours = {(0, 0): 0.97, (0, 1): 0.95, (1, 0): 0.96, (1, 1): 0.5}
+    theirs = {(0, 0): 0.90, (1, 0): 0.93, (0, 1): 0.94}
+    differences = [0.07, 0.01, 0.03]
     from scipy.stats import t
 
-    half = t.ppf(0.975, freedom) * math.sqrt(a + b)
-    assert middle == pytest.approx(mean(ours) - mean(theirs))
+    half = t.ppf(0.975, 2) * math.sqrt(variance(differences) / 3)
+    middle, low, high = difference(ours, theirs)
+    assert middle == pytest.approx(mean(differences))
     assert (low, high) == pytest.approx((middle - half, middle + half))
-    assert difference(ours, theirs[:1]) is None
+    assert difference(ours, {(0, 0): 0.9}) is None
+
+
+def test_over_images_the_interval_is_of_the_shares_of_cells_that_recognise_each():
+    ours = result("kd", [{"right": packed([1, 1, 0, 1])}, {"right": packed([1, 0, 0, 1])}])
+    theirs = result("control", [{"right": packed([0, 1, 0, 1])}])
+    differences = [1, -0.5, 0, 0]
+    from scipy.stats import t
+
+    half = t.ppf(0.975, 3) * math.sqrt(variance(differences) / 4)
+    middle = mean(differences)
+    assert over_images(ours, theirs) == pytest.approx((middle, middle - half, middle + half))
+
+
+def test_holms_p_is_that_of_the_textbook():
+    # Holm 1979: the smallest times n, the next times n - 1, never below the one before.
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
+    assert holm({"a": 0.7, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+
+
+def test_truth_values_come_back_as_they_were_whatever_their_number():
+    for number in (1, 7, 8, 9, 1000):
+        right = [index % 3 == 0 for index in range(number)]
+        assert unpacked(packed(right)) == right
+        assert len(packed(right)) < number / 5 + 15
 
 
 def one_seed(accuracy, **more):
     test = {"accuracy": accuracy, "nll": 1 - accuracy, "cnll": 0.2, "ece": 0.01, "cece": 0.01}
-    return {"averaged": {"test": test, "validation": test}, **more}
+    right = packed([index < 100 * accuracy for index in range(100)])
+    return {"averaged": {"test": test, "validation": test}, "right": right, **more}
 
 
-def test_the_distance_from_one_value_has_students_interval():
-    from scipy.stats import t
-
-    ours = [0.97, 0.95, 0.96]
-    half = t.ppf(0.975, 2) * math.sqrt(variance(ours) / 3)
-    middle, low, high = distance(ours, 0.9)
-    assert middle == pytest.approx(0.06)
-    assert (low, high) == pytest.approx((0.06 - half, 0.06 + half))
-    assert distance(ours[:1], 0.9) is None
+def result(name, cells, choice=None):
+    """An arm's cells, all with the first set of teachers."""
+    return ArmResult(ARMS[name], choice or Choice(), cells, [(0, seed) for seed in range(len(cells))])
 
 
 def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
     members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
     arms = [
-        ArmResult(ARMS["control"], Choice(), [one_seed(0.90), one_seed(0.91)]),
-        ArmResult(ARMS["kd"], Choice(), [one_seed(0.92), one_seed(0.92)]),
-        ArmResult(ARMS["kd+tdiv"], Choice(), [one_seed(0.93), one_seed(0.92)]),
-        ArmResult(ARMS["kd-uniform-average"], Choice(), [one_seed(0.10)]),
-        ArmResult(ARMS["latent_be"], Choice(), [one_seed(0.92, **members), one_seed(0.93, **members)]),
+        result("control", [one_seed(0.90), one_seed(0.91)]),
+        result("kd", [one_seed(0.92), one_seed(0.92)]),
+        result("kd+tdiv", [one_seed(0.93), one_seed(0.92)]),
+        result("kd-uniform-average", [one_seed(0.10)]),
+        result("latent_be", [one_seed(0.92, **members), one_seed(0.93, **members)]),
     ]
     pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
-    draw_arms(tmp_path / "arms.svg", "digits", {"same": pool}, arms)
+    draw_arms(tmp_path / "arms.svg", "digits", {"same": [pool]}, arms)
     text = (tmp_path / "arms.svg").read_text()
     assert all(f">{arm.name}<" in text for arm in arms)
     assert ">← 10<" in text
@@ -152,15 +178,15 @@ def test_figures_show_every_arm_and_write_the_failed_ones_at_the_edge(tmp_path):
 def test_an_arm_that_is_published_as_an_ensemble_of_members_is_compared_as_one_and_says_so(tmp_path):
     members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
     arms = [
-        ArmResult(ARMS["control"], Choice(), [one_seed(0.90), one_seed(0.90)]),
-        ArmResult(ARMS["batch_ensemble"], Choice(), [one_seed(0.20, **members), one_seed(0.21, **members)]),
+        result("control", [one_seed(0.90), one_seed(0.90)]),
+        result("batch_ensemble", [one_seed(0.20, **members), one_seed(0.21, **members)]),
     ]
     pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
-    text = page("digits", "of few images", {"same": pool}, arms, command="study", chosen="of the papers")
-    assert "| batch_ensemble (members) | 4 | – | 1 | – | 93.00 ± 0.00 |" in text
+    text = page("digits", "of few images", {"same": [pool]}, arms, command="study", chosen="of the papers")
+    assert "| batch_ensemble (members) | 4 | – | 1 | 93.00 ± 0.00 |" in text
     assert "Rows marked (members) are not" in text
     assert "| batch_ensemble | 93.00 ± 0.00 | 20.50 ± 0.71 | 72.50 ± 0.71 |" in text
-    draw_arms(tmp_path / "arms.svg", "digits", {"same": pool}, arms)
+    draw_arms(tmp_path / "arms.svg", "digits", {"same": [pool]}, arms)
     draw_members(tmp_path / "members.svg", "digits", arms)
 
 
@@ -171,18 +197,18 @@ def test_regimes_are_compared_by_what_each_arm_gains_over_the_control(tmp_path):
             "ensemble": one_seed(0.95)["averaged"],
         }
         arms = [
-            ArmResult(ARMS[name], Choice(), [one_seed(a) for a in seeds])
+            result(name, [one_seed(a) for a in seeds])
             for name, seeds in zip(("control", "kd"), accuracies, strict=True)
         ]
-        return Compared(regime, {"same": pool}, arms)
+        return Compared(regime, {"same": [pool]}, arms)
 
     regimes = [
-        compared("fashion_mnist-5", (0.90, 0.91, 0.90), (0.94, 0.95, 0.94)),
+        compared("fashion_mnist-5", (0.90, 0.91, 0.90), (0.94, 0.95, 0.95)),
         compared("fashion_mnist-100", (0.90,), (0.94,)),
     ]
     text = overview(regimes, command="python -m benchmarks.study", chosen="of the papers", picture="t.svg")
-    assert "| fashion_mnist-5 | +6.00 | 90.33 ± 0.58 | 94.33 ± 0.58 | 95.00 |" in text
-    assert "| fashion_mnist-5 | **+4.00 [+2.69, +5.31]** |" in text
+    assert "| fashion_mnist-5 | +6.00 | 90.33 ± 0.58 | 94.67 ± 0.58 | 95.00 |" in text
+    assert "| fashion_mnist-5 | **+4.33 [+2.90, +5.77]** |" in text
     assert "| fashion_mnist-100 | – |" in text  # one seed: no interval, nothing to believe
     draw_regimes(tmp_path / "t.svg", regimes)
     drawn = (tmp_path / "t.svg").read_text()
@@ -196,13 +222,10 @@ def test_however_many_arms_a_regime_keeps_to_its_place_in_the_figure(tmp_path, m
     drawn = []
     monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, **options: drawn.append((x, options)))
     members = {"members": one_seed(0.9)["averaged"]}
-    arms = [
-        ArmResult(arm, Choice(), [one_seed(0.9, **members), one_seed(0.91, **members)])
-        for arm in ARMS.values()
-    ]
+    arms = [result(name, [one_seed(0.9, **members), one_seed(0.91, **members)]) for name in ARMS]
     pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
     draw_regimes(
-        tmp_path / "t.svg", [Compared(name, {"same": pool}, arms) for name in ("digits", "fashion_mnist-5")]
+        tmp_path / "t.svg", [Compared(name, {"same": [pool]}, arms) for name in ("digits", "fashion_mnist-5")]
     )
     assert max(x[0] for x, _ in drawn) < 0.5 < min(x[1] for x, _ in drawn)
     looks = [(index % 10, options["fmt"]) for index, (_, options) in enumerate(drawn[: len(arms) - 1])]
@@ -243,7 +266,7 @@ def test_a_cell_is_trained_once_and_again_after_its_settings_changed(tmp_path, m
     first = run_cell(cell, tmp_path)
     assert first["members"].keys() == first["averaged"].keys() == {"validation", "test"}
     assert first["diversity"].keys() >= {"agreement", "pairwise_kl"}
-    (kept,) = (tmp_path / "tiny" / "same" / "results" / "final").iterdir()
+    (kept,) = (tmp_path / "tiny" / "same-0" / "results" / "final").iterdir()
     written = kept.stat().st_mtime_ns
     assert run_cell(cell, tmp_path) == first
     assert kept.stat().st_mtime_ns == written
@@ -257,30 +280,53 @@ def test_a_cell_is_trained_once_and_again_after_its_settings_changed(tmp_path, m
 
 def test_the_page_says_nothing_of_what_was_not_measured():
     arms = [
-        ArmResult(ARMS["control"], Choice(rate=0.4), [one_seed(0.90), one_seed(0.92)]),
-        ArmResult(ARMS["kd-uniform-average"], Choice(warmup=10), [one_seed(0.10)]),
+        result("control", [one_seed(0.90), one_seed(0.92)], Choice(rate=0.4)),
+        result("kd-uniform-average", [one_seed(0.10)], Choice(strength=2)),
     ]
     pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
     text = page(
-        "digits", "Because", {"same": pool}, arms, command="python -m x", chosen="those of the papers"
+        "digits", "Because", {"same": [pool]}, arms, command="python -m x", chosen="those of the papers"
     )
-    assert "| control | – | – | 0.4 | – | 91.00 ± 1.41 |" in text
-    assert "| 90.0, 92.0 |" in text
-    assert "| kd-uniform-average | 4 | – | 1 | 10 | 10.00 |" in text
-    assert "| kd-uniform-average | – | – | – |" in text  # one seed: no interval
-    assert "| control | – | – | -4.00 [-16.71, +8.71] |" in text  # t(0.975, 1) = 12.706 times 1 point
+    assert "| control | – | – | 0.4 | 91.00 ± 1.41 |" in text
+    assert "| 90.0 |\n| kd-uniform-average | 4 | – | 1 | 10.00 |" in text
+    assert "| kd-uniform-average | – | – | – | – |" in text  # one seed: no interval
+    assert "| control | – | – | – | -4.00 [-16.71, +8.71] |" in text  # t(0.975, 1) = 12.706 times 1 point
     assert "nan" not in text
+
+
+def test_a_page_is_made_again_from_its_record_and_one_that_was_changed_is_found(tmp_path, monkeypatch):
+    members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
+    told = {"train/teachers_diversity/pairwise_kl": 0.25, "train/teachers_diversity/agreement": 0.5}
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(1 / 3)["averaged"]}
+    arms = [
+        result("control", [one_seed(0.90), one_seed(0.91)]),
+        result("latent_be", [one_seed(0.92, best=told, **members), one_seed(0.95, best=told, **members)]),
+    ]
+    compared = Compared("digits", {"same": [pool]}, arms)
+    told = {"command": "python -m x", "chosen": chosen_by(None)}
+    made = write(tmp_path, "digits", compared, because="Few", pictures="![it](digits.svg)", **told)
+    text = page("digits", "Few", compared.pools, arms, **told)
+    assert made.replace("![it](digits.svg)\n\n", "") == text
+    assert differing(tmp_path) == []
+    (tmp_path / "digits.md").write_text(made.replace("93.50 ± 2.12", "94.50 ± 2.12"))
+    assert differing(tmp_path) == ["digits"]
+    monkeypatch.setattr("sys.argv", ["study", "check", str(tmp_path)])
+    assert main() == 1
+
+
+def test_every_page_is_what_its_record_makes():
+    assert differing(Path("docs/results")) == []
 
 
 def test_what_students_saw_is_shown_where_every_seed_has_told_it():
     told = {"train/teachers_diversity/pairwise_kl": 0.25, "train/teachers_diversity/agreement": 0.5}
-    one, other = ({"averaged": {"test": dict.fromkeys(METRICS, value)}} for value in (0.5, 0.6))
+    one, other = (one_seed(value) for value in (0.5, 0.6))
     pool = {"teachers": [one["averaged"]], "ensemble": one["averaged"]}
     arms = [
-        ArmResult(ARMS["kd"], Choice(), [{**one, "best": told}, {**other, "best": told}]),
-        ArmResult(ARMS["kd+tdiv"], Choice(), [{**one, "best": told}, other]),
+        result("kd", [{**one, "best": told}, {**other, "best": told}]),
+        result("kd+tdiv", [{**one, "best": told}, other]),
     ]
-    text = page("digits", "Because", {"same": pool}, arms, command="python -m x", chosen=chosen_by(None))
+    text = page("digits", "Because", {"same": [pool]}, arms, command="python -m x", chosen=chosen_by(None))
     assert "| kd | 0.2500 ± 0.0000 | 0.5000 ± 0.0000 | – | – |" in text
     assert "| kd+tdiv | 0.25" not in text
 
