@@ -13,3 +13,5 @@ class EkdError(Exception):
     """1: something failed; 2: the input is wrong, and nothing was started."""
     hint: str | None = None
     """A second line for the user; None: the message says it all."""
+    continues: bool = True
+    """Whether the same command goes on from what is done, once the cause is gone."""

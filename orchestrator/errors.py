@@ -17,11 +17,12 @@ class ExperimentError(EkdError, ValueError):
 
 @contextmanager
 def continuable() -> Iterator[None]:
-    """What fails in this block says, as its hint, that the same command continues."""
+    """What fails in this block says, as its hint, that the same command continues, where it does."""
     try:
         yield
     except ExperimentError:
         raise
     except EkdError as error:
-        error.hint = CONTINUES
+        if error.continues:
+            error.hint = CONTINUES
         raise

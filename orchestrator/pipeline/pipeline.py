@@ -92,6 +92,7 @@ def run(
     lease = Lease(checked.storage)
     try:
         with lease.acquire(view.say), continuable():
+            checked = replace(checked, storage=lease.fenced)
             experiment = checked.experiment
             fingerprint = checked.description.fingerprint
             manifest = Manifest.open(checked.storage, experiment, checked.run_id, fingerprint, code_version())
@@ -251,11 +252,13 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _open_tracker(context: RunContext) -> None:
     checked, manifest = context.checked, context.manifest
+    assert context.lease is not None
     context.tracker_ = Tracker.open(
         checked.tracking_uri,
         checked.experiment.name,
         checked.run_id,
         instance=str(manifest.content.created),
         storage_uri=checked.experiment.storage.uri,
+        confirm=context.lease.confirm,
     )
     manifest.note_mlflow_run("parent", context.tracker_.run_id)

@@ -12,7 +12,7 @@ from ekd_train.persistence.networks import Networks
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.errors import EkdError
-from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.lease import Lease, TakenOver
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
@@ -131,13 +131,17 @@ class RunContext:
 
     @property
     def taken_over(self) -> str | None:
-        """Who owns the run now, if it is not this process any more."""
-        return self.lease.lost if self.lease is not None else None
+        """Why this process does not own the run any more; None: it does."""
+        try:
+            self.stop_if_taken_over()
+        except TakenOver as error:
+            return str(error)
+        return None
 
     def stop_if_taken_over(self) -> None:
-        """Raise `RunFailed` if another driver owns the run: two would write over each other."""
-        if self.taken_over:
-            raise RunFailed(f"{self.taken_over} has taken this run over; this driver stops")
+        """Raise `TakenOver` if another driver owns the run, or may: two would write over each other."""
+        if self.lease is not None:
+            self.lease.check()
 
     def show_in_mlflow(self) -> None:
         """Write to MLflow what it lacks of all that is stored."""
@@ -243,6 +247,7 @@ class RunContext:
                     # With epochs whose events died with an earlier driver.
                     self.tracker.show({event.run: network_state(made, self.checked.run_id)})
             case Failed(failure="hopeless"):
+                self.stop_if_taken_over()
                 self.tracker.finish(event.run, "FAILED")
                 raise RunFailed(f"{event.run}: {event.reason}")
             case Failed():

@@ -125,11 +125,13 @@ def state_of(run: Storage, manifest: ManifestContent) -> RunState:
     """The run's state as stored; "running" only while its driver's lease is fresh."""
     if manifest.status in STATES.values():
         return cast(RunState, manifest.status)
-    holder = None
     with suppress(MissingKey, TooLarge):
         holder = holder_in(run.read(LEASE))
-    alive = holder is not None and not holder.has_ended and time.time() - holder.since <= 2 * LEASE_S
-    return "running" if alive else "stopped"
+        if holder is not None and not holder.has_ended:
+            # Not by what it says of the time: that is of its own host's clock.
+            fresh = holder.is_on_this_host or run.age_s(LEASE) <= 2 * LEASE_S
+            return "running" if fresh else "stopped"
+    return "stopped"
 
 
 def _epochs(experiment: Experiment | None) -> list[tuple[str, int]]:

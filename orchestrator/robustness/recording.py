@@ -9,8 +9,13 @@ from orchestrator.tracking import Tracker, TrackingError, check_tracking, redact
 from orchestrator.tracking.address import sqlite_file
 
 
-def record(run: FinishedRun, uri: str, say: Callable[[str], None]) -> None:
-    """Write what is stored of the run to the MLflow at `uri`; a warning where it cannot be reached."""
+def record(
+    run: FinishedRun, uri: str, say: Callable[[str], None], confirm: Callable[[], None] = lambda: None
+) -> None:
+    """Write what is stored of the run to the MLflow at `uri`; a warning where it cannot be reached.
+
+    `confirm` as `Tracker.open`.
+    """
     file, parent = sqlite_file(uri), run.manifest.mlflow.get("parent")
     if parent is None or (file is not None and not file.exists()):
         say(f"WARNING: not recorded in MLflow: {redacted(uri)} does not have this run")
@@ -24,6 +29,7 @@ def record(run: FinishedRun, uri: str, say: Callable[[str], None]) -> None:
             run.manifest.run_id,
             instance=instance,
             storage_uri=run.experiment.storage.uri,
+            confirm=confirm,
         )
     except TrackingError as error:
         say(f"WARNING: not recorded in MLflow: {error}; the same command records it later")

@@ -10,6 +10,7 @@ OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 HOPELESS = (
     "TrainingDiverged",
     "DamagedCheckpoint",
+    "TakenOver",
     "ValueError",
     "TypeError",
     "KeyError",

@@ -153,6 +153,10 @@ class Storage(ABC):
         """Remove every key below the folder `prefix`, which may not be empty."""
 
     @abstractmethod
+    def age_s(self, key: str) -> float:
+        """Seconds since `key` was written, by the store's own clock: hosts' differ. Raises `MissingKey`."""
+
+    @abstractmethod
     def uri(self, key: str = "") -> str:
         """Where `key` (or, for "", the storage itself) is: an absolute path or an s3:// URI."""
 

@@ -5,6 +5,8 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -130,6 +132,16 @@ class LocalStorage(Storage):
         parts = self._parts(prefix)
         with explained(self.uri(prefix)):
             delete_tree(self.root, parts)
+
+    def age_s(self, key: str) -> float:
+        """By the clock of the file system, which a new file shows; by this host's if none can be made."""
+        with self._open(key) as file:
+            written = os.fstat(file.fileno()).st_mtime
+        try:
+            with tempfile.TemporaryFile(dir=self._path(key).parent) as probe:
+                return os.fstat(probe.fileno()).st_mtime - written
+        except OSError:
+            return time.time() - written
 
     def uri(self, key: str = "") -> str:
         """Where an object, or the storage itself, is."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -158,6 +159,16 @@ class S3Storage(Storage):
             for _ in pool.map(lambda name: self._delete(prefix, name), names):
                 pass  # raises what a deletion raised
         self._call(prefix, lambda client: self._abort_uploads(client, f"{self._name(prefix)}/"))
+
+    def age_s(self, key: str) -> float:
+        """By the clock that the store's replies show."""
+
+        def age(client: Any) -> float:
+            reply = client.head_object(Bucket=self.bucket, Key=self._name(key))
+            now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return float((now - reply["LastModified"]).total_seconds())
+
+        return self._read(key, age)
 
     def uri(self, key: str = "") -> str:
         """Where an object, or the storage itself, is."""

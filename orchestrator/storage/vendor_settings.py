@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.storage.base import Storage
+from orchestrator.storage.fenced import FencedStorage
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -46,6 +47,7 @@ def ray_storage(storage: Storage) -> "tuple[str, FileSystem | None]":
     from orchestrator.storage.s3 import S3Storage
     from orchestrator.storage.s3_client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
+    storage = storage.inner if isinstance(storage, FencedStorage) else storage
     if not isinstance(storage, S3Storage):
         raise TypeError(f"Ray cannot be given a {type(storage).__name__}")
     path = f"{storage.bucket}/{storage.prefix}".rstrip("/")

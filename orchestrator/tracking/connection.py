@@ -146,3 +146,31 @@ class Uninterrupted:
             return self._thread.submit(found, *args, **kwargs).result()
 
         return call
+
+
+READING = ("get_", "search_", "download_", "list_")
+"""What the names of the client's methods that write nothing begin with."""
+
+
+class Confirmed:
+    """Whose methods are those of the client `target`; before each that may write, `confirm` is called.
+
+    >>> Confirmed("one two", lambda: print("may I?")).split()
+    may I?
+    ['one', 'two']
+    """
+
+    def __init__(self, target: object, confirm: Callable[[], None]) -> None:
+        self._target, self._confirm = target, confirm
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found) or name.startswith(READING):
+            return found
+
+        @functools.wraps(found)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._confirm()
+            return found(*args, **kwargs)
+
+        return call

@@ -71,8 +71,9 @@ class Runs:
         ekd_run_id: str,
         instance: str,
         storage_uri: str,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client, self._uri = client, uri
+        self._client, self._uri, self._confirm = client, uri, confirm
         self.ekd_run_id = ekd_run_id
         self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
         self.experiment_id = self._find_or_create_experiment(
@@ -155,6 +156,7 @@ class Runs:
                 file = Path(temporary, path)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
+            self._confirm()  # `upload` may go past the client
             upload(
                 self._uri,
                 held.artifact_uri,

@@ -8,10 +8,10 @@ is in the run's storage too, from which it can be written at any time (`orchestr
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchestrator.tracking.address import redacted
-from orchestrator.tracking.connection import connect, explained
+from orchestrator.tracking.connection import Confirmed, connect, explained
 from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, Unwritten
 from orchestrator.tracking.runs import Runs
 
@@ -77,7 +77,14 @@ class Tracker:
 
     @classmethod
     def open(
-        cls, uri: str, experiment: str, ekd_run_id: str, *, instance: str, storage_uri: str = ""
+        cls,
+        uri: str,
+        experiment: str,
+        ekd_run_id: str,
+        *,
+        instance: str,
+        storage_uri: str = "",
+        confirm: Callable[[], None] = lambda: None,
     ) -> "Tracker":
         """Open the parent run: the one of an earlier start of this `ekd run` if there is one.
 
@@ -87,12 +94,14 @@ class Tracker:
             ekd_run_id: the `ekd run`; name of the parent run.
             instance: tells it from another run with the same id; a manifest's time of creation does.
             storage_uri: the run's storage, where a new experiment's artifacts may be kept.
+            confirm: called before each write; raises if the run is another driver's now.
 
         Raises `TrackingError`: the store cannot be used.
         """
-        client = connect(uri)
+        client = cast("MlflowClient", Confirmed(connect(uri), confirm))
         with explained(uri, "open a run in"):
-            return cls(uri, client, Runs(client, uri, experiment, ekd_run_id, instance, storage_uri))
+            runs = Runs(client, uri, experiment, ekd_run_id, instance, storage_uri, confirm)
+            return cls(uri, client, runs)
 
     def child(self, name: str) -> str:
         """The MLflow id of the training run `name`, which is created if there is none.

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         finished_run(storage)
     meter = ProgressBar("corrupted images", errors)
     try:
-        with Lease(storage).acquire(say):
+        with Lease(storage).acquire(say) as lease:
+            storage = lease.fenced
             stored = finished_run(storage)
             stored = replace(stored, experiment=with_own_places(stored.experiment, arguments))
             try:
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             page = render(load_evidence(storage), tracking_uri=uri and redacted(uri))
             storage.write(REPORT, page.encode())
             if uri is not None:
-                record(stored, uri, say)
+                record(stored, uri, say, lease.confirm)
     except KeyboardInterrupt:
         print(
             "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr

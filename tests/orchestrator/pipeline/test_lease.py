@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.pipeline import lease as lease_module
-from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, holder_in, this_process
+from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, TakenOver, holder_in, this_process
 from orchestrator.storage import Conflict, StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -69,11 +70,22 @@ def test_time_in_which_the_store_was_away_is_not_held_against_the_holder(storage
     assert len(reads) == 4
 
 
+def given_up(storage: LocalStorage) -> bool:
+    holder = holder_in(storage.read(LEASE))
+    assert holder is not None
+    return holder.released
+
+
 def test_a_run_that_was_given_up_is_free(storage):
     with Lease(storage).acquire():
-        assert storage.exists(LEASE)
-    assert not storage.exists(LEASE)
-    Lease(storage).acquire().release()
+        assert not given_up(storage)
+    assert given_up(storage)
+    Lease(storage).acquire(lambda said: pytest.fail(f"it waits: {said}")).release()
+
+
+def test_a_run_that_was_given_up_on_another_host_is_free_at_once(storage):
+    put_holder(storage, host="elsewhere", released=True)
+    Lease(storage).acquire(lambda said: pytest.fail(f"it waits: {said}")).release()
 
 
 @pytest.mark.parametrize("reaped", [True, False])
@@ -144,7 +156,9 @@ def test_a_driver_notices_that_another_has_taken_over_and_leaves_that_lease_alon
     with Lease(storage, **QUICK).acquire() as mine:
         put_holder(storage, host="elsewhere", pid=77)
         assert eventually(lambda: mine.lost is not None)
-        assert mine.lost == "process 77 on elsewhere"
+        assert mine.lost == "process 77 on elsewhere has taken this run over"
+        with pytest.raises(TakenOver, match="process 77 on elsewhere"):
+            mine.check()
     assert storage.exists(LEASE)
 
 
@@ -173,14 +187,91 @@ class Failing(LocalStorage):
 def test_a_store_that_is_away_for_a_while_costs_no_lease(tmp_path, lost_answer, monkeypatch):
     error = Conflict("x") if lost_answer else StorageError("x", "away", "wait")
     storage = Failing(tmp_path)
-    with Lease(storage, **QUICK).acquire() as mine:
+    with Lease(storage, lease_s=600, renew_s=0.1).acquire() as mine:
         monkeypatch.setattr(Failing, "answers_lost", lost_answer)
         monkeypatch.setattr(Failing, "failures", [error])
         assert eventually(lambda: not Failing.failures)
         renewed = storage.read(LEASE)
         assert eventually(lambda: storage.read(LEASE) != renewed)
         assert mine.lost is None
-    assert not storage.exists(LEASE)
+    assert given_up(storage)
+
+
+def test_a_holder_that_cannot_renew_for_the_length_of_its_lease_counts_itself_lost(tmp_path, monkeypatch):
+    mine = Lease(Failing(tmp_path), lease_s=60, renew_s=1e6).acquire()
+    monkeypatch.setattr(Failing, "failures", [StorageError("x", "away", "wait")] * 3)
+    mine.check()
+    assert len(Failing.failures) == 3
+    monkeypatch.setattr(mine, "_renewed", mine._renewed - 61)
+    for _ in range(2):
+        with pytest.raises(
+            TakenOver, match="could not be renewed for 60 s: another driver may have it; this"
+        ):
+            mine.check()
+    assert len(Failing.failures) == 2
+    monkeypatch.setattr(Failing, "failures", [])  # the store is back, and nobody came: too late all the same
+    with pytest.raises(TakenOver):
+        mine.check()
+    mine.release()
+
+
+def test_a_holder_that_was_stopped_for_longer_goes_on_if_it_can_renew_at_once(storage):
+    """As a laptop that was closed for a night: that the lease is still its own shows that nobody came."""
+    with Lease(storage, lease_s=60, renew_s=1e6).acquire() as mine:
+        mine._renewed -= 3600
+        mine.check()
+        assert mine.lost is None
+        mine._renewed -= 3600
+        put_holder(storage, host="elsewhere", pid=77)
+        with pytest.raises(TakenOver, match="process 77 on elsewhere has taken this run over"):
+            mine.check()
+
+
+def test_every_owner_has_a_larger_number_than_those_before(storage):
+    terms = []
+    for _ in range(3):
+        with Lease(storage).acquire() as mine:
+            terms.append(mine.term)
+    put_holder(storage, started="ended", term=7)
+    with Lease(storage).acquire() as mine:
+        assert [*terms, mine.term] == [1, 2, 3, 8]
+
+
+def test_an_old_owner_and_its_workers_read_but_write_and_delete_nothing(storage):
+    old = Lease(storage, renew_s=1e6).acquire()
+    old.fenced.write("checkpoints/student/epoch-00001.json", b"1")
+    worker = pickle.loads(pickle.dumps(old.fenced)).child("checkpoints")  # noqa: S301 (sent with a job)
+    put_holder(storage, started="ended", term=old.term)  # as if its process had ended
+    new = Lease(storage).acquire()
+    new.fenced.write("checkpoints/student/epoch-00001.json", b"2")
+    before = {key: storage.read(key) for key in storage.list()}
+    changes = [
+        lambda at: at.write("student/epoch-00001.json", b"1"),
+        lambda at: at.write_if("student/epoch-00002.json", b"1", match=None),
+        lambda at: at.delete("student/epoch-00001.json"),
+        lambda at: at.delete_prefix("student"),
+        lambda at: at.top.child("networks").write("a.json", b"1"),
+    ]
+    for change in changes:
+        for at in (worker, old.fenced.child("checkpoints")):
+            with pytest.raises(TakenOver, match="has taken this run over"):
+                change(at)
+    assert worker.read("student/epoch-00001.json") == b"2"
+    assert {key: storage.read(key) for key in storage.list()} == before
+    with pytest.raises(TakenOver):
+        old.confirm()
+    new.release()
+    old.release()
+    with pytest.raises(TakenOver, match="given up"):
+        new.fenced.write("late", b"")
+
+
+def test_a_worker_that_cannot_see_who_owns_the_run_writes_nothing(storage, monkeypatch):
+    with Lease(storage).acquire() as mine:
+        storage.delete(LEASE)
+        with pytest.raises(TakenOver, match="another driver has taken this run over"):
+            mine.fenced.write("a", b"")
+    assert not storage.exists("a")
 
 
 def take(folder: str, wins) -> None:

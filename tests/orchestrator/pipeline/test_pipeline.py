@@ -1,5 +1,6 @@
 """How a run ends, and what it says then: with stages, tracker and view that are stand-ins."""
 
+import json
 import os
 import signal
 import threading
@@ -11,14 +12,13 @@ from training_runs import a_description
 
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline import pipeline
-from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld
+from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, TakenOver
 from orchestrator.pipeline.manifest import MANIFEST, Manifest
 from orchestrator.pipeline.manifest_content import Registered
 from orchestrator.pipeline.order import SEARCH, Stage
 from orchestrator.pipeline.run_context import RunFailed
 from orchestrator.pipeline.stages.register import register
 from orchestrator.planning.preflight import Checked
-from orchestrator.pretrained.given import Given
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
 from orchestrator.storage import StorageError
@@ -55,14 +55,14 @@ def tracker(monkeypatch) -> FakeTracker:
 
 @pytest.fixture
 def checked(tmp_path) -> Any:
-    return SimpleNamespace(
+    return Checked(
         experiment=load_experiment("digits"),
         run_id="mine",
         storage=LocalStorage(tmp_path),
         tracking_uri="sqlite:///unused",
         description=a_description(fingerprint="f" * 64),
         dataset=SimpleNamespace(findings=()),
-        given=Given(),
+        capacity=local_capacity(),
     )
 
 
@@ -134,7 +134,6 @@ def test_after_a_search_the_run_is_about_the_best_trials_experiment(checked, tra
         seen.append((distillation.temperature, context.manifest.content.result_hash))
         return {}
 
-    checked = Checked(**vars(checked), capacity=local_capacity())
     request = SearchRequest(space=load_space("student"))
     best_trial = {"trial": "trial-0001", "values": {"distillation.temperature": 2.5}, "score": 0.9}
     found = {"best": best_trial}
@@ -158,7 +157,7 @@ def test_an_unexpected_exception_is_one_line_with_the_log_that_has_the_traceback
     assert "KeyError: 'boom'" in log.read_text()
     assert tracker.closed == ["FAILED"]
     assert manifest(checked).content.status == "failed"
-    assert not checked.storage.exists(LEASE)
+    assert json.loads(checked.storage.read(LEASE))["released"]
 
 
 @pytest.mark.parametrize("error", [RunFailed("loss"), StorageError("s3://b", "is away", "wait")])
@@ -195,7 +194,7 @@ def test_a_signal_interrupts_the_run(checked, tracker, number):
         signal.signal(number, before)
     assert tracker.closed == ["KILLED"]
     assert manifest(checked).content.status == "interrupted"
-    assert not checked.storage.exists(LEASE)
+    assert json.loads(checked.storage.read(LEASE))["released"]
 
 
 def test_a_run_under_nohup_outlives_its_terminal(checked, tracker):
@@ -224,13 +223,13 @@ def test_a_failure_at_the_end_does_not_hide_why_the_run_ended(checked, tracker, 
 
 def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tracker):
     def taken_over(context):
-        context.lease.lost = "process 7 on elsewhere"
+        context.lease.lost = "process 7 on elsewhere has taken this run over"
         return {}
 
     def never(context):
         raise AssertionError
 
-    with pytest.raises(RunFailed, match="process 7 on elsewhere has taken this run over"):
+    with pytest.raises(TakenOver, match="process 7 on elsewhere has taken this run over; this driver stops"):
         run(checked, {"one": taken_over, "two": never})
     assert tracker.closed == []
     assert manifest(checked).content.status == "running"

@@ -12,6 +12,7 @@ import pytest
 from training_runs import a_description
 
 from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.lease import Lease, TakenOver
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.search import search
@@ -46,9 +47,8 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     )
     view = View()
     view.console.quiet = True
-    made = RunContext(
-        cast(Any, checked), cast(Any, None), view, tmp_path, cast(Any, SimpleNamespace(lost=None)), REQUEST
-    )
+    lease = Lease(checked.storage, lease_s=float("inf"))
+    made = RunContext(cast(Any, checked), cast(Any, None), view, tmp_path, lease, REQUEST)
     made.tracker_, made._capacity = cast(Any, Deaf()), Capacity((Node(4),), "a test")
     return made
 
@@ -60,7 +60,7 @@ def stored(context: RunContext) -> dict[str, bytes]:
 
 def lose(context: RunContext) -> None:
     assert context.lease is not None
-    context.lease.lost = "process 7 on another host"
+    context.lease.lost = "process 7 on another host has taken this run over"
 
 
 def end(callback: Any, number: int) -> None:
@@ -84,7 +84,7 @@ def test_a_driver_that_lost_its_run_writes_no_more_trials(
         end(callback, 1)
 
     monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
-    with pytest.raises(RunFailed, match="process 7 on another host has taken this run over"):
+    with pytest.raises(TakenOver, match="process 7 on another host has taken this run over"):
         search(context)
     assert "trials/trial-0000/trial.json" in before
     assert stored(context) == before
@@ -101,7 +101,7 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
         before.update(stored(context))
 
     monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
-    with pytest.raises(RunFailed, match="has taken this run over"):
+    with pytest.raises(TakenOver, match="has taken this run over"):
         search(context)
     assert stored(context) == before
 

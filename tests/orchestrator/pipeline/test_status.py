@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -67,10 +68,18 @@ def test_a_run_whose_driver_was_killed_is_stopped(storage, capsys):
 
 def test_a_run_of_another_host_whose_lease_has_run_out_is_stopped(storage):
     run = begin(storage)
-    run.write(
-        LEASE, json.dumps({"host": "elsewhere", "boot": "b", "pid": 1, "since": time.time() - 3600}).encode()
-    )
+    run.write(LEASE, json.dumps({"host": "elsewhere", "boot": "b", "pid": 1}).encode())
+    hour_ago = time.time() - 3600
+    os.utime(run.folder / LEASE, (hour_ago, hour_ago))
     assert "stopped" in one_run(run, "mine")
+
+
+@pytest.mark.parametrize("wrong_by_s", [-86400, 86400])
+def test_a_run_of_a_host_whose_clock_is_wrong_is_running(storage, wrong_by_s):
+    run = begin(storage)
+    lease = {"host": "elsewhere", "boot": "b", "pid": 1, "since": time.time() + wrong_by_s}
+    run.write(LEASE, json.dumps(lease).encode())
+    assert "mine: running" in one_run(run, "mine")
 
 
 def test_the_newest_run_comes_first(storage, capsys):

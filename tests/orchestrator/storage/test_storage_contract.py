@@ -166,3 +166,11 @@ def test_it_travels_to_other_processes_without_credentials(storage):
 
 def test_an_equal_storage_is_equal(tmp_path):
     assert open_storage(str(tmp_path)).child("a") == open_storage(str(tmp_path / "a"))
+
+
+def test_the_age_of_an_object_is_told_by_the_stores_clock(storage, monkeypatch):
+    storage.write("a", b"")
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("this host's clock is asked"))
+    assert -1 <= storage.age_s("a") < 3600
+    with pytest.raises(MissingKey):
+        storage.age_s("absent")
