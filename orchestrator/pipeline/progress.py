@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ekd_train import waiting
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.estimate import Training, pace, seconds_left
 from orchestrator.pipeline.plain_console import PlainConsole
@@ -20,6 +21,17 @@ WIDE = 110
 """Columns from which a line has room for images/s too."""
 
 log = logging.getLogger(__name__)
+
+
+class _Voice(logging.Handler):
+    """Shows what something in this process waits for."""
+
+    def __init__(self, console: PlainConsole) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.say(f"WARNING: {record.getMessage()}", style="bold yellow")
 
 
 class View(Progress):
@@ -52,7 +64,14 @@ class View(Progress):
         self._said: dict[str, float] = {}
         self._whole = self.add_task("starting", total=1, told="")
         self._bars: dict[str, Any] = {}
+        self._voice = _Voice(console)
+        waiting.log.addHandler(self._voice)
         self.start()
+
+    def stop(self) -> None:
+        """Show nothing more."""
+        waiting.log.removeHandler(self._voice)
+        super().stop()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and below them the panel."""

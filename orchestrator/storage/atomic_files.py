@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ekd_train.waiting import Wait, lock_holder
+
 PENDING = ".pending-"
 """Begins the name of a file that is being written; it takes its final name when it is whole."""
 
@@ -133,7 +135,9 @@ def _delete_abandoned(folder: int, pending: str) -> None:
 
 def _open_locked(root: Path, parts: Sequence[str], pending: str, wait_s: float) -> tuple[int, int]:
     """Descriptors of the folder, which is made, and of `pending` in it: locked, and the file of that name."""
-    began = missing_since = time.monotonic()
+    missing_since = time.monotonic()
+    number = 0
+    wait = Wait(lambda: f"{root.joinpath(*parts, pending)}, locked by {lock_holder(number)}")
     while True:
         folder = descriptor = None
         locked = False
@@ -145,6 +149,7 @@ def _open_locked(root: Path, parts: Sequence[str], pending: str, wait_s: float) 
             locked = _lock(descriptor) and _has_name(descriptor, pending, folder)
             if locked:
                 return folder, descriptor
+            number = os.fstat(descriptor).st_ino
         except FileNotFoundError:  # somebody deletes the folder meanwhile, or it is not to be had
             if time.monotonic() - missing_since > _DELETED_S:
                 raise
@@ -152,8 +157,10 @@ def _open_locked(root: Path, parts: Sequence[str], pending: str, wait_s: float) 
             for opened in (descriptor, folder) if not locked else ():
                 if opened is not None:
                     os.close(opened)
-        if time.monotonic() - began > wait_s:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process has been writing it for {wait_s:g} s")
+        if wait.look() > wait_s:
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"for {wait_s:g} s it has been locked by {lock_holder(number)}"
+            )
         time.sleep(_POLL_S)
 
 

@@ -61,6 +61,8 @@ def explained(uri: str) -> Iterator[None]:
         problem, remedy = _EXPLANATIONS.get(
             error.errno or 0, (error.strerror or str(error), "check the disk, or set storage.uri elsewhere")
         )
+        if isinstance(error, TimeoutError) and error.strerror != os.strerror(errno.ETIMEDOUT):
+            problem = error.strerror or problem  # ours, which says by whom
         raise StorageError(uri, problem, remedy) from error
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore.config import Config
 
+from ekd_train.waiting import waiting_for
 from orchestrator.storage import s3_errors
 
 Result = TypeVar("Result")
@@ -23,9 +24,10 @@ _LONGEST_PAUSE_S = 10.0
 
 logger = logging.getLogger(__name__)
 
-_clients: dict[tuple[int, str | None], tuple[Any, Any]] = {}
+_Place = tuple[int, str | None, float]
+_clients: dict[_Place, tuple[Any, Any]] = {}
 """The client and the credentials that it signs with; by process id as well: a forked process must not share
-its parent's connections."""
+its parent's connections. And by the longest silence, in seconds, that it bears."""
 
 
 def call(operation: Callable[[Any], Result], uri: str, endpoint_url: str | None, patience_s: float) -> Result:
@@ -40,11 +42,12 @@ def call(operation: Callable[[Any], Result], uri: str, endpoint_url: str | None,
     renewed = False
     while True:
         try:
-            return operation(client(endpoint_url))
+            with waiting_for(lambda: f"{uri}, whose store does not answer"):
+                return operation(client(endpoint_url, patience_s))
         except s3_errors.S3_ERRORS as error:
             # Once a call: a role's credentials are new ones whenever they are asked for.
             if s3_errors.refused_credentials(error) and not renewed:
-                renewed = _renew(endpoint_url)
+                renewed = _renew(endpoint_url, patience_s)
                 if renewed:
                     continue
             remaining_s = deadline - time.monotonic()
@@ -56,26 +59,31 @@ def call(operation: Callable[[Any], Result], uri: str, endpoint_url: str | None,
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def client(endpoint_url: str | None) -> Any:
+def client(endpoint_url: str | None, patience_s: float = READ_TIMEOUT_S) -> Any:
     """This process's client for `endpoint_url` (None: AWS, or what AWS_ENDPOINT_URL_S3 says).
 
+    Of a store that accepts a connection and says nothing it bears no more than `patience_s`.
     Credentials and region come from boto3's own chain: environment, shared files, instance role.
     """
-    place = (os.getpid(), endpoint_url)
+    place = _place(endpoint_url, patience_s)
     if place not in _clients:
-        _clients[place] = _new_client(endpoint_url)
+        _clients[place] = _new_client(place)
     return _clients[place][0]
 
 
-def _renew(endpoint_url: str | None) -> bool:
+def _place(endpoint_url: str | None, patience_s: float) -> _Place:
+    return os.getpid(), endpoint_url, max(CONNECT_TIMEOUT_S, min(READ_TIMEOUT_S, patience_s))
+
+
+def _renew(endpoint_url: str | None, patience_s: float) -> bool:
     """Ask the chain for credentials again; True if there are others than this process used so far.
 
     boto3 renews a role's credentials by itself, but reads a shared file only once, so that keys
     which were rotated there in mid-run would stay unseen.
     """
-    place = (os.getpid(), endpoint_url)
+    place = _place(endpoint_url, patience_s)
     try:
-        fresh = _new_client(endpoint_url)
+        fresh = _new_client(place)
         if place in _clients and _keys(fresh[1]) == _keys(_clients[place][1]):
             return False
     except s3_errors.S3_ERRORS:  # the source is being rewritten, is away, or refuses a role
@@ -89,13 +97,14 @@ def present_credentials() -> tuple[str | None, str | None, str | None]:
     return _keys(boto3.session.Session().get_credentials()) or (None, None, None)
 
 
-def _new_client(endpoint_url: str | None) -> tuple[Any, Any]:
+def _new_client(place: _Place) -> tuple[Any, Any]:
+    _, endpoint_url, silence_s = place
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
+        read_timeout=silence_s,
         tcp_keepalive=True,
         # For a lost packet or a throttled part; a store that is away is for `call`.
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": 3 if silence_s == READ_TIMEOUT_S else 1},
     )
     if endpoint_url is not None:
         compatible = Config(

@@ -29,6 +29,8 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # stderr is for what is wrong
 }
 UPLOAD_TIMEOUT_S = 300
+MIGRATION_S = 300
+"""How long another process may take to create or migrate a SQLite file."""
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -117,7 +119,7 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with locked(file.with_name(f"{file.name}.lock")):
+    with locked(file.with_name(f"{file.name}.lock"), MIGRATION_S):
         yield
 
 
