@@ -165,7 +165,7 @@ def _range(entry: Mapping[str, Any]) -> str:
         lower = f" above {entry['exclusiveMinimum']:g}"
     if "exclusiveMaximum" in entry:
         return f"{lower} to below {entry['exclusiveMaximum']:g}"
-    if not bounded:
+    if above is None or not bounded:
         return lower
     upper = f"{above:,.0f}" if above > 1 else f"{above:g}"
     return f"{lower} to {upper}" if below is not None else f"{lower}, at most {upper}"
