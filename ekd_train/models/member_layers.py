@@ -167,4 +167,5 @@ def rows(values: Tensor, members: Sequence[int] | None) -> Tensor:
         return values.mean(0, keepdim=True)
     if tuple(members) == tuple(range(len(values))):
         return values
-    return values[list(members)]
+    # Slices, not an index: a list of numbers would have to be copied to a GPU, which waits for it.
+    return torch.cat([values[member : member + 1] for member in members])

@@ -49,7 +49,8 @@ class _Synchronised(_BatchNorm):
             return
         self.num_batches_tracked.add_(1)
         # As in torch: without a momentum the running values are plain means over the batches seen.
-        fraction = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        tracked = self.num_batches_tracked.to(self.running_mean.dtype)
+        fraction = 1 / tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), fraction)
         self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), fraction)
 
@@ -159,7 +160,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)  # faster than var_mean
     else:
         mean = variance = wide.new_zeros(channels)
-    own = torch.cat([mean, variance * count, mean.new_tensor([count])])
+    own = torch.cat([mean, variance * count, mean.new_full((1,), count)])
     gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(_Synchronised.group))]
     dist.all_gather(gathered, own, group=_Synchronised.group)
     means, deviations, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)

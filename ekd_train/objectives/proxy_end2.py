@@ -66,7 +66,7 @@ def _against(mean: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     classes = logits.shape[-1]
     log_alpha = F.softplus(logits)
-    log_total = torch.logaddexp(torch.logsumexp(logits, dim=-1), logits.new_tensor(math.log(classes)))
+    log_total = torch.logaddexp(torch.logsumexp(logits, dim=-1), logits.new_full((), math.log(classes)))
     half, half_of_total = torch.exp(-log_alpha) / 2, torch.exp(-log_total) / 2
     r, q, alpha_q = _remainders(log_alpha)
     r_total, q_total, total_q = _remainders(log_total)
