@@ -13,12 +13,16 @@ A training step reads what the objective needs, collects those `Predictions`, an
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
+from ekd_train.objectives.dist import dist
+from ekd_train.objectives.dkd import dkd
 from ekd_train.objectives.ekd import Ekd, ekd, feature_mse
 from ekd_train.objectives.feature_projections import FeatureProjections
 from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.matching import Matching, confidence_weights, standardised
 from ekd_train.objectives.mean_kd import mean_kd, mean_kl
 from ekd_train.objectives.member_kd import member_kd, member_kl
 from ekd_train.objectives.mixture import Mixture, each_member
@@ -34,6 +38,9 @@ __all__ = [
     "Objective",
     "Predictions",
     "build_objective",
+    "confidence_weights",
+    "dist",
+    "dkd",
     "ekd",
     "feature_mse",
     "label_ce",
@@ -42,24 +49,41 @@ __all__ = [
     "member_kl",
     "objective_for",
     "proxy_end2",
+    "standardised",
 ]
 
 
-def _mixture(
-    distillation: Callable[..., Tensor], *, clean_labels: bool = False
-) -> Callable[[Distillation], Objective]:
+def _mixture(distillation: Callable[..., Tensor], **options: bool) -> Callable[[Distillation], Objective]:
     return lambda settings: Mixture(
-        distillation, alpha=settings.alpha, temperature=settings.temperature, clean_labels=clean_labels
+        distillation,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
+        matching=_matching(settings),
+        **options,
     )
+
+
+def _matching(settings: Distillation) -> Matching:
+    return Matching(settings.standardise, settings.teacher_weights)
+
+
+def _dkd(settings: Distillation) -> Objective:
+    weights = settings.dkd
+    loss = partial(dkd, target=weights.target, non_target=weights.non_target)
+    return _mixture(loss, reads_labels=True)(settings)
 
 
 OBJECTIVES: dict[str, Callable[[Distillation], Objective]] = {
     "label": lambda _: Mixture(member_kl, alpha=0.0, temperature=1.0),
     "mean_kd": _mixture(mean_kl),
     "member_kd": _mixture(member_kl),
-    "ekd": lambda settings: Ekd(temperature=settings.temperature, weights=settings.ekd),
+    "ekd": lambda settings: Ekd(
+        temperature=settings.temperature, weights=settings.ekd, matching=_matching(settings)
+    ),
     "ce_kd": _mixture(member_kl, clean_labels=True),
     "proxy_end2": _mixture(each_member(proxy_end2)),
+    "dkd": _dkd,
+    "dist": _mixture(dist),
 }
 """`ce_kd` is the ODS paper's loss (Nam, Yoon, Lee, Lee, NeurIPS 2021; there α = 0.9):
 `(1 - α) CE(student(x), y) + α τ² KL(teacher m(x') ‖ member m(x'))`, labels on the clean image x, teachers on

@@ -1,6 +1,5 @@
 """Ensemble Knowledge Distillation: N branches, N teachers, and the branches' fused prediction."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,8 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.matching import AS_THEY_ARE, Matching
 from ekd_train.objectives.objective import Objective, Predictions, present, weighted_sum
-from ekd_train.objectives.soft_targets import check_student_and_teachers, kl_divergence, tempered_log_probs
+from ekd_train.objectives.soft_targets import (
+    check_student_and_teachers,
+    kl_divergence,
+    mean_log_probs,
+    tempered_log_probs,
+)
 from ekd_train.settings import EkdWeights
 
 
@@ -22,6 +27,7 @@ def ekd(
     weights: EkdWeights,
     student_features: Sequence[Tensor] | None = None,
     teacher_features: Sequence[Tensor] | None = None,
+    matching: Matching = AS_THEY_ARE,
 ) -> dict[str, Tensor]:
     """Labels, teachers and, if weighted, features, for every branch and for the fused prediction.
 
@@ -30,6 +36,8 @@ def ekd(
         L = a · [CE(z̄, y) + Σ_n CE(z_n, y)]
           + b · [Σ_n τ² KL(T_n ‖ z_n) + τ² KL(T̄ ‖ z̄)]
           + c · Σ_n MSE(student feature n, teacher feature n)
+
+    With `weights.reduction` "mean" every bracket, a sum of N + 1 losses, is divided by N + 1.
 
     Asif, Tang, Harrer 2019 describe the method in words; weights, KL, the forms of z̄ and T̄ and the
     feature term are this project's choices, because the text leaves them open.
@@ -42,6 +50,7 @@ def ekd(
         weights: a (`label`), b (`distillation`), c (`feature`).
         student_features: s maps `(b, ch, h, w)`, projected; read only if c > 0.
         teacher_features: k maps of the same shapes; read only if c > 0.
+        matching: what of the logits is matched, and how much each teacher counts.
 
     Returns:
         `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
@@ -49,24 +58,29 @@ def ekd(
     Raises `ValueError`: shapes that do not fit, or missing teachers or features.
     """
 
+    branches = len(student_logits)
+    losses = branches + 1 if weights.reduction == "mean" else 1
+
     def label() -> Tensor:
         fused = label_ce(student_logits.mean(dim=0), labels)
-        return fused + len(student_logits) * label_ce(student_logits, labels)
+        return (fused + branches * label_ce(student_logits, labels)) / losses
 
     def distillation() -> Tensor:
         targets = present(teacher_logits, "teachers")
         check_student_and_teachers(student_logits, targets, members=True)
-        teachers = tempered_log_probs(targets, temperature)
-        branches = tempered_log_probs(student_logits, temperature)
-        ensemble = torch.logsumexp(teachers, dim=0) - math.log(len(teachers))
-        fused = tempered_log_probs(student_logits.mean(dim=0), temperature)
-        per_branch = len(branches) * kl_divergence(teachers, branches)
-        return temperature**2 * (per_branch + kl_divergence(ensemble, fused))
+        counts = matching.weights(targets, labels)
+        teachers, parts, fused = (
+            tempered_log_probs(matching.seen(logits), temperature)
+            for logits in (targets, student_logits, student_logits.mean(dim=0))
+        )
+        per_branch = branches * kl_divergence(teachers, parts, counts)
+        together = kl_divergence(mean_log_probs(teachers, counts), fused)
+        return temperature**2 * (per_branch + together) / losses
 
     def feature() -> Tensor:
         students = present(student_features, "student_features")
         targets = present(teacher_features, "teacher_features")
-        return feature_mse(students, targets)
+        return feature_mse(students, targets) / losses
 
     return weighted_sum(
         {
@@ -96,11 +110,12 @@ def feature_mse(student_features: Sequence[Tensor], teacher_features: Sequence[T
 
 
 class Ekd(Objective):
-    """`ekd` with fixed temperature and weights."""
+    """`ekd` with fixed temperature, weights and matching."""
 
-    def __init__(self, *, temperature: float, weights: EkdWeights) -> None:
+    def __init__(self, *, temperature: float, weights: EkdWeights, matching: Matching = AS_THEY_ARE) -> None:
         self.temperature = temperature
         self.weights = weights
+        self.matching = matching
         self.needs_teachers = weights.distillation > 0 or weights.feature > 0
         self.needs_features = weights.feature > 0
 
@@ -114,4 +129,5 @@ class Ekd(Objective):
             weights=self.weights,
             student_features=predictions.student_features,
             teacher_features=predictions.teacher_features,
+            matching=self.matching,
         )

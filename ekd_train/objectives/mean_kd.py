@@ -7,7 +7,9 @@ from ekd_train.objectives.mixture import each_member
 from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
 
 
-def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def mean_kd(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """One student learns the mean of the tempered teacher probabilities.
 
     `τ² · 1/(k·b) Σ_m Σ_b CE(softmax(zT_m/τ), log_softmax(zS/τ))`
@@ -18,6 +20,7 @@ def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
         student_logits: `(b, c)`.
         teacher_logits: `(k, b, c)`, k >= 1; their order does not matter. They receive no gradient.
         temperature: τ > 0. The factor τ² keeps gradients of comparable size across τ.
+        weights: `(k, b)`, of each teacher for each image, their sum over the teachers 1; None: 1/k each.
 
     Returns:
         A scalar >= τ² times the entropy of the target (cross-entropy, not KL), a mean over the batch.
@@ -28,16 +31,23 @@ def mean_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     tensor(4.)
     """
     check_student_and_teachers(student_logits, teacher_logits, members=False)
-    target_probs = tempered_log_probs(teacher_logits, temperature).exp().mean(dim=0)
+    target_probs = _mean_probs(teacher_logits, temperature, weights)
     return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
 
 
-def mean_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def mean_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """`mean_kd` less the target's τ² entropy, averaged over members `(s, b, c)`: τ² KL.
 
     The same gradient; zero for a student that has learned it all, whatever the temperature.
     """
-    loss = each_member(mean_kd)(student_logits, teacher_logits, temperature=temperature)
-    target_probs = tempered_log_probs(teacher_logits, temperature).exp().mean(dim=0)
+    loss = each_member(mean_kd)(student_logits, teacher_logits, temperature=temperature, weights=weights)
+    target_probs = _mean_probs(teacher_logits, temperature, weights)
     entropy = torch.special.entr(target_probs).sum(dim=-1).mean()
     return loss - temperature**2 * entropy.detach()
+
+
+def _mean_probs(teacher_logits: Tensor, temperature: float, weights: Tensor | None) -> Tensor:
+    probs = tempered_log_probs(teacher_logits, temperature).exp()
+    return probs.mean(dim=0) if weights is None else (weights.unsqueeze(-1) * probs).sum(dim=0)

@@ -10,7 +10,9 @@ from ekd_train.objectives.soft_targets import (
 )
 
 
-def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def member_kd(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Member m learns the tempered probabilities of teacher m.
 
     `L_KD = τ² · 1/(s·b) Σ_m Σ_b CE(softmax(zT_m/τ), log_softmax(zS_m/τ))`
@@ -20,6 +22,8 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
         student_logits: `(s, b, c)`.
         teacher_logits: `(k, b, c)` with k = s. They receive no gradient.
         temperature: τ > 0.
+        weights: `(k, b)`, of each teacher for each image, their sum over the teachers 1: an
+            image counts k · weight in its member's loss. None: 1/k each.
 
     Returns:
         A scalar >= τ² times the teachers' mean entropy, a mean over members and batch. Because of the
@@ -30,10 +34,14 @@ def member_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     """
     check_student_and_teachers(student_logits, teacher_logits, members=True)
     target_probs = tempered_log_probs(teacher_logits, temperature).exp()
-    return temperature**2 * cross_entropy(target_probs, tempered_log_probs(student_logits, temperature))
+    return temperature**2 * cross_entropy(
+        target_probs, tempered_log_probs(student_logits, temperature), weights
+    )
 
 
-def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def member_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """`τ² · 1/(s·b) Σ_m Σ_b KL(softmax(zT_m/τ) ‖ softmax(zS_m/τ))`: `member_kd` less the teachers' entropy.
 
     The same gradient; a scalar >= 0, zero when every member equals its teacher. Arguments and errors as
@@ -41,4 +49,4 @@ def member_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     """
     check_student_and_teachers(student_logits, teacher_logits, members=True)
     teachers = tempered_log_probs(teacher_logits, temperature)
-    return temperature**2 * kl_divergence(teachers, tempered_log_probs(student_logits, temperature))
+    return temperature**2 * kl_divergence(teachers, tempered_log_probs(student_logits, temperature), weights)

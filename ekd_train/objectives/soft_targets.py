@@ -1,4 +1,9 @@
-"""Cross-entropy and divergence against soft targets, at a temperature; and the checks on shapes."""
+"""Cross-entropy and divergence against soft targets, at a temperature; and the checks on shapes.
+
+`weights` are of each teacher for each image, `(k, b)`, their sum over the teachers 1; None: each 1/k.
+"""
+
+import math
 
 import torch
 from torch import Tensor
@@ -15,21 +20,51 @@ def tempered_log_probs(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(precise / temperature, dim=-1)
 
 
-def cross_entropy(target_probs: Tensor, log_probs: Tensor) -> Tensor:
+def mean_log_probs(log_probs: Tensor, weights: Tensor | None = None) -> Tensor:
+    """`log Σ_k w_k p_k`, `(b, c)`, of teachers' log-probabilities `(k, b, c)`."""
+    if weights is None:
+        return torch.logsumexp(log_probs, dim=0) - math.log(len(log_probs))
+    return torch.logsumexp(log_probs + weights.log().unsqueeze(-1), dim=0)
+
+
+def mean_over_images(losses: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of `losses (..., b)`; with weights of `(s, b)`, each s times its weight counts."""
+    return losses.mean() if weights is None else (len(weights) * weights * losses).mean()
+
+
+def cross_entropy(target_probs: Tensor, log_probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """`-Σ_c target_c · log_prob_c`, averaged over every leading axis: a scalar.
 
     No gradient reaches the target: a target is not something that learns.
     """
-    return -(target_probs.detach() * log_probs).sum(dim=-1).mean()
+    return -mean_over_images((target_probs.detach() * log_probs).sum(dim=-1), weights)
 
 
-def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+def kl_divergence(target_log_probs: Tensor, log_probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """`KL(target ‖ prediction)`, averaged over every leading axis: a scalar, zero when they are equal.
 
     Its gradient is that of `cross_entropy`; it differs by the target's entropy.
     """
     target = target_log_probs.detach()
-    return (target.exp() * (target - log_probs)).sum(dim=-1).mean()
+    return mean_over_images((target.exp() * (target - log_probs)).sum(dim=-1), weights)
+
+
+def paired(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What each member learns and what it predicts, tempered log-probabilities `(s, b, c)`; and weights.
+
+    A student of one member learns the teachers' mean probability, in which they have their weights; of
+    several, member m learns from teacher m, and the weights, `(s, b)`, are those of its images.
+
+    Raises `ValueError`: shapes that do not fit, or several members and another number of teachers.
+    """
+    targets = tempered_log_probs(teacher_logits.detach(), temperature)
+    if len(student_logits) == 1:
+        check_student_and_teachers(student_logits[0], teacher_logits, members=False)
+        targets, weights = mean_log_probs(targets, weights).unsqueeze(0), None
+    check_student_and_teachers(student_logits, targets, members=True)
+    return targets, tempered_log_probs(student_logits, temperature), weights
 
 
 def check_student_and_teachers(student_logits: Tensor, teacher_logits: Tensor, *, members: bool) -> None:

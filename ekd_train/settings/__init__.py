@@ -23,9 +23,12 @@ from ekd_train.settings.data import ENCODED as ENCODED
 from ekd_train.settings.data import Augmentation as Augmentation
 from ekd_train.settings.data import DataName as DataName
 from ekd_train.settings.data import DataSettings as DataSettings
+from ekd_train.settings.distillation import Distillation as Distillation
+from ekd_train.settings.distillation import DkdWeights as DkdWeights
+from ekd_train.settings.distillation import EkdWeights as EkdWeights
+from ekd_train.settings.distillation import ObjectiveName as ObjectiveName
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
-ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2"]
 StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "lora", "ekd"]
 
 
@@ -145,40 +148,6 @@ class Student(Settings):
     branches: Branches = Branches()
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
-
-
-class EkdWeights(Settings):
-    """Weights of EKD's loss (algorithms, section 3): a, b, c."""
-
-    label: NonNegativeFloat = 1.0
-    """Weight of each branch's cross-entropy with the labels."""
-    distillation: NonNegativeFloat = 1.0
-    """Weight of each branch's distillation from its teacher."""
-    feature: NonNegativeFloat = 0.0
-    """Weight of the difference between a branch's features and its teacher's."""
-
-    @model_validator(mode="after")
-    def _heads_learn(self) -> "EkdWeights":
-        if self.label == self.distillation == 0:
-            raise ValueError("label and distillation cannot both be 0: the heads would learn nothing")
-        return self
-
-
-class Distillation(Settings):
-    """What the student learns from."""
-
-    objective: ObjectiveName | OwnCode = "auto"
-    """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
-    of your own, `package.module:name`, from these settings to an `ekd_train.objectives.Objective`."""
-    temperature: Temperature = 4.0
-    """Divides the logits of teachers and student before the softmax; 1 leaves them, more softens them."""
-    alpha: Fraction = 1.0
-    """Weight of the distillation term; 1 - alpha weighs the labels."""
-    assignment: Literal["fixed", "rotating"] = "fixed"
-    """Where members are paired with teachers: `fixed`: member m learns from teacher m, of as many;
-    `rotating`: there may be more teachers than members, and in step t member m learns from teacher
-    (t + m) mod k. Fixed is the papers': members part only because each keeps a teacher of its own."""
-    ekd: EkdWeights = EkdWeights()
 
 
 class PerturbationSettings(Settings):

@@ -26,6 +26,7 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
+from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import explain, quoted
 from orchestrator.experiment.infrastructure import (
@@ -102,7 +103,7 @@ class Experiment(Settings):
         if method == "kd" and count > 1 and objective in ("member_kd", "ekd", "ce_kd"):
             raise ValueError(
                 f"distillation.objective={objective} pairs members with teachers, but student.method=kd has "
-                "no members; use mean_kd or proxy_end2, or another method"
+                "no members; use mean_kd, dkd, dist or proxy_end2, or another method"
             )
         weights = self.distillation.ekd
         if objective in ("auto", "ekd") and weights.feature > 0 and method != "ekd":
@@ -180,7 +181,7 @@ class Experiment(Settings):
     def pairs_members(self) -> bool:
         """Whether the student's method pairs member m with teacher m."""
         objective = self.distillation.objective
-        return self.student.method != "kd" and objective in ("auto", "member_kd", "ekd", "ce_kd")
+        return self.student.method != "kd" and objective in PAIRING
 
     @property
     def model_name(self) -> str:

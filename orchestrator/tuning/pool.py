@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ekd_train.settings import TrainingRun
+from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.experiment.yaml_tree import set_key
@@ -99,7 +100,7 @@ def same_in_all_trials(run: TrainingRun, keys: Iterable[str]) -> bool:
 def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
     """As many teachers as members where they are paired, else the whole pool."""
     student, objective = tree["student"], tree["distillation"]["objective"]
-    paired = objective in ("auto", "member_kd", "ekd", "ce_kd")
+    paired = objective in PAIRING
     compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
     if tree["distillation"]["assignment"] == "rotating":
         return pool.teacher_count
