@@ -1,10 +1,12 @@
-"""Labelled images in memory, from files that are checked before anything trains.
+"""Labelled images, in memory or packed, from files that are checked before anything trains.
 
-Loading needs NumPy and Pillow only; `augment` is the one module here that imports torch.
+Loading needs NumPy, Pillow and ArrayRecord only, and no torch.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+
+import numpy as np
 
 from ekd_train.own_code import build, is_own
 from ekd_train.settings import DataName, DataSettings
@@ -17,7 +19,7 @@ from .digits import load_digits
 from .errors import DataError
 from .fashion_mnist import load_fashion_mnist
 from .findings import findings_of
-from .image_decoding import decode
+from .form import Packing, source_of
 from .image_files import Listing
 from .image_folder import list_image_folder
 from .subsets import divide
@@ -31,6 +33,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageSpec",
+    "Packing",
     "Source",
     "Split",
     "describe",
@@ -53,9 +56,9 @@ LOADERS: dict[DataName | str, Callable[[DataSettings], Source]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "tiny_imagenet": load_tiny_imagenet,
-    "image_folder": lambda settings: decode(list_image_folder(settings), settings),
-    "table": lambda settings: decode(list_table(settings), settings),
-    "hugging_face": lambda settings: decode(_list_hugging_face(settings), settings),
+    "image_folder": lambda settings: source_of(list_image_folder(settings), settings),
+    "table": lambda settings: source_of(list_table(settings), settings),
+    "hugging_face": lambda settings: source_of(_list_hugging_face(settings), settings),
 }
 
 LISTINGS: dict[DataName, Callable[[DataSettings], Listing]] = {
@@ -66,13 +69,14 @@ LISTINGS: dict[DataName, Callable[[DataSettings], Listing]] = {
 """Of a user's own images: what there is, without decoding it."""
 
 
-def load_dataset(settings: DataSettings) -> Dataset:
+def load_dataset(settings: DataSettings, packing: Packing = Packing()) -> Dataset:
     """Load, check and divide the data set that `settings` names.
 
     The result depends on the files and the settings alone, never on the experiment's seed.
     Normalisation is the published one where papers agree on it (CIFAR, Tiny ImageNet), else
     measured on the training images, before `train_size` and `train_fraction` cut them: every
-    nested subset is normalised alike.
+    nested subset is normalised alike. Images that would not fit into memory are packed, or only described,
+    as `packing` says.
 
     Raises:
         DataError: files are missing, damaged or mislabelled, all training images are of one
@@ -83,6 +87,8 @@ def load_dataset(settings: DataSettings) -> Dataset:
         source = build(settings.name, settings)
         if not isinstance(source, Source):
             raise DataError(settings.name, f"gave {type(source).__name__}", "return an ekd_train.data.Source")
+    elif settings.name in LISTINGS:
+        source = source_of(LISTINGS[settings.name](settings), settings, packing)
     else:
         source = LOADERS[settings.name](settings)
     if settings.held_out_classes:
@@ -100,7 +106,11 @@ def load_dataset(settings: DataSettings) -> Dataset:
             f"all {len(train)} training images are of one class, {source.class_names[train.labels[0]]!r}",
             "there is nothing to learn: check the labels, or fetch the files again",
         )
-    mean, std = source.normalisation or channel_statistics(whole_train.images)
-    found = (*source.findings, *findings_of(train, validation, test, source.class_names))
+    mean, std = source.normalisation or channel_statistics(np.asarray(whole_train.images))
+    found = source.findings
+    if source.packed is None or source.packed.made:
+        found = (*found, *findings_of(train, validation, test, source.class_names))
     train, validation, test = (replace(split, files=None) for split in (train, validation, test))
-    return Dataset(settings.name, train, validation, test, source.class_names, mean, std, found)
+    return Dataset(
+        settings.name, train, validation, test, source.class_names, mean, std, found, source.packed
+    )

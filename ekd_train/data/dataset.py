@@ -9,6 +9,8 @@ import numpy as np
 
 from .description import DataDescription
 from .errors import DataError
+from .packed.images import PackedImages
+from .packed.index import INDEX
 
 Channels = tuple[float, ...]
 """One number per channel, in units of the [0, 1] pixel range."""
@@ -16,9 +18,9 @@ Channels = tuple[float, ...]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: `images` uint8 `(n, c, h, w)`, `labels` int64 `(n,)`."""
+    """Labelled images: `images` uint8 `(n, c, h, w)`, or what stands for them; `labels` int64 `(n,)`."""
 
-    images: np.ndarray
+    images: np.ndarray | PackedImages
     labels: np.ndarray
     files: np.ndarray | None = None
     """Text `(n,)`: what a message calls each image; None where nobody could look at one."""
@@ -29,7 +31,30 @@ class Split:
     def take(self, indices: np.ndarray | slice) -> "Split":
         """The images at `indices`, in that order."""
         files = None if self.files is None else self.files[indices]
+        if isinstance(self.images, PackedImages):
+            return Split(self.images.take(indices), self.labels[indices], files)
         return Split(self.images[indices], self.labels[indices], files)
+
+
+@dataclass(frozen=True)
+class PackedForm:
+    """That images are packed rather than held in memory: where, how many, and why."""
+
+    folder: Path
+    images: int
+    encoded_bytes: int
+    """Of the files that are packed; 0 where they are not files."""
+    decoded_bytes: int
+    """What they would take in memory."""
+    room: int
+    """Bytes that they could have there."""
+    grey: bool
+    """Whether the first of them is grey."""
+
+    @property
+    def made(self) -> bool:
+        """Whether they are packed already."""
+        return (self.folder / INDEX).exists()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +75,8 @@ class Source:
     normalisation: tuple[Channels, Channels] | None = None
     findings: tuple[str, ...] = ()
     """What a person should know who has not looked at the files: a sentence each, naming one."""
+    packed: PackedForm | None = None
+    """Where the images are not in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +95,8 @@ class Dataset:
     std: Channels
     findings: tuple[str, ...] = ()
     """What is odd about the files: see `ekd_train.data.findings`."""
+    packed: PackedForm | None = None
+    """Where the images are not in memory."""
 
     def without_test_images(self) -> "Dataset":
         """The same data set, under the same fingerprint, with an empty test split: what a search may see."""
@@ -90,12 +119,16 @@ class Dataset:
     def fingerprint(self) -> str:
         """Sha256 (hex) over class names and the exact images and labels of the three splits.
 
-        Equal on every machine; any changed pixel, label, order or split changes it.
+        Equal on every machine; any changed pixel, label, order or split changes it. Of packed images the
+        encoded bytes count, and what decoding depends on.
         """
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for split in (self.train, self.validation, self.test):
-            digest.update(repr(split.images.shape).encode())
-            digest.update(np.ascontiguousarray(split.images, dtype=np.uint8).data)
+            if isinstance(split.images, PackedImages):
+                digest.update(split.images.identity())
+            else:
+                digest.update(repr(split.images.shape).encode())
+                digest.update(np.ascontiguousarray(split.images, dtype=np.uint8).data)
             digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from .dataset import Split
+from .packed.images import PackedImages
 
 FEW_IMAGES = 10
 """A class of fewer training images is named."""
@@ -41,8 +42,7 @@ def _copies(splits: dict[str, Split], class_names: tuple[str, ...]) -> Iterator[
     for split, images in splits.items():
         elsewhere: dict[str, int] = {}
         example = ""
-        for row, label in enumerate(images.labels.tolist()):
-            key = hashlib.blake2b(np.ascontiguousarray(images.images[row]).data, digest_size=16).digest()
+        for row, (key, label) in enumerate(zip(_keys(images), images.labels.tolist(), strict=True)):
             first_split, first_row, first_label = seen.setdefault(key, (split, row, label))
             if (first_split, first_row) == (split, row):
                 continue
@@ -63,6 +63,15 @@ def _copies(splits: dict[str, Split], class_names: tuple[str, ...]) -> Iterator[
         yield f"{len(torn)} images are in two classes, such as {torn[0][0]} and {torn[0][1]}: one is wrong"
 
 
+def _keys(split: Split) -> Iterator[bytes]:
+    """What two images have in common that are the same: pixels or, of packed ones, encoded bytes."""
+    if isinstance(split.images, PackedImages):
+        yield from (digest.tobytes() for digest in split.images.digests())
+    else:
+        for image in split.images:
+            yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
 def _file(split: Split, row: int) -> str:
     return "?" if split.files is None else str(split.files[row])
 
@@ -81,6 +90,8 @@ def _sizes(train: Split, class_names: tuple[str, ...]) -> Iterator[str]:
 
 def _flat(splits: dict[str, Split]) -> Iterator[str]:
     for split, images in splits.items():
+        if isinstance(images.images, PackedImages):
+            continue  # it would have to be decoded
         pixels = images.images.reshape(len(images), -1)
         if not pixels.size:
             continue

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, or of a folder that its `datasets` library reads."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +11,7 @@ import numpy as np
 from ekd_train.settings import DataSettings
 
 from .errors import DataError
-from .image_files import ImageFiles, Listing
+from .image_files import ImageFiles, Listing, stamp_of
 from .split_names import split_of
 
 
@@ -116,4 +117,9 @@ def _files(rows: Any, column: str, labels: np.ndarray, name: str) -> ImageFiles:
         image = encoded[index][column]
         return io.BytesIO(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).open("rb")
 
-    return ImageFiles([f"{name}[{index}]" for index in range(len(labels))], open_encoded, labels)
+    def stamp() -> tuple[str, int]:
+        # Of data in memory there are no files: another process has other data, and packs it again.
+        found = stamp_of([file["filename"] for file in rows.cache_files])
+        return (found[0] if found[1] else f"{os.getpid()} {id(rows)}"), found[1]
+
+    return ImageFiles([f"{name}[{index}]" for index in range(len(labels))], open_encoded, labels, stamp)

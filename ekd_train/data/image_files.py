@@ -1,5 +1,6 @@
 """Encoded images and their labels: where they lie, before any of them is decoded."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,15 @@ LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """One encoded image."""
+
+    name: str
+    """What a message calls it."""
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True, eq=False)
 class ImageFiles:
     """N encoded images."""
 
@@ -27,6 +37,12 @@ class ImageFiles:
     """The encoded bytes of image i."""
     labels: np.ndarray
     """Int64 `(n,)`."""
+    stamp: Callable[[], tuple[str, int]]
+    """What tells these files from others without reading them (hexadecimal), and their bytes in all."""
+
+    def image(self, index: int) -> Encoded:
+        """Image `index`."""
+        return Encoded(self.names[index], lambda: self.open(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +60,27 @@ class Listing:
 
 def files_at(paths: Sequence[Path], labels: np.ndarray) -> ImageFiles:
     """The images at `paths`."""
-    return ImageFiles([str(path) for path in paths], lambda index: paths[index].open("rb"), labels)
+    return ImageFiles(
+        [str(path) for path in paths], lambda index: paths[index].open("rb"), labels, lambda: stamp_of(paths)
+    )
+
+
+def stamp_of(paths: Sequence[str | Path]) -> tuple[str, int]:
+    """A hash of the files' names, sizes and times of change, in order, and their bytes in all.
+
+    Of folders only the nearest one counts, so that a copy elsewhere, times kept, has the same stamp.
+    """
+    digest, total = hashlib.sha256(), 0
+    for path in paths:
+        folder, name = os.path.split(path)
+        try:
+            found = os.stat(path)
+            total += found.st_size
+            said = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError:  # reading it will say more
+            said = "?"
+        digest.update(f"{os.path.basename(folder)}/{name}\0{said}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest(), total
 
 
 def check_image_file(path: Path) -> None:

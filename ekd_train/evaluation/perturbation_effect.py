@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ekd_train.data.augment import as_float
+from ekd_train.data.packed.loader import StreamedImages
 from ekd_train.data.seeds import derive_seed
 from ekd_train.models.build_network import member_logits
 from ekd_train.models.subnetworks import Subnetworks
@@ -18,7 +19,11 @@ SHOWN = 6
 
 
 def perturbation_effect(
-    run: TrainingRun, teachers: Sequence[nn.Module], student: nn.Module, images: Tensor, labels: Tensor
+    run: TrainingRun,
+    teachers: Sequence[nn.Module],
+    student: nn.Module,
+    images: Tensor | StreamedImages,
+    labels: Tensor,
 ) -> dict[str, Tensor]:
     """Perturb a few batches as the finished `run` would, and predict both versions.
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ekd_train.own_code import OwnCode
 from ekd_train.settings.base import NonNegative, Positive, Settings
@@ -19,6 +19,8 @@ DataName = Literal[
 ]
 ENCODED = ("tiny_imagenet", "image_folder", "table", "hugging_face")
 """Data whose images are files of any size, which `data.image_size` brings to one."""
+LISTED = ("image_folder", "table", "hugging_face")
+"""Of these a user's own, which can be packed."""
 
 
 class Augmentation(Settings):
@@ -69,7 +71,21 @@ class DataSettings(Settings):
     """Grey level that shows where an encoded image is transparent, and beside a padded one."""
     max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = 25_000_000
     """Encoded images: a file that claims more is an error; at most Pillow's own limit."""
+    pack: Literal["auto", "always", "never"] = "auto"
+    """`image_folder`, `table`, `hugging_face`: whether images are packed into shards and decoded for each
+    batch, instead of all at once into memory; auto: where they would not fit, decoded (docs/data.md)."""
+    pack_short_side: Positive | None = None
+    """Packed images are stored with the shorter side of that many pixels, at least `image_size`, as JPEG of
+    quality 90 [ours]; null: the files as they are."""
     held_out_classes: tuple[str, ...] = ()
     """Classes, by name, whose images no split has: `ekd evaluate` tries whether the networks notice
     that they do not know them."""
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _can_pack(self) -> "DataSettings":
+        if self.pack == "always" and (self.name not in LISTED or self.image_size is None):
+            raise ValueError(f"pack=always is for {', '.join(LISTED)} with data.image_size")
+        if self.pack_short_side is not None and self.pack_short_side < (self.image_size or 1):
+            raise ValueError("pack_short_side is less than image_size")
+        return self

@@ -1,10 +1,13 @@
 """The batches of one run, with every random choice that a step needs."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ekd_train.data.augment import draw_augmentation
+from ekd_train.data.packed.loader import Stream
 from ekd_train.data.sampler import epoch_order, global_batches
 from ekd_train.data.seeds import derive_seed
 from ekd_train.data.tensors import TrainingData
@@ -38,6 +41,9 @@ class Batches:
         self.teachers, self.teacher_cache = teachers, teacher_cache
         self.members = run.student.members if run.student is not None else 1
         self.rotating = run.distillation is not None and run.distillation.assignment == "rotating"
+        self._stream: Stream | None = None
+        """Where images are packed; begins anew if it is not at the step that is drawn."""
+        self._next = 0
         self.per_epoch = len(global_batches(self._order(0), run.training.batch_size))
 
     def of_epoch(self, epoch: int) -> Tensor:
@@ -70,7 +76,7 @@ class Batches:
                 )
         mine = to_device(rows[start:stop], device)
         return Batch(
-            images=self.data.train.images[mine],
+            images=self._images(step, mine),
             labels=self.data.train.labels[mine],
             augmentation=augmentation.rows(start, stop),
             perturbation=perturbation.rows(start, stop),
@@ -84,6 +90,21 @@ class Batches:
         if self.teachers is None or not self.rotating:
             return self.teachers
         return self.teachers.rotated(step, self.members)
+
+    def _images(self, step: int, mine: Tensor) -> Tensor:
+        images = self.data.train.images
+        if isinstance(images, Tensor):
+            return images[mine]
+        if self._stream is None or not self._stream.live or self._next != step:
+            self._stream = images.stream(self._shares_from(step))
+        self._next = step + 1
+        return next(self._stream)
+
+    def _shares_from(self, step: int) -> Iterator[Tensor]:
+        """This worker's rows of `step` and each step after it, to the end of the epoch."""
+        start, stop = self.workers.shard(self.run.training.batch_size)
+        for rows in self.of_epoch(step // self.per_epoch + 1)[step % self.per_epoch :]:
+            yield rows[start:stop]
 
     def _order(self, epoch: int) -> np.ndarray:
         return epoch_order(self._seed("order"), epoch, len(self.data.train.labels))

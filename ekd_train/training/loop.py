@@ -112,8 +112,9 @@ class Loop:
         self.reporter, self.workers, self.teachers = reporter, workers, teachers
         self.settings = run.training
         cache = None
-        if self.settings.speed.cache_teachers and teachers is not None:
-            cache = open_cache(cache_folder("teachers"), teachers, data.train.images, run.augmentation)
+        images = data.train.images
+        if self.settings.speed.cache_teachers and teachers is not None and isinstance(images, Tensor):
+            cache = open_cache(cache_folder("teachers"), teachers, images, run.augmentation)
         self.batches = Batches(run, data, workers, teachers, cache)
         self.step = build_step(run, data, workers, teachers, start)
         self.progress = Progress(epoch=0, seconds=0.0, history=[], best=None)

@@ -62,7 +62,13 @@ def requested_search(
 
 def checked_experiment(arguments: argparse.Namespace) -> Checked:
     """The experiment that `arguments` name, checked; raises `ExperimentError`."""
-    return check_experiment(named_experiment(arguments), arguments.run_id, smoke=arguments.smoke)
+    pack = packs(arguments)
+    return check_experiment(named_experiment(arguments), arguments.run_id, smoke=arguments.smoke, pack=pack)
+
+
+def packs(arguments: argparse.Namespace) -> bool:
+    """Whether the command is about to run, so that images which would not fit are packed for it."""
+    return arguments.command != "plan"
 
 
 def check_experiment(
@@ -71,10 +77,11 @@ def check_experiment(
     *,
     smoke: bool,
     further: Callable[[DataDescription], None] | None = None,
+    pack: bool = True,
 ) -> Checked:
     """The experiment, checked; whatever is wrong becomes an `ExperimentError`.
 
-    `run_id` and `further` as `orchestrator.planning.preflight.check`.
+    `run_id`, `further` and `pack` as `orchestrator.planning.preflight.check`.
     """
     capacity = ask_capacity(experiment.cluster)
     reason = why_never(experiment.cluster, capacity) if smoke else None
@@ -82,7 +89,7 @@ def check_experiment(
         cluster = one_small_worker(experiment.cluster)
         experiment = experiment.model_copy(update={"cluster": cluster})
     with nothing_started(), waiting("checking experiment, data, storage and tracking"):
-        checked = check(experiment, run_id, capacity=capacity, further=further)
+        checked = check(experiment, run_id, capacity=capacity, further=further, pack=pack)
     if checked.notice:
         print(f"ekd: {checked.notice}", file=sys.stderr)
     if reason:

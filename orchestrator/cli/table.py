@@ -47,6 +47,13 @@ COMMANDS: Mapping[str, Command] = {
         RUN,
         search="possible",
     ),
+    "pack": Command(
+        "pack an experiment's images, which a run then decodes batch by batch",
+        "Packs the images of `image_folder`, `table` or `hugging_face` into shards in the user's cache, as "
+        "`ekd run` does by itself where they would not fit into memory. The same command again continues "
+        "after what is packed.",
+        RUN,
+    ),
     "tune": Command(
         "search for the best student, then train it in full and register it",
         "Trains the teachers once, searches a space with Ray Tune, then trains, averages, evaluates and "

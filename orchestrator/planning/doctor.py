@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ekd_train.data import describe, load_dataset
+from ekd_train.data import describe
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
+from orchestrator.planning.data import load_here
 from orchestrator.planning.networks import check_networks
 from orchestrator.planning.preflight import (
     PATIENCE_S,
@@ -17,7 +18,6 @@ from orchestrator.planning.preflight import (
 )
 from orchestrator.runtime.ray_session import listening_address, start_ray, stop_ray, token_warning
 from orchestrator.storage import open_storage
-from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_storage
 from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
@@ -71,7 +71,7 @@ def _tracking(experiment: Experiment) -> str:
 
 
 def _data(experiment: Experiment) -> str:
-    found = describe(load_dataset(local_data(experiment.data, experiment.storage.endpoint_url)))
+    found = describe(load_here(experiment.data, experiment.storage.endpoint_url, make=False))
     check_images(experiment, found)
     check_networks(experiment, found)
     return (

@@ -17,6 +17,7 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
+from orchestrator.planning.data import packed_line
 from orchestrator.planning.preflight import Checked
 from orchestrator.tracking import redacted
 
@@ -156,6 +157,7 @@ def plan_lines(checked: Checked) -> list[str]:
     return [
         f"run id    {checked.run_id}",
         f"data      {described.name}: {images}",
+        *([f"          {packed_line(checked.dataset.packed)}"] if checked.dataset.packed else []),
         f"cluster   {checked.capacity.describe()}{checked.capacity.unused_gpus(experiment.cluster)}",
         *workers_lines(experiment, checked.capacity),
         f"storage   {checked.storage.uri()}",

@@ -9,17 +9,17 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from ekd_train.data import DataDescription, Dataset, describe, load_dataset
+from ekd_train.data import DataDescription, Dataset, describe
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, Cluster
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable, id_for_images
 from orchestrator.planning.capacity import Capacity, why_never
+from orchestrator.planning.data import load_here
 from orchestrator.pretrained.given import Given
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.storage import Storage, open_storage
-from orchestrator.storage.data_source import local_data
 from orchestrator.storage.preflight import check_room, check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
 
@@ -55,6 +55,7 @@ def check(
     *,
     capacity: Capacity | None = None,
     further: Callable[[DataDescription], None] | None = None,
+    pack: bool = True,
 ) -> Checked:
     """Check everything.
 
@@ -64,6 +65,8 @@ def check(
             None: the experiment's default one. Unless it is given, other images than its run's make another.
         capacity: what `ask_capacity` said, if it was asked before.
         further: one more check of networks, given the data's description.
+        pack: images that would not fit into memory; else they are only described, and neither the run of
+            that id nor what its given teachers are worth is looked at.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
@@ -76,7 +79,8 @@ def check(
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
     capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
     check_capacity(experiment, capacity)
-    dataset = load_dataset(local_data(experiment.data, experiment.storage.endpoint_url))
+    dataset = load_here(experiment.data, experiment.storage.endpoint_url, make=pack)
+    to_be_packed = dataset.packed is not None and not dataset.packed.made
     description = describe(dataset)
     check_images(experiment, description)
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
@@ -87,15 +91,16 @@ def check(
             experiment.storage.uri, experiment.storage.endpoint_url, patience_s=PATIENCE_S
         )
         check_storage(impatient)
-        if own:
+        if own and not to_be_packed:
             run_id, notice = id_for_images(impatient, run_id, description)
-        check_continuable(impatient.child(run_id), experiment, run_id, description)
+        if not to_be_packed:
+            check_continuable(impatient.child(run_id), experiment, run_id, description)
         check_tracking(tracking_uri)
         # It imports torch, 2 s that nobody waits for whose input is wrong.
         from orchestrator.planning.networks import bytes_needed, check_networks
 
         check_networks(experiment, description)
-        given = look(dataset, description) if look is not None else Given()
+        given = look(dataset, description) if look is not None and not to_be_packed else Given()
         if further is not None:
             further(description)
         check_room(impatient, bytes_needed(experiment, description))

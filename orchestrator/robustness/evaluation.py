@@ -139,13 +139,14 @@ def _measure(
         device,
     ).named
     clean = {name: stored[f"test/{name}"].float() for name in predictors}
-    images, labels = torch.from_numpy(dataset.test.images), torch.from_numpy(dataset.test.labels)
-    _check_same_predictions(evaluate.predict_all(predictors, images[:CHECKED_IMAGES].to(device)), clean)
+    test, labels = dataset.test, torch.from_numpy(dataset.test.labels)
+    first = torch.from_numpy(test.images[:CHECKED_IMAGES]).to(device)
+    _check_same_predictions(evaluate.predict_all(predictors, first), clean)
     chosen = _chosen(dataset, settings)
     measured = run.manifest.evaluated.predictors
     corruption = evaluate.under_corruption(
         predictors,
-        images[chosen].to(device),
+        torch.from_numpy(test.images[chosen]).to(device),
         labels[chosen].to(device),
         {name: measured[name].temperature for name in predictors},
         settings,

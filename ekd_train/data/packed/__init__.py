@@ -1,0 +1,1 @@
+"""Images that would not fit into memory decoded: shards of encoded ones, decoded batch by batch."""

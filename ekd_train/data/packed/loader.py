@@ -1,0 +1,125 @@
+"""Packed images as tensors, decoded ahead of the step by processes beside it."""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from multiprocessing.context import BaseContext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ekd_train.data.errors import DataError
+from ekd_train.data.packed.images import PackedImages
+from ekd_train.data.transfer import to_device
+
+BATCHES_AHEAD = 2
+"""That each process decodes before they are asked for."""
+
+
+class _Decoder(Dataset[Tensor]):
+    """What a loader process does: from row numbers to pixels."""
+
+    def __init__(self, images: PackedImages) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor | DataError:  # type: ignore[override]
+        try:
+            return torch.from_numpy(self.images.decoded(rows))
+        except DataError as error:  # as a value: the library would rebuild it from its message alone
+            return error
+
+
+class _Requests:
+    """Row numbers of the batches that are wanted next; replaced when something else is."""
+
+    def __init__(self) -> None:
+        self.wanted: Iterator[np.ndarray] = iter(())
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.wanted
+
+
+class Loader:
+    """Decodes batches of one packed folder in `processes` processes; 0: in this one.
+
+    One stream of batches at a time: opening another ends the one before, and what was decoded ahead of it is
+    dropped. Processes are started for the first, and end with this object or this process.
+    """
+
+    def __init__(self, images: PackedImages, processes: int, device: torch.device) -> None:
+        self.device = device
+        self.current: Stream | None = None
+        self._requests = _Requests()
+        self._decoder = _Decoder(images.take(slice(0)))
+        self._processes = processes
+        self._made: DataLoader[Tensor] | None = None
+
+    def stream(self, batches: Iterable[np.ndarray]) -> "Stream":
+        """The images of each of `batches`, which are row numbers of the folder, in order."""
+        self._requests.wanted = iter(batches)
+        if self._made is None:
+            self._made = DataLoader(
+                self._decoder,
+                batch_size=None,
+                sampler=self._requests,
+                num_workers=self._processes,
+                prefetch_factor=BATCHES_AHEAD if self._processes else None,
+                persistent_workers=self._processes > 0,
+                multiprocessing_context=_context() if self._processes else None,
+                pin_memory=self.device.type == "cuda",
+                # Its own: whether a run has loader processes must not move the global generator.
+                generator=torch.Generator(),
+            )
+        self.current = Stream(self, iter(self._made))
+        return self.current
+
+
+class Stream(Iterator[Tensor]):
+    """Batches of uint8 images `(b, c, h, w)` on the loader's device, in the order that was asked for.
+
+    Raises `DataError` for an image that cannot be decoded.
+    """
+
+    def __init__(self, loader: Loader, batches: Iterator[Tensor | DataError]) -> None:
+        self._loader, self._batches = loader, batches
+
+    @property
+    def live(self) -> bool:
+        """Whether no other stream was opened since."""
+        return self._loader.current is self
+
+    def __next__(self) -> Tensor:
+        batch = next(self._batches)
+        if isinstance(batch, DataError):
+            raise batch
+        return batch.to(self._loader.device, non_blocking=True)
+
+
+class StreamedImages:
+    """Stands for the uint8 tensor `(n, c, h, w)` of packed images: what is asked for is decoded then."""
+
+    def __init__(self, images: PackedImages, loader: Loader) -> None:
+        self._images, self._loader = images, loader
+        self.shape = torch.Size(images.shape)
+        self.device = loader.device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, indices: Tensor | slice) -> Tensor:
+        """A few of them, decoded in this process."""
+        chosen = indices if isinstance(indices, slice) else indices.cpu().numpy()
+        return to_device(torch.from_numpy(self._images[chosen]), self.device)
+
+    def stream(self, batches: Iterable[Tensor | slice]) -> Stream:
+        """Each of `batches` of these images, decoded ahead by the loader's processes."""
+        rows = self._images.rows
+        return self._loader.stream(rows[b] if isinstance(b, slice) else rows[b.numpy()] for b in batches)
+
+
+def _context() -> BaseContext:
+    """Processes are forked from one that has imported this module and has no threads, unlike this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
