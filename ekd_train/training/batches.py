@@ -42,7 +42,7 @@ class Batches:
         self.members = run.student.members if run.student is not None else 1
         self.rotating = run.distillation is not None and run.distillation.assignment == "rotating"
         self._stream: Stream | None = None
-        """Where images are packed; begins anew if it is not at the step that is drawn."""
+        """Where images are packed; of one epoch, and begun anew if it is not at the step that is drawn."""
         self._next = 0
         self.per_epoch = len(global_batches(self._order(0), run.training.batch_size))
 
@@ -95,8 +95,10 @@ class Batches:
         images = self.data.train.images
         if isinstance(images, Tensor):
             return images[mine]
-        if self._stream is None or not self._stream.live or self._next != step:
+        goes_on = self._stream is not None and self._stream.live and self._next == step
+        if not goes_on or step % self.per_epoch == 0:
             self._stream = images.stream(self._shares_from(step))
+        assert self._stream is not None
         self._next = step + 1
         return next(self._stream)
 

@@ -1,0 +1,94 @@
+"""Training on packed images: the batches, and so the weights, of training on the same images in memory."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_runs import MemoryStore, label_run
+
+from ekd_train.data import load_dataset
+from ekd_train.data.tensors import place
+from ekd_train.distributed import Workers
+from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.settings import DataSettings
+from ekd_train.training.batches import Batches
+from ekd_train.training.loop import train
+from ekd_train.training.reporter import Silent
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """The same 26 training images packed and in memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for label, name in enumerate(("cat", "dog", "owl")):
+        for number in range(12):
+            path = tmp_path / "images/train" / name / f"{number:02d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = np.random.default_rng(100 * label + number).integers(0, 80, (4, 4, 3), dtype=np.uint8)
+            coarse[label] += 120
+            Image.fromarray(coarse).resize((12, 9), Image.Resampling.BICUBIC).save(path)
+
+    def load(form):
+        values = {"name": "image_folder", "root": str(tmp_path / "images"), "image_size": 8, "pack": form}
+        return load_dataset(DataSettings(**values, validation_size=6, test_size=4))
+
+    packed, held = load("always"), load("never")
+    alike = replace(held, mean=packed.mean, std=packed.std)  # else those of a sample
+    return place(packed, CPU).training, place(alike, CPU).training
+
+
+def batches(data, workers=Workers(), run=None):
+    return Batches(run or label_run(batch_size=8, epochs=3), data, workers, None, None)
+
+
+def drawn(data, steps, workers=Workers()):
+    made = batches(data, workers)
+    found = []
+    for step in steps:
+        rows = made.of_epoch(step // made.per_epoch + 1)[step % made.per_epoch]
+        found.append(made.draw(step, rows).images.clone())
+    return found
+
+
+def test_every_step_has_the_images_of_memory(both):
+    packed, held = both
+    assert all(map(torch.equal, drawn(packed, range(9)), drawn(held, range(9))))
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_has_the_images_that_it_would_have_had(both, step):
+    packed, _ = both
+    assert all(map(torch.equal, drawn(packed, range(step, 9)), drawn(packed, range(9))[step:]))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_any_number_of_workers_are_the_whole_batch(both, size):
+    packed, _ = both
+    shares = [drawn(packed, range(6), Workers(rank, size)) for rank in range(size)]
+    for step, whole in enumerate(drawn(packed, range(6))):
+        assert torch.equal(torch.cat([share[step] for share in shares]), whole)
+
+
+def test_two_runs_that_take_turns_have_their_own_batches(both):
+    packed, held = both
+    runs = [label_run(name, batch_size=8, epochs=3) for name in ("control", "teacher-0")]
+    ours, theirs = ([batches(data, run=run) for run in runs] for data in (packed, held))
+    for step in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            rows = mine.of_epoch(1)[step]
+            assert torch.equal(mine.draw(step, rows).images, other.draw(step, rows).images)
+
+
+def test_a_run_ends_with_the_same_weights(both):
+    run = label_run(batch_size=8, epochs=2)
+    ends = [
+        train(run, data, checkpoints=Checkpoints(MemoryStore(), "c", "i", keep=1), reporter=Silent())
+        for data in both
+    ]
+    assert ends[0].history == ends[1].history
+    for mine, other in zip(*(end.network.state_dict().values() for end in ends), strict=True):
+        assert torch.equal(mine, other)
