@@ -1,6 +1,7 @@
-"""Random crop and flip of whole batches, on the device that holds the images."""
+"""The random choices for a batch and what they make of it, on the device that holds the images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -16,18 +17,25 @@ class AugmentationDraw:
 
     `top`, `left`: int64 `(b,)`, the crop's corner in the padded image, 0 to 2·padding.
     `flipped`: bool `(b,)`, whether the crop is mirrored. `padding`: pixels on each side.
+    `numbers`: `(b, NUMBERS)` of `ekd_train.data.recipe`, what else `settings` ask for; None: nothing.
     """
 
     top: Tensor
     left: Tensor
     flipped: Tensor
     padding: int
+    numbers: Tensor | None = None
+    settings: Augmentation = Augmentation()
 
     def rows(self, start: int, stop: int) -> "AugmentationDraw":
         """The choices for images `[start, stop)`: one worker's share of a global batch."""
-        return AugmentationDraw(
-            self.top[start:stop], self.left[start:stop], self.flipped[start:stop], self.padding
-        )
+        return self.at(torch.arange(start, stop))
+
+    def at(self, rows: Tensor) -> "AugmentationDraw":
+        """The choices for the images `rows (n,)` of the batch."""
+        numbers = None if self.numbers is None else self.numbers[rows]
+        chosen = {name: getattr(self, name)[rows] for name in ("top", "left", "flipped")}
+        return replace(self, numbers=numbers, **chosen)
 
 
 def draw_augmentation(generator: torch.Generator, batch: int, settings: Augmentation) -> AugmentationDraw:
@@ -40,10 +48,34 @@ def draw_augmentation(generator: torch.Generator, batch: int, settings: Augmenta
     positions = 2 * settings.crop_padding + 1
     top, left = torch.randint(positions, (2, batch), generator=generator, device=device)
     flipped = torch.rand(batch, generator=generator, device=device) < (0.5 if settings.flip else 0.0)
-    return AugmentationDraw(top, left, flipped, settings.crop_padding)
+    numbers = None
+    if settings.varies_colours_or_shapes:
+        numbers = _recipe().draw_numbers(generator, batch)
+    return AugmentationDraw(top, left, flipped, settings.crop_padding, numbers, settings)
 
 
 def augment(images: Tensor, draw: AugmentationDraw) -> Tensor:
+    """uint8 `(b, c, h, w)` varied as drawn; float32 in [0, 1], same shape."""
+    if draw.numbers is None:
+        return crop_and_flip(images, draw)
+    recipe = _recipe()
+    if draw.settings.crop == "random_resized":
+        boxes = recipe.crop_boxes(draw.numbers, *images.shape[-2:], draw.settings.scale)
+        images = recipe.resized_crop(as_float(images), boxes, draw.flipped)
+    else:
+        images = crop_and_flip(images, draw)
+    varied: Tensor = recipe.vary(images, draw.numbers, draw.settings)
+    return varied
+
+
+def _recipe() -> ModuleType:
+    # Imported late: torchvision takes longer to import than torch itself.
+    from ekd_train.data import recipe
+
+    return recipe
+
+
+def crop_and_flip(images: Tensor, draw: AugmentationDraw) -> Tensor:
     """Crop and flip uint8 `(b, c, h, w)` as drawn; float32 in [0, 1], same shape, contiguous.
 
     Zero-pads by `draw.padding`, cuts a window of the original size at `(top, left)` and

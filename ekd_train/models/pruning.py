@@ -119,19 +119,15 @@ def _stream_layers(network: ResNet) -> list[nn.Module]:
 
 
 def _check_known(network: nn.Module) -> None:
-    known: tuple[type[nn.Module], ...] = (ResNet, WideResNet)
-    if not isinstance(network, known):
-        # Imported late: torchvision takes longer to import than torch itself.
-        from torchvision import models
-
-        known = (*known, models.VGG, models.DenseNet, models.MobileNetV2)
-        if not isinstance(network, (*known, models.ResNet)):
-            kinds = ", ".join(kind.__name__ for kind in known)
-            kind_here = f"{type(network).__module__}.{type(network).__name__}"
-            raise ValueError(
-                f"channels of {kind_here} cannot be pruned; known are "
-                f"this project's and torchvision's {kinds}: choose one of these for the student, or pruned=0"
-            )
+    classes = [kind for kind in type(network).__mro__ if kind.__module__.startswith("torchvision.models.")]
+    known = ("ResNet", "WideResNet", "VGG", "DenseNet", "MobileNetV2")
+    if not isinstance(network, ResNet | WideResNet) and not {kind.__name__ for kind in classes} & set(known):
+        kind_here = f"{type(network).__module__}.{type(network).__name__}"
+        raise ValueError(
+            f"channels of {kind_here} cannot be pruned; known are "
+            f"this project's and torchvision's {', '.join(known)}: choose one of these for the student, or "
+            "pruned=0"
+        )
 
 
 def _check_something_is_left(network: nn.Module, share: float) -> None:

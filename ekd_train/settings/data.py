@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ekd_train.own_code import OwnCode
-from ekd_train.settings.base import NonNegative, Positive, Settings
+from ekd_train.settings.base import Fraction, NonNegative, NonNegativeFloat, Positive, Settings
 
+PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 DataName = Literal[
     "digits",
     "fashion_mnist",
@@ -23,18 +24,94 @@ LISTED = ("image_folder", "table", "hugging_face")
 """Of these a user's own, which can be packed."""
 
 
-class Augmentation(Settings):
-    """Random zero-padded crop and horizontal flip, applied to a batch on the device."""
+class ColorJitter(Settings):
+    """Random brightness, contrast, saturation and hue, as torchvision's `ColorJitter`, in this order."""
 
+    brightness: Fraction = 0
+    """Pixels are multiplied by a factor between 1 - this and 1 + this."""
+    contrast: Fraction = 0
+    """The distance from the mean grey is multiplied by a factor between 1 - this and 1 + this."""
+    saturation: Fraction = 0
+    """The distance from an image's own grey is multiplied by a factor between 1 - this and 1 + this."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0
+    """Turned by at most this share of the circle of colours; images of one channel have none."""
+
+
+class RandAugment(Settings):
+    """Random operations, each at the same magnitude (Cubuk et al. 2020), as torchvision's `RandAugment`."""
+
+    operations: Annotated[int, Field(ge=0, le=4)] = 0
+    """How many times in a row, on each image; 2 is usual; 0: none."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """How severely; 30 is the most."""
+
+
+class Augmentation(Settings):
+    """How training images are varied, a batch at a time on the device, in the order of the keys.
+
+    All is drawn for each image of a global batch by seed and step: workers and restarts change nothing.
+    Teachers and student see the same images; what perturbs them comes after.
+    """
+
+    crop: Literal["padded", "random_resized"] = "padded"
+    """A window of the image's size from the image with `crop_padding` around it; or a window of `scale`,
+    3:4 to 4:3, brought to the image's size (Inception's crop)."""
     crop_padding: NonNegative = 0
     """Pixels of zero padding on each side before a random crop back to the image size; 0: no crop."""
+    scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    """`random_resized`: smallest and largest share of the image's area."""
     flip: bool = False
     """Mirror each image horizontally with probability 1/2."""
+    color_jitter: ColorJitter = ColorJitter()
+    rand_augment: RandAugment = RandAugment()
+    trivial_augment: bool = False
+    """One random operation at a random magnitude (Müller, Hutter 2021), as torchvision's
+    `TrivialAugmentWide`; without `rand_augment`."""
+    random_erasing: Fraction = 0
+    """With this probability a random rectangle of 2 to 33 % of the image is black (Zhong et al. 2020)."""
+    mixup: NonNegativeFloat = 0
+    """α of a share λ ~ Beta(α, α): an image becomes λ of itself and 1 - λ of another (Zhang et al. 2018), and
+    so does its label where a loss uses labels; 0: never. FunMatch: 1."""
+    cutmix: NonNegativeFloat = 0
+    """α of a share λ: a rectangle of another image covers 1 - λ of it (Yun et al. 2019); 0: never. With
+    `mixup`, each image is mixed in one way or the other."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Augmentation":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale: the smallest share comes first")
+        if self.trivial_augment and self.rand_augment.operations:
+            raise ValueError("trivial_augment and rand_augment are two ways of the same; use one")
+        if self.crop == "random_resized" and self.crop_padding:
+            raise ValueError("crop_padding is for crop: padded; leave one of them out")
+        return self
 
     @property
     def variants(self) -> int:
-        """How many different images can be made of one."""
+        """How many different images cropping with padding and mirroring can make of one."""
         return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others of the batch."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def varies_colours_or_shapes(self) -> bool:
+        """Whether it does more to an image alone than to pad, crop and mirror it."""
+        plain = Augmentation(
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            scale=self.scale,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
+        return self != plain
+
+    @property
+    def endless(self) -> bool:
+        """Whether every step makes images that no other does."""
+        return self.mixes or self.varies_colours_or_shapes
 
 
 class DataSettings(Settings):

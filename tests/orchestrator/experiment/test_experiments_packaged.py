@@ -19,7 +19,15 @@ from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.networks import load_predictions, save_average
 from ekd_train.persistence.records import NetworkRecord
-from ekd_train.settings import Architecture, Distillation, Evaluation, Schedule, Speed, Training
+from ekd_train.settings import (
+    Architecture,
+    Augmentation,
+    Distillation,
+    Evaluation,
+    Schedule,
+    Speed,
+    Training,
+)
 from ekd_train.training.reporter import Silent
 from ekd_train.workers.jobs import execute
 from orchestrator.experiment.packaged import PACKAGED, packaged_experiments
@@ -105,7 +113,7 @@ def test_cifar100_latentbe_is_the_published_recipe():
     assert experiment.data.name == "cifar100"
     assert (experiment.data.validation_size, experiment.data.test_size) == (5000, None)
     assert (experiment.data.train_size, experiment.data.train_fraction) == (None, 1)
-    assert experiment.data.augmentation.model_dump() == {"crop_padding": 4, "flip": True}
+    assert experiment.data.augmentation == Augmentation(crop_padding=4, flip=True)
     (teachers,) = experiment.teachers
     assert (teachers.count, teachers.training) == (4, recipe)
     assert teachers.architecture == Architecture(name="wide_resnet", depth=28, width=4, stem_channels=16)
