@@ -2,7 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Self
 
 import torch
@@ -85,6 +86,22 @@ class MemberNetwork(Subnetworks):
             return self.shared(images)
         finally:
             self._active.members = ()
+
+    def present(self) -> Callable[[], AbstractContextManager[None]]:
+        """What makes the members that are computed now those that are computed, later on."""
+        members, images = self._active.members, self._active.images
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            later = self._active.members, self._active.images
+            self._active.members, self._active.images = members, images
+            try:
+                with unfused_attention():
+                    yield
+            finally:
+                self._active.members, self._active.images = later
+
+        return again
 
     def averaged(self) -> nn.Module:
         """The plain network of the mean member: the original class, state-dict keys and shapes.

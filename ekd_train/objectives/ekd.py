@@ -45,7 +45,7 @@ def ekd(
     Args:
         student_logits: `(s, b, c)`, one row per branch.
         teacher_logits: `(k, b, c)`, k = s; read only if b > 0. They receive no gradient.
-        labels: `(b,)`.
+        labels: `(b,)`, or `(b, c)` probabilities.
         temperature: τ > 0.
         weights: a (`label`), b (`distillation`), c (`feature`).
         student_features: s maps `(b, ch, h, w)`, projected; read only if c > 0.
@@ -124,7 +124,7 @@ class Ekd(Objective):
         return ekd(
             predictions.student,
             predictions.teachers,
-            predictions.labels,
+            predictions.targets,
             temperature=self.temperature,
             weights=self.weights,
             student_features=predictions.student_features,

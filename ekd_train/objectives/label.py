@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ekd_train.objectives.soft_targets import tempered_log_probs
+from ekd_train.objectives.soft_targets import cross_entropy, tempered_log_probs
 
 
 def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
@@ -13,7 +13,7 @@ def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         student_logits: `(b, c)`, or `(s, b, c)` where every member sees the same labels.
-        labels: `(b,)` integers in [0, c).
+        labels: `(b,)` integers in [0, c), or `(b, c)` probabilities, of labels that are smoothed or mixed.
 
     Returns:
         A scalar >= 0.
@@ -25,10 +25,12 @@ def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
     """
     if student_logits.ndim not in (2, 3):
         raise ValueError(f"student logits must be (b, c) or (s, b, c), not {tuple(student_logits.shape)}")
-    if labels.ndim != 1 or labels.shape[0] != student_logits.shape[-2]:
+    if tuple(labels.shape) not in (student_logits.shape[-2:-1], student_logits.shape[-2:]):
         raise ValueError(
             f"labels {tuple(labels.shape)} do not fit student logits {tuple(student_logits.shape)}"
         )
     log_probs = tempered_log_probs(student_logits, temperature=1.0)
+    if labels.ndim == 2:
+        return cross_entropy(labels, log_probs)
     index = labels.expand(log_probs.shape[:-1]).unsqueeze(-1)
     return -torch.gather(log_probs, -1, index).mean()

@@ -46,7 +46,7 @@ class Mixture(Objective):
         def label() -> Tensor:
             clean, logits = predictions.student_clean, predictions.student
             judged = present(clean, "student_clean") if self.needs_clean_student else logits
-            return label_ce(judged, predictions.labels)
+            return label_ce(judged, predictions.targets)
 
         def distillation() -> Tensor:
             teachers = present(predictions.teachers, "teachers")

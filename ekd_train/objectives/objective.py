@@ -17,12 +17,13 @@ class Predictions:
     A plain student is a student with one member: its logits are `(1, b, c)`.
 
     Attributes:
-        labels: `(b,)` integer classes.
+        labels: `(b,)` integer classes; where images are mixed, of the one that shows most.
         student: `(s, b, c)` logits of every member on the training images x' (perturbed, if they were).
         teachers: `(k, b, c)` logits of every teacher on x'; None where no term needs them.
         student_clean: `(s, b, c)` logits on the images before perturbation; None where no term needs them.
         student_features: one map per branch, projected to its teacher's channels (`FeatureProjections`).
         teacher_features: one map per teacher, of the same shapes.
+        label_probs: `(b, c)`, where labels are smoothed or mixed; None where they are not.
     """
 
     labels: Tensor
@@ -31,6 +32,12 @@ class Predictions:
     student_clean: Tensor | None = None
     student_features: Sequence[Tensor] | None = None
     teacher_features: Sequence[Tensor] | None = None
+    label_probs: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What a term on labels learns: `label_probs` if there are some, else `labels`."""
+        return self.labels if self.label_probs is None else self.label_probs
 
 
 class Objective(ABC):

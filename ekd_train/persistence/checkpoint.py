@@ -50,9 +50,10 @@ class DamagedCheckpoint(EkdError, ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Training state after `epoch` whole epochs, with the best weights so far."""
+    """Training state after `epoch` whole epochs and `step` steps, with the best weights so far."""
 
     epoch: int
+    step: int
     tensors: dict[str, Tensor]
     record: dict[str, Any]
     best: dict[str, Tensor]
@@ -137,8 +138,9 @@ class Checkpoints:
         tensors: Mapping[str, Tensor],
         record: Mapping[str, Any],
         best: tuple[int, Mapping[str, Tensor]] | None,
+        step: int = 0,
     ) -> None:
-        """Store the state after `epoch` epochs, then drop what no kept checkpoint needs.
+        """Store the state after `epoch` epochs and `step` steps, then drop what no kept checkpoint needs.
 
         Waits for the checkpoint before it, and raises what storing that one raised.
 
@@ -147,6 +149,7 @@ class Checkpoints:
             tensors: the state; it may change as soon as this returns.
             record: what is not a tensor; JSON.
             best: the best epoch so far, and its weights, which are written once.
+            step: done of the next epoch.
         """
         self.flush()
         objects, stored = {}, self._best
@@ -155,16 +158,16 @@ class Checkpoints:
             if stored is None or stored.key != key:
                 objects[key], sha256 = _tensor_bytes(best[1])
                 stored = StoredTensors(key=key, sha256=sha256)
-        name = self.key(epoch)
+        name = self.key(epoch, step)
         objects[f"{name}.safetensors"], sha256 = _tensor_bytes(tensors)
         document = CheckpointRecord(
-            epoch=epoch, identity=self.identity, sha256=sha256, best=stored, state=dict(record)
+            epoch=epoch, step=step, identity=self.identity, sha256=sha256, best=stored, state=dict(record)
         )
         objects[f"{name}.json"] = _record_bytes(document.model_dump())
         self._best, self._writing = stored, Future()
         # A daemon: a process that is told to end does not wait for a store that does not answer.
         work = threading.Thread(
-            target=self._write, args=(objects, epoch, self._writing), name="checkpoint", daemon=True
+            target=self._write, args=(objects, (epoch, step), self._writing), name="checkpoint", daemon=True
         )
         work.start()
 
@@ -195,11 +198,11 @@ class Checkpoints:
             self._best = None  # it may not be there
             raise
 
-    def _write(self, objects: Mapping[str, bytes], epoch: int, done: Future[None]) -> None:
+    def _write(self, objects: Mapping[str, bytes], at: tuple[int, int], done: Future[None]) -> None:
         try:
             for key, data in objects.items():
                 self.store.write(key, data)
-            self._prune(epoch)
+            self._prune(at)
         except BaseException as error:
             done.set_exception(error)
         else:
@@ -213,7 +216,7 @@ class Checkpoints:
         self.flush()
         there = [*self._keys("epoch"), *self._keys("best")]
         found = self._newest(_records(there), check)
-        self._passed_over = {key for key in there if found is None or _epoch(key) > found.epoch}
+        self._passed_over = {key for key in there if found is None or _at(key) > (found.epoch, found.step)}
         return found
 
     def _newest(self, records: list[str], check: Callable[[Checkpoint], None]) -> Checkpoint | None:
@@ -223,12 +226,14 @@ class Checkpoints:
                 if document.identity != self.identity:
                     logger.warning("%s: made with other settings or data; not continued", key)
                     continue
-                if document.epoch != _epoch(key):
-                    raise DamagedCheckpoint(f"it says that it is of epoch {document.epoch}")
+                if (document.epoch, document.step) != _at(key):
+                    raise DamagedCheckpoint(
+                        f"it says that it is of epoch {document.epoch}, {document.step} steps"
+                    )
                 tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document.sha256)
                 best = document.best
                 weights = load_tensors(self.store, best.key, best.sha256) if best else {}
-                found = Checkpoint(document.epoch, tensors, document.state, weights)
+                found = Checkpoint(document.epoch, document.step, tensors, document.state, weights)
                 check(found)
             except (ValueError, LookupError, TypeError) as error:  # a record may hold anything
                 logger.warning("%s: %s; falling back to the checkpoint before it", key, error)
@@ -237,26 +242,26 @@ class Checkpoints:
             return found
         return None
 
-    def key(self, epoch: int) -> str:
-        """Where the checkpoint after `epoch` epochs is stored, without its suffixes."""
-        return f"{self.prefix}/epoch-{epoch:05d}"
+    def key(self, epoch: int, step: int = 0) -> str:
+        """Where the checkpoint after `epoch` epochs and `step` steps is stored, without its suffixes."""
+        return f"{self.prefix}/epoch-{epoch:05d}" + (f"_{step:07d}" if step else "")
 
     def _keys(self, start: str) -> list[str]:
-        ours = re.compile(rf"{re.escape(self.prefix)}/{start}-[0-9]+\.(json|safetensors)")
+        ours = re.compile(rf"{re.escape(self.prefix)}/{start}-[0-9]+(_[0-9]+)?\.(json|safetensors)")
         return [key for key in self.store.list(self.prefix) if ours.fullmatch(key)]
 
-    def _prune(self, newest: int) -> None:
-        """Drop what the newest `keep` up to epoch `newest` replace, and what was passed over.
+    def _prune(self, newest: tuple[int, int]) -> None:
+        """Drop what the newest `keep` up to epoch and step `newest` replace, and what was passed over.
 
         Any other that is later is none of ours: another process trains the same run, to which this one
         has lost it without knowing yet, and is ahead.
         """
 
         def ours(start: str) -> list[str]:
-            return [key for key in self._keys(start) if _epoch(key) <= newest or key in self._passed_over]
+            return [key for key in self._keys(start) if _at(key) <= newest or key in self._passed_over]
 
         there = ours("epoch")
-        kept = [key for key in _records(there) if _epoch(key) <= newest][-self.keep :]
+        kept = [key for key in _records(there) if _at(key) <= newest][-self.keep :]
         for key in there:
             if key.replace(".safetensors", ".json") not in kept:
                 self.store.delete(key)
@@ -272,11 +277,13 @@ class Checkpoints:
 
 
 def _records(keys: list[str]) -> list[str]:
-    return sorted((key for key in keys if key.endswith(".json")), key=_epoch)
+    return sorted((key for key in keys if key.endswith(".json")), key=_at)
 
 
-def _epoch(key: str) -> int:
-    return int(key.rpartition("-")[2].partition(".")[0])
+def _at(key: str) -> tuple[int, int]:
+    """Epochs and steps done."""
+    epoch, _, step = key.rpartition("-")[2].partition(".")[0].partition("_")
+    return int(epoch), int(step or 0)
 
 
 def _tensor_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:

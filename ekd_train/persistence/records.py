@@ -140,6 +140,8 @@ class CheckpointRecord(Record):
 
     epoch: int
     """Whole epochs done."""
+    step: int = 0
+    """Steps done of the next."""
     identity: str
     """Of the training run."""
     sha256: str

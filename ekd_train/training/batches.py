@@ -1,14 +1,16 @@
 """The batches of one run, with every random choice that a step needs."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ekd_train.data.augment import draw_augmentation
+from ekd_train.data.mixing import Mixing, draw_mixing
 from ekd_train.data.packed.loader import Stream
-from ekd_train.data.sampler import epoch_order, global_batches
+from ekd_train.data.sampler import epoch_order, global_batches, shard_bounds
 from ekd_train.data.seeds import derive_seed
 from ekd_train.data.tensors import TrainingData
 from ekd_train.data.transfer import to_device
@@ -18,6 +20,16 @@ from ekd_train.perturbations import draw
 from ekd_train.settings import TrainingRun
 from ekd_train.training.step import Batch
 from ekd_train.training.teacher_cache import TeacherCache
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images `[start, stop)` of a global batch, and which of its rows they are made of."""
+
+    start: int
+    stop: int
+    needed: Tensor
+    mixing: Mixing | None
 
 
 class Batches:
@@ -53,10 +65,19 @@ class Batches:
     def draw(self, step: int, rows: Tensor) -> Batch:
         """This worker's share of the global batch of the training images `rows`, drawn for `step`.
 
+        As `parts`, in one piece.
+        """
+        return self._draw(step, rows, 1)[0]
+
+    def parts(self, step: int, rows: Tensor) -> tuple[Batch, ...]:
+        """The share in `training.accumulate` parts, or as many as there are images.
+
         Seeds the global generator too, from which dropout and the like draw, differently on every worker.
         """
+        return self._draw(step, rows, self.run.training.accumulate)
+
+    def _draw(self, step: int, rows: Tensor, count: int) -> tuple[Batch, ...]:
         size, device = len(rows), self.workers.device
-        start, stop = self.workers.shard(size)
         generator = torch.Generator().manual_seed(self._seed("augmentation", step))
         augmentation = draw_augmentation(generator, size, self.run.augmentation)
         teachers = self.teachers_at(step)
@@ -69,21 +90,47 @@ class Batches:
         self.workers.seed_noise(self._seed("noise", step, self.workers.rank))
         teacher_logits = None
         if self.teacher_cache is not None:
-            teacher_logits = to_device(self.teacher_cache.lookup(rows, augmentation)[:, start:stop], device)
+            teacher_logits = self.teacher_cache.lookup(rows, augmentation)
             if self.rotating:
                 teacher_logits = torch.stack(
                     [teacher_logits[(step + m) % len(teacher_logits)] for m in range(self.members)]
                 )
-        mine = to_device(rows[start:stop], device)
-        return Batch(
-            images=self._images(step, mine),
-            labels=self.data.train.labels[mine],
-            augmentation=augmentation.rows(start, stop),
-            perturbation=perturbation.rows(start, stop),
-            teachers=teachers,
-            teacher_logits=teacher_logits,
-            weight=(stop - start) * self.workers.size / size,
+        parts = self._parts(step, size, count)
+        sizes = [len(part.needed) for part in parts]
+        mine = to_device(rows[torch.cat([part.needed for part in parts])], device)
+        images, labels = self._images(step, mine, count).split(sizes), self.data.train.labels[mine].split(sizes)
+
+        def logits_of(part: _Part) -> Tensor | None:
+            return None if teacher_logits is None else to_device(teacher_logits[:, part.start : part.stop], device)
+
+        return tuple(
+            Batch(
+                images=images[index],
+                labels=labels[index],
+                augmentation=augmentation.at(part.needed),
+                perturbation=perturbation.rows(part.start, part.stop),
+                teachers=teachers,
+                teacher_logits=logits_of(part),
+                weight=(part.stop - part.start) * self.workers.size / size,
+                mixing=part.mixing,
+            )
+            for index, part in enumerate(parts)
         )
+
+    def _parts(self, step: int, size: int, count: int) -> list[_Part]:
+        """This worker's share of a global batch of `size` images, in at most `count` parts."""
+        mixing = None
+        if self.run.augmentation.mixes:
+            generator = torch.Generator().manual_seed(self._seed("mixing", step))
+            mixing = draw_mixing(generator, size, self.run.augmentation)
+        start, stop = self.workers.shard(size)
+        count = min(count, max(1, stop - start))
+        bounds = (shard_bounds(stop - start, part, count) for part in range(count))
+        found = []
+        for first, last in ((start + first, start + last) for first, last in bounds):
+            needed, mixed = mixing.rows(first, last) if mixing else (torch.arange(first, last), None)
+            found.append(_Part(first, last, needed, mixed))
+        return found
 
     def teachers_at(self, step: int) -> Teachers | None:
         """The teachers of `step`: all, or with `distillation.assignment=rotating` one for each member."""
@@ -91,22 +138,22 @@ class Batches:
             return self.teachers
         return self.teachers.rotated(step, self.members)
 
-    def _images(self, step: int, mine: Tensor) -> Tensor:
+    def _images(self, step: int, mine: Tensor, count: int) -> Tensor:
         images = self.data.train.images
         if isinstance(images, Tensor):
             return images[mine]
         goes_on = self._stream is not None and self._stream.live and self._next == step
         if not goes_on or step % self.per_epoch == 0:
-            self._stream = images.stream(self._shares_from(step))
+            self._stream = images.stream(self._shares_from(step, count))
         assert self._stream is not None
         self._next = step + 1
         return next(self._stream)
 
-    def _shares_from(self, step: int) -> Iterator[Tensor]:
-        """This worker's rows of `step` and each step after it, to the end of the epoch."""
-        start, stop = self.workers.shard(self.run.training.batch_size)
-        for rows in self.of_epoch(step // self.per_epoch + 1)[step % self.per_epoch :]:
-            yield rows[start:stop]
+    def _shares_from(self, step: int, count: int) -> Iterator[Tensor]:
+        """The rows that this worker needs for `step` and each step after it, to the end of the epoch."""
+        batches = self.of_epoch(step // self.per_epoch + 1)[step % self.per_epoch :]
+        for later, rows in enumerate(batches, step):
+            yield rows[torch.cat([part.needed for part in self._parts(later, len(rows), count)])]
 
     def _order(self, epoch: int) -> np.ndarray:
         return epoch_order(self._seed("order"), epoch, len(self.data.train.labels))

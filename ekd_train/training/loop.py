@@ -26,13 +26,16 @@ from ekd_train.training.state import (
     Progress,
     all_finite,
     check_of_run,
+    load_own_tensors,
     load_state_tensors,
+    own_tensors,
     quality,
     selected_by,
     state_tensors,
 )
 from ekd_train.training.step import build_step
 from ekd_train.training.teacher_cache import open_cache
+from ekd_train.training.within_epoch import Interruptions
 
 PROGRESS_EVERY_S = 0.5
 LOSS_CHECKED_EVERY = 20
@@ -87,6 +90,7 @@ class Loop:
 
     for every epoch:                                                    advance
         for every global batch:                                         _train_epoch
+            checkpoint, if it is time to in the midst of an epoch       save
             set the learning rate
             draw augmentation, perturbation and teachers; take this worker's rows
             step                                                        (ekd_train.training.step)
@@ -119,8 +123,13 @@ class Loop:
         self.step = build_step(run, data, workers, teachers, start)
         self.progress = Progress(epoch=0, seconds=0.0, history=[], best=None)
         self.best_weights: dict[str, Tensor] = {}
-        self.saved: int | None = None  # epoch of the newest checkpoint
-        if (found := checkpoints.newest(partial(check_of_run, self.step.trainee))) is not None:
+        self.saved: str | None = None  # key of the newest checkpoint
+        self.within = 0  # steps done of the next epoch
+        self.sums: dict[str, Tensor] = {}  # of the losses in these
+        self.interruptions = Interruptions(workers, self.settings.checkpoint_every_minutes)
+        self.began = time.perf_counter()
+        check = partial(check_of_run, self.step, self.batches.per_epoch)
+        if (found := checkpoints.newest(check)) is not None:
             self.load(found)
 
     def advance(self) -> dict[str, float]:
@@ -131,16 +140,17 @@ class Loop:
         assert not self.finished
         validated = len(self.history)
         while len(self.history) == validated:
-            began = time.perf_counter()
+            self.began = time.perf_counter()
             epoch = self.epoch + 1
             losses = self._train_epoch(epoch)
             # Whether or not it validates: a resumed run starts from the first worker's buffers too.
             self.workers.share_buffers(self.step.trainee)
+            if self.step.ema is not None:
+                self.workers.share_buffers(self.step.ema)
             last = epoch == self.settings.epochs
             if last or epoch % self.settings.evaluate_every == 0:
                 self._validate(epoch, losses)
-            self.progress.epoch = epoch
-            self.progress.seconds += time.perf_counter() - began
+            self.progress.epoch, self.within, self.sums = epoch, 0, {}
             preempted = self.workers.preemption_announced()
             if last or preempted or epoch % self.settings.checkpoint_every == 0:
                 self.save()
@@ -152,28 +162,43 @@ class Loop:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; the mean loss and terms of the whole global batches."""
         self.step.trainee.train()
-        sums: dict[str, Tensor] = {}
+        sums, done = self.sums, self.within
         reported = began = time.perf_counter()
         batches = self.batches.of_epoch(epoch)
-        for index, rows in enumerate(batches):
+        for index, rows in enumerate(batches[done:], done):
+            if index > done and self.interruptions.due():
+                self._interrupt(index)
             step = (epoch - 1) * len(batches) + index
             rate = self._set_learning_rate(step)
-            batch = self.batches.draw(step, rows)
-            losses = self.step(batch)
+            share = self.batches.parts(step, rows)
+            losses = self.step(*share)
+            weight = sum(part.weight for part in share)
             for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * batch.weight
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * weight
             self._stop_if_diverged(losses["loss"], step, rate)
             if (now := time.perf_counter()) - reported >= PROGRESS_EVERY_S and self.workers.is_first:
                 reported = now
-                images_per_s = (index + 1) * self.settings.batch_size / (now - began)
+                images_per_s = (index + 1 - done) * self.settings.batch_size / (now - began)
                 steps = len(batches) * self.settings.epochs
                 self.reporter.progress(epoch, step + 1, steps, float(losses["loss"]), images_per_s)
         totals = self.workers.total(torch.stack(list(sums.values()))) / (len(batches) * self.workers.size)
         return {f"train/{name}": value for name, value in zip(sums, totals.tolist(), strict=True)}
 
+    def _interrupt(self, steps: int) -> None:
+        """Checkpoint after `steps` of this epoch; leave, if this machine is about to go."""
+        infinite = torch.tensor(float(not all_finite(self.step.trainee)), device=self.workers.device)
+        if self.workers.total(infinite) > 0:
+            step = self.epoch * self.batches.per_epoch + steps - 1
+            raise self._diverged("the weights became infinite or NaN", step, self._set_learning_rate(step))
+        self.within = steps
+        self.save()
+        if self.interruptions.announced:
+            self.checkpoints.flush()  # a worker that exits ends the others too
+            self.workers.exit_if_preempted()
+
     def _validate(self, epoch: int, losses: dict[str, float]) -> None:
         """Add the epoch's record to the history, and keep its weights if they are the best so far."""
-        network, split = self.step.trainee.network, self.data.validation
+        network, split = self.step.kept, self.data.validation
         try:
             with computing(self.settings.speed, self.workers.device):
                 found = validate(network, split.images, split.labels, self.workers)
@@ -214,21 +239,28 @@ class Loop:
         return Trained(network.eval(), self.progress.best, self.history, self.progress.seconds)
 
     def save(self) -> None:
-        """Have a checkpoint of this epoch stored, by the first worker; within `checkpoints.storing()`."""
-        self.saved = self.epoch
+        """Have a checkpoint of this moment stored, by the first worker; within `checkpoints.storing()`."""
+        self.saved = self.checkpoints.key(self.epoch, self.within)
+        self.interruptions.saved()
+        now = time.perf_counter()
+        self.progress.seconds += now - self.began
+        self.began = now
+        tensors = state_tensors(self.step)
+        if self.within:
+            tensors |= own_tensors(self.step, self.sums, self.workers)
         if not self.workers.is_first:
             return
         progress = self.progress
         best = (int(progress.best["epoch"]), self.best_weights) if progress.best is not None else None
-        tensors = state_tensors(self.step.trainee, self.step.optimiser)
-        self.checkpoints.save(progress.epoch, tensors, vars(progress), best)
+        self.checkpoints.save(progress.epoch, tensors, vars(progress), best, self.within)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`: of this run, or of one with the same networks and schedule."""
         self.progress = Progress(**checkpoint.record)
-        load_state_tensors(self.step.trainee, self.step.optimiser, checkpoint.tensors)
-        self.best_weights = checkpoint.best
-        self.saved = checkpoint.epoch
+        load_state_tensors(self.step, checkpoint.tensors)
+        self.sums = load_own_tensors(self.step, checkpoint.tensors, self.workers)
+        self.best_weights, self.within = checkpoint.best, checkpoint.step
+        self.saved = self.checkpoints.key(checkpoint.epoch, checkpoint.step)
 
     def _set_learning_rate(self, step: int) -> float:
         """Set every group's learning rate for `step`; the network's own, without that of factors."""
@@ -257,8 +289,8 @@ class Loop:
 
     def _diverged(self, what: str, step: int, rate: float) -> TrainingDiverged:
         epoch = step // self.batches.per_epoch + 1
-        good = "none yet" if self.saved is None else self.checkpoints.key(self.saved)
         return TrainingDiverged(
             f"{self.run.name}: {what} at step {step + 1} (epoch {epoch}), learning rate {rate:.4g}; "
-            f"last good checkpoint: {good}. Lower the learning rate or lengthen the warm-up"
+            f"last good checkpoint: {self.saved or 'none yet'}. "
+            "Lower the learning rate or lengthen the warm-up"
         )

@@ -11,8 +11,8 @@ def learning_rate_factor(schedule: Schedule, *, step: int, steps_per_epoch: int,
     All kinds begin with a linear warm-up from `warmup_start` to 1 over `warmup_epochs`. Then `cosine`
     falls to 0 at the end of training (LatentBE's recipe); `flat_linear` stays at 1 until the fraction
     `flat_until` of training, falls linearly to `final_factor` at `decay_until` and stays there (the ODS
-    paper's recipe); `constant` stays at 1. A warm-up that reaches past the beginning of the linear
-    decay never lifts the rate above it.
+    paper's recipe); `steps` is multiplied by `step_factor` at each of `decay_at`; `constant` stays at 1.
+    A warm-up that reaches past the beginning of the linear decay never lifts the rate above it.
 
     >>> recipe = Schedule(kind="cosine", warmup_epochs=5)
     >>> [learning_rate_factor(recipe, step=s, steps_per_epoch=10, epochs=25) for s in (0, 25, 50, 150)]
@@ -28,6 +28,9 @@ def learning_rate_factor(schedule: Schedule, *, step: int, steps_per_epoch: int,
             return warmup if step < warmup_steps else _cosine(step - warmup_steps, total - warmup_steps)
         case "flat_linear":
             return min(warmup, _flat_linear(schedule, step / total))
+        case "steps":
+            passed = sum(step >= fraction * total for fraction in schedule.decay_at)
+            return warmup * schedule.step_factor**passed
 
 
 def linear_warmup(step: int, *, warmup_steps: float, start: float = 0.0) -> float:

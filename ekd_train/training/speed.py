@@ -28,10 +28,10 @@ def computing(speed: Speed, device: torch.device) -> AbstractContextManager[obje
     """
     if precision_on(speed, device) == "float32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, getattr(torch, precision_on(speed, device)))
 
 
-def precision_on(speed: Speed, device: torch.device) -> Literal["float32", "bfloat16"]:
+def precision_on(speed: Speed, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """What `speed.precision` is on `device`: auto depends on what it computes in."""
     if speed.precision != "auto":
         return speed.precision

@@ -20,10 +20,24 @@ class Trainee(nn.Module):
     one forward for one backward.
     """
 
-    def __init__(self, network: nn.Module, projections: FeatureProjections | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        projections: FeatureProjections | None = None,
+        frozen: Sequence[nn.Module] = (),
+    ) -> None:
+        """`frozen`: modules of `network` that stay in evaluation mode."""
         super().__init__()
         self.network = network
         self.projections = projections
+        self._frozen = tuple(frozen)
+
+    def train(self, mode: bool = True) -> "Trainee":
+        """To training mode, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(
         self,
@@ -47,11 +61,15 @@ class Trainee(nn.Module):
 
 
 def build_trainee(
-    network: nn.Module, objective: Objective, teachers: Teachers | None, images: Tensor
+    network: nn.Module,
+    objective: Objective,
+    teachers: Teachers | None,
+    images: Tensor,
+    frozen: Sequence[nn.Module] = (),
 ) -> Trainee:
     """`network` with the feature projections that `objective` asks for; `images (b, ...)` are any."""
     if not objective.needs_features:
-        return Trainee(network)
+        return Trainee(network, frozen=frozen)
     if not isinstance(network, Branched) or teachers is None:
         raise ValueError("the feature term (distillation.ekd.feature) needs student.method=ekd and teachers")
     with torch.no_grad():

@@ -6,9 +6,11 @@ import torch
 
 from ekd_train.data.description import DataDescription
 from ekd_train.models.build_network import build_network
+from ekd_train.models.layers import depths, freeze
 from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.settings import TrainingRun
+from ekd_train.training.optimiser import check_optimiser
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
@@ -21,6 +23,9 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
     for where, run in distinct_runs(experiment).items():
         try:
             network = network_on_paper(run, description)
+            check_optimiser(run.training)
+            if freeze(network, run.training.freeze) or run.training.layer_decay < 1:
+                depths(network)  # raises where layers have no order
             rows = _smallest_share(run, experiment)
             logits = network.train()(torch.zeros(rows, *shape, device="meta"))
             if not isinstance(logits, torch.Tensor) or logits.shape[-2:] != (rows, classes):
@@ -47,7 +52,8 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
 def _smallest_share(run: TrainingRun, experiment: Experiment) -> int:
     """Images of one batch that a BatchNorm may have to do with."""
     synchronised = run.training.batch_norm == "synchronised"
-    return run.training.batch_size // (1 if synchronised else experiment.cluster.most_workers)
+    share = run.training.batch_size // (1 if synchronised else experiment.cluster.most_workers)
+    return max(1, share // run.training.accumulate)
 
 
 def network_on_paper(run: TrainingRun, description: DataDescription) -> Any:

@@ -186,6 +186,11 @@ def check_images(experiment: Experiment, description: DataDescription) -> None:
     trainings = {"student": experiment.student.training}
     trainings |= {f"teachers.{i}": g.training for i, g in enumerate(experiment.teachers) if not g.given}
     for key, training in trainings.items():
+        if training.speed.precision == "float16" and not experiment.cluster.gpus_per_worker:
+            raise ExperimentError(
+                f"{key}.training.speed.precision: float16 is for GPUs, and cluster.gpus_per_worker is 0; "
+                "use auto"
+            )
         if training.batch_size > description.train:
             raise ExperimentError(
                 f"{key}.training.batch_size is {training.batch_size} but there are {description.train} "

@@ -2,12 +2,13 @@ import shutil
 
 import pytest
 import torch
-from training_runs import MemoryStore, label_run, same_tensors, student_run
+from training_runs import MemoryStore, label_run, same_tensors, student_run, with_training
 from two_workers import FolderStore, in_one_process, in_processes
 
 from ekd_train.distributed import Workers
 from ekd_train.objectives import OBJECTIVES
 from ekd_train.perturbations import PERTURBATIONS
+from ekd_train.settings import Augmentation
 
 TOGETHER = {"epochs": 2, "batch_norm": "synchronised", "speed": {"precision": "float32"}}
 RUNS = {
@@ -20,6 +21,23 @@ RUNS = {
 }
 """Every objective and perturbation; batches of 7 images, so that two workers have 3 and 4 of them."""
 
+EVERY_STEP = student_run("latent_be", "tdiv_sdiv", epochs=2, ema=0.5, checkpoint_every_minutes=1e-9)
+VARIED = Augmentation.model_validate(
+    {
+        **{"crop": "random_resized", "flip": True, "color_jitter": {"brightness": 0.4, "contrast": 0.4}},
+        **{"rand_augment": {"operations": 2}, "random_erasing": 0.5, "mixup": 1, "cutmix": 1},
+    }
+)
+RECIPES = {
+    "varied and mixed": student_run(alpha=0.5, label_smoothing=0.1, ema=0.8, **TOGETHER).model_copy(
+        update={"augmentation": VARIED}
+    ),
+    # Where batch statistics are frozen, parts change nothing either.
+    "in parts": label_run(
+        optimiser={"name": "adamw"}, accumulate=2, freeze=["backbone"], clip_norm=0.1, **TOGETHER
+    ),
+}
+
 OWN_STATISTICS = student_run("latent_be", "tdiv_sdiv", epochs=4, evaluate_every=2)
 """Batch statistics of each worker's share, which the perturbation sees in the next step."""
 
@@ -29,17 +47,22 @@ def test_every_objective_and_perturbation_is_shared_out_here():
     assert {"none", *(run.perturbation.kind for run in RUNS.values())} == set(PERTURBATIONS)
 
 
+ALONE = {**RUNS, **RECIPES, "in parts": with_training(RECIPES["in parts"], accumulate=1)}
+
+
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    return folder, in_processes(2, RUNS | {"own statistics": OWN_STATISTICS}, folder)
+    return folder, in_processes(
+        2, RUNS | RECIPES | {"own statistics": OWN_STATISTICS, "every step": EVERY_STEP}, folder
+    )
 
 
 @pytest.fixture(scope="module")
 def by_one():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield {name: in_one_process(run, MemoryStore()) for name, run in RUNS.items()}
+    yield {name: in_one_process(run, MemoryStore()) for name, run in ALONE.items()}
     torch.set_num_threads(threads)
 
 
@@ -50,6 +73,14 @@ def test_two_workers_see_the_augmented_images_that_one_sees(name, by_one, by_two
     assert [len(images) for images in two[0]["augment"]] == [3] * 8
     shared = [torch.cat(shares) for shares in zip(*(worker["augment"] for worker in two), strict=True)]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(shared, one["augment"], strict=True))
+
+
+@pytest.mark.slow
+def test_two_workers_learn_from_the_varied_and_mixed_images_that_one_learns_from(by_one, by_two):
+    one, two = (found["varied and mixed"] for found in (by_one, by_two[1]))
+    shared = [torch.cat(shares) for shares in zip(*(worker["apply"] for worker in two), strict=True)]
+    for ours, theirs in zip(shared, one["apply"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -64,7 +95,7 @@ def test_two_workers_see_the_perturbed_images_that_one_sees(name, by_one, by_two
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *RECIPES])
 def test_two_workers_with_synchronised_statistics_end_with_the_weights_of_one(name, by_one, by_two):
     one, two = by_one[name], by_two[1][name]
     assert same_tensors(two[0]["weights"], two[1]["weights"])
@@ -91,6 +122,25 @@ def test_two_workers_that_were_cut_off_continue_exactly(by_two, tmp_path):
             assert before["history"] == after["history"]
         uninterrupted = FolderStore(folder / "own statistics").read(last)
         assert FolderStore(tmp_path / name).read(last) == uninterrupted, name
+
+
+@pytest.mark.slow
+def test_two_workers_that_were_cut_off_within_an_epoch_continue_exactly(by_two, tmp_path):
+    folder, found = by_two
+    shutil.copytree(folder / "every step", tmp_path / "cut")
+    store = FolderStore(tmp_path / "cut")
+    keys = store.list()
+    assert "checkpoints/student/epoch-00001_0000002.json" in keys
+    for key in keys:
+        if "epoch-" in key and key.rpartition("/")[2] > "epoch-00001_0000002.safetensors":
+            store.delete(key)
+    (resumed,) = in_processes(2, {"cut": EVERY_STEP}, tmp_path).values()
+    for before, after in zip(found["every step"], resumed, strict=True):
+        assert same_tensors(before["weights"], after["weights"])
+        assert before["history"] == after["history"]
+        assert len(after["apply"]) == 2
+    last = "checkpoints/student/epoch-00002.safetensors"
+    assert store.read(last) == FolderStore(folder / "every step").read(last)
 
 
 def test_the_noise_of_a_seed_is_that_of_torch_manual_seed():

@@ -20,7 +20,7 @@ from ekd_train.data.tensors import TrainingData
 from ekd_train.evaluation.evaluate import validate
 from ekd_train.objectives import OBJECTIVES, objective_for
 from ekd_train.perturbations import PERTURBATIONS
-from ekd_train.settings import Architecture, Speed, TrainingRun
+from ekd_train.settings import Architecture, Augmentation, Optimiser, Speed, TrainingRun
 from ekd_train.training.loop import Trained, TrainingDiverged, train
 from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import computing
@@ -38,6 +38,14 @@ RUNS = {
 
 LATENT_BE = RUNS["member_kd"]
 WITH_DROPOUT = Architecture(name="mobilenet_v3_small", small_images=True)
+AVERAGED = {"optimiser": Optimiser(name="adamw"), "ema": 0.9, "accumulate": 2, "label_smoothing": 0.1}
+VARIED = Augmentation.model_validate(
+    {"crop": "random_resized", "trivial_augment": True, "random_erasing": 0.5, "mixup": 1, "cutmix": 1}
+)
+FINE_TUNED = {
+    **{"optimiser": Optimiser(name="lamb", decay="weights"), "clip_norm": 0.5},
+    **{"layer_decay": 0.7, "freeze": ("group1",)},
+}
 RESUMED = {
     **RUNS,
     "validated every 2nd epoch": with_training(LATENT_BE, evaluate_every=2),
@@ -45,9 +53,14 @@ RESUMED = {
     "validated and saved at different epochs": with_training(LATENT_BE, evaluate_every=2, checkpoint_every=3),
     "teachers' predictions kept": with_training(student_run(), speed=Speed(cache_teachers=True)),
     "in bfloat16": with_training(LATENT_BE, speed=Speed(precision="bfloat16")),
+    "adamw, an average, parts": with_training(LATENT_BE, **AVERAGED),
+    "varied and mixed images": with_training(LATENT_BE).model_copy(update={"augmentation": VARIED}),
+    "checkpoints after every step": with_training(LATENT_BE, checkpoint_every_minutes=1e-9, ema=0.5),
+    "lamb, frozen, clipped": with_training(label_run(), **FINE_TUNED),
+    "activations computed again": with_training(LATENT_BE, speed=Speed(checkpoint_activations=True)),
     "synchronised batch norm": with_training(LATENT_BE, batch_norm="synchronised"),
 }
-QUICK = ("label", "member_kd")
+QUICK = ("label", "member_kd", "adamw, an average, parts", "checkpoints after every step")
 """Those that `make check` continues."""
 DROPPING_OUT = {
     "plain": label_run(architecture=WITH_DROPOUT, epochs=2),
@@ -306,10 +319,10 @@ def poisoned_at(step: int, what: str):
     taken = 0
     original = Step.__call__
 
-    def call(self, batch):
+    def call(self, *parts):
         nonlocal taken
         taken += 1
-        losses = original(self, batch)
+        losses = original(self, *parts)
         if taken == step and what == "loss":
             losses["loss"] = torch.tensor(float("nan"))
         if taken == step and what == "weights":

@@ -44,7 +44,13 @@ def test_constant_is_1_after_its_warm_up():
     assert factor(Schedule(kind="constant", warmup_epochs=2), 1, epochs=10) == 0.5
 
 
-@pytest.mark.parametrize("kind", ["cosine", "flat_linear", "constant"])
+def test_steps_divide_the_rate_at_each_of_their_fractions():
+    schedule = Schedule(kind="steps", decay_at=(0.5, 0.75), step_factor=0.1, warmup_epochs=1)
+    found = [factor(schedule, epoch, epochs=8) for epoch in (0.5, 1, 3.99, 4, 5.99, 6, 8)]
+    assert found == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("kind", ["cosine", "flat_linear", "steps", "constant"])
 @pytest.mark.parametrize("epochs", [1, 3, 5, 6])
 def test_a_warm_up_longer_than_the_training_is_safe(kind, epochs):
     schedule = Schedule(kind=kind, warmup_epochs=5)
