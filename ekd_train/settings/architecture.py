@@ -1,18 +1,10 @@
 """What a network is built as: its architecture, the weights that it starts from, the images that it wants."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ekd_train.settings.base import Positive, PositiveFloat, Settings
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-_LIST = BeforeValidator(_as_tuple)
-"""Of a tuple within a group of teachers, where pydantic no longer knows that lists came from JSON."""
+from ekd_train.settings.base import LIST, Positive, PositiveFloat, Settings
 
 
 class Pretrained(Settings):
@@ -24,10 +16,10 @@ class Pretrained(Settings):
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the bytes of their file (of timm's, of the tensors). Filled in when they are read; one that
     is stated is compared first."""
-    mean: Annotated[tuple[float, ...], Field(min_length=1), _LIST] | None = None
+    mean: Annotated[tuple[float, ...], Field(min_length=1), LIST] | None = None
     """Per channel, of pixels in [0, 1]; null: what the weights say, else the data's. Of grey images, three
     values give a network with three channels each of which is the grey one."""
-    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _LIST] | None = None
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), LIST] | None = None
     """Standard deviation per channel, of pixels in [0, 1], by which they are divided; beside `mean`."""
     image_size: Positive | None = None
     """Pixels on a side to which images are resized inside; null: what the weights say, else the data's."""

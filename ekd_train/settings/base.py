@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -11,6 +11,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)]
 """Below it a softmax is an argmax, above it uniform, to float32; the square of much more overflows."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Of a tuple within a group of teachers, where pydantic no longer knows that lists came from JSON."""
 
 
 class Settings(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ekd_train.settings.base import Fraction, NonNegativeFloat, Positive, PositiveFloat, Settings
+from ekd_train.settings.base import LIST, Fraction, NonNegativeFloat, Positive, PositiveFloat, Settings
 
 
 class Schedule(Settings):
@@ -23,7 +23,7 @@ class Schedule(Settings):
     """`flat_linear`: fraction of training at which the decay reaches `final_factor`, then stays."""
     final_factor: Fraction = 0.01
     """`flat_linear`: the last factor, as a fraction of the learning rate."""
-    decay_at: tuple[Fraction, ...] = (0.5, 0.75)
+    decay_at: Annotated[tuple[Fraction, ...], LIST] = (0.5, 0.75)
     """`steps`: fractions of training from each of which on the rate is `step_factor` times what it was."""
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """`steps`: the factor at each of them."""
@@ -104,7 +104,7 @@ class Training(Settings):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1
     """The head learns at the full rate, each layer before it (a residual network's stage, a
     transformer's block) at this multiple of the rate of the one after it: for fine-tuning."""
-    freeze: tuple[str, ...] = ()
+    freeze: Annotated[tuple[str, ...], LIST] = ()
     """Parts, by name (`layer1`, `encoder.layers`), that stay as they start, batch statistics included;
     `backbone`: all but the last layer."""
     schedule: Schedule = Schedule()

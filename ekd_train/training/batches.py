@@ -98,10 +98,17 @@ class Batches:
         parts = self._parts(step, size, count)
         sizes = [len(part.needed) for part in parts]
         mine = to_device(rows[torch.cat([part.needed for part in parts])], device)
-        images, labels = self._images(step, mine, count).split(sizes), self.data.train.labels[mine].split(sizes)
+        images, labels = (
+            self._images(step, mine, count).split(sizes),
+            self.data.train.labels[mine].split(sizes),
+        )
 
         def logits_of(part: _Part) -> Tensor | None:
-            return None if teacher_logits is None else to_device(teacher_logits[:, part.start : part.stop], device)
+            return (
+                None
+                if teacher_logits is None
+                else to_device(teacher_logits[:, part.start : part.stop], device)
+            )
 
         return tuple(
             Batch(
