@@ -12,7 +12,7 @@ FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 .DEFAULT_GOAL := help
 MINUTES ?= 10
 
-.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format bench clean
+.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,9 @@ check: $(STAMP)  ## format, lint, types, import rules, fast tests: two and a hal
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)  ## the pages, as a site in build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(STAMP)  ## the benchmarks, printing ratios
 	$(BIN)/python -m benchmarks

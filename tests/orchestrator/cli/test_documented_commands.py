@@ -34,7 +34,25 @@ def modules() -> list[str]:
     return sorted({m for page in PAGES for m in re.findall(r"python -m ([\w.]+)", page.read_text())})
 
 
+def scripts() -> list[str]:
+    """Every FILE of `python FILE` or `sbatch ... FILE`, and TARGET of `make TARGET`, in a shell block."""
+    blocks = [b for page in PAGES for b in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
+    found = re.findall(
+        r"\b(?:python|sbatch[^\n]*?) ([\w/]+\.\w+)|^(make [\w-]+)", "\n".join(blocks), re.MULTILINE
+    )
+    return sorted({file or target for file, target in found})
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_documented_script_or_target_is_there(script):
+    if target := re.fullmatch(r"make (\S+)", script):
+        assert re.search(rf"^{target[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    else:
+        assert (ROOT / script).is_file()
+
+
 def test_there_are_such_commands():
+    assert {"docs/examples/ensemble.py", "cluster/slurm/ekd.sbatch", "make demo"} <= set(scripts())
     assert len(commands()) >= 10
     assert len(modules()) >= 8
 

@@ -1,0 +1,158 @@
+"""What `make docs` writes into pages: keys, commands and errors from the sources, files from outside `docs`.
+
+A page says where with a comment, `<!-- keys -->`, so that it can be linked to and read as it lies. MkDocs
+calls `on_page_markdown` for each page.
+"""
+
+import ast
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+
+from orchestrator.cli.main import build_parser
+from orchestrator.cli.table import COMMANDS
+from orchestrator.experiment.keys import Key, evaluation_keys, experiment_keys
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("orchestrator", "tune_spaces", "ekd_train")
+INCLUDED = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "cluster/README.md": "cluster.md",
+}
+"""Files that lie elsewhere, and the pages that show them."""
+
+
+def on_page_markdown(markdown, page, **_):
+    """The page's text, completed."""
+    source = f"docs/{page.file.src_uri}"
+    if included := re.fullmatch(r"<!-- include (\S+) -->\s*", markdown):
+        source = included[1]
+        markdown = (ROOT / source).read_text(encoding="utf-8")
+    for name, write in GENERATED.items():
+        marker = f"<!-- {name} -->"
+        if marker in markdown:
+            markdown = markdown.replace(marker, write())
+    return with_links_of_the_site(markdown, source, page.file.src_uri)
+
+
+def with_links_of_the_site(markdown: str, source: str, page: str) -> str:
+    """Links of the file `source` as the page needs them; what has no page is named without a link."""
+
+    def link(found: re.Match[str]) -> str:
+        text, target, anchor = found[1], found[2], found[3] or ""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        shown = INCLUDED.get(path, path.removeprefix("docs/"))
+        if (path not in INCLUDED and not path.startswith("docs/")) or path.endswith((".py", ".ipynb")):
+            return text if path in text else f"{text} (`{path}`)"
+        return f"[{text}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{anchor})"
+
+    return re.sub(r"(?<!!)\[([^\]\[]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", link, markdown)
+
+
+def keys() -> str:
+    """Every key of an experiment, group by group, then those of `ekd evaluate`."""
+    parts = [_group(key.name.rpartition(".")[0], experiment_keys()) for key in _first_of_each_group()]
+    return "\n\n".join([*parts, "## `ekd evaluate --set`\n\n" + _rows(evaluation_keys())])
+
+
+def _first_of_each_group() -> list[Key]:
+    return list({key.name.rpartition(".")[0]: key for key in reversed(experiment_keys())}.values())[::-1]
+
+
+def _group(prefix: str, known: list[Key]) -> str:
+    members = [key for key in known if key.name.rpartition(".")[0] == prefix]
+    return f"## `{prefix or 'name'}`\n\n".replace("`name`", "Of the whole experiment") + _rows(members)
+
+
+def _rows(shown: list[Key]) -> str:
+    lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
+    for key in shown:
+        default = f"`{_cell(key.default)}`" if key.default else ""
+        lines.append(f"| `{key.name}` | {default} | {_cell(key.takes)} | {_cell(key.meaning)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "&#124;") if "`" not in text else text.replace("|", r"\|")
+
+
+def commands() -> str:
+    """The help of every command, as it is printed."""
+    return "\n\n".join(
+        f"## `ekd {name}`\n\n{command.description}\n\n```text\n{_help_of(name)}\n```"
+        for name, command in COMMANDS.items()
+    )
+
+
+def _help_of(command: str) -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        build_parser().parse_args([command, "--help"])
+    return printed.getvalue().strip()
+
+
+def errors() -> str:
+    """Every message of an error that a user may meet, with `…` where it names something."""
+    documented = dict(error_classes())
+    found: dict[str, set[str]] = {name: set() for name in documented}
+    for name, message in messages(set(documented)):
+        found[name].add(message)
+    return "\n\n".join(
+        f"### {name}\n\n{documented[name]}\n\n" + "\n".join(f"- `{text}`" for text in sorted(found[name]))
+        for name in sorted(found)
+    )
+
+
+def error_classes() -> Iterator[tuple[str, str]]:
+    """Name and description of every class of errors whose message is for a user."""
+    known = {"EkdError"}
+    trees = [node for tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for _ in range(3):  # subclasses of subclasses
+        for node in trees:
+            if {base.id for base in node.bases if isinstance(base, ast.Name)} & known:
+                known.add(node.name)
+    for node in trees:
+        if node.name in known:
+            yield node.name, " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    yield (
+        "ValueError",
+        "A key's value, or two keys together, that cannot be; the message begins with the key.",
+    )
+
+
+def messages(classes: set[str]) -> Iterator[tuple[str, str]]:
+    """Class and text of every error of one of them that is made; of `ValueError` where keys are checked."""
+    for path, tree in zip(_sources(), _trees(), strict=True):
+        keys_are_checked = "/settings" in str(path) or "/experiment/" in str(path)
+        for call in ast.walk(tree):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            name = call.func.id
+            if name in classes and (name != "ValueError" or keys_are_checked):
+                text = ": ".join(part for part in map(_text, call.args) if part)
+                if len(re.sub(r"[…\W]", "", text)) > 3:
+                    yield name, " ".join(text.replace("`", "'").split())
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return "…"
+
+
+def _sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def _trees() -> list[ast.Module]:
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in _sources()]
+
+
+GENERATED = {"keys": keys, "commands": commands, "errors": errors}
+"""Marker -> what stands there."""
