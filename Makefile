@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/ekd schema > orchestrator/experiments/experiment.schema.json
 	touch $(STAMP)
 
 demo: $(STAMP)  ## set-up, and the whole main job on data that needs no download

@@ -46,3 +46,7 @@ def test_what_is_installed_for_tests_is_within_the_bounds(file):
 def test_what_moves_between_releases_has_an_upper_bound():
     bounded = {one.name for one in REQUIREMENTS if any(s.operator == "<" for s in one.specifier)}
     assert bounded >= MOVING
+
+
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()

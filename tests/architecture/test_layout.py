@@ -104,8 +104,8 @@ def test_each_folder_of_methods_has_tests_in_a_folder_of_its_name():
         assert list((ROOT / "tests" / "ekd_train" / package).glob("test_*.py")), package
 
 
-def test_the_readmes_picture_and_the_folders_say_the_same():
-    picture = re.search(r"```\n(orchestrator/ .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_picture_and_the_folders_say_the_same():
+    picture = re.search(r"```\n(orchestrator/ .*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert picture is not None
     shown, package = set(), ""
     for line in picture[1].splitlines():
@@ -120,7 +120,10 @@ def test_the_readmes_picture_and_the_folders_say_the_same():
 
 
 def test_every_file_that_the_documents_link_to_is_there():
-    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md")]
+    pages = [
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "cluster/README.md")
+    ]
     for page in (*pages, *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"

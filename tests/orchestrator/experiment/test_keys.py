@@ -103,3 +103,12 @@ def test_keys_are_found_by_a_part_of_their_names_else_the_nearest_is_named(capsy
 def test_ekd_schema_prints_json(capsys, schema):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema.schema
+
+
+@pytest.mark.parametrize(
+    "path", [*(PACKAGED / f"{name}.yaml" for name in packaged_experiments()), *EXAMPLES], ids=lambda p: p.stem
+)
+def test_every_packaged_experiment_and_example_names_the_schema_for_editors(path):
+    named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", path.read_text())
+    assert named is not None
+    assert (path.parent / named[1]).resolve() == PACKAGED / "experiment.schema.json"
