@@ -46,7 +46,7 @@ def overview() -> None:
         arrow((1.3, 1.35), (2.02, y + 0.25))
         arrow((3.68, y + 0.25), (4.52, y + 0.25))
         arrow((6.18, y + 0.25), (7.02, 1.35))
-    axes.text(4.1, 2.75, "teaches", ha="center", fontsize=8, color="#777777")
+    axes.text(4.1, 2.43, "teaches", ha="center", fontsize=8, color="#777777")
     axes.text(5.35, 2.75, "one student: members share weights", ha="center", fontsize=8, color="#777777")
     box(7.1, 1.1, "one network", RESULT, 1.7)
     axes.text(
@@ -136,7 +136,7 @@ def perturbations(images: Tensor, teachers: list[nn.Module]) -> None:
         axis.imshow(shown[0, 0], cmap="gray", vmin=0, vmax=1)
         axis.set(title="image" if kind == "none" else kind, xticks=[], yticks=[])
     axes[3].barh(["image", "conf_ods", "tdiv"][::-1], list(differences.values())[::-1], color=TEACHER)
-    axes[3].set(title="two teachers differ, KL in nats")
+    axes[3].set(xlabel="KL between two teachers, nats")
     save(figure, "perturbations")
 
 

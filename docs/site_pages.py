@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
 
 from orchestrator.cli.main import build_parser
@@ -55,17 +56,14 @@ def with_links_of_the_site(markdown: str, source: str, page: str) -> str:
 
 def keys() -> str:
     """Every key of an experiment, group by group, then those of `ekd evaluate`."""
-    parts = [_group(key.name.rpartition(".")[0], experiment_keys()) for key in _first_of_each_group()]
+    known = experiment_keys()
+    parts = []
+    for group in dict.fromkeys(key.name.rpartition(".")[0] for key in known):
+        heading = f"`{group}`" if group else "Of the whole experiment"
+        parts.append(
+            f"## {heading}\n\n" + _rows([key for key in known if key.name.rpartition(".")[0] == group])
+        )
     return "\n\n".join([*parts, "## `ekd evaluate --set`\n\n" + _rows(evaluation_keys())])
-
-
-def _first_of_each_group() -> list[Key]:
-    return list({key.name.rpartition(".")[0]: key for key in reversed(experiment_keys())}.values())[::-1]
-
-
-def _group(prefix: str, known: list[Key]) -> str:
-    members = [key for key in known if key.name.rpartition(".")[0] == prefix]
-    return f"## `{prefix or 'name'}`\n\n".replace("`name`", "Of the whole experiment") + _rows(members)
 
 
 def _rows(shown: list[Key]) -> str:
@@ -150,6 +148,7 @@ def _sources() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
 def _trees() -> list[ast.Module]:
     return [ast.parse(path.read_text(encoding="utf-8")) for path in _sources()]
 

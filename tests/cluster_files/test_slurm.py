@@ -35,8 +35,11 @@ def submit(tmp_path):
     write_program(
         programs / "ray",
         'printf "%s\\n" "$@" > "asked-$SLURMD_NODENAME"; echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> tokens\n'
-        "exit ${RAY_STATUS:-0}",
+        # As Ray's does: the command on the first node, and 0 where Ray itself did not start.
+        "[[ -n ${RAY_FAILS:-} || $SLURMD_NODENAME != node7 ]] && exit\n"
+        'while [[ $1 != -- ]]; do shift; done; shift; "$@"',
     )
+    write_program(programs / "ekd", 'printf "%s\\n" "$@" > ekd-was-asked; exit ${EKD_EXIT:-0}')
 
     def run(*arguments: str, **variables: str) -> tuple[int, dict[str, list[str]]]:
         job = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
@@ -57,7 +60,12 @@ def test_every_node_joins_the_first_ones_ray_and_runs_the_command(submit, tmp_pa
     assert asked["node7"][:separator] == (
         ["symmetric-run", "--address", "node7:23456", "--min-nodes", "2", "--num-cpus", "8"]
     )
-    assert asked["node7"][separator + 1 :] == ["ekd", "run", "my experiment.yaml", "--set", "seed=1"]
+    assert (tmp_path / "ekd-was-asked").read_text().splitlines() == [
+        "run",
+        "my experiment.yaml",
+        "--set",
+        "seed=1",
+    ]
     assert (tmp_path / "srun-options").read_text().split()[:2] == ["--ntasks=2", "--ntasks-per-node=1"]
 
 
@@ -71,8 +79,13 @@ def test_a_job_has_a_token_of_its_own_that_all_its_nodes_know(submit, tmp_path):
     assert all(re.fullmatch(r"token [0-9a-f]{64}", line) for line in both)
 
 
-def test_the_jobs_status_is_the_commands(submit):
-    assert submit("run", "digits", RAY_STATUS="2")[0] == 2
+def test_the_jobs_status_is_ekds(submit):
+    assert submit("run", "digits", EKD_EXIT="2")[0] == 2
+    assert submit("run", "digits", EKD_EXIT="0")[0] == 0
+
+
+def test_where_ray_does_not_start_the_job_has_failed(submit):
+    assert submit("run", "digits", RAY_FAILS="yes")[0] == 1
 
 
 def test_the_options_are_those_of_rays_command():
