@@ -104,6 +104,18 @@ class Dataset:
         vars(seen)["fingerprint"] = self.fingerprint  # where `cached_property` keeps it
         return seen
 
+    def packed_in(self, folder: Path) -> "Dataset":
+        """The same data set, whose packed images lie in `folder`."""
+
+        def moved(split: Split) -> Split:
+            assert isinstance(split.images, PackedImages)
+            return replace(split, images=replace(split.images, folder=folder))
+
+        train, validation, test = moved(self.train), moved(self.validation), moved(self.test)
+        made = replace(self, train=train, validation=validation, test=test)
+        vars(made)["fingerprint"] = self.fingerprint  # without its test images, too
+        return made
+
     @property
     def num_classes(self) -> int:
         """How many classes the labels can name."""

@@ -158,7 +158,7 @@ def work(config: dict[str, Any]) -> None:
         return  # too few workers are left over for a worker group of their own
     jobs = setup.jobs.of(group)
     shared: SharedData = ray.get(setup.data)
-    data = place(shared.dataset, workers.device, setup.cpus_per_worker)
+    data = place(shared.here(), workers.device, setup.cpus_per_worker)
     trials = TrialRunner(data.training, setup.networks, workers, setup.keep_checkpoints, shared.weights)
     finished: int | None = None
     while (assignment := jobs.next(finished)) is not None:

@@ -16,6 +16,8 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 SHARED_NETWORKS = "networks"
 """The folder of `storage.uri` that has the trained networks of all runs, and so no run's id."""
+SHARED_PACKS = "packed"
+"""The same of packed images."""
 
 _NAME = r"[A-Za-z0-9._-]+"
 MODEL_NAME = re.compile(_NAME)

@@ -1,17 +1,23 @@
 """What the stages of one run share: where things are, and the training runs in their worker groups."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from ekd_train.data import Dataset
+from ekd_train.data.packed.fetch import put
 from ekd_train.data.shared import SharedData
 from ekd_train.persistence.networks import Networks
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.errors import EkdError
+from orchestrator.experiment.infrastructure import SHARED_PACKS
 from orchestrator.pipeline.lease import Lease, TakenOver
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
@@ -159,6 +165,15 @@ class RunContext:
             check_capacity(experiment, self._capacity)
         return self._capacity
 
+    def share(self, dataset: Dataset, weights: Mapping[str, np.ndarray] = MappingProxyType({})) -> Any:
+        """A `ray.ObjectRef` of a `SharedData`; packed images go to storage where other hosts may train."""
+        packs = None
+        if dataset.packed is not None and not self.ray().own:
+            packs = self.checked.storage.top.child(SHARED_PACKS)
+            self.view.say(f"packed images are put into {packs.uri()}, unless they are there")
+            put(dataset.packed.folder, packs)
+        return worker_pool.share(SharedData(dataset, weights, packs))
+
     def end_workers(self) -> bool:
         """End the worker groups, so that what they held is free; the next job starts them again.
 
@@ -205,7 +220,7 @@ class RunContext:
             self._workers = worker_pool.WorkerPool(
                 experiment.cluster,
                 self.networks,
-                worker_pool.share(SharedData(self.checked.dataset)),
+                self.share(self.checked.dataset),
                 experiment.storage.keep_checkpoints,
                 experiment.code,
             )

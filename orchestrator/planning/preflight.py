@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ekd_train.data import DataDescription, Dataset, describe
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, Cluster
+from orchestrator.experiment.infrastructure import RUN_ID, SHARED_NETWORKS, SHARED_PACKS, Cluster
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable, id_for_images
@@ -168,10 +168,8 @@ def check_run_id(run_id: str, where: str = "run id") -> str:
         raise ExperimentError(
             f"{where} {run_id!r}: use letters, digits, '.', '_', '-', at most 100, a letter or digit first"
         )
-    if run_id == SHARED_NETWORKS:
-        raise ExperimentError(
-            f"{where} {run_id}: the networks that runs share are kept there; choose another"
-        )
+    if run_id in (SHARED_NETWORKS, SHARED_PACKS):
+        raise ExperimentError(f"{where} {run_id}: what runs share is kept there; choose another")
     return run_id
 
 

@@ -75,7 +75,7 @@ class InProcess:
         notice = NodeNotice({ray.get_runtime_context().get_node_id()})
         workers = Workers(device=device, notice=notice)
         shared: SharedData = ray.get(setup.data)
-        data = place(shared.dataset, workers.device, experiment.cluster.cpus_per_worker)
+        data = place(shared.here(), workers.device, experiment.cluster.cpus_per_worker)
         keep = experiment.storage.keep_checkpoints
         self.runner = TrialRunner(data.training, setup.networks, workers, keep, shared.weights)
         self.reporter = Silent()

@@ -2,10 +2,8 @@
 
 from functools import partial
 
-import ray
 from rich.table import Table
 
-from ekd_train.data.shared import SharedData
 from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.progress import View
@@ -67,7 +65,7 @@ def _run_trials(
     capacity = context.ray()
     at_once = trials_at_once(pool.cluster, capacity, request)
     teachers = {run.name: networks.load(run) for run in pool.teacher_runs()}
-    data = ray.put(SharedData(checked.dataset.without_test_images(), network_arrays(teachers)))
+    data = context.share(checked.dataset.without_test_images(), network_arrays(teachers))
     baseline = baseline_values(pool, request.space.domains, request.baseline)
     searcher = build_searcher(request, pool.seed, baseline)
     stops, effort = stopping(request, pool), efforts(pool, checked.description)["student"]

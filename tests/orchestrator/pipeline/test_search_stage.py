@@ -43,7 +43,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
         storage=LocalStorage(tmp_path),
         run_id="mine",
         description=a_description(),
-        dataset=SimpleNamespace(without_test_images=lambda: None),
+        dataset=SimpleNamespace(without_test_images=lambda: SimpleNamespace(packed=None)),
     )
     view = View()
     view.console.quiet = True

@@ -22,31 +22,7 @@ from ekd_train.settings import DataSettings
 EACH = 9
 
 
-def write_photograph(path: Path, seed: int, size: tuple[int, int] = (24, 18)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    records_in.cache_clear()
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path):
-    """Two classes of nine photographs of 24x18 pixels in train/, three each in test/."""
-    for label, name in enumerate(("cat", "dog")):
-        for number in range(EACH):
-            write_photograph(tmp_path / "images/train" / name / f"{number}.jpg", 100 * label + number)
-        for number in range(3):
-            write_photograph(tmp_path / "images/test" / name / f"{number}.jpg", 1000 + 100 * label + number)
-    return tmp_path / "images"
-
-
-def damage_body(file):
+def damage_body(write_photograph, file):
     write_photograph(file, 5, size=(300, 300))
     file.write_bytes(file.read_bytes()[:-2000])
 
@@ -120,7 +96,7 @@ def test_a_plan_packs_nothing(root, cache):
     assert described.packed.encoded_bytes == sum(f.stat().st_size for f in root.rglob("*.jpg"))
 
 
-def test_a_changed_file_is_another_pack_and_another_fingerprint(root):
+def test_a_changed_file_is_another_pack_and_another_fingerprint(root, write_photograph):
     before = load_dataset(settings(root))
     write_photograph(root / "train/cat/0.jpg", 77)
     after = load_dataset(settings(root))
@@ -178,8 +154,8 @@ def test_a_file_that_is_no_image_is_named(root):
         load_dataset(settings(root))
 
 
-def test_an_image_whose_body_is_damaged_is_named_when_it_is_decoded(root):
-    damage_body(root / "test/cat/1.jpg")
+def test_an_image_whose_body_is_damaged_is_named_when_it_is_decoded(root, write_photograph):
+    damage_body(write_photograph, root / "test/cat/1.jpg")
     data = load_dataset(settings(root))
     with pytest.raises(DataError, match=r"test/cat/1\.jpg: cannot be decoded"):
         data.test.images[:]
@@ -302,8 +278,8 @@ def test_loading_does_not_move_the_global_generator(root):
 
 
 @pytest.mark.slow
-def test_loader_processes_give_the_same_batches_and_name_the_file_that_is_damaged(root):
-    damage_body(root / "test/dog/2.jpg")
+def test_loader_processes_give_the_same_batches_and_name_the_file_that_is_damaged(root, write_photograph):
+    damage_body(write_photograph, root / "test/dog/2.jpg")
     data = load_dataset(settings(root))
     slices = [slice(start, start + 3) for start in range(0, len(data.train), 3)]
     (alone, _), (two, test) = (
