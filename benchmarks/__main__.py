@@ -6,7 +6,17 @@ import sys
 
 import torch
 
-from benchmarks import between_steps, between_workers, formulation, growth, limit, passes, search, start_up
+from benchmarks import (
+    between_steps,
+    between_workers,
+    formulation,
+    growth,
+    limit,
+    passes,
+    photographs_loaded,
+    search,
+    start_up,
+)
 from benchmarks.peers import comparison
 from benchmarks.result import table
 from benchmarks.timing import conditions
@@ -21,6 +31,7 @@ BENCHMARKS = {
     "Between workers": between_workers.measure,
     "Start-up": start_up.measure,
     "Growth with members and batch": growth.measure,
+    "Photographs": photographs_loaded.measure,
     "A search beside its training": search.measure,
 }
 
