@@ -25,6 +25,9 @@ class Training:
     """Trials have a pace of their own: they store and report every validated epoch."""
     status: Literal["waiting", "training", "done"] = "waiting"
     epoch: int = 0
+    step: int | None = None
+    """The last of `steps` that was reported; None: none in this start."""
+    steps: int | None = None
     fraction: float = 0.0
     loss: float | None = None
     accuracy: float | None = None

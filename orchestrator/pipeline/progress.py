@@ -109,6 +109,8 @@ class View(Progress):
 
     def show(self, event: Event) -> None:
         """Something that happened in a worker group."""
+        if isinstance(event, Warned):
+            self.warn(event.message)
         run = self.runs.get(event.run)
         if run is None:
             return
@@ -121,12 +123,11 @@ class View(Progress):
                     self.say(f"{run.name}: " + (f"continues after epoch {epoch}" if epoch else "starts"))
             case Advanced():
                 run.epoch, run.loss, run.images_per_s = event.epoch, event.loss, event.images_per_s
+                run.step, run.steps = event.step, event.steps
                 run.fraction = event.step / event.steps
             case Validated(record=record):
                 run.epoch, run.fraction = int(record["epoch"]), record["epoch"] / run.epochs
                 run.loss, run.accuracy = record.get("train/loss"), record.get("averaged/accuracy")
-            case Warned(message=message):
-                self.warn(message)
             case Done(record=made):
                 run.status = "done"
                 if isinstance(made, NetworkRecord):

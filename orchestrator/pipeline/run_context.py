@@ -23,6 +23,7 @@ from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import network_params, network_state, project
+from orchestrator.pipeline.training_now import Noter
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
@@ -68,6 +69,10 @@ class RunContext:
     """Not queued yet."""
     _submitted: dict[str, TrainingRun | Evaluation] = field(default_factory=dict)
     _ending: Future[bool] | None = None
+    _noter: Noter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._noter = Noter(self.checked.storage)
 
     @property
     def tracker(self) -> Tracker:
@@ -110,6 +115,7 @@ class RunContext:
             self.stop_if_taken_over()
             for event in self._start_workers().poll_events():
                 self._handle(event)
+            self._noter.note(self.view.runs)
             self.tracker.flush()
         return [self.records[job.name] for job in jobs]
 
@@ -204,6 +210,8 @@ class RunContext:
         After a failure Ray is left when the process exits: leaving it while a thread still waits for
         workers can end the process on the spot, before it has said what failed.
         """
+        if not self.taken_over:
+            self._noter.forget()
         if failed:
             if self._workers is not None:
                 self._workers.cancel()

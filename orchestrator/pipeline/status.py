@@ -15,6 +15,7 @@ from orchestrator.pipeline.manifest import MANIFEST, STATES, read_experiment, re
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.progress import duration
+from orchestrator.pipeline.training_now import read_training
 from orchestrator.storage import MissingKey, Storage, StorageError, TooLarge
 
 RunState = Literal["running", "stopped", "done", "interrupted", "failed"]
@@ -100,10 +101,14 @@ def one_run(run: Storage, run_id: str) -> str:
     lines += [f"  {name:10s} done  {duration(stage.seconds)}" for name, stage in manifest.stages.items()]
     lines.append("")
     keys = run.list()
+    now = read_training(run) if state_of(run, manifest) == "running" else {}
     for name, epochs in _epochs(experiment):
         if f"networks/{name}.json" in keys:
             reused = manifest.trained[name].reused_from if name in manifest.trained else None
             lines.append(f"  {name:12s} " + (f"reused, trained by {reused}" if reused else "trained"))
+            continue
+        if name in now:
+            lines.append(f"  {name:12s} {now[name]}")
             continue
         saved = [int(m[1]) for k in keys if (m := re.fullmatch(rf"checkpoints/{name}/epoch-(\d+)\.json", k))]
         lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -12,9 +13,11 @@ from training_runs import a_description
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.lease import LEASE, Lease
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.status import all_runs, one_run, stored_runs
+from orchestrator.pipeline.training_now import Noter
 from orchestrator.storage import open_storage
 
 
@@ -200,3 +203,35 @@ def test_the_network_that_a_pruned_student_starts_from_is_one_of_the_training_ru
     assert "  unpruned     not begun\n  control " in one_run(storage.child("mine"), "mine")
     Manifest.open(storage.child("other"), load_experiment("digits"), "other", "fingerprint", "code")
     assert "unpruned" not in one_run(storage.child("other"), "other")
+
+
+def test_of_a_run_that_is_running_it_says_what_trains_and_how_long_ago_that_was_heard(storage, capsys):
+    run = begin(storage, stages=["prepare"])
+    training = Training("teacher-0", epochs=10, effort=1, status="training", epoch=3, step=120, steps=400)
+    training.seen = time.monotonic() - 100
+    with Lease(run).acquire():
+        Noter(run).note({"teacher-0": training, "control": Training("control", epochs=10, effort=1)})
+        _, said = shown(capsys, storage, "mine")
+    (line,) = [line for line in said.out.splitlines() if "teacher-0" in line]
+    assert re.fullmatch(r" *teacher-0 +training: step 120 of 400 in epoch 3 of 10, 1\d\d s ago", line)
+    assert re.search(r"control +not begun", said.out)
+    _, said = shown(capsys, storage, "mine")  # its driver has ended without a word
+    assert "training:" not in said.out
+
+
+def test_what_trains_is_gone_from_storage_once_the_run_has_ended(storage):
+    noter = Noter(storage)
+    noter.note({})
+    assert storage.list() == ["training.json"]
+    noter.forget()
+    assert storage.list() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"runs": {"teacher-0": {}}}', b'{"format": 99}'])
+def test_what_cannot_be_read_of_what_trains_hides_nothing_else(storage, capsys, content):
+    run = begin(storage, stages=["prepare"])
+    run.write("training.json", content)
+    with Lease(run).acquire():
+        status, said = shown(capsys, storage, "mine")
+    assert status == 0
+    assert "running" in said.out
