@@ -176,16 +176,19 @@ class Loop:
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * weight
             self._stop_if_diverged(losses["loss"], step, rate)
+            self.reporter.stepped(step + 1)
             if (now := time.perf_counter()) - reported >= PROGRESS_EVERY_S and self.workers.is_first:
                 reported = now
                 images_per_s = (index + 1 - done) * self.settings.batch_size / (now - began)
                 steps = len(batches) * self.settings.epochs
                 self.reporter.progress(epoch, step + 1, steps, float(losses["loss"]), images_per_s)
+        self.reporter.stepped(None)
         totals = self.workers.total(torch.stack(list(sums.values()))) / (len(batches) * self.workers.size)
         return {f"train/{name}": value for name, value in zip(sums, totals.tolist(), strict=True)}
 
     def _interrupt(self, steps: int) -> None:
         """Checkpoint after `steps` of this epoch; leave, if this machine is about to go."""
+        self.reporter.stepped(None)
         infinite = torch.tensor(float(not all_finite(self.step.trainee)), device=self.workers.device)
         if self.workers.total(infinite) > 0:
             step = self.epoch * self.batches.per_epoch + steps - 1

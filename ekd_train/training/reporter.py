@@ -12,6 +12,9 @@ class Reporter(Protocol):
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
         """`step` of `steps` of the whole run is done; called a few times a second at most."""
 
+    def stepped(self, step: int | None) -> None:
+        """This worker has done `step` of the whole run; None: what follows are no steps. Called at each."""
+
     def epoch(self, record: dict[str, float]) -> None:
         """One validated epoch: `epoch` and named values."""
 
@@ -30,6 +33,9 @@ class Silent:
         """Nothing to do."""
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
+        """Nothing to do."""
+
+    def stepped(self, step: int | None) -> None:
         """Nothing to do."""
 
     def epoch(self, record: dict[str, float]) -> None:

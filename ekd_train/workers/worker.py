@@ -34,6 +34,9 @@ from ekd_train.workers.trial_runner import TrialRunner
 class JobSource(Reporter, Protocol):
     """Where a worker group gets its jobs from, and reports what became of them."""
 
+    def attend(self, rank: int) -> None:
+        """Give signs of life from here on as worker `rank` of the pool; `ekd_train.workers.sign`."""
+
     def begin(self) -> None:
         """The whole pool has (re)started: jobs that its worker groups left unfinished are to be done again.
 
@@ -144,6 +147,7 @@ def work(config: dict[str, Any]) -> None:
     torch.set_num_threads(setup.cpus_per_worker)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
+    setup.jobs.attend(rank)
     device = _own_device()
     nodes = form_process_group(rank, size, device)
     group, workers = form_groups(rank, size, setup.workers_per_group or size, device)

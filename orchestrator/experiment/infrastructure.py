@@ -29,6 +29,23 @@ LONGEST_NAME = 80
 """Characters of an experiment's name: leaves room for what run ids add."""
 
 
+class LivenessSettings(Settings):
+    """How long nothing may be heard of a worker that trains."""
+
+    said_after_s: PositiveFloat = 30
+    """Seconds of silence, or `said_after_steps` where that is longer, after which a line says of whom."""
+    said_after_steps: Positive = 20
+    """The same in steps of the training run, as long as its longest lately."""
+    restart_after_s: PositiveFloat = 120
+    """Seconds of silence, or `restart_after_steps` where that is longer, after which the worker group is
+    started again from its last checkpoint; the third time without a new step the run ends."""
+    restart_after_steps: Positive = 60
+    """The same in steps."""
+    between_steps_s: PositiveFloat = 7200
+    """Seconds that a worker which gives signs of life may take for what are no steps: to load, to take the
+    first step, to validate, to store, to evaluate. A line says so from a twelfth of it on."""
+
+
 class Cluster(Settings):
     """How one training run is spread over the cluster's machines."""
 
@@ -47,6 +64,7 @@ class Cluster(Settings):
     resize_every_s: PositiveFloat = 60
     """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
     last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
+    liveness: LivenessSettings = LivenessSettings()
 
     @field_validator("workers_per_run", mode="before")
     @classmethod

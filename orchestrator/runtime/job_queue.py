@@ -5,14 +5,22 @@ which the driver polls. `JobQueue` is a plain class; only `JobQueueClient` and `
 """
 
 import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ekd_train.workers.assignment import Assignment
+from ekd_train.workers.sign import Heart, Sign
 from orchestrator.experiment.redaction import one_line
 from orchestrator.runtime.event import (
     Advanced,
@@ -27,6 +35,29 @@ from orchestrator.runtime.event import (
 )
 from orchestrator.runtime.retry import failure_kind, out_of_memory
 
+ALONE_S = 30.0
+"""How long a worker goes on while its queue cannot be reached."""
+
+log = logging.getLogger(__name__)
+
+
+class QueueLost(Exception):
+    """The queue that gave out the job has died; the one in its place knows nothing of it."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What the driver learns at a time."""
+
+    queue: str
+    """Of which queue: one that Ray had to start again has another id, and is empty."""
+    pid: int
+    host: str
+    """The process of the queue."""
+    events: list[Event]
+    signs: list[Sign]
+    """The latest of each worker."""
+
 
 class JobQueue:
     """A queue of jobs, the job that each worker group is at, and a list of events.
@@ -36,6 +67,8 @@ class JobQueue:
     """
 
     def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self.signs: dict[int, Sign] = {}
         self.waiting: deque[Assignment] = deque()
         self.current: dict[int, Assignment] = {}
         self.finished: set[int] = set()
@@ -47,8 +80,10 @@ class JobQueue:
         self._changed = asyncio.Condition()
 
     async def add(self, jobs: list[Any]) -> None:
-        """Queue `jobs`, first come first served."""
-        for job in jobs:
+        """Queue `jobs`, first come first served, but those that are queued or in progress."""
+        current = [work.job for work in self.current.values() if work.serial not in self.finished]
+        known = [*(work.job for work in self.waiting), *current]
+        for job in [job for job in jobs if job not in known]:
             self.waiting.append(Assignment(self._serial, job))
             self._serial += 1
         await self._wake()
@@ -66,6 +101,7 @@ class JobQueue:
 
     async def begin(self) -> None:
         """The worker pool has started: jobs that its groups had before are queued again."""
+        self.signs.clear()
         left = {group: work for group, work in self.current.items() if work.serial not in self.finished}
         for group, work in left.items():
             # Ray Train may end the others before one of them notices and reports that a worker is lost.
@@ -76,11 +112,16 @@ class JobQueue:
         self.current.clear()
         await self._wake()
 
-    async def next(self, group: int, finished: int | None, timeout_s: float = 20.0) -> Assignment | str:
+    async def next(
+        self, group: int, finished: int | None, timeout_s: float = 20.0, queue: str = ""
+    ) -> Assignment | str:
         """The group's job; "wait" if there is none within `timeout_s`, "stop" if no more will come.
 
-        `finished` is the serial of the assignment that the worker finished last.
+        `finished` is the serial of the assignment that the worker finished last. Raises `QueueLost` if the
+        worker began with another queue.
         """
+        if queue and queue != self.id:
+            raise QueueLost
         if finished is not None:
             self.finished.add(finished)
         with suppress(TimeoutError):
@@ -114,6 +155,16 @@ class JobQueue:
         events, self.events = self.events, []
         return events
 
+    async def sign(self, sign: Sign) -> str:
+        """Keep a worker's sign of life; the id of this queue."""
+        self.signs[sign.rank] = sign
+        return self.id
+
+    async def news(self, timeout_s: float = 0.5) -> News:
+        """As `drain`, with all that a driver must know."""
+        events = await self.drain(timeout_s)
+        return News(self.id, os.getpid(), socket.gethostname(), events, list(self.signs.values()))
+
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -122,9 +173,18 @@ class JobQueue:
 class JobQueueClient:
     """A worker group's side of the queue: `ekd_train.workers.worker.JobSource` over an actor handle."""
 
-    def __init__(self, actor: Any, group: int = 0) -> None:
-        self.actor, self.group = actor, group
+    def __init__(self, actor: Any, group: int = 0, heart: Heart | None = None, queue: str = "") -> None:
+        self.actor, self.group, self._heart, self._queue = actor, group, heart, queue
         self._run, self._reporting = "", False
+        self._answered = 0.0
+
+    def attend(self, rank: int) -> None:
+        """Give signs of life from here on; without a queue to give them to, the process ends."""
+        actor = ray.get_runtime_context().current_actor
+        self._answered = time.monotonic()
+        self._heart = Heart(Sign(rank, socket.gethostname(), os.getpid(), actor), self._give)
+        self._queue = ray.get(self.actor.sign.remote(self._heart.sign))
+        self._heart.start()
 
     def begin(self) -> None:
         """The whole pool has (re)started: jobs that its groups left unfinished are to be done again."""
@@ -132,12 +192,14 @@ class JobQueueClient:
 
     def of(self, group: int) -> "JobQueueClient":
         """The jobs of one worker group."""
-        return JobQueueClient(self.actor, group)
+        return JobQueueClient(self.actor, group, self._heart, self._queue)
 
     def next(self, finished: int | None) -> Any:
         """The group's assignment, waiting for one if need be; None: no more will come."""
+        if self._heart is not None:
+            self._heart.about("", first=True)
         while True:
-            answer = ray.get(self.actor.next.remote(self.group, finished))
+            answer = ray.get(self.actor.next.remote(self.group, finished, queue=self._queue))
             if answer == "stop":
                 return None
             if answer != "wait":
@@ -146,6 +208,13 @@ class JobQueueClient:
     def about(self, run: str, reporting: bool) -> None:
         """What is reported from here on is about `run`; without `reporting` nothing is sent."""
         self._run, self._reporting = run, reporting
+        if self._heart is not None:
+            self._heart.about(run, first=reporting)
+
+    def stepped(self, step: int | None) -> None:
+        """For the signs of life."""
+        if self._heart is not None:
+            self._heart.at(step)
 
     def started(self, epoch: int) -> None:
         """The run begins, or continues after `epoch` epochs."""
@@ -171,16 +240,32 @@ class JobQueueClient:
         """What was raised, and of which kind it is, reported by whichever worker raised it."""
         self._reporting = True
         kind = {"failure": failure_kind(error), "out_of_memory": out_of_memory(error)}
-        ray.get(self._report(Failed, **kind, error=type(error).__name__, message=one_line(error)))
+        with suppress(RayError):  # the queue may be what is lost
+            ray.get(self._report(Failed, **kind, error=type(error).__name__, message=one_line(error)))
 
     def _report(self, event: type[GroupEvent], **data: Any) -> Any:
         if not self._reporting:
             return None
         return self.actor.report.remote(event(run=self._run, group=self.group, **data))
 
+    def _give(self, sign: Sign) -> None:
+        try:
+            lost = ray.get(self.actor.sign.remote(sign)) != self._queue
+        except RayError as error:
+            lost = time.monotonic() - self._answered > ALONE_S
+            log.warning("the job queue cannot be reached: %s", one_line(error))
+        else:
+            self._answered = time.monotonic()
+        if lost:  # the driver has ended, or has made another queue, and other workers do the jobs
+            log.error("the job queue is gone: this worker ends")
+            os._exit(1)
+
 
 def open_job_queue() -> Any:
-    """A `JobQueue` as an actor on this node: it must live as long as the driver, and no longer."""
+    """A `JobQueue` as an actor on this node: it must live as long as the driver, and no longer.
+
+    If its process dies Ray starts an empty one in its place.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(JobQueue)
-    return actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()
+    return actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000, max_restarts=-1).remote()

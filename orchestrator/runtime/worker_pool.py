@@ -7,25 +7,34 @@ form worker groups that take one job after another from the job queue (docs/adr/
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import RunConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ekd_train.persistence.networks import Networks
+from ekd_train.workers.sign import Sign
 from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
-from orchestrator.runtime.event import Event, Failed
-from orchestrator.runtime.job_queue import JobQueueClient, open_job_queue
+from orchestrator.runtime.event import Done, Event, Failed, Warned
+from orchestrator.runtime.job_queue import JobQueueClient, News, open_job_queue
+from orchestrator.runtime.liveness import IN_VAIN, Silence, Watch, verdict
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
 from orchestrator.storage import Storage
 from orchestrator.storage.vendor_settings import ray_storage
+
+ANSWER_S = 2.0
+"""How long an answer of the queue or of a worker is waited for before other things are looked after."""
+
+AGAIN = "all workers start again from the last checkpoint"
 
 
 class _AllOfTheNode(Backend):
@@ -66,6 +75,15 @@ class WorkerPool:
         self.failure: BaseException | None = None
         self.thread: threading.Thread | None = None
         self._closing = False
+        self._watch = Watch(cluster.liveness)
+        self._undone: list[Any] = []
+        """Jobs that were queued and are not done, for a queue that has to be made again."""
+        self._asked: Any = None
+        """The question that the queue has not answered yet: what it answers must not get lost."""
+        self._queue: News | None = None
+        self._answered = 0.0
+        self._ended: set[tuple[int, int]] = set()
+        """Rank and process of each worker that was ended here."""
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Start the workers of as many groups as there is room for, at most `runs`; the number of groups."""
@@ -79,18 +97,81 @@ class WorkerPool:
 
     def add(self, jobs: list[Any]) -> None:
         """Queue jobs, first come first served."""
-        ray.get(self.job_queue.add.remote(jobs))
+        self._undone += jobs
+        self.job_queue.add.remote(jobs)
 
     def poll_events(self, timeout_s: float = 0.5) -> list[Event]:
         """What happened since the last call; waits up to `timeout_s` for the first event.
 
         Raises `LaunchError` when the workers cannot go on.
         """
-        events: list[Event] = ray.get(self.job_queue.drain.remote(timeout_s))
+        events = self._poll(timeout_s)
+        done = {event.run for event in events if isinstance(event, Done)}
+        self._undone = [job for job in self._undone if job.name not in done]
         if self.failure is not None and not any(isinstance(event, Failed) for event in events):
             raise LaunchError(cause_of(str(self.failure))) from self.failure
         if not events and self.thread is not None and not self.thread.is_alive():
             raise LaunchError("the workers ended before their work was done; see Ray's session logs")
+        return events
+
+    def _poll(self, timeout_s: float) -> list[Event]:
+        if self._asked is None:
+            self._asked = self.job_queue.news.remote(timeout_s)
+        if not ray.wait([self._asked], timeout=timeout_s + ANSWER_S)[0]:
+            return self._unanswered()
+        asked, self._asked = self._asked, None
+        try:
+            news: News = ray.get(asked)
+        except RayActorError:  # Ray starts it again
+            time.sleep(timeout_s)
+            return self._unanswered()
+        self._answered = self._watch.tick()
+        lost = self._queue is not None and self._queue.queue != news.queue
+        self._queue = news
+        events = list(news.events)
+        if lost:
+            self.job_queue.add.remote(self._undone)
+            if self._closing:
+                self.job_queue.close.remote()
+            if self._undone:
+                events.append(
+                    Warned(
+                        run="",
+                        message="the job queue was lost: all workers start again from the last checkpoint",
+                    )
+                )
+        return events + self._heed(self._watch.look(news.signs))
+
+    def _unanswered(self) -> list[Event]:
+        """The queue says nothing: end it if that lasts, so that Ray starts another one."""
+        silent_s = self._watch.tick() - self._answered
+        if self._queue is None or verdict(silent_s, 0.0, self.cluster.liveness) != "lost":
+            return []
+        queue = f"the job queue (process {self._queue.pid} on {self._queue.host})"
+        self._answered = self._watch.now + self.cluster.liveness.restart_after_s  # another has to start first
+        if self._watch.in_vain(""):
+            raise LaunchError(f"{queue} does not answer; it was started again {IN_VAIN} times in vain")
+        _kill(self.job_queue, again=True)
+        return [
+            Warned(run="", message=f"{queue} has not answered for {silent_s:.0f} s: it is ended, and {AGAIN}")
+        ]
+
+    def _heed(self, silences: list[Silence]) -> list[Event]:
+        """Say them, or end their workers; what has ended is Ray Train's to start again."""
+        events: list[Event] = []
+        again: set[str] = set()
+        for silence in silences:
+            sign = silence.of
+            if (sign.rank, sign.pid) in self._ended or _has_ended(sign):
+                continue
+            if silence.lost:
+                if sign.run not in again and self._watch.in_vain(sign.run):
+                    raise LaunchError(f"{silence}; its workers were started again {IN_VAIN} times in vain")
+                again.add(sign.run)
+                self._ended.add((sign.rank, sign.pid))
+                _kill(sign.actor)
+            ending = f": it is ended, and {AGAIN}" if silence.lost else ""
+            events.append(Warned(run=sign.run, message=f"{silence}{ending}"))
         return events
 
     def close(self, timeout_s: float = 15.0) -> bool:
@@ -149,3 +230,19 @@ class WorkerPool:
                 ),
             ),
         )
+
+
+def _has_ended(sign: Sign) -> bool:
+    try:
+        ray.get(sign.actor.__ray_ready__.remote(), timeout=ANSWER_S)
+    except GetTimeoutError:
+        return False
+    except RayError:
+        return True
+    return False
+
+
+def _kill(actor: Any, *, again: bool = False) -> None:
+    """End the process of an actor, also one that stands still (in 5 s); `again`: Ray is to start it again."""
+    with suppress(RayError):
+        ray.kill(actor, no_restart=not again)

@@ -2,8 +2,9 @@ import asyncio
 
 import pytest
 
+from ekd_train.workers.sign import Sign
 from orchestrator.runtime.event import Advanced, Failed, Restarted, Started, Validated, Warned
-from orchestrator.runtime.job_queue import JobQueue
+from orchestrator.runtime.job_queue import JobQueue, QueueLost
 
 
 def jobs_of(answers) -> list:
@@ -160,3 +161,40 @@ def test_every_job_is_done_exactly_once(groups):
         return sorted(done)
 
     assert run(steps) == list(range(20))
+
+
+def test_a_job_that_is_queued_or_in_progress_is_not_queued_again():
+    async def steps(jobs):
+        await jobs.add(["a", "b"])
+        a = await jobs.next(0, None)
+        await jobs.add(["a", "b", "c"])
+        await jobs.close()
+        b = await jobs.next(0, a.serial)
+        c = await jobs.next(0, b.serial)
+        return [a.job, b.job, c.job, await jobs.next(0, c.serial)]
+
+    assert run(steps) == ["a", "b", "c", "stop"]
+
+
+def test_a_worker_that_began_with_another_queue_gets_no_job_of_this_one():
+    async def steps(jobs):
+        await jobs.add(["a"])
+        with pytest.raises(QueueLost):
+            await jobs.next(0, None, queue="of another process")
+        return await jobs.next(0, None, queue=jobs.id)
+
+    assert run(steps).job == "a"
+
+
+def test_the_latest_sign_of_each_worker_is_news_until_the_pool_is_started_again():
+    async def steps(jobs):
+        for count in range(3):
+            for rank in range(2):
+                await jobs.sign(Sign(rank, "host", rank, count=count))
+        before = await jobs.news(timeout_s=0.01)
+        await jobs.begin()
+        return before.signs, (await jobs.news(timeout_s=0.01)).signs
+
+    before, after = run(steps)
+    assert [(sign.rank, sign.count) for sign in before] == [(0, 2), (1, 2)]
+    assert after == []
