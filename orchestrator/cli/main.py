@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from difflib import get_close_matches
@@ -39,11 +40,18 @@ after a run, which `ekd status` lists:
 """
 
 
+ENDING_S = 45.0
+"""How long a command that has said all may still take to end, with what leaves a cluster (30 s) in it."""
+
+
 def command() -> int:
     """`ekd` as a process: `main`, and an end that does not take apart all of torch and MLflow (2 s)."""
     ended: list[int] = []
     atexit.register(_exit_at_once, ended)  # the first to be registered is the last to be called
     ended.append(main())
+    last = threading.Timer(ENDING_S, _exit_at_once, [ended])  # whatever waits for what does not come
+    last.daemon = True
+    last.start()
     return ended[0]
 
 

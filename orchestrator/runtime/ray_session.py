@@ -25,7 +25,9 @@ from orchestrator.runtime.address import (
     wanted_address,
     why_unreachable,
 )
+from orchestrator.runtime.deadline import within
 from orchestrator.runtime.environment import in_the_environment
+from orchestrator.runtime.leftovers import end_processes_of, guard, sweep
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
 
@@ -42,10 +44,16 @@ workers that wait for each other the one that is held up holds up both."""
 START_ATTEMPTS = 3
 """Ray gives its own daemons 30 s to come up, which is not enough on a busy machine."""
 
+LEAVING_S = 30.0
+"""How long leaving a cluster may take; a daemon that was stopped or hangs would be waited for much longer."""
+
 log = logging.getLogger(__name__)
 
 _session: dict[str, Any] = {}
 """What `ray.init` said of the session that this process uses."""
+
+_guards: list[Any] = []
+"""Processes that outlive this one, and end what is left of a Ray of its own."""
 
 
 class LaunchError(EkdError):
@@ -93,7 +101,11 @@ def start_ray(
                 # started twice.
                 with in_the_environment(variables), private_token():
                     _init(options, START_ATTEMPTS)
-        atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
+        atexit.register(stop_ray)  # before Ray's own, which may wait for ever
+        atexit.register(quieten, log_file)
+        if address is None and (folder := _session.get("session_dir")):
+            sweep(Path(folder).parent)
+            _guards.append(guard(Path(folder)))
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         if isinstance(error, PermissionError):
@@ -166,8 +178,19 @@ def ray_logs() -> str | None:
 
 
 def stop_ray() -> None:
-    """Leave the cluster, or stop the one that was started; everything of this run in it ends."""
-    ray.shutdown()
+    """Leave the cluster, or stop the one that was started; everything of this run in it ends.
+
+    Takes 30 s at most; what then is left of a Ray of our own is killed.
+    """
+    if not ray.is_initialized():
+        return
+    try:
+        within(LEAVING_S, ray.shutdown)
+    except ConnectionError:
+        log.error("Ray could not be left within %g s", LEAVING_S)
+        atexit.unregister(ray.shutdown)  # Ray's own, which would wait once more
+        if _guards:
+            end_processes_of(Path(_session["session_dir"]))
 
 
 @contextlib.contextmanager

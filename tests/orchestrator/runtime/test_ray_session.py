@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
+from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import LISTENING
 from orchestrator.runtime.ray_session import AS_NICE_AS_THE_DRIVER, variables_for_workers
 
@@ -85,3 +87,18 @@ def test_where_it_writes_its_logs_is_known_once_it_runs(session):
     before, _, files = session["logs"]
     assert before is None
     assert "raylet.out" in files
+
+
+def test_leaving_a_cluster_that_does_not_answer_takes_no_longer_than_its_limit(monkeypatch):
+    waiting, done = threading.Event(), threading.Event()
+
+    def shutdown():
+        waiting.set()
+        done.wait(60)
+
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_session.ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray_session, "LEAVING_S", 0.05)
+    ray_session.stop_ray()
+    assert waiting.is_set()
+    done.set()

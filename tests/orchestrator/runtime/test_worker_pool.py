@@ -110,7 +110,7 @@ def test_a_queue_that_does_not_answer_is_ended_so_that_another_one_takes_its_pla
     assert ray.killed == [(ray, False)]
     assert polls(ray, pool, 200) == []  # another one has to start, on a busy machine perhaps
     assert len(polls(ray, pool, 30)) == 1
-    with pytest.raises(LaunchError, match="the job queue .* was started again 2 times in vain"):
+    with pytest.raises(LaunchError, match=r"the job queue .* was started again 2 times in vain"):
         polls(ray, pool, 300)
 
 

@@ -1,0 +1,110 @@
+"""What a Ray that a run started may leave behind: processes that outlive their driver, and old folders.
+
+A process belongs to a session if it writes to a file of the session's folder, as all that Ray starts do.
+Run as a program (`watch`) this module outlives a driver that is killed, and ends them; it imports the
+standard library alone, and works on Linux alone.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+GRACE_S = 10.0
+"""How long the processes of a session may take to notice by themselves that their driver has ended."""
+
+NOTE = "ekd-driver"
+"""The file in a session's folder that says which process started it: its id, and when it began."""
+
+_POLL_S = 0.2
+
+
+def processes_of(session: Path) -> list[int]:
+    """The ids of this user's processes, but this one, that write to files below `session`."""
+    below = f"{session.resolve()}/"
+    return [pid for pid in _pids() if pid != os.getpid() and _writes_below(pid, below)]
+
+
+def end_processes_of(session: Path, grace_s: float = 0.0) -> None:
+    """Kill what of a session has not ended within `grace_s`."""
+    deadline = time.monotonic() + grace_s
+    while left := processes_of(session):
+        if time.monotonic() > deadline:
+            for pid in left:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline + GRACE_S:
+                return  # what a kernel holds fast, nobody can end
+        time.sleep(_POLL_S)
+
+
+def guard(session: Path) -> "subprocess.Popen[bytes]":
+    """A process that ends the session's other processes once this one has ended, however it ended.
+
+    It is told by the pipe between them, which the system closes. It has a session of its own, so that what
+    kills this process's group spares it.
+    """
+    (session / NOTE).write_text(f"{os.getpid()} {_began(os.getpid())}")
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(session), str(GRACE_S)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def sweep(sessions: Path) -> None:
+    """Remove folders that drivers of this user left below `sessions`, but the newest, for its logs."""
+    old = [folder for folder in sessions.glob("session_*") if not folder.is_symlink() and _is_left(folder)]
+    for folder in sorted(old, key=lambda folder: folder.stat().st_mtime)[:-1]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(session: Path) -> bool:
+    note = session / NOTE
+    try:
+        if note.stat(follow_symlinks=False).st_uid != os.geteuid():
+            return False
+        pid, _, began = note.read_text()[:100].partition(" ")
+        return _began(int(pid)) != began
+    except (OSError, ValueError):
+        return False
+
+
+def _pids() -> Iterator[int]:
+    with suppress(OSError):
+        yield from (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _writes_below(pid: int, folder: str) -> bool:
+    """By its standard output and error: others of a process's files may be anybody's."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{number}").startswith(folder):
+                return True
+    return False
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def watch(session: Path, grace_s: float) -> None:
+    """Wait until standard input ends, with the process that holds its other end; then end the session's."""
+    sys.stdin.buffer.read()
+    end_processes_of(session, grace_s)
+
+
+if __name__ == "__main__":
+    watch(Path(sys.argv[1]), float(sys.argv[2]))
