@@ -176,6 +176,31 @@ def test_a_worker_process_killed_while_distilling(submit, unharmed, watch):
     watch.note(noticed, noticed + continued)
 
 
+QUICK = ("cluster.liveness.said_after_s=10", "cluster.liveness.restart_after_s=20")
+"""Settings that end what stands still sooner than by default (120 s)."""
+
+
+@fault("a worker stands still")
+def test_a_worker_that_stands_still_is_said_and_ended_and_training_goes_on(submit, unharmed, watch):
+    job = submit("worker-stopped", *QUICK)
+    job.wait_for_checkpoint("student", 2)
+    host = job.cluster.hosts[job.training_hosts()[-1]]
+    os.kill(host.processes("RayTrainWorker")[0], signal.SIGSTOP)
+    noticed, continued = says(job, "nothing heard of worker"), says(job, "student: continues after epoch")
+    assert job.finish() == unharmed
+    watch.note(noticed, noticed + continued)
+
+
+@fault("the job queue stands still")
+def test_a_job_queue_that_stands_still_costs_a_restart_and_not_the_run(submit, unharmed, watch):
+    job = submit("queue-stopped", *QUICK)
+    job.wait_for_checkpoint("student", 2)
+    os.kill(job.cluster.hosts["head"].processes("ray::JobQueue")[0], signal.SIGSTOP)
+    noticed, continued = says(job, "the job queue (process"), says(job, "student: continues after epoch")
+    assert job.finish() == unharmed
+    watch.note(noticed, noticed + continued)
+
+
 @pytest.mark.parametrize(
     "stage",
     [
