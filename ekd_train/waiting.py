@@ -23,11 +23,13 @@ class LockHeld(EkdError):
 class Wait:
     """One wait, by whoever looks now and then whether it is over."""
 
-    def __init__(self, what: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
-        """`what` is waited for, in words; asked for when they are needed."""
+    def __init__(
+        self, what: Callable[[], str], first_s: float = FIRST_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`what` is waited for, in words, asked for when they are needed: first after `first_s`."""
         self._what, self._clock = what, clock
         self._began = clock()
-        self._next = FIRST_S
+        self._next = first_s
 
     def look(self) -> float:
         """How many seconds it has lasted; says so when it is time."""

@@ -19,6 +19,7 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ekd_train.persistence.networks import Networks
+from ekd_train.waiting import Wait
 from ekd_train.workers.sign import Sign
 from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
@@ -33,6 +34,9 @@ from orchestrator.storage.vendor_settings import ray_storage
 
 ANSWER_S = 2.0
 """How long an answer of the queue or of a worker is waited for before other things are looked after."""
+
+COMING_S = 30.0
+"""Workers usually need half of it to come up: to import torch and form groups."""
 
 AGAIN = "all workers start again from the last checkpoint"
 
@@ -82,6 +86,7 @@ class WorkerPool:
         """The question that the queue has not answered yet: what it answers must not get lost."""
         self._queue: News | None = None
         self._answered = 0.0
+        self._coming = Wait(self._wanted, COMING_S)
         self._ended: set[tuple[int, int]] = set()
         """Rank and process of each worker that was ended here."""
 
@@ -140,7 +145,19 @@ class WorkerPool:
                         message="the job queue was lost: all workers start again from the last checkpoint",
                     )
                 )
+        if news.signs or not self._undone:
+            self._coming = Wait(self._wanted, COMING_S)
+        else:
+            self._coming.look()
         return events + self._heed(self._watch.look(news.signs))
+
+    def _wanted(self) -> str:
+        cluster = self.cluster
+        total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
+        return (
+            f"workers to come up, with {cluster.cpus_per_worker} CPU each, {cluster.fewest_workers} at "
+            f"least; of {total:g} CPUs {free:g} are free"
+        )
 
     def _unanswered(self) -> list[Event]:
         """The queue says nothing: end it if that lasts, so that Ray starts another one."""

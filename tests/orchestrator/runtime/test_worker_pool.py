@@ -40,6 +40,12 @@ class Played:
         events, self.events = self.events, []
         return News(self.queue, 7, "host", events, self.signs)
 
+    def cluster_resources(self):
+        return {"CPU": 8.0}
+
+    def available_resources(self):
+        return {"CPU": 1.0}
+
     def kill(self, actor, *, no_restart):
         self.killed.append((actor, no_restart))
 
@@ -124,3 +130,14 @@ def test_another_queue_is_given_what_is_not_done(ray, pool):
     assert event.message == "the job queue was lost: all workers start again from the last checkpoint"
     assert ray.calls == [("add", jobs), ("add", jobs[1:])]
     assert pool.poll_events() == []
+
+
+def test_workers_that_do_not_come_up_are_waited_for_with_a_voice(ray, pool, caplog, monkeypatch):
+    monkeypatch.setattr(pool._coming, "_clock", lambda: ray.time)
+    monkeypatch.setattr(pool._coming, "_began", ray.time)
+    pool.add([SimpleNamespace(name="teacher-0")])
+    assert polls(ray, pool, 100) == []
+    assert caplog.messages == [
+        f"waiting for workers to come up, with 1 CPU each, 1 at least; of 8 CPUs 1 are free ({seconds} s)"
+        for seconds in (30, 90)
+    ]
