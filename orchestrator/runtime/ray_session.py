@@ -191,6 +191,8 @@ def stop_ray() -> None:
         atexit.unregister(ray.shutdown)  # Ray's own, which would wait once more
         if _guards:
             end_processes_of(Path(_session["session_dir"]))
+    while _guards:  # a process that goes on, from Python, has nothing more to be guarded
+        _guards.pop().stdin.close()
 
 
 @contextlib.contextmanager
