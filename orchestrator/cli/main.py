@@ -40,8 +40,8 @@ after a run, which `ekd status` lists:
 """
 
 
-ENDING_S = 45.0
-"""How long a command that has said all may still take to end, with what leaves a cluster (30 s) in it."""
+ENDING_S = 30.0
+"""How long a command that has said all may still take to end: Ray, after a failure, may wait for ever."""
 
 
 def command() -> int:

@@ -101,8 +101,7 @@ def start_ray(
                 # started twice.
                 with in_the_environment(variables), private_token():
                     _init(options, START_ATTEMPTS)
-        atexit.register(stop_ray)  # before Ray's own, which may wait for ever
-        atexit.register(quieten, log_file)
+        atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
         if address is None and (folder := _session.get("session_dir")):
             sweep(Path(folder).parent)
             _guards.append(guard(Path(folder)))

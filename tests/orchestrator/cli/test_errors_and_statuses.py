@@ -1,6 +1,8 @@
 """How a command ends that fails: one line, a hint where it is true, and the status of its error."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,13 @@ def test_every_public_error_of_the_product_has_the_one_base():
         module = __import__(".".join(file.relative_to(ROOT).with_suffix("").parts), fromlist=[name])
         assert issubclass(getattr(module, name), EkdError) or name == "EkdError", f"{file}: {name}"
     assert len(public) > 12
+
+
+def test_a_command_that_has_said_all_ends_though_something_waits_for_ever():
+    program = (
+        "import sys, threading; from orchestrator.cli import main\n"
+        "main.ENDING_S, main.main = 0.1, lambda: 3\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "sys.exit(main.command())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=300).returncode == 3
