@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.sign import Heart, Sign
+from orchestrator.errors import EkdError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.runtime.event import (
     Advanced,
@@ -41,7 +42,7 @@ ALONE_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class QueueLost(Exception):
+class QueueLost(EkdError):
     """The queue that gave out the job has died; the one in its place knows nothing of it."""
 
 
@@ -121,7 +122,7 @@ class JobQueue:
         worker began with another queue.
         """
         if queue and queue != self.id:
-            raise QueueLost
+            raise QueueLost("the job queue was lost: another one has taken its place")
         if finished is not None:
             self.finished.add(finished)
         with suppress(TimeoutError):
