@@ -14,34 +14,25 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import safetensors.torch
 from torch import Tensor
 
 from ekd_train.errors import EkdError
 from ekd_train.persistence.bounded_json import read_bounded_json
-from ekd_train.persistence.records import CheckpointRecord, Record, StoredTensors, UnreadableRecord
+from ekd_train.persistence.records import (
+    CheckpointRecord,
+    NewerRecord,
+    Record,
+    StoredTensors,
+    UnreadableRecord,
+)
+from ekd_train.persistence.store import Store
 
 R = TypeVar("R", bound=Record)
 
 logger = logging.getLogger(__name__)
-
-
-class Store(Protocol):
-    """Where bytes are kept. `write` is atomic: a reader sees the old object or the new, whole."""
-
-    def read(self, key: str) -> bytes:
-        """The object at `key`; raises a `LookupError` if there is none, a `ValueError` for one too large."""
-
-    def write(self, key: str, data: bytes) -> None:
-        """Store `data` at `key`, replacing what was there."""
-
-    def list(self, prefix: str = "") -> list[str]:
-        """The keys below the folder `prefix`, sorted."""
-
-    def delete(self, key: str) -> None:
-        """Remove `key`; nothing happens if it is not there."""
 
 
 class DamagedCheckpoint(EkdError, ValueError):
@@ -108,7 +99,7 @@ def load_record(store: Store, key: str) -> dict[str, Any]:
 
 
 def load_typed(store: Store, key: str, kind: type[R]) -> R:
-    """Read a record of a known kind; raises `DamagedCheckpoint` if it was changed, cut or is another."""
+    """Read a record; raises `DamagedCheckpoint` if it is damaged or another, `NewerRecord` if it is newer."""
     content = load_record(store, key)
     try:
         return kind.parse(content, key)
@@ -209,7 +200,7 @@ class Checkpoints:
             done.set_result(None)
 
     def newest(self, check: Callable[[Checkpoint], None] = lambda _: None) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are passed over with a warning.
+        """The newest whole checkpoint; damaged ones are passed over with a warning, a newer one is not.
 
         `check` raises `ValueError` or `TypeError` for one that is not of this run, whatever its hashes say.
         """
@@ -235,6 +226,8 @@ class Checkpoints:
                 weights = load_tensors(self.store, best.key, best.sha256) if best else {}
                 found = Checkpoint(document.epoch, document.step, tensors, document.state, weights)
                 check(found)
+            except NewerRecord:
+                raise
             except (ValueError, LookupError, TypeError) as error:  # a record may hold anything
                 logger.warning("%s: %s; falling back to the checkpoint before it", key, error)
                 continue

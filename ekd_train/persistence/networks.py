@@ -16,7 +16,6 @@ from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
 from ekd_train.persistence.checkpoint import (
     DamagedCheckpoint,
-    Store,
     load_tensors,
     load_typed,
     save_hashed_tensors,
@@ -25,6 +24,7 @@ from ekd_train.persistence.checkpoint import (
 )
 from ekd_train.persistence.identity import identity_of
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
+from ekd_train.persistence.store import Store
 from ekd_train.settings import TrainingRun
 
 AVERAGED = "networks/averaged"

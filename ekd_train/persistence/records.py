@@ -9,7 +9,11 @@ from ekd_train.errors import EkdError
 
 
 class UnreadableRecord(EkdError, ValueError):
-    """A stored object is damaged, something else, or of a newer version; one line names it and what to do."""
+    """A stored object is damaged or something else; one line names it and what to do."""
+
+
+class NewerRecord(EkdError, ValueError):
+    """A stored object is whole, and of a newer version: nothing takes its place; one line names both."""
 
 
 class Record(BaseModel):
@@ -27,17 +31,21 @@ class Record(BaseModel):
 
     @classmethod
     def parse(cls, content: Any, where: str) -> Self:
-        """The record in `content`, which was read from `where`. Raises `UnreadableRecord`.
+        """The record in `content`, which was read from `where`. Raises `UnreadableRecord` and `NewerRecord`.
 
         Content without a format is of format 1.
         """
         if not isinstance(content, Mapping):
             raise UnreadableRecord(f"{where}: not {cls.WHAT}; restore the file")
         found, newest = content.get("format", 1), cls.model_fields["format"].default
-        if isinstance(found, int) and found > newest:
-            raise UnreadableRecord(
-                f"{where}: format {found} is of a newer version of ekd (this one reads up to {newest}); use "
-                "that version"
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise UnreadableRecord(f"{where}: not {cls.WHAT} (format: {str(found)[:40]!r}); restore the file")
+        if found > newest:
+            code = content.get("code_version")
+            version = f" ({code[:60]})" if isinstance(code, str) else ""
+            raise NewerRecord(
+                f"{where}: format {found} is of a newer version of ekd{version}, this one reads up to "
+                f"{newest}; use that version: the file is left as it is"
             )
         try:
             return cls.model_validate({**content, "format": found})

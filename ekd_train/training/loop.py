@@ -29,6 +29,7 @@ from ekd_train.training.state import (
     load_own_tensors,
     load_state_tensors,
     own_tensors,
+    progress_in,
     quality,
     selected_by,
     state_tensors,
@@ -259,7 +260,7 @@ class Loop:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`: of this run, or of one with the same networks and schedule."""
-        self.progress = Progress(**checkpoint.record)
+        self.progress = progress_in(checkpoint)
         load_state_tensors(self.step, checkpoint.tensors)
         self.sums = load_own_tensors(self.step, checkpoint.tensors, self.workers)
         self.best_weights, self.within = checkpoint.best, checkpoint.step

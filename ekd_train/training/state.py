@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import Checkpoint, DamagedCheckpoint
+from ekd_train.persistence.records import first_problem
 from ekd_train.settings import TrainingRun
 from ekd_train.training.step import Step
 
@@ -37,6 +39,9 @@ class Progress:
     """The record of every validated epoch."""
     best: dict[str, float] | None
     """The best of them; None before the first."""
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def state_tensors(step: Step) -> dict[str, Tensor]:
@@ -103,7 +108,7 @@ def _buffers(step: Step) -> dict[str, Tensor]:
 def check_of_run(step: Step, steps_per_epoch: int, found: Checkpoint) -> None:
     """Whether the tensors of `found` have the names and shapes that the settings gave `step`.
 
-    Raises `DamagedCheckpoint`, and `TypeError` where its record is none of a `Progress`.
+    Raises `DamagedCheckpoint`.
     """
     state = _shapes("", _whole(step))
     parameters = dict(step.trainee.named_parameters())
@@ -124,8 +129,19 @@ def check_of_run(step: Step, steps_per_epoch: int, found: Checkpoint) -> None:
     whole = state.items() <= stored.items() <= (state | optional).items()
     if not whole or best not in ({}, _shapes("", step.trainee.network.state_dict())):
         raise DamagedCheckpoint("its tensors are of other networks than this run's")
-    if Progress(**found.record).epoch != found.epoch:
+    if progress_in(found).epoch != found.epoch:
         raise DamagedCheckpoint(f"its progress is not that of epoch {found.epoch}")
+
+
+def progress_in(found: Checkpoint) -> Progress:
+    """How far the run of a checkpoint had come; what else its record has is left out.
+
+    Raises `DamagedCheckpoint` where that is no `Progress`.
+    """
+    try:
+        return _PROGRESS.validate_python(found.record)
+    except ValidationError as error:
+        raise DamagedCheckpoint(f"its progress cannot be read ({first_problem(error)})") from None
 
 
 def _shapes(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

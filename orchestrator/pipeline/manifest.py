@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ekd_train.data.description import DataDescription
 from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.persistence.identity import identity_of
-from ekd_train.persistence.records import Record, UnreadableRecord
+from ekd_train.persistence.records import NewerRecord, Record, UnreadableRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.pipeline.manifest_content import FORMAT, ManifestContent, Stage, parsed_outputs
@@ -26,6 +26,10 @@ STATES: "dict[RunStatus, str]" = {"FINISHED": "done", "KILLED": "interrupted", "
 """What the manifest calls MLflow's states."""
 
 R = TypeVar("R", bound=Record)
+
+
+class NewerDocument(ExperimentError):
+    """A stored document is of a newer version of ekd, and stays as it is; the message names both."""
 
 
 class Manifest:
@@ -118,7 +122,8 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
 def read_record(storage: Storage, key: str, kind: type[R]) -> R | None:
     """A stored record, or None if there is none.
 
-    Raises `ExperimentError` if it is damaged, something else of that name, or of a newer version.
+    Raises `ExperimentError` if it is damaged or something else of that name, `NewerDocument` if it is of a
+    newer version.
     """
     content = read_json(storage, key)
     if content is None:
@@ -127,6 +132,8 @@ def read_record(storage: Storage, key: str, kind: type[R]) -> R | None:
         return kind.parse(content, storage.uri(key))
     except UnreadableRecord as error:
         raise ExperimentError(str(error)) from None
+    except NewerRecord as error:
+        raise NewerDocument(str(error)) from None
 
 
 def read_manifest(storage: Storage) -> ManifestContent | None:
@@ -216,7 +223,9 @@ def read_experiment(run: Storage) -> Experiment | None:
     try:
         return build_experiment(tree)
     except ExperimentError as error:
-        raise ExperimentError(f"{run.uri(EXPERIMENT)}: {error}") from None
+        manifest = read_manifest(run)
+        version = f"; ekd of code {manifest.code_version} wrote it, and reads it" if manifest else ""
+        raise ExperimentError(f"{run.uri(EXPERIMENT)}: {error}{version}") from None
 
 
 def read_run(run: Storage, stage: str) -> tuple[ManifestContent, Experiment] | None:

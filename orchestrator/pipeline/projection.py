@@ -21,7 +21,6 @@ from orchestrator.pipeline.manifest import (
     EXPERIMENT,
     REPORT,
     SUMMARY,
-    read_json,
     read_manifest,
     read_record,
 )
@@ -29,7 +28,8 @@ from orchestrator.pipeline.manifest_content import ManifestContent, Prepared, Tr
 from orchestrator.pipeline.order import SEARCH, training_runs
 from orchestrator.pipeline.summary import summarise
 from orchestrator.registry.model_card import CARD, escaped
-from orchestrator.robustness.evaluation import FORMAT as EVALUATION_FORMAT
+from orchestrator.robustness.content import FORMAT as EVALUATION_FORMAT
+from orchestrator.robustness.content import read_evaluation
 from orchestrator.robustness.flat_metrics import flat_metrics
 from orchestrator.storage import MissingKey, Storage
 from orchestrator.tracking.run_state import NOTE, PARENT, RunState, RunStatus, flattened
@@ -78,8 +78,8 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
         with suppress(MissingKey):
             parent.artifacts[key] = storage.read(key).decode()
     parent.add_tags({NOTE: _note(experiment, manifest, parent.artifacts.get(CARD, ""))})
-    found = read_json(storage, EVALUATION)
-    if found is not None and found.get("format") == EVALUATION_FORMAT:
+    found = read_evaluation(storage)
+    if found is not None and found["format"] == EVALUATION_FORMAT:
         parent.add_metrics(flat_metrics(found), found["number"] - 1)
     runs = {PARENT: parent}
     for run in training_runs(experiment):

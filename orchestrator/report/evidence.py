@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
+from orchestrator.pipeline.manifest import read_run
 from orchestrator.pipeline.manifest_content import ManifestContent, Predictor
 from orchestrator.pipeline.summary import Summary, summarise
 from orchestrator.report.search import Search, load_search
+from orchestrator.robustness.content import read_evaluation
 from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
@@ -70,6 +71,6 @@ def load_evidence(storage: Storage) -> Evidence:
         data=manifest.prepared.data,
         histories={run: load_network_record(storage, run).history for run in manifest.trained},
         tensors=load_predictions(storage, manifest.prepared.data, manifest.evaluated.predictors),
-        evaluation=read_json(storage, EVALUATION),
+        evaluation=read_evaluation(storage),
         search=load_search(storage, manifest),
     )

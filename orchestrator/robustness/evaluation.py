@@ -31,14 +31,13 @@ from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.explanation import explain
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.yaml_tree import apply_overrides
-from orchestrator.pipeline.manifest import EVALUATION, read_json, read_run
+from orchestrator.pipeline.manifest import EVALUATION, NewerDocument, read_run
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.networks import networks_of
+from orchestrator.robustness.content import FORMAT, EvaluationContent, read_evaluation
 from orchestrator.storage import Storage
 from orchestrator.storage.data_source import local_data
 
-FORMAT = 3
-"""Of `evaluation.json`; another one is measured again."""
 CHECKED_IMAGES, CHECKED_TO = 100, 0.01
 """So many stored predictions must be met, to this difference in probability, before anything is measured."""
 
@@ -109,15 +108,14 @@ def evaluate_run(
     began = time.perf_counter()
     with _idle_cores():
         found = _measure(run, _dataset(run, settings), outside, settings, progress)
-    content = {
-        "format": FORMAT,
-        "identity": key,
-        "run_id": run.manifest.run_id,
-        "number": 1 + (before or {}).get("number", 0),
-        "seconds": round(time.perf_counter() - began, 1),
-        "settings": settings.model_dump(mode="json"),
+    content = EvaluationContent(
+        identity=key,
+        run_id=run.manifest.run_id,
+        number=1 + (before or {}).get("number", 0),
+        seconds=round(time.perf_counter() - began, 1),
+        settings=settings.model_dump(mode="json"),
         **found,
-    }
+    ).to_json()
     run.storage.write(EVALUATION, json.dumps(content, indent=1).encode())
     return content
 
@@ -263,8 +261,10 @@ def _identity(run: FinishedRun, settings: RobustnessSettings, outside: OodData |
 
 
 def _stored(storage: Storage) -> dict[str, Any] | None:
-    """What an earlier evaluation kept; None if there is none, or it was damaged."""
+    """What an earlier evaluation kept; None if there is none, or it was damaged. Raises `NewerDocument`."""
     try:
-        return read_json(storage, EVALUATION)
+        return read_evaluation(storage)
+    except NewerDocument:
+        raise
     except ExperimentError:
         return None
