@@ -6,7 +6,7 @@ from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.experiment.infrastructure import StorageSettings
 from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
-from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, verdict
+from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, unrecognised, verdict
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import CHALLENGER
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
@@ -26,6 +26,8 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     console.say(legend(summary.predictors), "dim")
     console.print()
     console.say(verdict(summary.predictors))
+    if never := unrecognised(summary.predictors["averaged"], summary.class_names):
+        console.say(f"WARNING: {never}")
     console.say(f"Registered as {registered.promotion}")
     if registered.promotion.startswith(CHALLENGER):
         console.say(f"To make it the champion: {_promote_command(checked, registered.uri)}")

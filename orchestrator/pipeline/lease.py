@@ -242,7 +242,9 @@ def _read(storage: Storage) -> tuple[Holder | None, Version | None]:
 
 
 def _lost_to(holder: Holder | None) -> str:
-    return f"{holder or 'another driver'} has taken this run over"
+    if holder is None:
+        return f"this run's lease, {LEASE}, was deleted or damaged, perhaps with all of the run's folder"
+    return f"{holder} has taken this run over"
 
 
 def _now() -> float:

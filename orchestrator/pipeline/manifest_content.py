@@ -74,6 +74,9 @@ class Predictor(Cost):
     validation: dict[str, float] = Field(default_factory=dict)
     """By metric."""
     test: dict[str, float] = Field(default_factory=dict)
+    recall_per_class: tuple[float | None, ...] = ()
+    """On the test images, in the order of the logits; None: the class has none. Empty for a teacher, and in
+    runs of versions that did not keep it."""
     diversity: dict[str, float] | None = None
     """On the test images, of a predictor with several members."""
 

@@ -260,5 +260,6 @@ def _open_tracker(context: RunContext) -> None:
         instance=str(manifest.content.created),
         storage_uri=checked.experiment.storage.uri,
         confirm=context.lease.confirm,
+        warn=context.view.warn,
     )
     manifest.note_mlflow_run("parent", context.tracker_.run_id)

@@ -1,6 +1,6 @@
 """`summary.json` and the table that a person reads at the end."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -204,6 +204,24 @@ def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" =
         share = averaged.macs / predictors["ensemble"].macs
         others.append(f"at {100 * share:.0f} % of the ensemble's cost")
     return f"{sentence}{': ' if others else ''}{', '.join(others)}."
+
+
+def unrecognised(predictor: Predictor, class_names: Sequence[str]) -> str | None:
+    """Which classes a predictor never recognises on the test images, in a sentence; None: it does all.
+
+    >>> never = Predictor(params=9, macs=10, recall_per_class=(1.0, 0.0, 0.0))
+    >>> unrecognised(never, ["cat", "dog", "cow"])
+    "the averaged student is right on 'cat' alone: its accuracy is that class's share"
+    """
+    recalls = dict(zip(class_names, predictor.recall_per_class, strict=False))
+    never = [name for name, recall in recalls.items() if recall == 0]
+    known = [name for name, recall in recalls.items() if recall]
+    if not never:
+        return None
+    if len(known) == 1:
+        return f"the averaged student is right on {known[0]!r} alone: its accuracy is that class's share"
+    shown = ", ".join(map(repr, never[:5])) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
+    return f"the averaged student recognises no test image of {shown}"
 
 
 def gained(manifest: ManifestContent) -> str:

@@ -15,9 +15,6 @@ from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.environment import in_the_environment
 
-STARTED_HERE = Path("/tmp/ray/ray_current_cluster")
-"""Where `ray start` notes the address of the cluster that it started on this machine."""
-
 LISTENING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 SETTINGS = b"\4"
@@ -39,12 +36,27 @@ def wanted_address(cluster: Cluster) -> str | None:
     The experiment's ("local": none), else RAY_ADDRESS, else that of a cluster started here with
     `ray start` by this user, if it still answers: a cluster that was killed leaves its note behind.
     """
-    if address := cluster.address or os.environ.get("RAY_ADDRESS"):
+    if address := named_address(cluster):
         return None if address == "local" else address
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        noted = _own_note(STARTED_HERE)
+        noted = _own_note(note_of_ray_start())
         return noted if noted and why_unreachable(noted) is None else None
     return None
+
+
+def named_address(cluster: Cluster) -> str | None:
+    """The address that experiment or environment name; None: what `ray start` has noted is used, if anything.
+
+    Ray takes its token along by itself to a cluster that is not named, and to "auto", but to no other.
+    """
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def note_of_ray_start() -> Path:
+    """Where `ray start` notes the address of the cluster that it started on this machine."""
+    return Path(
+        os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster"
+    )
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.address import (
     exposed_token,
     local_capacity,
+    named_address,
     token_file,
     wanted_address,
     why_unreachable,
@@ -28,6 +29,7 @@ from orchestrator.runtime.address import (
 from orchestrator.runtime.deadline import within
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.leftovers import end_processes_of, guard, sweep
+from orchestrator.runtime.ray_errors import advice
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
 
@@ -84,7 +86,8 @@ def start_ray(
             "num_cpus": int(local_capacity().nodes[0].cpus),
         }
     else:
-        options |= {"address": address, "runtime_env": {"env_vars": variables}}
+        # One that is not named Ray finds for itself, by the same note, and only then takes its token along.
+        options |= {"address": named_address(cluster), "runtime_env": {"env_vars": variables}}
         if reason := why_unreachable(address):
             raise LaunchError(
                 f"cluster.address {address}: {reason}; start that cluster, or set cluster.address or "
@@ -107,11 +110,8 @@ def start_ray(
             _guards.append(guard(Path(folder)))
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
-        if isinstance(error, PermissionError):
-            hint = "Ray keeps a token in ~/.ray: set HOME to a folder that this user may write"
-        else:
-            hint = "`ekd doctor` checks the cluster; with token authentication it needs RAY_AUTH_TOKEN"
-        raise LaunchError(f"could not {where}: {one_line(error, 300)}; see {log_file}. {hint}") from error
+        problem = f"could not {where}: {one_line(error, 300)}; see {log_file}"
+        raise LaunchError(f"{problem}; {advice(error)}") from error
     capacity = cluster_capacity(address or HERE)
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)

@@ -32,6 +32,12 @@ def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
     return uri if file is None else f"sqlite:///{file}"
 
 
+def setting_of(uri: str) -> str:
+    """Where the tracking URI `uri` came from, by name: the variable, if it says the same, or the key."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    return "MLFLOW_TRACKING_URI" if named and resolve_tracking_uri(named, "") == uri else "tracking.uri"
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The absolute path of the file behind a SQLite URI; None for every other store.
 

@@ -1,6 +1,7 @@
 """Whether a tracking store can be used, asked before anything is started."""
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EkdError
 from orchestrator.experiment.hosts import why_exposed
-from orchestrator.tracking.address import redacted, sqlite_file
+from orchestrator.tracking.address import redacted, setting_of, sqlite_file
 
 TIMEOUT_S = 5.0
 
@@ -32,10 +33,11 @@ def check_tracking(uri: str) -> None:
 
     Raises `TrackingError`: the store cannot be reached, refuses us, is not writable or is corrupt.
     """
+    setting = setting_of(uri)
     try:
         urlsplit(uri).port  # noqa: B018 - the port is parsed when it is asked for
     except ValueError as error:
-        raise TrackingError(f"tracking.uri {redacted(uri)} is not a URI: {error}") from None
+        raise TrackingError(f"{setting} {redacted(uri)} is not a URI: {error}") from None
     scheme = uri.partition(":")[0].split("+")[0]
     if (file := sqlite_file(uri)) is not None:
         _check_sqlite(file)
@@ -46,16 +48,16 @@ def check_tracking(uri: str) -> None:
     elif scheme == "databricks":
         return  # its own client resolves profiles; `Tracker.open` reports what it finds
     elif scheme == "sqlite":
-        raise TrackingError(f"tracking.uri {uri} keeps nothing; name a file: sqlite:////path/mlflow.db")
+        raise TrackingError(f"{setting} {uri} keeps nothing; name a file: sqlite:////path/mlflow.db")
     elif scheme == "file" or "://" not in uri:
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
             raise TrackingError(
-                f"tracking.uri {redacted(uri)} is a folder, where MLflow no longer keeps runs; "
+                f"{setting} {redacted(uri)} is a folder, where MLflow no longer keeps runs; "
                 "use sqlite:////path/mlflow.db"
             )
     else:
         raise TrackingError(
-            f"tracking.uri {redacted(uri)}: MLflow knows http, https, sqlite, postgresql, mysql, mssql"
+            f"{setting} {redacted(uri)}: MLflow knows http, https, sqlite, postgresql, mysql, mssql"
             " and databricks"
         )
 
@@ -69,6 +71,8 @@ def _check_sqlite(file: Path) -> None:
         ) from error
     if not os.access(file.parent, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.W_OK)):
         raise TrackingError(f"cannot write MLflow's SQLite file {file}; set tracking.uri or its permissions")
+    if file.is_dir():
+        raise TrackingError(f"{file} is a folder; name a file in it: sqlite:///{file}/mlflow.db")
     if not file.exists():
         try:
             tempfile.TemporaryFile(dir=file.parent).close()  # a file system may refuse root too
@@ -77,24 +81,24 @@ def _check_sqlite(file: Path) -> None:
                 f"cannot create MLflow's SQLite file {file}: {error.strerror}; set tracking.uri"
             ) from error
         return
-    connection = sqlite3.connect(file, timeout=TIMEOUT_S, isolation_level=None)
     try:
-        connection.execute("BEGIN IMMEDIATE")  # takes the write lock: reads the header, proves writability
-        connection.execute("SELECT count(*) FROM sqlite_master")
-        connection.execute("ROLLBACK")
+        with contextlib.closing(sqlite3.connect(file, timeout=TIMEOUT_S, isolation_level=None)) as connection:
+            connection.execute(
+                "BEGIN IMMEDIATE"
+            )  # takes the write lock: reads the header, proves writability
+            connection.execute("SELECT count(*) FROM sqlite_master")
+            connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        raise TrackingError(
-            f"MLflow's SQLite file {file} cannot be used: {error}; move it away to start a new one"
-        ) from error
-    finally:
-        connection.close()
+        locked = "locked" in str(error)
+        remedy = "end the process that holds it" if locked else "move it away to start a new one"
+        raise TrackingError(f"MLflow's SQLite file {file} cannot be used: {error}; {remedy}") from error
 
 
 def _check_server(uri: str) -> None:
     base = _without_user_info(uri).rstrip("/")
     exposed = base.startswith("http:") and has_credentials(uri)
     if exposed and (reason := why_exposed(base, "MLflow's credentials")):
-        raise TrackingError(f"tracking.uri {redacted(uri)}: {reason}")
+        raise TrackingError(f"{setting_of(uri)} {redacted(uri)}: {reason}")
     _request(uri, f"{base}/health", None)
     # /health answers without credentials; a search of one experiment shows whether ours are accepted.
     _request(uri, f"{base}/api/2.0/mlflow/experiments/search", {"max_results": 1})
@@ -167,7 +171,9 @@ def _check_database(uri: str, scheme: str) -> None:
     driver = uri.partition(":")[0].partition("+")[2] or default_driver
     module = {"mysqldb": "MySQLdb"}.get(driver, driver)
     if find_spec(module) is None:
-        raise TrackingError(f"tracking.uri {redacted(uri)} needs the Python module {module}: pip install it")
+        raise TrackingError(
+            f"{setting_of(uri)} {redacted(uri)} needs the Python module {module}: pip install it"
+        )
     parts = urlsplit(uri)
     if parts.hostname is None:  # a Unix socket, named in the query
         return

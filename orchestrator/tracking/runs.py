@@ -72,8 +72,9 @@ class Runs:
         instance: str,
         storage_uri: str,
         confirm: Callable[[], None] = lambda: None,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
-        self._client, self._uri, self._confirm = client, uri, confirm
+        self._client, self._uri, self._confirm, self._warn = client, uri, confirm, warn
         self.ekd_run_id = ekd_run_id
         self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
         self.experiment_id = self._find_or_create_experiment(
@@ -193,6 +194,9 @@ class Runs:
             known[name] = _Held(run.info.run_id, run.info.artifact_uri)
             self._known = known
         elif known[name].deleted:
+            self._warn(
+                f"the MLflow run {name} was deleted by somebody; it is restored, because this run goes on"
+            )
             self._client.restore_run(known[name].run_id)
             known[name].deleted = False
         return known[name]
@@ -241,6 +245,10 @@ class Runs:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
+            self._warn(
+                f"the MLflow experiment {name} was deleted by somebody; it is restored, because its name "
+                "stays taken: to record elsewhere, give the experiment another name"
+            )
             self._client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
 

@@ -85,6 +85,7 @@ class Tracker:
         instance: str,
         storage_uri: str = "",
         confirm: Callable[[], None] = lambda: None,
+        warn: Callable[[str], None] = log.warning,
     ) -> "Tracker":
         """Open the parent run: the one of an earlier start of this `ekd run` if there is one.
 
@@ -95,12 +96,13 @@ class Tracker:
             instance: tells it from another run with the same id; a manifest's time of creation does.
             storage_uri: the run's storage, where a new experiment's artifacts may be kept.
             confirm: called before each write; raises if the run is another driver's now.
+            warn: called with a line when what somebody deleted is restored.
 
         Raises `TrackingError`: the store cannot be used.
         """
         client = cast("MlflowClient", Confirmed(connect(uri), confirm))
         with explained(uri, "open a run in"):
-            runs = Runs(client, uri, experiment, ekd_run_id, instance, storage_uri, confirm)
+            runs = Runs(client, uri, experiment, ekd_run_id, instance, storage_uri, confirm, warn)
             return cls(uri, client, runs)
 
     def child(self, name: str) -> str:

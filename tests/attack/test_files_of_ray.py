@@ -47,7 +47,7 @@ def test_a_token_that_others_can_read_is_named_with_the_remedy(token, tmp_path, 
 def note(tmp_path, monkeypatch):
     """The note of a cluster, which answers."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(address, "STARTED_HERE", tmp_path / "ray_current_cluster")
+    monkeypatch.setattr(address, "note_of_ray_start", lambda: tmp_path / "ray_current_cluster")
     monkeypatch.setattr(address, "why_unreachable", lambda where: None)
     (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379\n")
     return tmp_path / "ray_current_cluster"

@@ -137,7 +137,7 @@ CONTACTS = {
 
 @pytest.mark.parametrize(("settings", "said"), CONTACTS.values(), ids=CONTACTS.keys())
 def test_the_hosts_of_an_experiment_are_named(user, tmp_path, settings, said):
-    user.setattr("orchestrator.runtime.address.STARTED_HERE", tmp_path / "no cluster")
+    user.setattr("orchestrator.runtime.address.note_of_ray_start", lambda: tmp_path / "no cluster")
     assert contacts(load_experiment("digits", settings)) == said
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smoke_runs import once, run_smoke
@@ -67,9 +68,13 @@ def open_tracker(store_uri):
     ekd_run_id = f"run-{next(_numbers)}"
 
     def open_it(
-        uri: str = store_uri, ekd_run_id: str = ekd_run_id, instance: str = "1", experiment: str = "digits"
+        uri: str = store_uri,
+        ekd_run_id: str = ekd_run_id,
+        instance: str = "1",
+        experiment: str = "digits",
+        **more: Any,
     ) -> Tracker:
-        return Tracker.open(uri, experiment, ekd_run_id, instance=instance)
+        return Tracker.open(uri, experiment, ekd_run_id, instance=instance, **more)
 
     return open_it
 

@@ -38,7 +38,11 @@ def search(context: RunContext) -> Searched:
     best = best_trial(trials.trials)
     if best is None:
         reasons = [r.error for r in trials.trials.values() if r.error]
-        raise RunFailed(f"no trial has a result: {reasons[0] if reasons else 'out of time'}")
+        failed = RunFailed(
+            f"no trial has a result: {reasons[0] if reasons else 'out of time'}; search otherwise"
+        )
+        failed.continues = False  # trials that have ended are not run again
+        raise failed
     context.view.say(
         f"best: {best.name}, validation accuracy {100 * best.quality[0]:.2f} %, {short_values(best.values)}"
     )

@@ -31,7 +31,7 @@ def fresh_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("orchestrator.runtime.address.STARTED_HERE", tmp_path / "no cluster")
+    monkeypatch.setattr("orchestrator.runtime.address.note_of_ray_start", lambda: tmp_path / "no cluster")
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_a_cluster_that_does_not_answer_is_refused_in_seconds(refused, monkeypat
 def test_the_note_of_a_cluster_that_was_killed_is_ignored(tmp_path, monkeypatch, capsys):
     note = tmp_path / "ray_current_cluster"
     note.write_text(f"127.0.0.1:{closed_port()}")
-    monkeypatch.setattr("orchestrator.runtime.address.STARTED_HERE", note)
+    monkeypatch.setattr("orchestrator.runtime.address.note_of_ray_start", lambda: note)
     assert main(["plan", "digits"]) == 0
     assert "this machine" in capsys.readouterr().out
 

@@ -66,7 +66,7 @@ def test_it_says_what_it_is_and_its_file_names_it(name):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """The overrides with which an experiment finds tiny files in its format and a place of its own."""
-    monkeypatch.setattr("orchestrator.runtime.address.STARTED_HERE", tmp_path / "no cluster")
+    monkeypatch.setattr("orchestrator.runtime.address.note_of_ray_start", lambda: tmp_path / "no cluster")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 

@@ -116,7 +116,7 @@ PROGRESS = {"epoch": 1, "seconds": 2.0, "history": [{"epoch": 1.0}], "best": Non
 
 def test_the_progress_in_a_checkpoint_is_read_as_what_it_is():
     def checkpoint(record):
-        return Checkpoint(1, {}, record, {})
+        return Checkpoint(1, 0, {}, record, {})
 
     assert vars(progress_in(checkpoint({**PROGRESS, "added": 5}))) == PROGRESS
     for key in PROGRESS:

@@ -269,7 +269,7 @@ def test_an_old_owner_and_its_workers_read_but_write_and_delete_nothing(storage)
 def test_a_worker_that_cannot_see_who_owns_the_run_writes_nothing(storage, monkeypatch):
     with Lease(storage).acquire() as mine:
         storage.delete(LEASE)
-        with pytest.raises(TakenOver, match="another driver has taken this run over"):
+        with pytest.raises(TakenOver, match=r"lease, owner\.json, was deleted"):
             mine.fenced.write("a", b"")
     assert not storage.exists("a")
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from training_runs import a_description
 
+from orchestrator.errors import continuable
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.lease import Lease, TakenOver
 from orchestrator.pipeline.progress import View
@@ -119,6 +120,10 @@ def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_n
         kept.append(json.loads(context.checked.storage.read("search.json"))["seconds"])
 
     monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
-    with pytest.raises(RunFailed, match="no trial has a result"):
+    with (
+        pytest.raises(RunFailed, match=r"no trial has a result: .*; search otherwise") as failed,
+        continuable(),
+    ):
         search(context)
     assert kept == [30.0]
+    assert failed.value.hint is None  # the same command would find the same trials, ended

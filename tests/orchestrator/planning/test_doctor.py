@@ -71,7 +71,7 @@ def test_a_ray_that_does_not_start_is_reported(no_ray, monkeypatch):
 def test_a_real_ray_is_started_and_stopped(tmp_path, monkeypatch, environment_given_back):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("orchestrator.runtime.address.STARTED_HERE", tmp_path / "no cluster")
+    monkeypatch.setattr("orchestrator.runtime.address.note_of_ray_start", lambda: tmp_path / "no cluster")
     assert findings()["cluster"].ok
     import ray
 

@@ -116,9 +116,14 @@ def test_a_deleted_run_is_restored_and_a_deleted_experiment_too(open_tracker):
     first.client.delete_run(child)
     first.client.delete_run(first.run_id)
     first.client.delete_experiment(first.experiment_id)
-    again = open_tracker()
+    said: list[str] = []
+    again = open_tracker(warn=said.append)
     assert (again.run_id, again.child("student")) == (first.run_id, child)
+    assert "the MLflow experiment digits was deleted by somebody; it is restored" in said[0]
     assert {run_of(again, name).info.lifecycle_stage for name in (PARENT, "student")} == {"active"}
+    again.client.delete_run(child)
+    open_tracker(warn=said.append).child("student")
+    assert said[-1].startswith("the MLflow run student was deleted by somebody; it is restored")
 
 
 def test_a_child_names_its_parent(tracker):

@@ -98,6 +98,23 @@ def test_the_folder_of_a_new_sqlite_file_is_made(tmp_path):
     assert (tmp_path / "new" / "folder").is_dir()
 
 
+def test_a_folder_where_the_sqlite_file_should_be_is_named(tmp_path):
+    with pytest.raises(
+        TrackingError, match=f"^{tmp_path} is a folder; name a file in it: sqlite:///{tmp_path}/mlf"
+    ):
+        check_tracking(f"sqlite:///{tmp_path}")
+
+
+def test_the_setting_that_an_address_came_from_is_named(monkeypatch):
+    with pytest.raises(TrackingError, match=r"^tracking\.uri \./mlruns is a folder"):
+        check_tracking("./mlruns")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI \./mlruns is a folder"):
+        check_tracking("./mlruns")
+    with pytest.raises(TrackingError, match=r"^tracking\.uri \./elsewhere is a folder"):
+        check_tracking("./elsewhere")
+
+
 def test_a_corrupt_sqlite_file_is_named(tmp_path):
     file = tmp_path / "mlflow.db"
     file.write_bytes(b"not a database" * 100)
