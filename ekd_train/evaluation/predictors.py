@@ -1,11 +1,12 @@
 """The named predictors of a finished run, from its store."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ekd_train.models.build_network import build_plain
+from ekd_train.models.build_network import averaged, build_plain
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.networks import Networks, load_average
@@ -17,16 +18,21 @@ class Predictors:
     """Everything that a run trained, in evaluation mode."""
 
     named: dict[str, nn.Module]
-    """`control`, `teacher/0`, ..., `ensemble`, `members` (of a student that has some), `averaged`."""
+    """`control`, further ones as `control/papa`, `teacher/0`, ..., `ensemble`, `members` (of a student that
+    has some), `averaged`."""
     teachers: list[nn.Module]
     student: nn.Module
     """As it was trained; the same as `members`, or plain."""
 
 
 def load_predictors(
-    networks: Networks, control: TrainingRun, student: TrainingRun, device: torch.device
+    networks: Networks,
+    control: TrainingRun,
+    student: TrainingRun,
+    device: torch.device,
+    controls: Sequence[TrainingRun] = (),
 ) -> Predictors:
-    """Build the networks of a run, and fill in the stored weights.
+    """Build the networks of a run, and fill in the stored weights; of further `controls` their averages.
 
     Raises `DamagedCheckpoint` where these are not the bytes that were stored, `LookupError` where there are
     none.
@@ -36,6 +42,7 @@ def load_predictors(
         return networks.load(run).to(device)
 
     named: dict[str, nn.Module] = {"control": load(control)}
+    named |= {run.name.replace("-", "/"): averaged(load(run)) for run in controls}
     teachers = [load(run) for run in student.teachers]
     named |= {f"teacher/{i}": teacher for i, teacher in enumerate(teachers)}
     named["ensemble"] = Teachers(teachers)

@@ -1,6 +1,7 @@
 """The network that a training run trains, and the plain one that it averages to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import to_branches
 from ekd_train.models.lora import to_lora
+from ekd_train.models.papa import Papa
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
 from ekd_train.settings import Architecture, Student, TrainingRun
@@ -34,7 +36,8 @@ def build_network(
     if start is not None:
         plain.load_state_dict(start)
     student = run.student
-    network = plain if student is None else _with_subnetworks(plain, student)
+    draw = partial(build_plain, run.architecture, spec)
+    network = plain if student is None else _with_subnetworks(plain, student, draw)
     if run.training.batch_norm == "synchronised":
         network = to_synchronised_batch_norm(network)
     return network
@@ -60,7 +63,7 @@ def build_arguments(architecture: Architecture, spec: ImageSpec) -> dict[str, An
     return arguments | ({"resized": True} if architecture.image_size is not None else {})
 
 
-def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:
+def _with_subnetworks(plain: nn.Module, student: Student, draw: Callable[[], nn.Module]) -> nn.Module:
     match student.method:
         case "kd":
             return plain
@@ -76,6 +79,9 @@ def _with_subnetworks(plain: nn.Module, student: Student) -> nn.Module:
         case "lora":
             lora = student.lora
             return to_lora(plain, student.members, lora.rank, lora.init, train_base=lora.train_base)
+        case "papa":
+            others = [draw() for _ in range(student.members - 1)]
+            return Papa([plain, *others], every=student.papa.every, rate=student.papa.rate)
         case "ekd":
             return to_branches(
                 plain, student.members, split=student.branches.split, init=student.branches.init

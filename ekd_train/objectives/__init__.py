@@ -21,7 +21,7 @@ from ekd_train.objectives.dist import dist
 from ekd_train.objectives.dkd import dkd
 from ekd_train.objectives.ekd import Ekd, ekd, feature_mse
 from ekd_train.objectives.feature_projections import FeatureProjections
-from ekd_train.objectives.label import label_ce
+from ekd_train.objectives.label import LabelsOfEach, label_ce
 from ekd_train.objectives.matching import Matching, confidence_weights, standardised
 from ekd_train.objectives.mean_kd import mean_kd, mean_kl
 from ekd_train.objectives.member_kd import member_kd, member_kl
@@ -84,6 +84,7 @@ OBJECTIVES: dict[str, Callable[[Distillation], Objective]] = {
     "proxy_end2": _mixture(each_member(proxy_end2)),
     "dkd": _dkd,
     "dist": _mixture(dist),
+    "papa": lambda _: LabelsOfEach(),
 }
 """`ce_kd` is the ODS paper's loss (Nam, Yoon, Lee, Lee, NeurIPS 2021; there α = 0.9):
 `(1 - α) CE(student(x), y) + α τ² KL(teacher m(x') ‖ member m(x'))`, labels on the clean image x, teachers on
@@ -95,6 +96,7 @@ METHOD_OBJECTIVES: dict[StudentMethod, str] = {
     "lora": "member_kd",
     "batch_ensemble": "ce_kd",
     "ekd": "ekd",
+    "papa": "papa",
 }
 
 

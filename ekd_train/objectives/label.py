@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ekd_train.objectives.objective import Objective, Predictions
 from ekd_train.objectives.soft_targets import cross_entropy, tempered_log_probs
 
 
@@ -34,3 +35,12 @@ def label_ce(student_logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(labels, log_probs)
     index = labels.expand(log_probs.shape[:-1]).unsqueeze(-1)
     return -torch.gather(log_probs, -1, index).mean()
+
+
+class LabelsOfEach(Objective):
+    """`Σ_m CE(z_m, y)`: networks that share nothing learn as each would alone (PAPA)."""
+
+    def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
+        """`loss`, and `label`, its mean over the networks."""
+        label = label_ce(predictions.student, predictions.targets)
+        return {"loss": len(predictions.student) * label, "label": label.detach()}

@@ -33,7 +33,7 @@ from ekd_train.settings.training import Speed as Speed
 from ekd_train.settings.training import Training as Training
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
-StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "lora", "ekd"]
+StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "lora", "ekd", "papa"]
 
 
 class Factors(Settings):
@@ -66,6 +66,15 @@ class Lora(Settings):
     """false: what members share stays as it started; for a student that starts from trained weights."""
 
 
+class Papa(Settings):
+    """`papa`: whole networks, trained on labels and pulled toward their mean (PAPA, TMLR 2024)."""
+
+    every: Positive = 10
+    """Steps from one pull to the next."""
+    rate: Fraction = 0.01
+    """Share of the way to the mean; the paper's is for 100,000 steps: shorter schedules want more."""
+
+
 class Branches(Settings):
     """EKD's parallel branches."""
 
@@ -81,12 +90,13 @@ class Student(Settings):
     method: StudentMethod = "latent_be"
     """`batch_ensemble` is `latent_be` but where images are perturbed and `alpha` < 1: see `ce_kd`."""
     members: Positive = 4
-    """Members of a BatchEnsemble or LoRA, or EKD branches; ignored by `kd`."""
+    """Members of a BatchEnsemble or LoRA, EKD branches or PAPA's networks; ignored by `kd`."""
     architecture: Architecture = Architecture()
     training: Training = Training()
     factors: Factors = Factors()
     lora: Lora = Lora()
     branches: Branches = Branches()
+    papa: Papa = Papa()
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
 
@@ -123,6 +133,8 @@ class TrainingRun(Settings):
     distillation: Distillation | None = None
     perturbation: PerturbationSettings = PerturbationSettings()
     teachers: "tuple[TrainingRun, ...]" = ()
+    best_teacher_only: bool = False
+    """Of `teachers` only the one that is best on validation images teaches."""
     starts_from: "TrainingRun | None" = None
     """The finished run whose network, pruned, is where this one begins; None: random weights."""
     code: dict[str, str] = Field(default_factory=dict)
@@ -182,6 +194,8 @@ class Evaluation(Settings):
     name: str = "evaluation"
     control: TrainingRun
     student: TrainingRun
+    controls: tuple[TrainingRun, ...] = ()
+    """Further ones, by name `control-...`."""
     baseline: TrainingRun | None = None
     """The student before a search changed it: its average predicts the validation images, and them alone."""
 

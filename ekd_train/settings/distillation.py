@@ -7,7 +7,7 @@ from pydantic import model_validator
 from ekd_train.own_code import OwnCode
 from ekd_train.settings.base import Fraction, NonNegativeFloat, Settings, Temperature
 
-ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2", "dkd", "dist"]
+ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2", "dkd", "dist", "papa"]
 PAIRING = ("auto", "member_kd", "ekd", "ce_kd", "dkd", "dist")
 """Objectives in which member m of a student that has some learns from teacher m."""
 
@@ -44,8 +44,9 @@ class Distillation(Settings):
     """What the student learns from."""
 
     objective: ObjectiveName | OwnCode = "auto"
-    """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd. Or a function
-    of your own, `package.module:name`, from these settings to an `ekd_train.objectives.Objective`."""
+    """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd, papa -> papa,
+    which is labels alone. Or a function of your own, `package.module:name`, from these settings to an
+    `ekd_train.objectives.Objective`."""
     temperature: Temperature = 4.0
     """Divides the logits of teachers and student before the softmax; 1 leaves them, more softens them."""
     alpha: Fraction = 1.0

@@ -1,6 +1,7 @@
 """The jobs of a worker pool and how one worker does them, without Ray."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
-from ekd_train.persistence.networks import Networks, save_predictions
+from ekd_train.persistence.networks import Networks, load_network_record, save_predictions
 from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, TrainingRun
 from ekd_train.training.loop import Trained, train
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import precision_on
+from ekd_train.training.state import quality
 
 
 def execute(
@@ -51,7 +53,8 @@ def _train(
     checkpoints = Checkpoints(networks.run, f"checkpoints/{run.name}", networks.identity(run), keep=keep)
     teachers = None
     if run.teachers:
-        teachers = Teachers([networks.load(teacher) for teacher in run.teachers]).to(workers.device)
+        teaching = _teaching(run, networks)
+        teachers = Teachers([networks.load(teacher) for teacher in teaching]).to(workers.device)
     start = networks.starting_weights(run)
     if run.role == "given":
         network = build_network(run, data.description, start)
@@ -66,6 +69,17 @@ def _train(
         start=start,
     )
     return keep_trained(networks, run, trained, workers)
+
+
+def _teaching(run: TrainingRun, networks: Networks) -> Sequence[TrainingRun]:
+    """The teachers of `run`, or the one that is best on validation images; of equals the first."""
+    if not run.best_teacher_only:
+        return run.teachers
+
+    def worth(teacher: TrainingRun) -> tuple[float, float]:
+        return quality(load_network_record(networks.run, teacher.name).best, "averaged")
+
+    return [max(run.teachers, key=worth)]
 
 
 def _measure(network: nn.Module, validation: Images, workers: Workers) -> Trained:
@@ -104,7 +118,7 @@ def keep_trained(
 def _evaluate(
     job: Evaluation, data: DeviceData, networks: Networks, reporter: Reporter, workers: Workers
 ) -> PredictionsRecord:
-    loaded = load_predictors(networks, job.control, job.student, workers.device)
+    loaded = load_predictors(networks, job.control, job.student, workers.device, job.controls)
     predictors = loaded.named
     shape = data.description.image_shape
     tensors: dict[str, Tensor] = {}

@@ -28,6 +28,7 @@ from ekd_train.settings import (
 )
 from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.controls import EvaluationSettings, check_papa
 from orchestrator.experiment.explanation import explain, quoted
 from orchestrator.experiment.infrastructure import (
     Cluster,
@@ -66,6 +67,7 @@ class Experiment(Settings):
     student: Student = Student()
     distillation: Distillation = Distillation()
     perturbation: PerturbationSettings = PerturbationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     cluster: Cluster = Cluster()
     storage: StorageSettings = StorageSettings()
     tracking: Tracking = Tracking()
@@ -133,6 +135,7 @@ class Experiment(Settings):
                     f"{key}.architecture.pruned: only the student can be pruned; leave it out "
                     "(student.architecture.pruned is for that)"
                 )
+        check_papa(self.student, self.evaluation)
         kind = self.perturbation.kind
         if kind in ("tdiv", "tdiv_sdiv") and count < 2:
             raise ValueError(f"perturbation.kind={kind} compares two teachers, but there is {count}")
@@ -181,7 +184,8 @@ class Experiment(Settings):
     def pairs_members(self) -> bool:
         """Whether the student's method pairs member m with teacher m."""
         objective = self.distillation.objective
-        return self.student.method != "kd" and objective in PAIRING
+        unpaired = ("kd", "papa") if objective == "auto" else ("kd",)
+        return self.student.method not in unpaired and objective in PAIRING
 
     @property
     def model_name(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ekd_train.settings import TrainingRun
+from orchestrator.experiment.controls import further_controls
 from orchestrator.experiment.schema import Experiment
 
 
@@ -19,7 +20,7 @@ def _teachers(experiment: Experiment) -> tuple[TrainingRun, ...]:
 
 
 def _control(experiment: Experiment) -> tuple[TrainingRun, ...]:
-    return (experiment.control_run(),)
+    return (experiment.control_run(), *further_controls(experiment.student_run(), experiment.evaluation))
 
 
 def _student(experiment: Experiment) -> tuple[TrainingRun, ...]:
@@ -46,7 +47,7 @@ ORDER = (
     Stage("prepare", "the run's settings, code and data in MLflow"),
     Stage("teachers", "networks/teacher-N, networks/unpruned", trains=_teachers),
     Stage(SEARCH, "search.json, trials/*: the settings of the best trial", needs=("teachers",)),
-    Stage("control", "networks/control", needs=("teachers",), trains=_control),
+    Stage("control", "networks/control, networks/control-NAME", needs=("teachers",), trains=_control),
     Stage("distil", "networks/student", needs=("teachers",), trains=_student),
     Stage("average", "networks/averaged", needs=("distil",)),
     Stage("evaluate", "evaluation/predictions", needs=("teachers", "control", "distil")),

@@ -94,6 +94,12 @@ WHAT_THEY_ARE = {
     "averaged": "one network of the members' averaged weights: the result",
 }
 
+CONTROLS = {
+    "control/best_teacher": "the same, taught by the one teacher that is best on validation images",
+    "control/papa": "the average of networks that learned labels alone and were pulled together (PAPA)",
+}
+"""What further controls are, by name."""
+
 
 HEADLINE = ("accuracy", "balanced_accuracy", "nll", "cnll", "ece")
 """Test metrics of the averaged student that a run shows in tables of runs and of models; the rest is in
@@ -164,6 +170,7 @@ def legend(predictors: Mapping[str, Predictor]) -> str:
     """What the table's headings and rows mean, a line each."""
     kinds = {kind_of(name) for name in predictors}
     meanings = MEANINGS | {kind: what for kind, what in WHAT_THEY_ARE.items() if kind in kinds}
+    meanings |= {name: what for name, what in CONTROLS.items() if name in predictors}
     return "\n".join(f"{name}: {what}" for name, what in meanings.items())
 
 

@@ -51,7 +51,7 @@ def passes(run: TrainingRun) -> Passes:
     if run.student is None:
         return Passes(0, 1 + BACKWARD, 1 + BACKWARD)
     members = 1 if run.student.method == "kd" else run.student.members
-    teachers = calls = float(len(run.teachers))
+    teachers = calls = float(1 if run.best_teacher_only else len(run.teachers))
     steps = (1 + BACKWARD) * (2 if _judges_clean_images_too(run) else 1)
     student = float(members * steps)
     calls += steps

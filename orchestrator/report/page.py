@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ekd_train.evaluation.bootstrap import RESAMPLES, SEED, Interval
 from orchestrator.pipeline.progress import duration
-from orchestrator.pipeline.summary import WHAT_THEY_ARE, compact, kind_of
+from orchestrator.pipeline.summary import CONTROLS, WHAT_THEY_ARE, compact, kind_of
 from orchestrator.report import charts
 from orchestrator.report.evidence import Evidence
 from orchestrator.report.findings import MOST_CLASSES_SHOWN, Findings, signed
@@ -62,7 +62,8 @@ def render(
         amplification=factor,
         gallery=mistakes(evidence),
         confusion=findings.confusion.tolist() if len(findings.confusion) <= MOST_CLASSES_SHOWN else None,
-        what_they_are=WHAT_THEY_ARE,
+        what_they_are=WHAT_THEY_ARE
+        | {name: what for name, what in CONTROLS.items() if name in evidence.predictors},
         model=evidence.summary.registered_model,
         sources=evidence.summary.sources,
         tracking_uri=tracking_uri,

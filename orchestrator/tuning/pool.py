@@ -104,7 +104,8 @@ def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
     compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
     if tree["distillation"]["assignment"] == "rotating":
         return pool.teacher_count
-    if student["method"] == "kd" or not (paired or compared) or not isinstance(student["members"], int):
+    plain = student["method"] in ("kd", "papa")
+    if plain or not (paired or compared) or not isinstance(student["members"], int):
         return pool.teacher_count
     return min(int(student["members"]), pool.teacher_count)
 

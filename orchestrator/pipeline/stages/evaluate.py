@@ -10,6 +10,7 @@ from ekd_train.metrics import all_metrics, class_metrics, fit_temperature, recal
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.persistence.records import Cost
 from ekd_train.settings import Evaluation, TrainingRun
+from orchestrator.experiment.controls import further_controls
 from orchestrator.pipeline.manifest import read_experiment
 from orchestrator.pipeline.manifest_content import Evaluated, Gain, Predictor
 from orchestrator.pipeline.order import SEARCH
@@ -23,7 +24,10 @@ def evaluate(context: RunContext) -> Evaluated:
     experiment = context.checked.experiment
     averaged_student(context)
     job = Evaluation(
-        control=experiment.control_run(), student=experiment.student_run(), baseline=_baseline(context)
+        control=experiment.control_run(),
+        student=experiment.student_run(),
+        controls=further_controls(experiment.student_run(), experiment.evaluation),
+        baseline=_baseline(context),
     )
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage, context.checked.description, record.cost)

@@ -166,3 +166,10 @@ def test_missing_predictions_and_settings_and_unknown_names_are_named():
         build_objective("member_kd", None)
     with pytest.raises(ValueError, match="unknown objective 'memberkd'; known: label, mean_kd"):
         build_objective("memberkd", Distillation())
+
+
+def test_the_losses_of_networks_that_share_nothing_add_up():
+    given = predictions()
+    terms = build_objective("papa", Distillation())(given)
+    torch.testing.assert_close(terms["loss"], sum(label_ce(member, LABELS) for member in given.student))
+    torch.testing.assert_close(terms["label"], label_ce(given.student, LABELS))

@@ -147,13 +147,18 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     other = STUDENT.model_copy(update={"seed": 5})  # another network that the store has: before a search
     made, _ = do(other, data, store)
     do(STUDENT, data, store)
-    record, _ = do(Evaluation(control=CONTROL, student=STUDENT, baseline=other), data, store)
+    papa = student_run("papa", "none", epochs=1, objective="auto")
+    papa = papa.model_copy(update={"name": "control-papa", "teachers": ()})
+    do(papa, data, store)
+    job = Evaluation(control=CONTROL, student=STUDENT, controls=(papa,), baseline=other)
+    record, _ = do(job, data, store)
     assert record.holds == "logits"
     tensors = load_predictions(store, data.description, record.cost)
     found = all_metrics(tensors["validation/baseline"].mean(0), data.training.validation.labels)["accuracy"]
     assert found == made.best["averaged/accuracy"]
     assert "test/baseline" not in tensors
     members = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": 2, "members": 2, "averaged": 1}
+    members["control/papa"] = 1
     assert set(record.cost) == set(members)
     for split, images in (("validation", data.training.validation), ("test", data.test)):
         assert torch.equal(tensors[f"{split}/labels"], images.labels)
@@ -168,3 +173,15 @@ def test_an_evaluation_predicts_both_splits_with_every_predictor(data):
     assert sorted(tensors["mistakes/indices"].tolist()) == wrong
     assert torch.equal(tensors["mistakes/images"], data.test.images[tensors["mistakes/indices"]])
     assert record.cost["averaged"].macs == record.cost["control"].macs
+
+
+def test_the_best_teacher_alone_teaches_where_that_is_asked_for(data):
+    store, alone = MemoryStore(), MemoryStore()
+    kd = student_run("kd", "none", epochs=1)
+    worth = [do(run, data, store)[0].best for run in kd.teachers]
+    best = max(range(len(worth)), key=lambda i: (worth[i]["averaged/accuracy"], -worth[i]["averaged/nll"]))
+    made, _ = do(kd.model_copy(update={"best_teacher_only": True}), data, store)
+    do(kd.teachers[best], data, alone)
+    expected, _ = do(kd.model_copy(update={"teachers": (kd.teachers[best],)}), data, alone)
+    assert made.sha256 == expected.sha256
+    assert made.identity != expected.identity

@@ -198,3 +198,21 @@ def test_a_file_whose_name_cannot_be_an_experiments_has_to_name_it(tmp_path):
     with pytest.raises(ExperimentError, match="has no name, and its file's cannot be one"):
         load_experiment(str(path))
     assert load_experiment(str(path), ["name=mine"]).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("evaluation.controls=[papa, papa]", "name each control once"),
+        ("evaluation.controls=[soup]", "evaluation.controls"),
+    ],
+)
+def test_a_control_that_is_unknown_or_named_twice_is_refused(override, why):
+    with pytest.raises(ExperimentError, match=why):
+        load_experiment("digits", [override])
+
+
+@pytest.mark.parametrize("asked", ["student.method=papa", "evaluation.controls=[papa]"])
+def test_networks_that_would_start_alike_are_no_papa(asked):
+    with pytest.raises(ExperimentError, match="papa's networks part because they start apart"):
+        load_experiment("digits", ["student.architecture={name: resnet, depth: 8, pruned: 0.25}", asked])

@@ -155,3 +155,20 @@ def test_a_job_is_queued_again_only_if_its_settings_are_others(planned):
     context.submit([control.model_copy(update={"seed": 5})])
     assert workers.queued.count("control") == 2
     assert "control" not in context.records
+
+
+def test_further_controls_are_trained_with_the_control_where_they_are_asked_for():
+    perturbed = "perturbation.kind=tdiv_sdiv"
+    asked = load_experiment("digits", ["evaluation.controls=[best_teacher, papa]", perturbed])
+    usual = load_experiment("digits", [perturbed])
+    runs = {run.name: run for run in training_runs(asked)}
+    assert [name for name in runs if name.startswith("control")] == [
+        *("control", "control-best_teacher", "control-papa")
+    ]
+    best, papa = runs["control-best_teacher"], runs["control-papa"]
+    assert (best.student.method, best.best_teacher_only, best.teachers) == ("kd", True, asked.teacher_runs())
+    assert (papa.student.method, papa.teachers, papa.student.members) == ("papa", (), 4)
+    assert best.perturbation.kind == papa.perturbation.kind == "none"
+    assert not any(same_in_all_trials(run, ()) for run in (best, papa))  # a search may change all of them
+    # What all other networks are known by is as without them.
+    assert [run for run in training_runs(asked) if run not in (best, papa)] == list(training_runs(usual))
