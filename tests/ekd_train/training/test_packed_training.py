@@ -1,6 +1,11 @@
 """Training on packed images: the batches, and so the weights, of training on the same images in memory."""
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +97,23 @@ def test_a_run_ends_with_the_same_weights(both):
     assert ends[0].history == ends[1].history
     for mine, other in zip(*(end.network.state_dict().values() for end in ends), strict=True):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(both, tmp_path):
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (tests, tests.parents[1])))
+    program = str(tests / "packed_training_process.py")
+
+    def run(store, last):
+        command = [sys.executable, program, str(tmp_path / "images"), str(tmp_path / store), str(last)]
+        environment = os.environ | {"PYTHONPATH": paths}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
+
+    whole, killed = run("one", -1), run("two", 5)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = run("two", -1)
+    assert whole.returncode == resumed.returncode == 0, whole.stderr + resumed.stderr
+    assert resumed.stdout == whole.stdout
