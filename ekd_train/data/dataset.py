@@ -11,6 +11,7 @@ from .description import DataDescription
 from .errors import DataError
 from .packed.images import PackedImages
 from .packed.index import INDEX
+from .pixels import decoder
 
 Channels = tuple[float, ...]
 """One number per channel, in units of the [0, 1] pixel range."""
@@ -163,6 +164,7 @@ def describe(dataset: Dataset) -> DataDescription:
         mean=dataset.mean,
         std=dataset.std,
         fingerprint=dataset.fingerprint,
+        decoder=decoder() if dataset.packed is not None else None,
     )
 
 

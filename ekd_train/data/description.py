@@ -30,6 +30,9 @@ class DataDescription(ImageSpec):
     fingerprint: str
     """`ekd_train.data.dataset.Dataset.fingerprint`: SHA-256 over the exact images and labels."""
 
+    decoder: str | None = None
+    """Of packed images, what decodes them, with its version: the fingerprint is of encoded bytes."""
+
     @property
     def shape_text(self) -> str:
         """Such as `1x28x28`."""

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ekd_train.settings import DataSettings
 
@@ -25,6 +26,11 @@ PNG_BITS = 24
 
 JPEG_QUALITY = 90
 """Of images that are stored smaller than they came."""
+
+
+def decoder() -> str:
+    """What decodes images here, with its version, and that of its JPEG library."""
+    return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
 
 
 def header(encoded: Encoded, max_pixels: int) -> tuple[str, tuple[int, int]]:

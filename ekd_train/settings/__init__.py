@@ -20,6 +20,7 @@ from ekd_train.settings.base import PositiveFloat as PositiveFloat
 from ekd_train.settings.base import Settings as Settings
 from ekd_train.settings.base import Temperature as Temperature
 from ekd_train.settings.data import ENCODED as ENCODED
+from ekd_train.settings.data import LISTED as LISTED
 from ekd_train.settings.data import Augmentation as Augmentation
 from ekd_train.settings.data import DataName as DataName
 from ekd_train.settings.data import DataSettings as DataSettings

@@ -1,23 +1,47 @@
 """The data of an experiment on this machine: fetched, packed where it must be, and described."""
 
+import subprocess
+
 from ekd_train.data import Dataset, Packing, load_dataset
 from ekd_train.data.dataset import PackedForm
+from ekd_train.data.memory import room_for_images
 from ekd_train.settings import DataSettings
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.progress_bar import ProgressBar
 from orchestrator.storage.data_source import local_data
 
+GPU_SHARE = 0.5
+"""Of a GPU's memory, for decoded images: networks and their activations need the rest [ours]."""
 
-def load_here(data: DataSettings, endpoint_url: str | None, *, make: bool) -> Dataset:
+
+def room(cluster: Cluster) -> int:
+    """Bytes that decoded images may take: of this container's memory, and of a GPU of this machine if GPUs
+    train, which has a copy of them all."""
+    gpus = _gpu_memory() if cluster.gpus_per_worker else []
+    return min([room_for_images(), *(int(GPU_SHARE * memory) for memory in gpus)])
+
+
+def _gpu_memory() -> list[int]:
+    """Bytes of each GPU of this machine; none where its driver's own tool does not say."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        printed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        return [int(line) << 20 for line in printed.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
+def load_here(data: DataSettings, endpoint_url: str | None, room: int, *, make: bool) -> Dataset:
     """`data`, fetched if it lies in S3, and packed if it would not fit; how far that is, is shown on stderr.
 
-    `make`: false: what is not packed yet is only described.
+    `room`: bytes that decoded images may take. `make`: false: what is not packed yet is only described.
 
     Raises `DataError`, `ExperimentError` or `StorageError`.
     """
     bar = ProgressBar("images packed", PlainConsole(stderr=True))
     try:
-        return load_dataset(local_data(data, endpoint_url), Packing(make, progress=bar))
+        return load_dataset(local_data(data, endpoint_url), Packing(make, room, bar))
     finally:
         bar.close()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ekd_train.data import describe
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
-from orchestrator.planning.data import load_here
+from orchestrator.planning.data import load_here, room
 from orchestrator.planning.networks import check_networks
 from orchestrator.planning.preflight import (
     PATIENCE_S,
@@ -71,7 +71,9 @@ def _tracking(experiment: Experiment) -> str:
 
 
 def _data(experiment: Experiment) -> str:
-    found = describe(load_here(experiment.data, experiment.storage.endpoint_url, make=False))
+    found = describe(
+        load_here(experiment.data, experiment.storage.endpoint_url, room(experiment.cluster), make=False)
+    )
     check_images(experiment, found)
     check_networks(experiment, found)
     return (

@@ -16,7 +16,7 @@ from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.manifest import check_continuable, id_for_images
 from orchestrator.planning.capacity import Capacity, why_never
-from orchestrator.planning.data import load_here
+from orchestrator.planning.data import load_here, room
 from orchestrator.pretrained.given import Given
 from orchestrator.runtime.address import local_capacity, wanted_address
 from orchestrator.storage import Storage, open_storage
@@ -79,7 +79,7 @@ def check(
     root = open_storage(experiment.storage.uri, experiment.storage.endpoint_url)
     capacity = ask_capacity(experiment.cluster) if capacity is None else capacity
     check_capacity(experiment, capacity)
-    dataset = load_here(experiment.data, experiment.storage.endpoint_url, make=pack)
+    dataset = load_here(experiment.data, experiment.storage.endpoint_url, room(experiment.cluster), make=pack)
     to_be_packed = dataset.packed is not None and not dataset.packed.made
     description = describe(dataset)
     check_images(experiment, description)
