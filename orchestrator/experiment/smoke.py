@@ -9,6 +9,7 @@ from ekd_train.data.image_files import ImageFiles
 from ekd_train.settings import Architecture, DataSettings, Pretrained, Training
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
+from orchestrator.experiment.teachers import Teachers
 
 CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""
@@ -17,14 +18,20 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 SMALL_PIXELS = 16
 """Side of an image that networks with a small-image stem are given."""
 
+PUBLISHED = ("torchvision:", "timm:")
+"""Weights of large networks, which a smoke run does not download: small ones stand in for these."""
+
 
 def make_small(experiment: Experiment) -> Experiment:
     """The same experiment over two epochs of two small batches, or of as many as show each class twice.
 
     Networks keep their kind and depth; what is wide becomes thin, and large images small where every
     network takes small ones and none exists already: WRN-28-10 would need an hour on two cores for the
-    images of a smoke run.
+    images of a smoke run. Where weights that others publish are named, small networks of random weights
+    stand in for every network.
     """
+    if any((a.weights or "").startswith(PUBLISHED) for a in _architectures(experiment)):
+        experiment = _with_stand_ins(experiment)
     # A batch has an image for each worker at least.
     batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
     sizes = _sizes(experiment.data, 2 * batch)
@@ -36,6 +43,7 @@ def make_small(experiment: Experiment) -> Experiment:
             update={
                 "epochs": 2,
                 "batch_size": batch,
+                "accumulate": min(2, training.accumulate),
                 "checkpoint_every": 1,
                 "evaluate_every": 1,
                 "schedule": training.schedule.model_copy(update={"warmup_epochs": warmup}),
@@ -43,7 +51,7 @@ def make_small(experiment: Experiment) -> Experiment:
         )
 
     data = experiment.data.model_copy(update={**sizes, "train_fraction": 1.0})
-    architectures = [experiment.student.architecture, *(g.wanted for g in experiment.teachers)]
+    architectures = _architectures(experiment)
     if all(a.weights is None and (a.small_images or a.depth is not None) for a in architectures):
         data = data.model_copy(update={"image_size": _small_image_size(data)})
     student = experiment.student
@@ -68,6 +76,35 @@ def make_small(experiment: Experiment) -> Experiment:
             ),
         }
     )
+
+
+def _architectures(experiment: Experiment) -> list[Architecture]:
+    return [experiment.student.architecture, *(group.wanted for group in experiment.teachers)]
+
+
+def _with_stand_ins(experiment: Experiment) -> Experiment:
+    """Every network a ResNet-8: given teachers are trained, and what was frozen by name learns."""
+    stand_in = Architecture(name="resnet", depth=8, stem_channels=8)
+
+    def thawed(training: Training) -> Training:
+        return training.model_copy(
+            update={"freeze": tuple(part for part in training.freeze if part == "backbone")}
+        )
+
+    groups = tuple(
+        Teachers(count=group.count, architecture=stand_in, training=thawed(_training_of(group, experiment)))
+        for group in experiment.teachers
+    )
+    student = experiment.student
+    changes = {
+        "architecture": stand_in.model_copy(update={"pruned": student.architecture.pruned}),
+        "training": thawed(student.training),
+    }
+    return experiment.model_copy(update={"teachers": groups, "student": student.model_copy(update=changes)})
+
+
+def _training_of(group: Teachers, experiment: Experiment) -> Training:
+    return experiment.student.training if group.given else group.training
 
 
 def _thin(architecture: Architecture, starts: Pretrained) -> Architecture:

@@ -21,6 +21,9 @@ from orchestrator.planning.data import packed_line
 from orchestrator.planning.preflight import Checked
 from orchestrator.tracking import redacted
 
+GPU_FLOPS_PER_S = 100e12
+"""What a GPU of a cluster is taken to do of them: a third of an A100's bfloat16 peak [ours]."""
+
 BACKWARD = 2
 """A backward pass costs about two forward passes; through activations alone, one."""
 
@@ -169,7 +172,10 @@ def plan_lines(checked: Checked) -> list[str]:
 
 def total_line(planned: list[PlannedRun], note: str = "") -> str:
     """The cost of all training; `note` says what it leaves out."""
-    total = f"total     {compact(sum(item.flops for item in planned))} FLOPs of training"
+    flops = sum(item.flops for item in planned)
+    total = f"total     {compact(flops)} FLOPs of training"
+    if (hours := flops / GPU_FLOPS_PER_S / 3600) >= 1:
+        total += f": {hours:,.0f} GPU hours at {GPU_FLOPS_PER_S / 1e12:g} TFLOP/s"
     return (
         f"{total}{f', {note}' if note else ''}\n"
         "          (passes per image: a forward of one network is 1, its backward 2,\n"

@@ -24,7 +24,7 @@ from ekd_train.models.build_network import build_network
 from ekd_train.models.layers import depths, freeze
 from ekd_train.models.stages import stages
 from ekd_train.objectives import label_ce
-from ekd_train.settings import Architecture, Factors, Optimiser, Training, TrainingRun
+from ekd_train.settings import Architecture, Augmentation, Factors, Optimiser, Training, TrainingRun
 from ekd_train.training.loop import Loop
 from ekd_train.training.optimiser import adjust_factor_gradients, build_optimiser
 from ekd_train.training.recompute import blocks, recompute_activations
@@ -255,3 +255,10 @@ def test_blocks_are_what_stands_in_a_row():
     network = build_network(label_run(), made_up_data().spec)
     assert len(list(blocks(network))) == 3  # one a group: 6 n + 4 = 10
     assert list(stages(network))[1:4] == ["group1", "group2", "group3"]
+
+
+@pytest.mark.parametrize("more", [{"mixup": 1}, {"crop": "random_resized"}, {"random_erasing": 0.1}])
+def test_teachers_predictions_are_not_kept_of_images_that_are_new_in_every_step(more):
+    run = student_run("latent_be").model_copy(update={"augmentation": Augmentation.model_validate(more)})
+    assert run.why_not_cached() == "augmentation makes new images in every step"
+    assert not run.sharing_predictions().training.speed.cache_teachers

@@ -144,6 +144,9 @@ WRONG_SETTINGS = {
     "too wide for any memory": ("student.architecture.width=1e30", "student:"),
     "a batch larger than the data": ("student.training.batch_size=201", "there are 200 training images"),
     "a crop wider than the image": ("data.augmentation.crop_padding=8", "images are 8 pixels wide"),
+    "a part that is not there": ("student.training.freeze=[layer9]", "student: freeze: there is no 'layer9'"),
+    "float16 on a CPU": ("student.training.speed.precision=float16", "float16 is for GPUs"),
+    "a scale backwards": ("data.augmentation.scale=[1,0.5]", "the smallest share comes first"),
     "a size that does not apply": ("data.image_size=4", "images of digits keep their size"),
     "too few to validate": ("data.validation_size=5", "data.validation_size: of 5 images cannot show all 10"),
     "more than there are": ("data.validation_size=5000", "data.validation_size: takes 5000 of 797 images"),
@@ -362,31 +365,31 @@ def images(tmp_path):
 
 
 def folder_of(images: Path, **changes: object) -> list[str]:
-    values = {"root": images, "image_size": "null", "validation_size": 2} | changes
+    values = {"name": "image_folder", "root": images, "image_size": "null", "validation_size": 2} | changes
     return [f"--set=data.{key}={value}" for key, value in values.items()]
 
 
 def test_images_of_different_sizes_are_refused_by_name(refused, images):
     Image.new("RGB", (9, 9)).save(images / "train" / "dog" / "3.png")
-    assert "dog/3.png" in refused("plan", "image_folder", *folder_of(images))
+    assert "dog/3.png" in refused("plan", "tiny_imagenet", *folder_of(images))
 
 
 def test_a_name_that_is_not_utf_8_is_refused_with_its_folder(refused, images):
     os.rename(images / "train" / "dog", os.fsencode(images / "train") + b"/caf\xe9")
     assert f"{images}/train: holds 'caf\\udce9', whose name is not UTF-8" in refused(
-        "plan", "image_folder", *folder_of(images)
+        "plan", "tiny_imagenet", *folder_of(images)
     )
 
 
 def test_a_class_that_only_the_test_images_have_is_refused(refused, images):
     (images / "test" / "cow").mkdir()
     Image.new("RGB", (8, 8)).save(images / "test" / "cow" / "0.png")
-    assert "cow" in refused("plan", "image_folder", *folder_of(images))
+    assert "cow" in refused("plan", "tiny_imagenet", *folder_of(images))
 
 
 def test_images_too_small_for_an_architecture_are_refused(refused, images):
     line = refused(
-        "plan", "image_folder", *folder_of(images), "--set=teachers.training.batch_size=4",
+        "plan", "tiny_imagenet", *folder_of(images), "--set=teachers.training.batch_size=4",
         "--set=student.training.batch_size=4", "--set=data.augmentation.crop_padding=0",
         "--set=student.architecture={name: inception_v3}",
     )  # fmt: skip

@@ -119,11 +119,12 @@ def test_a_smoke_run_keeps_every_component_and_shortens_the_rest():
         (["data.image_size=64"], 16),
         (["data.image_size=12"], 12),
         (["data.image_size=null"], None),  # their own size, whatever that is
-        (["student.architecture.small_images=false"], 64),  # its stem may need them
+        (["student.architecture.small_images=false", "data.image_size=64"], 64),  # its stem may need them
     ],
 )
 def test_a_smoke_run_makes_large_images_small_where_the_networks_take_that(overrides, pixels):
-    assert make_small(load_experiment("image_folder", overrides)).data.image_size == pixels
+    overrides = ["data.name=image_folder", *overrides]
+    assert make_small(load_experiment("tiny_imagenet", overrides)).data.image_size == pixels
 
 
 @pytest.mark.parametrize("per_class", [2, 4, 9, 100])

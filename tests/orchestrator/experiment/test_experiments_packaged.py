@@ -51,7 +51,8 @@ PER_CLASS = {"fashion_mnist": 20, "cifar10": 20, "cifar100": 6, "tiny_imagenet":
 def test_the_contract_names_are_packaged():
     assert set(NAMES) == {
         *("digits", "fashion_mnist", "cifar10", "cifar100_latentbe", "cifar100_conf_ods", "cifar10_ekd"),
-        *("tiny_imagenet", "image_folder"),
+        *("tiny_imagenet", "image_folder", "vit_fine_tune", "imagenet_meal_v2", "imagenet_funmatch"),
+        *("imagenet_adlik_25", "imagenet_adlik_375", "imagenet_adlik_50"),
     }
 
 
@@ -90,7 +91,7 @@ def test_made_small_it_passes_every_check_and_can_be_planned(name, small):
     checked = check(experiment)
     assert checked.run_id.startswith(f"{name}-smoke-")
     planned = planned_runs(experiment, checked.description)
-    assert len(planned) == experiment.teacher_count + 2
+    assert len(planned) == len(training_runs(experiment))
     assert all(item.steps > 0 and item.params > 0 and item.flops > 0 for item in planned)
 
 
@@ -206,6 +207,60 @@ def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_co
     tensors = load_predictions(checked.storage, checked.description, evaluated.cost)
     for values in measure(tensors, evaluated.cost).values():
         assert all(map(math.isfinite, values.test.values()))
+
+
+PUBLISHED = [name for name in NAMES if name.startswith(("imagenet", "vit")) or name == "image_folder"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_small_networks_stand_in_for_published_weights_in_a_smoke_run(name):
+    whole, small = load_experiment(name), make_small(load_experiment(name))
+    architectures = [small.student.architecture, *(group.wanted for group in small.teachers)]
+    assert all(a.weights is None and a.depth == 8 for a in architectures)
+    assert small.student.architecture.pruned == whole.student.architecture.pruned
+    assert (small.student.method, small.data.augmentation) == (whole.student.method, whole.data.augmentation)
+    assert small.teacher_count == whole.teacher_count
+    assert not any(group.given for group in small.teachers)
+
+
+def test_the_rows_of_the_results_page_differ_in_how_much_is_pruned_alone():
+    shares = {"25": 0.25, "375": 0.375, "50": 0.5}
+    found = [load_experiment(f"imagenet_adlik_{name}") for name in shares]
+    assert [experiment.student.architecture.pruned for experiment in found] == list(shares.values())
+    first = found[0].resolved()
+    for experiment in found[1:]:
+        other = experiment.resolved()
+        other["student"]["architecture"]["pruned"] = 0.25
+        assert {key: value for key, value in other.items() if key not in ("name", "description")} == {
+            key: value for key, value in first.items() if key not in ("name", "description")
+        }
+
+
+def test_imagenet_meal_v2_is_the_published_recipe_without_its_discriminator():
+    """Shen, Savvides 2020, as their released code has it; where the rate falls is ours."""
+    experiment = load_experiment("imagenet_meal_v2")
+    assert [group.weights for group in experiment.teachers] == [
+        "timm:senet154.gluon_in1k",
+        "timm:resnet152s.gluon_in1k",
+    ]
+    training = experiment.student.training
+    assert (training.learning_rate, training.momentum, training.weight_decay) == (0.01, 0.9, 0)
+    assert (training.batch_size, training.epochs, training.schedule.kind) == (512, 180, "steps")
+    assert experiment.distillation == Distillation(objective="mean_kd", temperature=1, alpha=1)
+    assert experiment.data.augmentation == Augmentation(crop="random_resized", flip=True)
+
+
+def test_imagenet_funmatch_is_the_published_recipe():
+    """Beyer et al., CVPR 2022: consistent (one crop and mixup for both) and patient."""
+    experiment = load_experiment("imagenet_funmatch")
+    training = experiment.student.training
+    assert (training.optimiser.name, training.learning_rate, training.clip_norm) == ("adamw", 0.03, 1)
+    assert (training.batch_size, training.epochs) == (4096, 1200)
+    assert training.weight_decay * training.learning_rate == pytest.approx(3e-4)
+    steps = training.schedule.warmup_epochs * 1_271_167 / training.batch_size
+    assert steps == pytest.approx(5000, rel=0.02)
+    assert experiment.data.augmentation == Augmentation(crop="random_resized", flip=True, mixup=1)
+    assert experiment.distillation == Distillation(objective="mean_kd", temperature=1, alpha=1)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.planning.plan import (
+    PlannedRun,
     architecture_name,
     doubts,
     passes,
@@ -25,7 +26,7 @@ from orchestrator.planning.plan import (
 )
 from orchestrator.storage import open_storage
 
-SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 64)}
+SHAPES = {"digits": (1, 8), "fashion_mnist": (1, 28), "tiny_imagenet": (3, 64), "image_folder": (3, 224)}
 
 
 def student_passes(**changes: object) -> float:
@@ -123,9 +124,17 @@ def test_the_plan_fits_a_terminal_and_cuts_nothing(name):
     assert "…" not in table
     for item in planned:
         row = next(line for line in table.splitlines() if line.startswith(f"{item.run.name} "))
-        assert row.rstrip().endswith(f" {compact(item.flops)}")
+        given = item.run.role == "given"
+        assert row.rstrip().endswith(" given" if given else f" {compact(item.flops)}")
         assert compact(item.params) in row
-        assert f" {item.run.training.learning_rate:g} " in row
+        assert given or f" {item.run.training.learning_rate:g} " in row
+
+
+def test_what_takes_hours_of_a_gpu_is_told_in_hours():
+    run = build_experiment({"name": "x"}).control_run()
+    small, large = (PlannedRun(run, 1, 1, 1, flops) for flops in (1e15, 3.6e20))
+    assert "GPU hours" not in total_line([small])
+    assert ": 1,000 GPU hours at 100 TFLOP/s" in total_line([large])
 
 
 def test_workers_are_told_with_their_resources():
