@@ -28,6 +28,7 @@ def test_the_page_and_the_example_say_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eight processes, two of which start Ray: 600 s were too few on a busy machine
 def test_every_command_of_the_page_runs_in_the_order_of_the_page(tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
