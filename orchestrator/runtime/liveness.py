@@ -106,8 +106,11 @@ class Watch:
         return [silence for silence in found if silence.lost or self._is_news(silence, now)]
 
     def in_vain(self, run: str) -> bool:
-        """Note that a run is started again; True if that has not helped before, and it should end."""
-        furthest = self.furthest.get(run, 0)
+        """Note that a run is started again; True if that has not helped before, and it should end.
+
+        An empty name: all runs are, which a new step of any has helped.
+        """
+        furthest = self.furthest.get(run, 0) if run else sum(self.furthest.values())
         times, before = self._restarts.get(run, (0, -1))
         times = times + 1 if furthest <= before else 1
         self._restarts[run] = (times, furthest)

@@ -162,6 +162,8 @@ class WorkerPool:
     def _unanswered(self) -> list[Event]:
         """The queue says nothing: end it if that lasts, so that Ray starts another one."""
         silent_s = self._watch.tick() - self._answered
+        if self._queue is None:
+            self._coming.look()
         if self._queue is None or verdict(silent_s, 0.0, self.cluster.liveness) != "lost":
             return []
         queue = f"the job queue (process {self._queue.pid} on {self._queue.host})"
