@@ -23,7 +23,8 @@ from ekd_train.distributed import Workers
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import BatchEnsemble
 from ekd_train.models.teachers import Teachers
-from ekd_train.persistence.checkpoint import Checkpoints, Store
+from ekd_train.persistence.checkpoint import Checkpoints
+from ekd_train.persistence.store import Store
 from ekd_train.settings import (
     Architecture,
     Augmentation,
@@ -58,7 +59,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = 0) -> bytes:
         return self.objects[key]
 
     def write(self, key: str, data: bytes) -> None:

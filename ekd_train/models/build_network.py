@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ekd_train.data.description import ImageSpec
@@ -41,6 +42,12 @@ def build_network(
     if run.training.batch_norm == "synchronised":
         network = to_synchronised_batch_norm(network)
     return network
+
+
+def network_on_paper(run: TrainingRun, spec: ImageSpec) -> nn.Module:
+    """As `build_network`, on torch's meta device: shapes without values."""
+    with torch.device("meta"):
+        return build_network(run, spec)
 
 
 def build_plain(architecture: Architecture, spec: ImageSpec) -> nn.Module:

@@ -1,10 +1,12 @@
 """Archives of torch (`.pt2`, `.pth`), looked at before torch opens them: small ones may grow."""
 
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from zipfile import ZipFile
 
 MOST_ENTRIES = 10_000
 """Torch writes one per tensor, and a few; the largest networks have some thousands."""
+MOST_DIRECTORY_BYTES = 400 * MOST_ENTRIES
+"""Of the list of entries, which is read as a whole: 46 for each, and a name."""
 
 
 def check_zip(file: BinaryIO) -> None:
@@ -12,7 +14,7 @@ def check_zip(file: BinaryIO) -> None:
 
     Raises `ValueError`, or `zipfile.BadZipFile` for what is none.
     """
-    with ZipFile(file) as archive:
+    with ZipFile(cast(BinaryIO, _Directory(file))) as archive:
         entries = archive.infolist()
     if len(entries) > MOST_ENTRIES:
         raise ValueError(f"{len(entries)} entries, more than {MOST_ENTRIES}")
@@ -20,3 +22,17 @@ def check_zip(file: BinaryIO) -> None:
     file.seek(0)
     if unpacked > size:
         raise ValueError(f"its {size} bytes unpack to {unpacked}; torch writes none that is compressed")
+
+
+class _Directory:
+    """A file of which no more is read at once than the list of an archive's entries may be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(MOST_DIRECTORY_BYTES + 1 if size < 0 else min(size, MOST_DIRECTORY_BYTES + 1))
+        if len(data) > MOST_DIRECTORY_BYTES:
+            raise ValueError(f"the list of its entries is longer than {MOST_DIRECTORY_BYTES} bytes")
+        return data

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import safetensors.torch
 from torch import Tensor
 
 from ekd_train.errors import EkdError
-from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
+from ekd_train.persistence.bounded_tensors import parse_tensors, tensor_bytes
 from ekd_train.persistence.records import (
     CheckpointRecord,
     NewerRecord,
@@ -50,27 +50,36 @@ class Checkpoint:
     best: dict[str, Tensor]
 
 
+Check = Callable[[Checkpoint], None]
+
+
 def save_tensors(store: Store, key: str, tensors: Mapping[str, Tensor]) -> str:
     """Write `tensors` as one safetensors object; returns its SHA-256 in hexadecimal."""
-    data, sha256 = _tensor_bytes(tensors)
+    data, sha256 = tensor_bytes(tensors)
     store.write(key, data)
     return sha256
 
 
 def save_hashed_tensors(store: Store, tensors: Mapping[str, Tensor]) -> str:
     """As `save_tensors`, under the hash's own name: `<SHA-256>.safetensors`."""
-    data, sha256 = _tensor_bytes(tensors)
+    data, sha256 = tensor_bytes(tensors)
     store.write(f"{sha256}.safetensors", data)
     return sha256
 
 
-def load_tensors(store: Store, key: str, sha256: str) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote; raises `DamagedCheckpoint` if the hash is another, or it lies."""
-    data = store.read(key)
+def load_tensors(store: Store, key: str, sha256: str, most_bytes: int) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote, in the room for it (`bounded_tensors.room_for`).
+
+    Raises `DamagedCheckpoint` if it is larger, before it is read; if the hash is another, or it lies.
+    """
+    try:
+        data = store.read(key, most_bytes)
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedCheckpoint(f"{key}: its bytes have changed since it was written (SHA-256 differs)")
     try:
-        return safetensors.torch.load(data)
+        return parse_tensors(data)
     except Exception as error:  # whoever wrote it wrote its hash as well
         raise DamagedCheckpoint(f"{key}: not safetensors ({' '.join(str(error).split())[:200]})") from error
 
@@ -147,12 +156,13 @@ class Checkpoints:
         if best is not None:
             key = f"{self.prefix}/best-{best[0]:05d}.safetensors"
             if stored is None or stored.key != key:
-                objects[key], sha256 = _tensor_bytes(best[1])
+                objects[key], sha256 = tensor_bytes(best[1])
                 stored = StoredTensors(key=key, sha256=sha256)
         name = self.key(epoch, step)
-        objects[f"{name}.safetensors"], sha256 = _tensor_bytes(tensors)
+        objects[f"{name}.safetensors"], sha256 = tensor_bytes(tensors)
+        names, state, identity = tuple(sorted(tensors)), dict(record), self.identity
         document = CheckpointRecord(
-            epoch=epoch, step=step, identity=self.identity, sha256=sha256, best=stored, state=dict(record)
+            epoch=epoch, step=step, identity=identity, sha256=sha256, names=names, best=stored, state=state
         )
         objects[f"{name}.json"] = _record_bytes(document.model_dump())
         self._best, self._writing = stored, Future()
@@ -199,18 +209,19 @@ class Checkpoints:
         else:
             done.set_result(None)
 
-    def newest(self, check: Callable[[Checkpoint], None] = lambda _: None) -> Checkpoint | None:
+    def newest(self, check: Check = lambda _: None, most_bytes: int = MOST_BYTES) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are passed over with a warning, a newer one is not.
 
-        `check` raises `ValueError` or `TypeError` for one that is not of this run, whatever its hashes say.
+        `check` raises `ValueError` or `TypeError` for one that is not of this run, whatever its hashes say;
+        one whose tensors take more than `most_bytes` is not read.
         """
         self.flush()
         there = [*self._keys("epoch"), *self._keys("best")]
-        found = self._newest(_records(there), check)
+        found = self._newest(_records(there), check, most_bytes)
         self._passed_over = {key for key in there if found is None or _at(key) > (found.epoch, found.step)}
         return found
 
-    def _newest(self, records: list[str], check: Callable[[Checkpoint], None]) -> Checkpoint | None:
+    def _newest(self, records: list[str], check: Check, most_bytes: int) -> Checkpoint | None:
         for key in reversed(records):
             try:
                 document = load_typed(self.store, key, CheckpointRecord)
@@ -221,9 +232,12 @@ class Checkpoints:
                     raise DamagedCheckpoint(
                         f"it says that it is of epoch {document.epoch}, {document.step} steps"
                     )
-                tensors = load_tensors(self.store, key.replace(".json", ".safetensors"), document.sha256)
+                place = key.replace(".json", ".safetensors")
+                tensors = load_tensors(self.store, place, document.sha256, most_bytes)
+                if document.names not in (None, tuple(sorted(tensors))):  # an optimiser would miss its own
+                    raise DamagedCheckpoint(f"{place}: its tensors are not those that the record names")
                 best = document.best
-                weights = load_tensors(self.store, best.key, best.sha256) if best else {}
+                weights = load_tensors(self.store, best.key, best.sha256, most_bytes) if best else {}
                 found = Checkpoint(document.epoch, document.step, tensors, document.state, weights)
                 check(found)
             except NewerRecord:
@@ -263,9 +277,8 @@ class Checkpoints:
         except (DamagedCheckpoint, LookupError):
             return  # what a damaged record needs is unknown, so everything stays
         needed = {best.key for best in bests if best}
-        for key in ours("best"):
-            if key not in needed:
-                self.store.delete(key)
+        for key in set(ours("best")) - needed:
+            self.store.delete(key)
         self._passed_over = set()
 
 
@@ -277,11 +290,6 @@ def _at(key: str) -> tuple[int, int]:
     """Epochs and steps done."""
     epoch, _, step = key.rpartition("-")[2].partition(".")[0].partition("_")
     return int(epoch), int(step or 0)
-
-
-def _tensor_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    return data, hashlib.sha256(data).hexdigest()
 
 
 def _record_bytes(record: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from ekd_train.data.description import DataDescription
 from ekd_train.data.seeds import derive_seed
 from ekd_train.metrics import checked
-from ekd_train.models.build_network import averaged, build_network, build_plain
+from ekd_train.models.build_network import averaged, build_network, build_plain, network_on_paper
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
+from ekd_train.persistence.bounded_tensors import MOST_HEADER_BYTES, room_for
 from ekd_train.persistence.checkpoint import (
     DamagedCheckpoint,
     load_tensors,
@@ -86,7 +88,7 @@ class Networks:
             if record.identity != self.identity(run):
                 continue
             try:
-                self._weights(run.name, record)
+                self._weights(run.name, record, network_on_paper(run, self.data))
             except (DamagedCheckpoint, LookupError) as error:
                 problem = error
             else:
@@ -122,7 +124,8 @@ class Networks:
         Raises `DamagedCheckpoint`, or a `LookupError` if there is none.
         """
         record = record or load_network_record(self.run, run.name)
-        return _filled(build_network(run, self.data), self._weights(run.name, record), run.name)
+        network = build_network(run, self.data)
+        return _filled(network, self._weights(run.name, record, network), run.name)
 
     def keep_pretrained(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Store weights that are older than the run, by the SHA-256 of what they were read from."""
@@ -145,15 +148,17 @@ class Networks:
         if run.architecture.weights_sha256 is None:
             return None
         name = _pretrained(run.architecture.weights_sha256)
-        weights = self._weights(name, load_network_record(self.run, name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(run.seed, run.name if run.is_teacher else "student", "head"))
-            return build_plain(run.architecture, self.data).state_dict() | weights
+            plain = build_plain(run.architecture, self.data)
+        return plain.state_dict() | self._weights(name, load_network_record(self.run, name), plain)
 
-    def _weights(self, name: str, record: NetworkRecord) -> dict[str, Tensor]:
+    def _weights(self, name: str, record: NetworkRecord, network: nn.Module) -> dict[str, Tensor]:
+        """`network`: of which it should be those."""
+        most = room_for(network.state_dict())
         if not record.trained_by:
-            return load_tensors(self.run, f"networks/{name}.safetensors", record.sha256)
-        return load_tensors(self.shared, f"{record.sha256}.safetensors", record.sha256)
+            return load_tensors(self.run, f"networks/{name}.safetensors", record.sha256, most)
+        return load_tensors(self.shared, f"{record.sha256}.safetensors", record.sha256, most)
 
 
 def _pretrained(sha256: str) -> str:
@@ -178,7 +183,8 @@ def save_average(store: Store, network: nn.Module, record: NetworkRecord) -> Non
 def load_average(store: Store, network: nn.Module) -> nn.Module:
     """Fill `network` with what `save_average` stored; evaluation mode. Errors as `Networks.load`."""
     record = load_typed(store, f"{AVERAGED}.json", NetworkRecord)
-    return _filled(network, load_tensors(store, f"{AVERAGED}.safetensors", record.sha256), AVERAGED)
+    most = room_for(network.state_dict())
+    return _filled(network, load_tensors(store, f"{AVERAGED}.safetensors", record.sha256, most), AVERAGED)
 
 
 def _filled(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.Module:
@@ -192,6 +198,8 @@ def _filled(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.
 
 PREDICTIONS = "evaluation/predictions"
 SPLITS = ("validation", "test")
+MOST_MEMBERS = 256
+"""Of a student, for the room that predictions may take."""
 
 
 def save_predictions(
@@ -237,13 +245,16 @@ def load_predictions(store: Store, data: DataDescription, predictors: Iterable[s
     """
     record = load_typed(store, f"{PREDICTIONS}.json", PredictionsRecord)
     key = f"{PREDICTIONS}.safetensors"
-    tensors: Mapping[str, Tensor] = load_tensors(store, key, record.sha256)
+    names = tuple(predictors)
+    image = data.num_classes * (MOST_MEMBERS + 2 * len(names)) + math.prod(data.image_shape)
+    most = 8 * (data.validation + data.test) * image + MOST_HEADER_BYTES
+    tensors: Mapping[str, Tensor] = load_tensors(store, key, record.sha256, most)
     if record.holds == "logits":
         tensors = _OfLogits(tensors)
     try:
         for split in SPLITS:
             count = getattr(data, split)
-            for name in predictors:
+            for name in names:
                 probs = tensors[f"{split}/{name}"]
                 if probs.ndim != 3 or probs.shape[1:] != (count, data.num_classes) or len(probs) == 0:
                     raise ValueError(f"{name} on {split} is of shape {tuple(probs.shape)}")

@@ -154,6 +154,8 @@ class CheckpointRecord(Record):
     """Of the training run."""
     sha256: str
     """Of the file of its tensors."""
+    names: tuple[str, ...] | None = None
+    """Of its tensors, what the optimiser keeps among them; None: of an earlier version."""
     best: StoredTensors | None = None
     """The weights of the best epoch so far."""
     state: dict[str, Any]

@@ -2,12 +2,14 @@
 
 from typing import Protocol
 
+from ekd_train.persistence.bounded_json import MOST_BYTES
+
 
 class Store(Protocol):
     """Where bytes are kept. `write` is atomic: a reader sees the old object or the new, whole."""
 
-    def read(self, key: str) -> bytes:
-        """The object at `key`; raises a `LookupError` if there is none, a `ValueError` for one too large."""
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
+        """The object at `key`; raises a `LookupError` if there is none, a `ValueError` for a larger one."""
 
     def write(self, key: str, data: bytes) -> None:
         """Store `data` at `key`, replacing what was there."""

@@ -15,6 +15,7 @@ from ekd_train.distributed import Workers
 from ekd_train.errors import EkdError
 from ekd_train.evaluation.evaluate import averaging_gap_warning, validate
 from ekd_train.models.teachers import Teachers
+from ekd_train.persistence.bounded_tensors import room_for
 from ekd_train.persistence.checkpoint import Checkpoint, Checkpoints
 from ekd_train.settings import Factors, TrainingRun
 from ekd_train.training.batches import Batches
@@ -125,12 +126,11 @@ class Loop:
         self.progress = Progress(epoch=0, seconds=0.0, history=[], best=None)
         self.best_weights: dict[str, Tensor] = {}
         self.saved: str | None = None  # key of the newest checkpoint
-        self.within = 0  # steps done of the next epoch
-        self.sums: dict[str, Tensor] = {}  # of the losses in these
+        self.within, self.sums = 0, dict[str, Tensor]()  # steps done of the next epoch, their losses
         self.interruptions = Interruptions(workers, self.settings.checkpoint_every_minutes)
         self.began = time.perf_counter()
         check = partial(check_of_run, self.step, self.batches.per_epoch)
-        if (found := checkpoints.newest(check)) is not None:
+        if (found := checkpoints.newest(check, room_for(self.step.trainee.state_dict(), 8))) is not None:
             self.load(found)
 
     def advance(self) -> dict[str, float]:

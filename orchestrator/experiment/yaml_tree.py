@@ -14,7 +14,7 @@ import yaml
 
 from orchestrator.errors import ExperimentError
 
-MOST_VALUES = 10_000
+MOST_VALUES = 100_000
 """More are no experiment, but aliases of aliases that would fill the memory."""
 MOST_CHARACTERS = 1_000_000
 

@@ -9,11 +9,13 @@ from torch import nn
 
 from ekd_train.data.description import ImageSpec
 from ekd_train.models.build_network import build_plain
+from ekd_train.own_code import allow
 from ekd_train.persistence.networks import AVERAGED, load_average
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import MODEL_URI
 from orchestrator.experiment.redaction import one_line
+from orchestrator.experiment.yaml_tree import MOST_CHARACTERS, read_yaml
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def from_run(storage: Storage) -> Source:
+def from_run(storage: Storage, *, trusted: bool = False) -> Source:
     """The averaged student of a run, rebuilt from its settings and checked against the manifest's hash.
+
+    `trusted`: the modules of the user's own that it names may run, if their source is the same.
 
     Raises `ExperimentError`: the run has no averaged student yet; `DamagedCheckpoint` or `ExportError`: the
     stored weights are not those that the run made.
@@ -38,6 +42,8 @@ def from_run(storage: Storage) -> Source:
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run has no averaged student yet")
     manifest, experiment = found
+    if trusted:
+        allow(experiment.code)
     description = manifest.prepared.data
     architecture = experiment.student.architecture
     network = build_plain(architecture, description)
@@ -83,30 +89,54 @@ def from_registry(
             network = load_exported(Path(folder), archived)
         except ExportError as error:
             raise ExportError(f"{where}: {error}") from error.__cause__
-        try:
-            metadata = mlflow.models.Model.load(folder).metadata or {}
-        except Exception as error:
-            raise ExportError(f"{where}: its file MLmodel cannot be read: {one_line(error, 300)}") from error
+        class_names = class_names_in(Path(folder), where)
     sha256 = weights_sha256(network)
     tags = recorded_of(client, found).tags
     if ARCHIVE_TAG in found.tags:
         _check_hash(sha256, tags.get(WEIGHTS_TAG, ""), where)
-    architecture = None
-    if tag := tags.get(ARCHITECTURE_TAG):
-        architecture = Architecture.model_validate_json(tag)
-    graph: Any = network.graph
-    (images,) = graph.find_nodes(op="placeholder")
-    channels, height, width = (int(length) for length in images.meta["val"].shape[1:])
-    spec = ImageSpec(
-        num_classes=int(graph.output_node().meta["val"][0].shape[1]),
-        image_shape=(channels, height, width),
-        mean=_normalisation(network, "mean"),
-        std=_normalisation(network, "std"),
-    )
-    class_names = metadata.get("class_names")  # None: an earlier version of ekd registered it
+    architecture, tag = None, tags.get(ARCHITECTURE_TAG)
+    if tag:
+        try:
+            architecture = Architecture.model_validate_json(tag)
+        except ValueError as error:
+            raise ExportError(f"{where}: its tag {ARCHITECTURE_TAG}: {one_line(error, 200)}") from error
+    spec = spec_of(network, where)
     if class_names is not None and len(class_names) != spec.num_classes:
         raise ExportError(f"{where}: it has {spec.num_classes} classes, but names of {len(class_names)}")
     return Source(network, sha256, where, architecture, spec, class_names, archived)
+
+
+def class_names_in(folder: Path, where: str) -> list[str] | None:
+    """What the file MLmodel says beside the program, whose hash does not cover it; None: nothing.
+
+    Earlier versions of ekd wrote none. Raises `ExportError`, which names `where`.
+    """
+    try:
+        with open(folder / "MLmodel", encoding="utf-8") as file:
+            described = read_yaml(file.read(MOST_CHARACTERS + 1), "MLmodel")
+        names = (described.get("metadata") or {}).get("class_names")
+        if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return names
+        raise ValueError("class_names is no list of names")
+    except Exception as error:
+        raise ExportError(f"{where}: its file MLmodel cannot be read: {one_line(error, 300)}") from error
+
+
+def spec_of(network: nn.Module, where: str) -> ImageSpec:
+    """The images and classes of a program; raises `ExportError` where it is of other things."""
+    graph: Any = network.graph
+    try:
+        (images,) = graph.find_nodes(op="placeholder")
+        channels, height, width = (int(length) for length in images.meta["val"].shape[1:])
+        return ImageSpec(
+            num_classes=int(graph.output_node().meta["val"][0].shape[1]),
+            image_shape=(channels, height, width),
+            mean=_normalisation(network, "mean"),
+            std=_normalisation(network, "std"),
+        )
+    except Exception as error:  # what somebody else registered may be any program
+        expected = "a program from images (b, channel, height, width) to logits"
+        raise ExportError(f"{where}: not {expected}: {one_line(error, 200)}") from error
 
 
 def _normalisation(network: nn.Module, key: str) -> tuple[float, ...] | None:

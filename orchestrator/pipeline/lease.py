@@ -22,7 +22,7 @@ from pathlib import Path
 from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.persistence.records import Record
 from orchestrator.errors import EkdError
-from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, Version
+from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, TooLarge, Version
 from orchestrator.storage.fenced import FencedStorage
 
 LEASE = "owner.json"
@@ -237,6 +237,9 @@ def _read(storage: Storage) -> tuple[Holder | None, Version | None]:
     try:
         data, version = storage.read_versioned(LEASE)
     except MissingKey:
+        return None, None
+    except TooLarge:  # no driver wrote that; it cannot be replaced without reading it
+        storage.delete(LEASE)
         return None, None
     return holder_in(data), version
 

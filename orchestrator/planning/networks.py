@@ -1,11 +1,9 @@
 """Every network of an experiment, built on paper: whether it can be, and what it takes to store it."""
 
-from typing import Any
-
 import torch
 
 from ekd_train.data.description import DataDescription
-from ekd_train.models.build_network import build_network
+from ekd_train.models.build_network import network_on_paper
 from ekd_train.models.layers import depths, freeze
 from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
@@ -54,12 +52,6 @@ def _smallest_share(run: TrainingRun, experiment: Experiment) -> int:
     synchronised = run.training.batch_norm == "synchronised"
     share = run.training.batch_size // (1 if synchronised else experiment.cluster.most_workers)
     return max(1, share // run.training.accumulate)
-
-
-def network_on_paper(run: TrainingRun, description: DataDescription) -> Any:
-    """The network of `run` on torch's meta device: shapes without values."""
-    with torch.device("meta"):
-        return build_network(run, description)
 
 
 def distinct_runs(experiment: Experiment) -> dict[str, TrainingRun]:

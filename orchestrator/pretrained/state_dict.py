@@ -2,17 +2,19 @@
 
 import hashlib
 import io
+import os
 import pickle
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
+from ekd_train.persistence.bounded_tensors import parse_tensors
 from ekd_train.persistence.bounded_zip import check_zip
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
@@ -21,6 +23,8 @@ from orchestrator.storage import MissingKey, open_storage
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of files of `torch.save`."""
+MOST_WEIGHT_BYTES = 16 << 30
+"""Four thousand million float32 parameters; who starts a run needs several times as much memory."""
 
 
 def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> PretrainedNetwork:
@@ -34,25 +38,33 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
             "no file of weights: write PATH.safetensors or PATH.pth, s3://BUCKET/KEY, "
             "torchvision:ENUM.ENTRY, timm:NAME, models:/NAME@ALIAS, models:/NAME/VERSION or run:RUN_ID/NAME"
         )
-    data = _read(uri, endpoint_url, patience_s)
+    data = _read(uri, endpoint_url, patience_s, MOST_WEIGHT_BYTES)
     if data is None:
         raise ExperimentError("there is no such file")
     weights = _tensors(_parsed(data, suffix, uri), uri)
-    beside = _read(f"{uri}.json", endpoint_url, patience_s)
+    beside = _read(f"{uri}.json", endpoint_url, patience_s, MOST_BYTES)
     return PretrainedNetwork(weights, hashlib.sha256(data).hexdigest(), **_described(beside))
 
 
-def _read(uri: str, endpoint_url: str | None, patience_s: float) -> bytes | None:
+def _read(uri: str, endpoint_url: str | None, patience_s: float, most_bytes: int) -> bytes | None:
     if uri.startswith("s3://"):
         folder, _, key = uri.rpartition("/")
         try:
-            return open_storage(folder, endpoint_url, patience_s=patience_s).read(key)
+            return open_storage(folder, endpoint_url, patience_s=patience_s).read(key, most_bytes)
         except MissingKey:
             return None
         except ValueError as error:
             raise ExperimentError(str(error)) from None
     try:
-        return Path(uri).expanduser().read_bytes()
+        # A pipe would be waited for, for ever.
+        opened = os.open(Path(uri).expanduser(), os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
+            found = os.fstat(opened)
+            if not stat.S_ISREG(found.st_mode):
+                raise ExperimentError("is no file")
+            if found.st_size > most_bytes:
+                raise ExperimentError(f"{found.st_size} bytes, more than the {most_bytes} that it may have")
+            return file.read(found.st_size)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -62,7 +74,7 @@ def _read(uri: str, endpoint_url: str | None, patience_s: float) -> bytes | None
 def _parsed(data: bytes, suffix: str, uri: str) -> Any:
     try:
         if suffix == ".safetensors":
-            return safetensors.torch.load(data)
+            return parse_tensors(data)
         if data.startswith(b"PK"):  # torch's format before 2020 is no archive
             check_zip(io.BytesIO(data))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -81,8 +93,16 @@ def _tensors(content: Any, uri: str) -> dict[str, Tensor]:
     for candidate in (content, *within):
         named = candidate.items() if isinstance(candidate, Mapping) else ()
         if named and all(isinstance(value, Tensor) for _, value in named):
+            if odd := [name for name, value in named if not _plain(value)]:
+                raise ExperimentError(f"{odd[0]} is sparse, quantised, complex or empty; store it dense")
             return {str(name): value for name, value in named}
     raise ExperimentError("holds no state dict, names with a tensor each")
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it has a real number for each place of its shape, in memory."""
+    special = tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
+    return not special and tensor.layout == torch.strided
 
 
 def _described(beside: bytes | None) -> dict[str, Any]:

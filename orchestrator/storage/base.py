@@ -54,16 +54,16 @@ class Conflict(StorageError):
 
 
 class TooLarge(StorageError, ValueError):
-    """A document is larger than any that is written; it was not read. A ValueError, as other damage is."""
+    """An object larger than any that is written there; it was not read. A ValueError, as other damage."""
 
-    PROBLEM = f"larger than the {MOST_BYTES >> 20} MiB that a document may have"
+    PROBLEM = "larger than it may be"
     REMEDY = "restore the file, or delete it"
 
 
-def checked_size(key: str, uri: str, size: int) -> int:
-    """`size`, in bytes, of the object `key`; raises `TooLarge` for a document. Tensors may be of any size."""
-    if key.endswith(".json") and size > MOST_BYTES:
-        raise TooLarge(uri)
+def checked_size(uri: str, size: int, most_bytes: int) -> int:
+    """`size`, in bytes, of the object at `uri`; raises `TooLarge` if it is more than `most_bytes`."""
+    if size > most_bytes:
+        raise TooLarge(uri, f"{size} bytes, more than the {most_bytes} that it may have")
     return size
 
 
@@ -113,12 +113,12 @@ class Storage(ABC):
     """
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
-        """The bytes stored under `key`. Raises `MissingKey`, and `TooLarge` before it reads."""
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
+        """The bytes under `key`. Raises `MissingKey`, and before it reads more than that `TooLarge`."""
 
     @abstractmethod
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
-        """The bytes and the version that `write_if` compares with. Raises `MissingKey`."""
+        """The bytes and the version that `write_if` compares with. Raises `MissingKey` and `TooLarge`."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from ekd_train.persistence.bounded_json import MOST_BYTES
 from orchestrator.storage.base import Storage, Version
 
 
@@ -25,9 +26,9 @@ class FencedStorage(Storage):
     inner: Storage
     fence: Fence = field(compare=False)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
         """The bytes of an object."""
-        return self.inner.read(key)
+        return self.inner.read(key, most_bytes)
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
         """The bytes and the version of an object."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ekd_train.persistence.bounded_json import MOST_BYTES
 from orchestrator.storage.atomic_files import FOLDER, delete_tree, folder_below, replacing
 from orchestrator.storage.base import (
     Conflict,
@@ -81,10 +82,10 @@ class LocalStorage(Storage):
         if self.root is None:
             object.__setattr__(self, "root", self.folder)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
         """The bytes of an object."""
         with self._open(key) as file, explained(self.uri(key)):
-            return file.read(checked_size(key, self.uri(key), os.fstat(file.fileno()).st_size))
+            return file.read(checked_size(self.uri(key), os.fstat(file.fileno()).st_size, most_bytes))
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
         """The version is a digest of the content."""

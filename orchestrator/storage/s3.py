@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
+from ekd_train.persistence.bounded_json import MOST_BYTES
 from orchestrator.experiment.hosts import endpoint_of, why_exposed
 from orchestrator.storage import s3_client, s3_errors
 from orchestrator.storage.atomic_files import replacing
@@ -75,17 +76,19 @@ class S3Storage(Storage):
             bucket, prefix, None if endpoint_url is None else _checked_endpoint(endpoint_url), patience_s
         )
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
         """The bytes of an object."""
-        return self.read_versioned(key)[0]
+        return self._get(key, most_bytes)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, Version]:
         """The version is the object's ETag."""
+        return self._get(key, MOST_BYTES)
 
+    def _get(self, key: str, most_bytes: int) -> tuple[bytes, Version]:
         def get(client: Any) -> tuple[bytes, Version]:
             reply = client.get_object(Bucket=self.bucket, Key=self._name(key))
             with reply["Body"] as body:  # closed unread if it is too large
-                checked_size(key, self.uri(key), reply["ContentLength"])
+                checked_size(self.uri(key), reply["ContentLength"], most_bytes)
                 return body.read(), Version(reply["ETag"])
 
         return self._read(key, get)

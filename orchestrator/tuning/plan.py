@@ -4,11 +4,11 @@ import math
 from statistics import mean
 
 from ekd_train.data.description import DataDescription
+from ekd_train.models.build_network import network_on_paper
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.networks import network_on_paper
 from orchestrator.tuning.capacity import trials_at_once
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.domains import Choice

@@ -18,6 +18,8 @@ from ekd_train.persistence.networks import load_average, save_average
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.yaml_tree import read_yaml
+from orchestrator.export.source import class_names_in, spec_of
+from orchestrator.registry.exported_model import ExportError
 
 pytestmark = pytest.mark.attack
 
@@ -25,7 +27,9 @@ pytestmark = pytest.mark.attack
 class Memory(dict):
     """A store in memory."""
 
-    def read(self, key):
+    def read(self, key, most_bytes=1 << 20):
+        if len(self[key]) > most_bytes:
+            raise ValueError(f"{key}: larger than {most_bytes} bytes")
         return self[key]
 
     def write(self, key, data):
@@ -66,7 +70,7 @@ LIES = {
 def test_safetensors_that_lie_are_a_damaged_checkpoint(data):
     """Their hash is right: whoever wrote them wrote it as well."""
     with pytest.raises(DamagedCheckpoint, match=r"^key: not safetensors") as caught:
-        load_tensors(Memory(key=data), "key", hashlib.sha256(data).hexdigest())
+        load_tensors(Memory(key=data), "key", hashlib.sha256(data).hexdigest(), 1 << 20)
     assert "\n" not in str(caught.value)
 
 
@@ -84,7 +88,7 @@ def test_a_damaged_header_of_tensors_is_read_or_named(data):
 
 def loaded(content):
     try:
-        return load_tensors(Memory(key=content), "key", hashlib.sha256(content).hexdigest())
+        return load_tensors(Memory(key=content), "key", hashlib.sha256(content).hexdigest(), 1 << 20)
     except DamagedCheckpoint:
         return None
 
@@ -121,6 +125,25 @@ def test_a_checkpoint_that_lies_is_passed_over_for_the_one_before_it():
     assert found is not None
     assert found.epoch == 1
     assert torch.equal(found.tensors["w"], torch.ones(2))
+
+
+def test_a_checkpoint_without_a_tensor_that_its_record_names_is_passed_over():
+    """Its hash is right; without a momentum the optimiser's next step would end the run."""
+    store = Memory()
+    checkpoints = Checkpoints(store, "c", "identity", keep=9)
+    with checkpoints.storing():
+        for epoch in (1, 2):
+            checkpoints.save(epoch, {"w": torch.ones(2), "momentum.w": torch.ones(2)}, {}, None)
+    fewer = safetensors.torch.save({"w": torch.ones(2)})
+    record = load_record(store, "c/epoch-00002.json") | {"sha256": hashlib.sha256(fewer).hexdigest()}
+    store["c/epoch-00002.safetensors"], store["c/epoch-00002.json"] = fewer, stored(record)
+    found = Checkpoints(store, "c", "identity").newest()
+    assert found is not None
+    assert found.epoch == 1
+    store["c/epoch-00002.json"] = stored({key: record[key] for key in record if key != "names"})
+    found = Checkpoints(store, "c", "identity").newest()  # an earlier version noted none
+    assert found is not None
+    assert found.epoch == 2
 
 
 json_values = st.recursive(
@@ -160,7 +183,7 @@ def test_a_few_merge_keys_do_not_stand_for_millions():
     assert len(text) < 600
     began = time.process_time()
     with pytest.raises(
-        ExperimentError, match=r"x\.yaml: not valid YAML: line .*merge keys .* more than 10000"
+        ExperimentError, match=r"x\.yaml: not valid YAML: line .*merge keys .* more than 100000"
     ):
         read_yaml(text, "x.yaml")
     assert time.process_time() - began < 5
@@ -204,3 +227,37 @@ def readable(text):
         return read_yaml(text, "x.yaml")
     except ExperimentError:
         return None
+
+
+HOSTILE_MLMODEL = {
+    "aliases": HOSTILE_YAML["aliases of aliases"],
+    "within itself": "metadata: &a {class_names: *a}",
+    "an object": "metadata: !!python/object/apply:os.system ['true']",
+    "no mapping": "[]",
+    "no metadata": "metadata: 5",
+    "a number": "metadata: {class_names: 5}",
+    "numbers": "metadata: {class_names: [5]}",
+    "long": "metadata: " + "x" * 2_000_000,
+    "bytes": "\x00",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_MLMODEL.values(), ids=HOSTILE_MLMODEL.keys())
+def test_what_lies_beside_a_registered_program_is_read_or_named(tmp_path, text):
+    """The hash of the program does not cover it."""
+    (tmp_path / "MLmodel").write_text(text)
+    with pytest.raises(ExportError, match=r"^models:/m/1: its file MLmodel cannot be read: ") as caught:
+        class_names_in(tmp_path, "models:/m/1")
+    assert "\n" not in str(caught.value)
+
+
+class OfTwo(torch.nn.Module):
+    def forward(self, images: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        return images + more
+
+
+@pytest.mark.parametrize("module", [OfTwo(), torch.nn.Linear(3, 2)], ids=["two inputs", "no shapes"])
+def test_a_program_of_something_else_is_named(module):
+    with pytest.raises(ExportError, match=r"^m: not a program from images .* to logits: ") as caught:
+        spec_of(torch.fx.symbolic_trace(module), "m")
+    assert "\n" not in str(caught.value)

@@ -33,7 +33,7 @@ class MemoryStore:
         self.objects = dict(objects or {})
         self.states = [dict(self.objects)]
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = 0) -> bytes:
         if key not in self.objects:
             raise LookupError(key)
         return self.objects[key]

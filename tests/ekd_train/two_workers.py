@@ -22,7 +22,7 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = 0) -> bytes:
         try:
             return (self.folder / key).read_bytes()
         except FileNotFoundError as error:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from training_runs import MemoryStore, same_tensors
 
+from ekd_train.persistence.bounded_tensors import room_for
 from ekd_train.persistence.checkpoint import (
     Checkpoints,
     DamagedCheckpoint,
@@ -34,7 +35,7 @@ def test_tensors_come_back_bit_for_bit_whatever_their_type():
         "flags": torch.tensor([True, False]),
         "view": torch.arange(12.0).view(3, 4).T,
     }
-    found = load_tensors(store, "a", save_tensors(store, "a", odd))
+    found = load_tensors(store, "a", save_tensors(store, "a", odd), room_for(odd))
     assert found.keys() == odd.keys()
     for name, tensor in odd.items():
         assert found[name].dtype == tensor.dtype
@@ -73,7 +74,7 @@ def test_damaged_tensors_are_refused_before_they_are_parsed():
     sha256 = save_tensors(store, "x.safetensors", tensors(1.0))
     store.objects["x.safetensors"] = store.objects["x.safetensors"][:-1] + b"\x01"
     with pytest.raises(DamagedCheckpoint, match=r"x\.safetensors: its bytes have changed"):
-        load_tensors(store, "x.safetensors", sha256)
+        load_tensors(store, "x.safetensors", sha256, 1 << 20)
 
 
 def test_the_newest_of_those_kept_is_found_with_its_best_weights():

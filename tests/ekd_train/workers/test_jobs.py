@@ -137,7 +137,7 @@ def test_the_record_tells_how_the_network_came_about(data):
     stored = json.loads(store.objects["networks/teacher-0.json"])["record"]
     assert NetworkRecord.parse(stored, "") == record
     assert record.trained_by == "alone"
-    assert load_tensors(store, f"{record.sha256}.safetensors", record.sha256)
+    assert load_tensors(store, f"{record.sha256}.safetensors", record.sha256, 1 << 20)
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ WRONG_FILES = {
     "very deep": ("a: " + "[" * 1000, "nested too deeply"),
     "a bomb": ("a: &a [0,0,0,0,0,0,0,0,0,0]\n" + "".join(
         f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
-    ), "more than 10000 values"),
+    ), "more than 100000 values"),
 }  # fmt: skip
 
 
