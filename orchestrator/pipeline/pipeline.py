@@ -31,6 +31,8 @@ from orchestrator.planning.plan import doubts
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.provenance import code_version
 from orchestrator.runtime.ray_logging import divert_logging
+from orchestrator.storage.atomic_files import folder_below
+from orchestrator.storage.local import explained
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker
 from orchestrator.tuning.cost import expected_trial
@@ -85,8 +87,7 @@ def run(
     if stages is None:
         stages = stages_of(searched=request is not None)
     os.environ.update(environment(checked.experiment.storage.endpoint_url))
-    folder = local_folder(checked)
-    divert_logging(folder / "logs" / "ray.log")
+    folder = open_log(checked)
     view = View([stage.name for stage in stages], checked.run_id)
     view.say(f"run {checked.run_id}; log, with Ray's and libraries' messages: {folder / 'logs' / 'ray.log'}")
     lease = Lease(checked.storage)
@@ -112,10 +113,11 @@ def run(
         view.stop()
 
 
-def local_folder(checked: Checked) -> Path:
-    """Where this machine keeps logs of the run."""
+def open_log(checked: Checked) -> Path:
+    """Send what libraries say to the log of the run, through no link; the folder of its files here."""
     folder = checked.storage.local_folder or Path("ekd-runs").absolute() / checked.run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(str(folder)), folder_below(folder.parent, (folder.name, "logs"), make=True):
+        divert_logging(folder / "logs" / "ray.log")
     return folder
 
 

@@ -1,5 +1,7 @@
 """Whom an experiment makes its commands talk to: read from its addresses, asked of nobody."""
 
+import os
+
 from orchestrator.experiment.hosts import endpoint_of
 from orchestrator.experiment.schema import Experiment
 from orchestrator.runtime.address import wanted_address
@@ -17,13 +19,23 @@ def contacts(experiment: Experiment) -> str:
     store = _place(endpoint_of(kept.endpoint_url) or "AWS")
     tracking = resolve_tracking_uri(experiment.tracking.uri, kept.uri)
     cluster = wanted_address(experiment.cluster)
+    hub = _place(os.environ.get("HF_ENDPOINT", "huggingface.co"))
+    server = None if sqlite_file(tracking) else _place(tracking)
+    path = experiment.data.path or ""
+    on_hub = experiment.data.name == "hugging_face" and not os.path.exists(os.path.expanduser(path))
     named = {
         "storage.uri": store if kept.uri.startswith("s3:") else None,
         "data.root": store if (experiment.data.root or "").startswith("s3:") else None,
+        "data.path": hub if on_hub else None,
         "data.download": f"the mirrors of {experiment.data.name}" if experiment.data.download else None,
-        "tracking.uri": None if sqlite_file(tracking) else _place(tracking),
+        "tracking.uri": server,
         "cluster.address": cluster and _place(cluster),
     }
+    hubs = {"timm:": hub, "torchvision:": "download.pytorch.org", "s3:": store, "models:": server}
+    starts = {f"teachers.{i}.weights": group.weights for i, group in enumerate(experiment.teachers)}
+    starts["student.architecture.weights"] = experiment.student.architecture.weights
+    for key, weights in starts.items():
+        named[key] = hubs.get(f"{(weights or '').partition(':')[0]}:")
     for key, place in named.items():
         if place:
             keys.setdefault(place, []).append(key)

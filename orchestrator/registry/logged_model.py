@@ -117,6 +117,7 @@ def log_model(
                     logged.artifact_location,
                     str(folder),
                     lambda path: client.log_model_artifacts(logged.model_id, path),
+                    tracker.storage_uri,
                 )
                 client.set_logged_model_tags(logged.model_id, {ARCHIVE_TAG: archive_sha256(folder)})
                 client.log_batch(run, metrics=measured)

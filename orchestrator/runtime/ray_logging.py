@@ -5,17 +5,19 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 
-class RunLog(logging.FileHandler):
+class RunLog(logging.StreamHandler[TextIO]):
     """Ours, told from one that a caller from Python has."""
 
 
 def divert_logging(log_file: Path) -> None:
     """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = RunLog(log_file, encoding="utf-8", errors="backslashreplace")
+    handler = RunLog(TextIOWrapper(_appending(log_file), encoding="utf-8", errors="backslashreplace"))
     logging.raiseExceptions = False  # the run itself says that a disk is full, not every message
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -33,6 +35,13 @@ def _forget_others(root: logging.Logger) -> None:
     for old in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
         root.removeHandler(old)
         old.close()
+        with contextlib.suppress(OSError):  # a full disk
+            old.stream.close()
+
+
+def _appending(log_file: Path) -> BinaryIO:
+    """The file, open at its end. A link, which somebody else may have put there, is an OSError."""
+    return open(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
 
 
 @contextlib.contextmanager
@@ -49,14 +58,14 @@ def logging_kept() -> Iterator[None]:
 def quieten(log_file: Path) -> None:
     """From here on, stderr goes to `log_file`: Ray complains when it is left in the middle of something."""
     sys.stderr.flush()
-    with contextlib.suppress(OSError), log_file.open("ab") as file:
+    with contextlib.suppress(OSError), _appending(log_file) as file:
         os.dup2(file.fileno(), 2)
 
 
 @contextlib.contextmanager
 def quiet_stderr(log_file: Path) -> Iterator[None]:
     """While Ray starts, what its processes write to stderr goes to `log_file`."""
-    with log_file.open("ab") as file:
+    with _appending(log_file) as file:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:

@@ -71,9 +71,14 @@ def replacing(path: Path, *, below: Path | None = None, wait_s: float = 300.0) -
 
 
 @contextmanager
-def folder_below(root: Path, parts: Sequence[str]) -> Iterator[int]:
-    """A descriptor of the folder `root`/`parts`; a link among `parts` is an OSError (ELOOP)."""
-    descriptor = _open_folder(root, parts)
+def folder_below(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the folder `root`/`parts`; a link among `parts` is an OSError (ELOOP).
+
+    `make`: folders that are missing.
+    """
+    if make:
+        _make_folder(root)
+    descriptor = _open_folder(root, parts, make=make)
     try:
         yield descriptor
     finally:

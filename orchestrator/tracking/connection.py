@@ -3,16 +3,19 @@
 import functools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ekd_train.data.user_cache import locked
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
-from orchestrator.tracking.address import redacted, sqlite_file
+from orchestrator.storage.atomic_files import replacing
+from orchestrator.tracking.address import local_folder, redacted, sqlite_file
 from orchestrator.tracking.preflight import TrackingError, has_credentials
 
 if TYPE_CHECKING:
@@ -90,23 +93,56 @@ def check_location(uri: str, location: str) -> None:
     MLflow sends its credentials to any server that stands there. A server has them already; whoever may write
     a database, which may lie in a shared storage, could name one. Raises `TrackingError`.
     """
-    server = urlsplit(location).scheme in ("http", "https", "models", "runs")  # the last two lead on
-    if server and not uri.startswith(("http:", "https:")) and has_credentials(location):
+    trusted = urlsplit(location).scheme in ("", "file", "s3", "gs", "wasbs", "abfss")  # others may lead on
+    if not trusted and not uri.startswith(("http:", "https:")) and has_credentials(location):
         raise TrackingError(
             f"{redacted(uri)} says that artifacts are at {redacted(location)}, which would be sent MLflow's "
             "credentials; unset MLFLOW_TRACKING_TOKEN and its like for this command, or name that server"
         )
 
 
-def upload(uri: str, location: str, folder: str, through_mlflow: Callable[[str], None]) -> None:
+def own_folder(uri: str, location: str, storage_uri: str) -> tuple[Path, Path] | None:
+    """The folder `location`, where the SQLite file at `uri` says that artifacts are, and the file's folder.
+
+    None: it is below the bucket `storage_uri`, or `uri` is no file but a server, which a user has named.
+    Whoever may write the file could name any place that this user may write to, so others are a
+    `TrackingError`.
+    """
+    file = sqlite_file(uri)
+    if file is None or (
+        location.startswith(f"{storage_uri.rstrip('/')}/") and storage_uri.startswith("s3://")
+    ):
+        return None
+    root, place = file.parent.resolve(), local_folder(location)
+    if place is None or not place.resolve().is_relative_to(root):
+        raise TrackingError(
+            f"{redacted(uri)} says that artifacts are at {redacted(location)}, which is not below "
+            f"{file.parent}; give the experiment another name, or set tracking.uri"
+        )
+    return place.resolve(), root
+
+
+def upload(
+    uri: str, location: str, folder: str, through_mlflow: Callable[[str], None], storage_uri: str
+) -> None:
     """Upload the files below `folder` to the artifact location of a run or a logged model of the store `uri`.
 
-    Raises `TrackingError` as `check_location`, and what MLflow raises.
+    Raises `TrackingError` as `check_location` and `own_folder`, and what MLflow raises.
 
     MLflow's client makes its S3 client of the credentials that it finds first, and keeps it for five
-    minutes; so for S3 the present credentials are handed to MLflow's repository each time.
+    minutes; so for S3 the present credentials are handed to MLflow's repository each time. To a folder it
+    writes through links, which somebody else may have put there; here none is followed.
     """
     check_location(uri, location)
+    if (own := own_folder(uri, location, storage_uri)) is not None:
+        place, root = own
+        for file in (file for file in Path(folder).rglob("*") if file.is_file()):
+            with (
+                open(file, "rb") as source,
+                replacing(place / file.relative_to(folder), below=root) as target,
+            ):
+                shutil.copyfileobj(source, target)
+        return
     if not location.startswith("s3://"):
         through_mlflow(folder)
         return

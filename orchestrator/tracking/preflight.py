@@ -10,7 +10,9 @@ import ssl
 import tempfile
 import urllib.error
 import urllib.request
+from importlib.metadata import entry_points
 from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -63,6 +65,8 @@ def check_tracking(uri: str) -> None:
 
 
 def _check_sqlite(file: Path) -> None:
+    if file.is_symlink():  # in a storage, by whoever may write there, to any database of this user
+        raise TrackingError(f"MLflow's SQLite file {file} is a link; set tracking.uri to what it names")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,8 +120,8 @@ def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
         urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_tls()).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            if _mlflows_own_file().exists():
-                return  # MLflow's client reads that file itself
+            if has_credentials(uri) and not _authorisation(uri):
+                return  # MLflow's client adds them itself
             raise TrackingError(
                 f"the MLflow server at {shown} refuses the credentials (HTTP {error.code}); set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -133,8 +137,24 @@ def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
 
 
 def has_credentials(uri: str) -> bool:
-    """Whether a request to the server at `uri` carries any, from wherever MLflow takes them."""
-    return bool(_authorisation(uri)) or _mlflows_own_file().exists()
+    """Whether a request to the server at `uri` carries any, from wherever MLflow takes them.
+
+    A client's certificate is none: its key does not travel.
+    """
+    signed = os.environ.get("MLFLOW_TRACKING_AWS_SIGV4", "").lower() in ("true", "1")
+    by_plugin = os.environ.get("MLFLOW_TRACKING_AUTH") or entry_points(group="mlflow.request_header_provider")
+    return bool(_authorisation(uri) or _mlflows_own_file().exists() or signed or by_plugin or _in_netrc(uri))
+
+
+def _in_netrc(uri: str) -> bool:
+    """Whether the file has a password for the server, or for any, which MLflow's requests take from there."""
+    named = os.environ.get("NETRC")
+    for file in (Path(named),) if named else (Path.home() / ".netrc", Path.home() / "_netrc"):
+        try:
+            return netrc(file.expanduser()).authenticators(urlsplit(uri).hostname or "") is not None
+        except (OSError, NetrcParseError):  # as requests, which then sends nothing
+            continue
+    return False
 
 
 def _mlflows_own_file() -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking.address import artifact_location, redacted
-from orchestrator.tracking.connection import upload
+from orchestrator.tracking.connection import own_folder, upload
 from orchestrator.tracking.run_state import PARENT, Unwritten
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Runs:
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         self._client, self._uri, self._confirm, self._warn = client, uri, confirm, warn
+        self.storage_uri = storage_uri
         self.ekd_run_id = ekd_run_id
         self._identity = {RUN_ID_TAG: ekd_run_id, INSTANCE_TAG: instance}
         self.experiment_id = self._find_or_create_experiment(
@@ -163,6 +164,7 @@ class Runs:
                 held.artifact_uri,
                 temporary,
                 lambda path: self._client.log_artifacts(held.run_id, path),
+                self.storage_uri,
             )
         unwritten.artifacts.clear()
 
@@ -244,6 +246,7 @@ class Runs:
                 experiment = self._client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
+        own_folder(self._uri, experiment.artifact_location, self.storage_uri)
         if experiment.lifecycle_stage == "deleted":
             self._warn(
                 f"the MLflow experiment {name} was deleted by somebody; it is restored, because its name "

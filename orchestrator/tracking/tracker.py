@@ -56,6 +56,7 @@ class Tracker:
         uri: the tracking URI; it may hold credentials (`redacted` it before showing it).
         client: MLflow's client, for `orchestrator.registry`.
         ekd_run_id: the `ekd run`.
+        storage_uri: its storage.
         experiment_id: the MLflow experiment.
         run_id: the MLflow id of the parent run.
     """
@@ -65,7 +66,7 @@ class Tracker:
     ) -> None:
         self.uri = uri
         self.client = client
-        self.ekd_run_id = runs.ekd_run_id
+        self.ekd_run_id, self.storage_uri = runs.ekd_run_id, runs.storage_uri
         self.experiment_id = runs.experiment_id
         self.run_id = runs.begin(PARENT)
         self._runs = runs

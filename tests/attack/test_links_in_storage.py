@@ -2,14 +2,16 @@
 
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 
 from ekd_train.data.user_cache import locked
 from orchestrator.cli.main import main
 from orchestrator.export import formats
+from orchestrator.pipeline.pipeline import open_log
 from orchestrator.storage import MissingKey, StorageError, open_storage
-from orchestrator.tracking import TrackingError
+from orchestrator.tracking import TrackingError, check_tracking
 from orchestrator.tracking.connection import connect
 
 pytestmark = pytest.mark.attack
@@ -156,4 +158,23 @@ def test_the_lock_beside_mlflows_file_is_not_a_link_to_something_else(tmp_path, 
     (tmp_path / "mlflow.db.lock").symlink_to(outside / "kept")
     with pytest.raises(TrackingError, match="symbolic links"):
         connect(f"sqlite:///{tmp_path}/mlflow.db")
+    assert_untouched(outside)
+
+
+@pytest.mark.parametrize("link", ["x", "x/logs", "x/logs/ray.log"])
+def test_a_run_does_not_log_through_a_link(tmp_path, outside, link):
+    """Messages of libraries, which others can word, would have been added to any file of this user."""
+    folder = tmp_path / "runs"
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(outside / "kept" if link.endswith(".log") else outside)
+    checked = SimpleNamespace(storage=open_storage(str(folder)).child("x"), run_id="x")
+    with pytest.raises(StorageError, match="a link stands below the storage's folder"):
+        open_log(checked)
+    assert_untouched(outside)
+
+
+def test_a_database_that_is_a_link_to_another_is_not_opened(tmp_path, outside):
+    (tmp_path / "mlflow.db").symlink_to(outside / "other.db")
+    with pytest.raises(TrackingError, match=r"mlflow\.db is a link; set tracking\.uri to what it names"):
+        check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
     assert_untouched(outside)

@@ -15,7 +15,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.export.source import from_registry
 from orchestrator.registry.exported_model import ARCHIVE_TAG
-from orchestrator.tracking import TrackingError
+from orchestrator.tracking import Tracker, TrackingError
 from orchestrator.tracking.connection import check_location, connect
 from orchestrator.tuning.pool import trial_experiment
 
@@ -173,18 +173,52 @@ def client(database, user):
     return connect(f"sqlite:///{Path('runs/mlflow.db').absolute()}")
 
 
-def test_no_token_goes_where_a_database_in_the_storage_says_that_artifacts_are(heard, client, capsys):
-    place = f"http://127.0.0.1:{heard.port}/api/2.0/mlflow-artifacts/artifacts"
+def with_parent_at(client, place: str) -> str:
+    """The stored run gets a parent run in the database, with artifacts below `place`; where they are."""
     run = client.create_run(client.create_experiment("golden", place))
     file = Path("runs/finished/manifest.json")
     manifest = json.loads(file.read_text())
     manifest["mlflow"] = {"parent": run.info.run_id}
     file.write_text(json.dumps(manifest))
+    return run.info.artifact_uri
+
+
+def test_no_token_goes_where_a_database_in_the_storage_says_that_artifacts_are(heard, client, capsys):
+    place = f"http://127.0.0.1:{heard.port}/api/2.0/mlflow-artifacts/artifacts"
+    with_parent_at(client, place)
     assert main(["report", "finished", "--storage", "runs"]) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"says that artifacts are at {place}" in err
     assert heard.texts == []
+
+
+ELSEWHERE = ["file://{home}", "file:{home}", "{home}", "{runs}/../home", "{runs}/link", "s3://bucket/x"]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_nothing_is_written_elsewhere_whatever_a_database_says(client, tmp_path, capsys, place):
+    home, runs = tmp_path / "home", tmp_path / "runs"
+    home.mkdir()
+    (runs / "link").symlink_to(home)
+    with_parent_at(client, place.format(home=home, runs=runs))
+    assert main(["report", "finished", "--storage", "runs"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"which is not below {runs}; give the experiment another name, or set tracking.uri" in err
+    assert list(home.iterdir()) == []
+    with pytest.raises(TrackingError, match="which is not below"):
+        Tracker.open(f"sqlite:///{runs}/mlflow.db", "golden", "a-run", instance="1", storage_uri=str(runs))
+
+
+def test_a_report_is_not_written_through_a_link_among_the_artifacts(client, tmp_path):
+    (tmp_path / "precious").write_text("of the user")
+    artifacts = Path(with_parent_at(client, f"{tmp_path}/runs/mlartifacts/golden"))
+    artifacts.mkdir(parents=True)
+    (artifacts / "report.html").symlink_to(tmp_path / "precious")
+    assert main(["report", "finished", "--storage", "runs"]) == 0
+    assert (tmp_path / "precious").read_text() == "of the user"
+    assert (artifacts / "report.html").read_text() == Path("runs/finished/report.html").read_text()
 
 
 @pytest.mark.parametrize("beginning", ["http://127.0.0.1:{port}/x", "runs:/other/x"])

@@ -23,6 +23,7 @@ def user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (
         *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "RAY_ADDRESS"),
+        *("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "NETRC"),
         *("EKD_ALLOW_INSECURE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS"),
         *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"),
     ):
@@ -30,7 +31,10 @@ def user(tmp_path, monkeypatch):
     return monkeypatch
 
 
-@pytest.mark.parametrize("source", ["token", "password", "in the URI", "MLflow's own file"])
+SOURCES = ["token", "password", "in the URI", "MLflow's own file", "netrc", "a plugin", "AWS's signature"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_mlflows_credentials_go_over_http_to_this_machine_only(user, tmp_path, source):
     uri = f"http://{ELSEWHERE}:5000"
     if source == "token":
@@ -40,6 +44,13 @@ def test_mlflows_credentials_go_over_http_to_this_machine_only(user, tmp_path, s
         user.setenv("MLFLOW_TRACKING_PASSWORD", "S3cret")
     elif source == "in the URI":
         uri = f"http://ann:S3cret@{ELSEWHERE}:5000"
+    elif source == "netrc":
+        (tmp_path / ".netrc").write_text(f"machine {ELSEWHERE} login ann password S3cret\n")
+        (tmp_path / ".netrc").chmod(0o600)
+    elif source == "a plugin":
+        user.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
+    elif source == "AWS's signature":
+        user.setenv("MLFLOW_TRACKING_AWS_SIGV4", "true")
     else:
         (tmp_path / ".mlflow").mkdir()
         (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ann\n")
@@ -130,6 +141,22 @@ CONTACTS = {
         "s3.lan (storage.uri)",
     ),
     "a cluster": (["cluster.address=ray://head.lan:10001"], "head.lan:10001 (cluster.address)"),
+    "hubs": (
+        [
+            *(
+                "data.name=hugging_face",
+                "data.path=somebody/images",
+                "teachers.weights=timm:resnet18.a1_in1k",
+                "teachers.fine_tune=true",
+            ),
+            "student.architecture.weights=torchvision:ResNet18_Weights.DEFAULT",
+        ],
+        "huggingface.co (data.path, teachers.0.weights), download.pytorch.org (student.architecture.weights)",
+    ),
+    "a bucket of weights": (
+        ["teachers.weights=s3://b/w.pth", "teachers.fine_tune=true"],
+        "AWS (teachers.0.weights)",
+    ),
     "mirrors": (["data.download=true"], "the mirrors of digits (data.download)"),
     "no URI": (["tracking.uri=http://[broken"], "[broken (tracking.uri)"),
 }

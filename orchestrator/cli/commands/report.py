@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.checks import nothing_started
@@ -18,7 +20,7 @@ from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
-from orchestrator.tracking.connection import check_location, connect, explained, patient
+from orchestrator.tracking.connection import connect, explained, patient, upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     with nothing_started():
         storage.write(REPORT, page.encode())
     if client is not None and uri is not None:
-        _refresh(client, evidence, page, uri, arguments.endpoint_url)
+        _refresh(client, evidence, page, uri, arguments)
     console.say(storage.uri(REPORT))
     return 0
 
@@ -82,13 +84,21 @@ def _standing(client: "MlflowClient", evidence: Evidence, uri: str) -> RegistryS
 
 
 def _refresh(
-    client: "MlflowClient", evidence: Evidence, page: str, uri: str, endpoint_url: str | None
+    client: "MlflowClient", evidence: Evidence, page: str, uri: str, arguments: argparse.Namespace
 ) -> None:
     """The same page among the artifacts of the run's MLflow parent run; a warning where that cannot be."""
     try:
-        with in_the_environment(environment(endpoint_url)), patient(uri), explained(uri, "write to"):
+        with (
+            in_the_environment(environment(arguments.endpoint_url)),
+            patient(uri),
+            explained(uri, "write to"),
+        ):
             parent = evidence.manifest.mlflow["parent"]
-            check_location(uri, client.get_run(parent).info.artifact_uri)
-            client.log_text(parent, page, REPORT)
+            location = client.get_run(parent).info.artifact_uri
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, REPORT).write_text(page, encoding="utf-8")
+                upload(
+                    uri, location, folder, lambda path: client.log_artifacts(parent, path), arguments.storage
+                )
     except TrackingError as error:
         _warn(error)

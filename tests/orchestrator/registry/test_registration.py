@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.registry import logged_model
 from orchestrator.registry.exported_model import ExportError
 from orchestrator.registry.listing import list_versions
 from orchestrator.registry.logged_model import Recorded
@@ -210,7 +211,7 @@ def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, la
 @pytest.mark.parametrize(
     "step",
     [
-        "log_model_artifacts",
+        "upload",
         "log_batch",
         "finalize_logged_model",
         "create_registered_model",
@@ -224,14 +225,15 @@ def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, la
 def test_an_interrupted_registration_is_completed_not_repeated(tracker, register, monkeypatch, step, after):
     name = f"interrupted-{step}-{after}"
     with monkeypatch.context() as patch:
-        done = getattr(tracker.client, step)
+        where = logged_model if step == "upload" else tracker.client
+        done = getattr(where, step)
 
         def interrupted(*arguments, **named):
             if after:
                 done(*arguments, **named)
             raise ConnectionError("the process dies here")
 
-        patch.setattr(tracker.client, step, interrupted)
+        patch.setattr(where, step, interrupted)
         with pytest.raises(TrackingError, match="dies here"):
             register(tracker, name=name)
     registered = register(tracker, name=name)

@@ -27,7 +27,8 @@ def test_every_upload_is_made_with_the_keys_that_the_shared_file_has_then(rclone
     def log(name):
         (tmp_path / "files" / name).write_text(name)
         with explained(uri, "upload to"):
-            upload(uri, run.artifact_uri, str(tmp_path / "files"), lambda folder: pytest.fail("not to S3"))
+            files = str(tmp_path / "files")
+            upload(uri, run.artifact_uri, files, lambda _: pytest.fail("not to S3"), "s3://bucket")
 
     (tmp_path / "files").mkdir()
     log("before")

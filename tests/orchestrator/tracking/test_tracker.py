@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import PARENT, Tracker, TrackingError
+from orchestrator.tracking import runs as runs_module
 from orchestrator.tracking import tracker as tracker_module
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.run_state import RunState, flattened
@@ -52,7 +53,7 @@ def artifact_folder(tracker, name=PARENT) -> Path:
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(run_of(tracker, name).info.artifact_uri).path))
 
 
-WRITES = ("create_run", "update_run", "log_batch", "log_inputs", "log_artifacts", "set_terminated")
+WRITES = ("create_run", "update_run", "log_batch", "log_inputs", "set_terminated")
 CALLS = (*WRITES, "search_runs", "get_metric_history")
 
 
@@ -64,6 +65,7 @@ def unplug(patch, client):
 
     for name in CALLS:
         patch.setattr(client, name, fail)
+    patch.setattr(runs_module, "upload", fail)
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def test_a_store_that_is_away_is_tried_ever_more_rarely_and_warned_of_once(
 
 def test_an_artifact_store_that_is_away_holds_up_nothing_else(tracker, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tracker.client, "log_artifacts", lambda *_: 1 / 0)
+        patch.setattr(runs_module, "upload", lambda *_: 1 / 0)
         tracker.show({PARENT: state(artifacts={"a.md": "a"})})
         tracker.show({PARENT: state(tags={"after": "yes"})})
         assert run_of(tracker).data.tags["after"] == "yes"
@@ -378,6 +380,7 @@ def test_a_driver_killed_at_any_write_and_started_again_leaves_the_same(open_tra
 
             for name in WRITES:
                 patch.setattr(MlflowClient, name, count(name, getattr(MlflowClient, name)))
+            patch.setattr(runs_module, "upload", count("upload", runs_module.upload))
             try:
                 everything(open_tracker(ekd_run_id=run_id))
                 survived = True
