@@ -101,6 +101,17 @@ class Student(Settings):
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
 
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> "Student":
+        start = self.architecture  # a class of one's own may have weights of its own
+        drawn = start.weights is None and not start.pruned and ":" not in start.name
+        if self.method == "lora" and not self.lora.train_base and drawn:
+            raise ValueError(
+                "lora.train_base=false leaves what members share as it started, which would be random: set "
+                "architecture.weights, or leave it out"
+            )
+        return self
+
 
 class PerturbationSettings(Settings):
     """How training images are perturbed so that the teachers' diversity shows."""

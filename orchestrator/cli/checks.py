@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ekd_train.data.description import DataDescription
+from ekd_train.own_code import allow_named
 from orchestrator.cli.terminal import waiting
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import one_line
@@ -19,7 +20,7 @@ from orchestrator.planning.preflight import Checked, ask_capacity, check
 from orchestrator.tuning.names import DEFAULT_TRIALS
 from orchestrator.tuning.pool import baseline_values, pool_experiment, unlike_pool
 from orchestrator.tuning.request import SearchRequest, check_request, most_trials
-from orchestrator.tuning.space import check_space, load_space
+from orchestrator.tuning.space import check_space, load_space, modules_of
 
 
 def named_experiment(arguments: argparse.Namespace) -> Experiment:
@@ -42,6 +43,8 @@ def requested_search(
     Raises `ExperimentError`.
     """
     found = load_space(space)
+    code = experiment.code | allow_named(modules_of(found))
+    experiment = experiment.model_copy(update={"code": code})
     pool = pool_experiment(experiment, found.domains)
     unlike = unlike_pool(experiment, pool)
     baseline = baseline_values(pool, found.domains, unlike)

@@ -167,6 +167,11 @@ COMMANDS: Mapping[str, Command] = {
             ),
             argument("--output", metavar="PATH", required=True, help="the file to write"),
             argument("--overwrite", action="store_true", help="replace the file if it is there"),
+            argument(
+                "--trust-stored",
+                action="store_true",
+                help="run the code that a run names as package.module:name",
+            ),
             ENDPOINT_URL,
             *REGISTRY,
         ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ekd_train.own_code import allow, is_own, module_of, source_hash
+from ekd_train.own_code import allow_named, is_own, module_of
 from ekd_train.persistence.identity import differing, identity_of
 from ekd_train.settings import (
     ENCODED,
@@ -283,9 +283,7 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     if "name" not in tree:
         tree["name"] = name_of_file(path)
     experiment = build_experiment({**tree, "code": {}})
-    code = {module: source_hash(module) for module in experiment.own_modules}
-    allow(code)
-    return experiment.model_copy(update={"code": code})
+    return experiment.model_copy(update={"code": allow_named(experiment.own_modules)})
 
 
 def build_experiment(tree: Mapping[str, Any]) -> Experiment:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 import tune_spaces
+from ekd_train.own_code import is_own, module_of
 from ekd_train.settings import Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
@@ -56,6 +57,17 @@ def load_space(source: str) -> Space:
 def packaged_spaces() -> list[str]:
     """Names of the spaces that come with the package."""
     return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+CODE = ("student.architecture.name", "distillation.objective", "perturbation.kind")
+"""Keys whose values may be `package.module:name`."""
+
+
+def modules_of(space: Space) -> list[str]:
+    """The modules of `package.module:name` among its choices."""
+    domains = [space.domains[key] for key in CODE if key in space.domains]
+    choices = [value for domain in domains for value in domain.values if isinstance(value, str)]
+    return sorted({module_of(value) for value in choices if is_own(value)})
 
 
 def check_space(space: Space, experiment: Experiment) -> None:

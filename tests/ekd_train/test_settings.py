@@ -3,7 +3,7 @@ from pydantic import ValidationError
 from training_runs import label_run, student_run
 
 from ekd_train import settings as settings_module
-from ekd_train.settings import Settings, TrainingRun
+from ekd_train.settings import Settings, Student, TrainingRun
 
 ALL = [
     kind
@@ -55,6 +55,19 @@ def test_distillation_is_within_its_range(key, value):
 def test_heads_that_would_learn_nothing_are_refused():
     with pytest.raises(ValidationError, match="heads"):
         student_run("ekd", distillation={"ekd": {"label": 0, "distillation": 0, "feature": 1}})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kept"),
+    [({}, False), ({"weights": "w.pth"}, True), ({"pruned": 0.5}, True), ({"name": "my.nets:Net"}, True)],
+)
+def test_what_stays_as_it_started_did_not_start_at_random(architecture, kept):
+    student = {"method": "lora", "lora": {"train_base": False}, "architecture": architecture}
+    if kept:
+        assert not Student.model_validate(student).lora.train_base
+    else:
+        with pytest.raises(ValidationError, match=r"lora\.train_base=false .* set architecture\.weights"):
+            Student.model_validate(student)
 
 
 def test_settings_cannot_be_changed():

@@ -33,4 +33,4 @@ def _source(arguments: argparse.Namespace) -> Source:
             return from_registry(
                 client, arguments.source, resolve_tracking_uri(arguments.tracking, arguments.storage)
             )
-    return from_run(run_storage(named_storage(arguments), arguments.source))
+    return from_run(run_storage(named_storage(arguments), arguments.source), trusted=arguments.trust_stored)

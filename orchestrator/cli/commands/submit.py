@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             files[space] = Path(arguments.space)
         words = ["tune", named, "--space", space, *search_words(arguments)]
         run_id = request.default_run_id(experiment)
-    for module in experiment.own_modules:
+    for module in experiment.code:
         files |= travelling(module)
     if problem := why_not_elsewhere(experiment):
         raise ExperimentError(problem)

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from ekd_train import own_code
+from orchestrator.cli.checks import requested_search
+from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.planning.preflight import check
+from orchestrator.tuning.pool import trial_experiment
 
 DOCS = Path(__file__).parents[3] / "docs"
 EXAMPLE = "docs/examples/own_code.yaml"
@@ -61,8 +64,26 @@ def test_a_module_that_is_not_there_is_one_line(example):
         load_experiment(EXAMPLE, ["distillation.objective=mine"])
 
 
+def test_a_space_names_code_too_and_every_trial_knows_its_source(example):
+    (example / "theirs.py").write_text("from docs.examples.mine import PatchNet, SquaredError\n")
+    choices = {
+        "student.architecture.name": ["docs.examples.mine:PatchNet", "theirs:PatchNet"],
+        "distillation.objective": ["theirs:SquaredError"],
+    }
+    domains = {key: {"choice": values, "reason": "A test."} for key, values in choices.items()}
+    (example / "nets.yaml").write_text(json.dumps({"description": "Nets.", "domains": domains}))
+    options = {"searcher": "random", "trials": 2, "time_budget": None, "scheduler": "asha"}
+    _, pool = requested_search(load_experiment(EXAMPLE), space="nets.yaml", **options)
+    assert pool.code.keys() == {"docs.examples.mine", "theirs"}
+    for name in ("docs.examples.mine:PatchNet", "theirs:PatchNet"):
+        values = {"student.architecture.name": name, "distillation.objective": "theirs:SquaredError"}
+        run = trial_experiment(pool, values).student_run()
+        assert run.code.keys() == {"docs.examples.mine", "theirs"}  # of the perturbation, and of these
+        assert own_code.load(run.architecture.name).__name__ == "PatchNet"
+
+
 @pytest.mark.slow
-def test_the_example_runs(example):
+def test_the_example_runs_and_its_student_is_exported(example, capsys):
     command = [sys.executable, "-m", "orchestrator", "run", EXAMPLE, "--smoke", "--run-id", "own"]
     settings = ["cluster.address=local", "storage.uri=runs", "cluster.workers_per_run=2"]
     done = subprocess.run(
@@ -75,3 +96,8 @@ def test_the_example_runs(example):
     assert done.stdout.splitlines()[-1:] == ["models:/ekd-own_code-smoke/1"], done.stderr
     shown = json.loads((example / "runs/own/summary.json").read_text())
     assert {"members", "averaged", "control"} <= shown["predictors"].keys()
+    words = ["export", "own", "--storage", "runs", "--output", "student.safetensors"]
+    assert main(words) == 2
+    assert "docs.examples.mine:PatchNet: a stored experiment names code" in capsys.readouterr().err
+    assert main([*words, "--trust-stored"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "student.safetensors"
