@@ -70,7 +70,7 @@ class _OneWeight(BatchEnsembleLayer):
             y = y + self._against_rows(rows(self.member_bias, members), x.dim())
         return y.flatten(0, 1)
 
-    def _values(self, members: Sequence[int] | None) -> dict[str, Tensor]:
+    def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:
         r, s = rows(self.r, members), rows(self.s, members)
         values = {"weight": self._weights(r, s)}
         if self.layer.bias is not None:
@@ -135,7 +135,7 @@ class BatchEnsembleAttention(MemberAttention, BatchEnsembleLayer):
             layer.out_proj, f"{name}.out_proj", num_members, active
         )
 
-    def _values(self, members: Sequence[int] | None) -> dict[str, Tensor]:
+    def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:
         r, s = rows(self.r, members), rows(self.s, members)
         names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
         packed = self.layer.in_proj_weight

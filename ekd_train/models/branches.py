@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ekd_train.models.member_layers import rows
 from ekd_train.models.residual_parts import he_normal_
 from ekd_train.models.stages import stages
 from ekd_train.models.subnetworks import Subnetworks
@@ -48,7 +49,7 @@ class Branched(Subnetworks):
         logits = [tails[branch][-1](feature) for branch, feature in zip(chosen, features, strict=True)]
         return torch.stack(logits), features
 
-    def averaged(self) -> nn.Module:
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
         """The plain network of the trunk and the mean of the branches, with the original class and keys.
 
         Weights and running statistics are means over the branches. Branches that did not start as
@@ -60,7 +61,8 @@ class Branched(Subnetworks):
         other_states = [branch.state_dict() for branch in self.others]
         for name, tensor in tail.state_dict().items():
             if tensor.is_floating_point():  # the rest counts batches, which is the same everywhere
-                tensor.copy_(torch.stack([tensor, *(state[name] for state in other_states)]).mean(0))
+                together = torch.stack([tensor, *(state[name] for state in other_states)])
+                tensor.copy_(rows(together, weights)[0])
         return averaged
 
 

@@ -58,12 +58,13 @@ class LoraLayer(MemberLayer):
                 bound = math.sqrt(6 / (a.shape[1] + a.shape[2]))
                 a.uniform_(-bound, bound, generator=generator)
 
-    def _values(self, members: Sequence[int] | None) -> dict[str, Tensor]:
+    def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:
         values = {}
         for key in self.changed:
             weight, a, b = (getattr(self.layer, key), getattr(self, f"{key}_a"), getattr(self, f"{key}_b"))
             # The mean of the products, not the product of the means.
-            change = rows(b @ a, None) if members is None else rows(b, members) @ rows(a, members)
+            mean = members is None or isinstance(members, Tensor)
+            change = rows(b @ a, members) if mean else rows(b, members) @ rows(a, members)
             values[key] = weight + change.view(-1, *weight.shape)
         return values
 
@@ -86,7 +87,7 @@ class OwnHead(MemberLayer):
         for key, own in layer.named_parameters(recurse=False):
             self.register_parameter(f"{key}_own", nn.Parameter(own.new_zeros(num_members, *own.shape)))
 
-    def _values(self, members: Sequence[int] | None) -> dict[str, Tensor]:
+    def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:
         return {
             key: own + rows(getattr(self, f"{key}_own"), members)
             for key, own in self.layer.named_parameters(recurse=False)

@@ -65,18 +65,18 @@ class MemberLayer(nn.Module, ABC):
         return torch.cat([functional_call(self.layer, own, (part, *others), options) for part, own in parts])
 
     @torch.no_grad()
-    def averaged(self) -> nn.Module:
-        """The plain layer of the mean member: a changed `layer`, so this module is spent."""
-        for name, values in self._values(None).items():
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
+        """The plain layer of the members' mean: a changed `layer`, so this module is spent."""
+        for name, values in self._values(weights).items():
             trained = getattr(self.layer, name).requires_grad
             setattr(self.layer, name, nn.Parameter(values[0], trained))
         return self.layer
 
     @abstractmethod
-    def _values(self, members: Sequence[int] | None) -> dict[str, Tensor]:
+    def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:
         """The layer's parameters that differ between members, each `(s, *parameter.shape)`.
 
-        `members`: whose; None: one row, of the mean of all members' own.
+        `members`: whose; None, or the weights of all members: one row, of the mean of all members' own.
         """
 
     def _of_members(self, members: Sequence[int]) -> Iterator[dict[str, Tensor]]:
@@ -147,10 +147,10 @@ class MemberAttention(MemberLayer):
             self._active.members = members
         return torch.cat(attended, batch_axis), torch.cat(weights) if need_weights else None
 
-    def averaged(self) -> nn.Module:
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
         """The stock attention, with its weights packed as they were."""
-        self.layer._modules["out_proj"] = self.layer.out_proj.averaged()
-        return super().averaged()
+        self.layer._modules["out_proj"] = self.layer.out_proj.averaged(weights)
+        return super().averaged(weights)
 
 
 def not_understood(name: str, module: nn.Module, why: str) -> TypeError:
@@ -160,11 +160,13 @@ def not_understood(name: str, module: nn.Module, why: str) -> TypeError:
     )
 
 
-def rows(values: Tensor, members: Sequence[int] | None) -> Tensor:
+def rows(values: Tensor, members: Sequence[int] | Tensor | None) -> Tensor:
     """The rows of `members`; `values` itself, and no copy, where that is all of them in order; for None the
-    mean of all, as one row."""
+    mean of all, as one row, and for weights `(s,)` their sum so weighted."""
     if members is None:
         return values.mean(0, keepdim=True)
+    if isinstance(members, Tensor):
+        return torch.tensordot(members.to(values), values, dims=1).unsqueeze(0)
     if tuple(members) == tuple(range(len(values))):
         return values
     # Slices, not an index: a list of numbers would have to be copied to a GPU, which waits for it.

@@ -103,14 +103,14 @@ class MemberNetwork(Subnetworks):
 
         return again
 
-    def averaged(self) -> nn.Module:
-        """The plain network of the mean member: the original class, state-dict keys and shapes.
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
+        """The plain network of the members' mean: the original class, state-dict keys and shapes.
 
         BatchNorm statistics are copied, and synchronised BatchNorms come out as ordinary ones.
         """
         return replace_modules(
             from_synchronised_batch_norm(self.shared),
-            lambda _, layer: layer.averaged() if isinstance(layer, MemberLayer) else None,
+            lambda _, layer: layer.averaged(weights) if isinstance(layer, MemberLayer) else None,
         )
 
 

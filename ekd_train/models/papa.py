@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ekd_train.models.member_layers import rows
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm
 
@@ -55,11 +56,11 @@ class Papa(Subnetworks):
                 parameter.lerp_(mean, self.rate)
 
     @torch.no_grad()
-    def averaged(self) -> nn.Module:
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
         """The plain network of the mean weights and statistics; this module is left alone."""
         averaged = from_synchronised_batch_norm(copy.deepcopy(self.networks[0]))
         states = [network.state_dict() for network in self.networks]
         for name, tensor in averaged.state_dict().items():
             if tensor.is_floating_point():  # the rest counts batches, which is the same everywhere
-                tensor.copy_(torch.stack([state[name] for state in states]).mean(0))
+                tensor.copy_(rows(torch.stack([state[name] for state in states]), weights)[0])
         return averaged

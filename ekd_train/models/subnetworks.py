@@ -25,8 +25,12 @@ class Subnetworks(nn.Module, ABC):
         """
 
     @abstractmethod
-    def averaged(self) -> nn.Module:
-        """The plain network of the mean of the members' weights; this module is left alone."""
+    def averaged(self, weights: Tensor | None = None) -> nn.Module:
+        """The plain network of the mean of the members' weights; this module is left alone.
+
+        `weights (s,)`: how much each member counts, their sum 1; None: all alike. One of 1 and zeros is that
+        member alone.
+        """
 
     def chosen(self, members: Sequence[int] | None) -> tuple[int, ...]:
         """The indices that `members` stands for, checked."""

@@ -60,12 +60,15 @@ def confidence_weights(teacher_logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         teacher_logits: `(k, b, c)`; they receive no gradient.
-        labels: `(b,)` integers in [0, c).
+        labels: `(b,)` integers in [0, c), or `(b, c)` probabilities.
 
     Returns:
         `(k, b)`, their sum over the teachers 1; of one teacher 1.
     """
     teachers = len(teacher_logits)
     log_probs = tempered_log_probs(teacher_logits.detach(), 1.0)
-    costs = -log_probs.gather(-1, labels.expand(log_probs.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    if labels.ndim == 2:
+        costs = -(labels * log_probs).sum(dim=-1)
+    else:
+        costs = -log_probs.gather(-1, labels.expand(log_probs.shape[:-1]).unsqueeze(-1)).squeeze(-1)
     return (1 - costs.softmax(dim=0)) / (teachers - 1) if teachers > 1 else torch.ones_like(costs)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ekd_train.errors import EkdError
 
@@ -118,6 +118,39 @@ class Latency(BaseModel):
     torch: str
 
 
+class Connectivity(BaseModel):
+    """Validation NLL along straight lines between members' weights, and from each to the average."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    points: tuple[float, ...]
+    """Where on each line: 0 at its start, 1 at its end."""
+    between: tuple[tuple[float, ...], ...]
+    """From each member to the next."""
+    to_average: tuple[tuple[float, ...], ...]
+
+    @model_validator(mode="after")
+    def _whole_lines(self) -> Self:
+        if any(len(line) != len(self.points) or not line for line in (*self.between, *self.to_average)):
+            raise ValueError("a line has another number of losses than of points")
+        return self
+
+    @property
+    def barrier(self) -> float:
+        """The most that a line between members lies above its ends' straight line; at least 0."""
+        return max((self._height(line) for line in self.between), default=0.0)
+
+    @property
+    def barrier_to_average(self) -> float:
+        """The same from members to the average."""
+        return max((self._height(line) for line in self.to_average), default=0.0)
+
+    def _height(self, line: tuple[float, ...]) -> float:
+        straight = [line[0] + point * (line[-1] - line[0]) for point in self.points]
+        return max(loss - level for loss, level in zip(line, straight, strict=True))
+
+
 class PredictionsRecord(Record):
     """What was measured beside the predictions; `evaluation/predictions.json`, written after these."""
 
@@ -130,6 +163,8 @@ class PredictionsRecord(Record):
     cost: dict[str, Cost]
     """By predictor."""
     latency: Latency | None = None
+    connectivity: Connectivity | None = None
+    """None: of a student without members, or of versions that did not measure it."""
 
 
 class StoredTensors(BaseModel):

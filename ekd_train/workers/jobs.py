@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ekd_train.data.augment import as_float
 from ekd_train.data.tensors import DeviceData, Images
 from ekd_train.distributed import Workers
+from ekd_train.evaluation.connectivity import MOST_IMAGES, connectivity
 from ekd_train.evaluation.evaluate import predict_logits, validate
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
 from ekd_train.evaluation.mistakes import confident_mistakes
@@ -16,6 +17,7 @@ from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
 from ekd_train.models.cost import count_macs, count_parameters
+from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.persistence.networks import Networks, load_network_record, save_predictions
@@ -145,5 +147,9 @@ def _evaluate(
     surest = confident_mistakes(tensors["test/averaged"].softmax(dim=-1).mean(0), data.test.labels)
     tensors |= {"mistakes/indices": surest, "mistakes/images": data.test.images[surest]}
     latency = latency_setting(workers.device)
-    record = PredictionsRecord(holds="logits", cost=cost, latency=latency)
+    connected = None
+    if isinstance(loaded.student, Subnetworks):
+        shown = data.training.validation
+        connected = connectivity(loaded.student, shown.images[:MOST_IMAGES], shown.labels[:MOST_IMAGES])
+    record = PredictionsRecord(holds="logits", cost=cost, latency=latency, connectivity=connected)
     return save_predictions(networks.run, tensors, record)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ekd_train.data.description import DataDescription
-from ekd_train.persistence.records import Cost, Latency, Record, first_problem
+from ekd_train.persistence.records import Connectivity, Cost, Latency, Record, first_problem
 
 FORMAT = 2
 """1: identities were hashes of all settings, so networks of unfinished runs are not found again."""
@@ -99,6 +99,8 @@ class Evaluated(Output):
     latency: Latency | None = None
     gain: Gain | None = None
     """None: nothing was searched, or nothing better was found."""
+    connectivity: Connectivity | None = None
+    """Of the student's members; None: it has none, or it was not measured."""
 
 
 class Registered(Output):

@@ -97,6 +97,22 @@ class Findings:
             f"{to_ensemble}."
         )
 
+    @cached_property
+    def connectivity(self) -> str:
+        """A sentence on the loss between members and on the way to their average; empty: not measured."""
+        found = self.evidence.manifest.evaluated.connectivity
+        if found is None:
+            return ""
+        members, averaged = (
+            100 * self.row(name).values.validation["accuracy"] for name in ("members", "averaged")
+        )
+        return (
+            f"On {found.images:,} validation images the NLL along the straight line from a member's weights "
+            f"to the next one's rises at most {found.barrier:.3f} above the line between its ends, from a "
+            f"member's to the average {found.barrier_to_average:.3f}; the members together are "
+            f"{members - averaged:+.2f} points from the average (the averaging gap)."
+        )
+
     def reliability(self, name: str, calibrated: bool) -> Reliability:
         """Bins of the largest probability on the test images, before or after the temperature."""
         probs = self.evidence.probs(name).double()

@@ -32,7 +32,12 @@ def evaluate(context: RunContext) -> Evaluated:
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage, context.checked.description, record.cost)
     predictors = measure(tensors, record.cost)
-    return Evaluated(predictors=predictors, latency=record.latency, gain=_gain(tensors))
+    return Evaluated(
+        predictors=predictors,
+        latency=record.latency,
+        gain=_gain(tensors),
+        connectivity=record.connectivity,
+    )
 
 
 def _baseline(context: RunContext) -> TrainingRun | None:

@@ -72,6 +72,8 @@ def test_a_teacher_counts_what_its_cross_entropy_leaves_it():
     expected = (1 - costs / costs.sum(0)) / 2
     torch.testing.assert_close(confidence_weights(TEACHERS, LABELS), expected)
     torch.testing.assert_close(expected.sum(0), torch.ones(5).double())
+    certain = torch.eye(4, dtype=torch.float64)[LABELS]  # as labels are where others are smoothed or mixed
+    torch.testing.assert_close(confidence_weights(TEACHERS, certain), expected)
 
 
 def test_weights_multiply_what_each_teacher_teaches():
