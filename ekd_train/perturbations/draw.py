@@ -42,16 +42,20 @@ class Draw:
 
     def normal(self, shape: torch.Size, like: Tensor) -> Tensor:
         """N(0, 1), `(stop - start, *shape)`, of the dtype and device of `like`."""
-        values = torch.randn(self.batch_size, *shape, generator=self._generator())
+        drawn_on, generator = self._source(like.device)
+        values = torch.randn(self.batch_size, *shape, generator=generator, device=drawn_on)
         return to_device(values[self.start : self.stop], like.device).to(like.dtype)
 
     def uniform(self, shape: torch.Size, like: Tensor) -> Tensor:
         """U(-1, 1), `(stop - start, *shape)`, of the dtype and device of `like`."""
-        values = torch.rand(self.batch_size, *shape, generator=self._generator())
+        drawn_on, generator = self._source(like.device)
+        values = torch.rand(self.batch_size, *shape, generator=generator, device=drawn_on)
         return to_device(2 * values[self.start : self.stop] - 1, like.device).to(like.dtype)
 
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)
+    def _source(self, device: torch.device) -> tuple[torch.device, torch.Generator]:
+        """Where values are drawn, and from what: a GPU draws its own, which are others than the host's."""
+        place = device if device.type == "cuda" else torch.device("cpu")
+        return place, torch.Generator(place).manual_seed(self.seed)
 
 
 def draw_choices(generator: torch.Generator, *, batch_size: int, num_teachers: int, drawn: int) -> Draw:

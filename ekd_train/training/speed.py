@@ -31,6 +31,18 @@ def computing(speed: Speed, device: torch.device) -> AbstractContextManager[obje
     return torch.autocast(device.type, getattr(torch, precision_on(speed, device)))
 
 
+def compute_exactly() -> None:
+    """In this process, CUDA computes in float32 what is float32, not in TF32, and cuDNN takes the same
+    algorithms every time.
+
+    Bits may still differ from run to run where a sum's order is the GPU's choice: the gradients of maximum
+    pooling and of resizing.
+    """
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # torch sets it on import
+    torch.backends.cudnn.deterministic = True
+
+
 def precision_on(speed: Speed, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """What `speed.precision` is on `device`: auto depends on what it computes in."""
     if speed.precision != "auto":

@@ -40,6 +40,8 @@ class StepCost:
     """Of all tensors at most at once: weights, gradients, momenta, maps, the teachers and the batch."""
     lasting_bytes: int
     """What of that is there between steps."""
+    gradient_bytes: int
+    """Of the gradients of all parameters."""
     waits: Mapping[str, int]
     """How often the host would wait for a GPU, by what it would wait in; empty if it never does."""
     without_gradient: tuple[str, ...]
@@ -55,6 +57,8 @@ def step_on_paper(run: TrainingRun, spec: ImageSpec, *, images: int) -> StepCost
     the host and the device meet; what `build_step` raises.
     """
     in_bfloat16 = run.training.speed.precision != "float32"
+    if in_bfloat16 and run.training.speed.checkpoint_activations:
+        raise RuntimeError("what is computed again for gradients can be counted in float32 only")
     run = _with_precision(run, images)
     with META:
         teachers = Teachers([build_network(each, spec) for each in run.teachers]) if run.teachers else None
@@ -64,16 +68,23 @@ def step_on_paper(run: TrainingRun, spec: ImageSpec, *, images: int) -> StepCost
         data, workers = TrainingData(batch, batch, spec), Workers(device=META)
         step = build_step(run, data, workers, teachers, None)
     batches = Batches(run, data, workers, teachers, None)
-    lasting = [step.trainee, *([teachers] if teachers is not None else [])]
+    lasting = [module for module in (step.trainee, step.ema, teachers) if module is not None]
     meter = _Meter()
     _set_up_optimiser(step, meter)
     for tensor in _tensors(lasting, step.optimiser):
         meter.hold(tensor)
     kept = meter.bytes
     with meter, _Calls(meter.waits, in_bfloat16=in_bfloat16):
-        step(batches.draw(0, torch.arange(images)))
-    missing = (name for name, p in step.trainee.named_parameters() if p.requires_grad and p.grad is None)
-    return StepCost(meter.operators, meter.peak_bytes, kept, dict(meter.waits), tuple(missing))
+        step(*batches.parts(0, torch.arange(images)))
+    learning = {name: p for name, p in step.trainee.named_parameters() if p.requires_grad}
+    return StepCost(
+        operators=meter.operators,
+        peak_bytes=meter.peak_bytes,
+        lasting_bytes=kept,
+        gradient_bytes=sum(p.grad.nbytes for p in learning.values() if p.grad is not None),
+        waits=dict(meter.waits),
+        without_gradient=tuple(name for name, p in learning.items() if p.grad is None),
+    )
 
 
 def _with_precision(run: TrainingRun, images: int) -> TrainingRun:

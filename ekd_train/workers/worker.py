@@ -24,6 +24,7 @@ from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
 from ekd_train.training.loop import TrainingDiverged
 from ekd_train.training.reporter import Reporter
+from ekd_train.training.speed import compute_exactly
 from ekd_train.workers.assignment import Assignment
 from ekd_train.workers.jobs import execute
 from ekd_train.workers.node_notice import NodeNotice
@@ -114,7 +115,16 @@ def _own_device() -> torch.device:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        compute_exactly()
     return device
+
+
+def meeting_place(device: torch.device, per_group: int) -> torch.device:
+    """Where a pool's workers meet that train on `device` in groups of `per_group`: on the host if alone.
+
+    Workers that train alone may share a GPU, between which NCCL refuses to work.
+    """
+    return device if per_group > 1 else torch.device("cpu")
 
 
 def form_process_group(rank: int, size: int, device: torch.device) -> list[str]:
@@ -149,8 +159,9 @@ def work(config: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     setup.jobs.attend(rank)
     device = _own_device()
-    nodes = form_process_group(rank, size, device)
-    group, workers = form_groups(rank, size, setup.workers_per_group or size, device)
+    per_group = setup.workers_per_group or size
+    nodes = form_process_group(rank, size, meeting_place(device, per_group))
+    group, workers = form_groups(rank, size, per_group, device)
     if rank == 0:
         setup.jobs.begin()
     if size > 1:

@@ -44,7 +44,14 @@ COMMANDS: Mapping[str, Command] = {
         "what would run, where, and what it would cost",
         "Every training run with its workers, batch, learning rate and cost, against what the cluster has, "
         "and where things are stored. Starts nothing; exit status 2 if it can never be scheduled.",
-        RUN,
+        (
+            *RUN,
+            argument(
+                "--memory",
+                action="store_true",
+                help="how much a worker needs too, in a second or two; said of GPUs anyway",
+            ),
+        ),
         search="possible",
     ),
     "pack": Command(

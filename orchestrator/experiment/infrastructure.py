@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Settings
 from orchestrator.errors import ExperimentError
@@ -56,7 +56,11 @@ class Cluster(Settings):
     cpus_per_worker: Positive = 1
     """CPU cores that Ray keeps for each worker."""
     gpus_per_worker: NonNegativeFloat = 0
-    """GPUs that Ray keeps for each worker; 0: it trains on CPU cores."""
+    """GPUs that Ray keeps for each worker; 0: it trains on CPU cores. Below 1 workers share one: of different
+    runs, because those of one could not exchange gradients."""
+    gpu_memory_gib: PositiveFloat | None = None
+    """What a GPU has, in GiB, for `ekd plan` and `ekd run` to refuse what does not fit; null: this machine's
+    are asked, those of a cluster are not."""
     runs_at_once: Positive | None = None
     """Training runs side by side; null: as many as the cluster has room for."""
     max_failures: NonNegative = 3
@@ -81,6 +85,18 @@ class Cluster(Settings):
         if isinstance(value, tuple) and value[0] > value[1]:
             raise ValueError("[min, max] must have min <= max")
         return value
+
+    @model_validator(mode="after")
+    def _gpus_of_their_own(self) -> "Cluster":
+        gpus = self.gpus_per_worker
+        if gpus % 1 and gpus > 1:
+            raise ValueError(f"gpus_per_worker is {gpus:g}; write a whole number, or one below 1")
+        if gpus % 1 and self.most_workers > 1:
+            raise ValueError(
+                f"gpus_per_worker is {gpus:g}, but workers of one run cannot share a GPU (NCCL refuses it); "
+                "use whole GPUs, or workers_per_run=1 to pack several runs on one"
+            )
+        return self
 
     @property
     def elastic(self) -> bool:

@@ -47,6 +47,8 @@ class Checked:
     """What of its networks exists already."""
     notice: str | None = None
     """Why `run_id` is another than that of the same settings before: the images have changed."""
+    memory: tuple[str, ...] = ()
+    """What `memory_lines` says of its GPUs; nothing of CPUs."""
 
 
 def check(
@@ -97,15 +99,28 @@ def check(
             check_continuable(impatient.child(run_id), experiment, run_id, description)
         check_tracking(tracking_uri)
         # It imports torch, 2 s that nobody waits for whose input is wrong.
-        from orchestrator.planning.networks import bytes_needed, check_networks
+        from orchestrator.planning import memory, networks
 
-        check_networks(experiment, description)
+        networks.check_networks(experiment, description)
+        # A second or two, which GPUs are worth: torch says what does not fit after minutes, and less clearly.
+        needed: list[str] = []
+        if experiment.cluster.gpus_per_worker:
+            needed = memory.memory_lines(experiment, description, capacity, packed=dataset.packed is not None)
         given = look(dataset, description) if look is not None and not to_be_packed else Given()
         if further is not None:
             further(description)
-        check_room(impatient, bytes_needed(experiment, description))
+        check_room(impatient, networks.bytes_needed(experiment, description))
     return Checked(
-        experiment, run_id, root.child(run_id), tracking_uri, dataset, description, capacity, given, notice
+        experiment,
+        run_id,
+        root.child(run_id),
+        tracking_uri,
+        dataset,
+        description,
+        capacity,
+        given,
+        notice,
+        tuple(needed),
     )
 
 

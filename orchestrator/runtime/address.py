@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +16,9 @@ from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.environment import in_the_environment
+
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""A folder for each NVIDIA GPU of this machine."""
 
 LISTENING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -25,9 +30,16 @@ GRPC_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + byte
 
 def local_capacity() -> Capacity:
     """What a Ray started on this machine would have, without starting it."""
-    gpus = Path("/proc/driver/nvidia/gpus")
-    count = len(list(gpus.iterdir())) if gpus.is_dir() else 0
-    return Capacity((Node(len(os.sched_getaffinity(0)), count),), HERE)
+    there = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+    return Capacity((Node(len(os.sched_getaffinity(0)), min(there, _visible(there))),), HERE)
+
+
+def _visible(there: int) -> int:
+    """How many GPUs CUDA_VISIBLE_DEVICES names, up to the first that is none (CUDA's programming guide)."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return there
+    return len(list(takewhile(lambda name: re.match(r"\s*(\d|GPU-|MIG-)", name), named.split(","))))
 
 
 def wanted_address(cluster: Cluster) -> str | None:

@@ -97,12 +97,6 @@ def check_request(request: SearchRequest, experiment: Experiment, baseline: Mapp
         )
     if experiment.student.architecture.pruned:
         _check_pruned(space)
-    cluster = experiment.cluster
-    if cluster.most_workers > 1 and cluster.gpus_per_worker % 1:
-        raise ExperimentError(
-            f"cluster.gpus_per_worker={cluster.gpus_per_worker:g}: workers of one run cannot share a GPU "
-            "(NCCL refuses it); use whole GPUs, or cluster.workers_per_run=1 to pack several trials on one"
-        )
 
 
 def _check_pruned(space: Space) -> None:

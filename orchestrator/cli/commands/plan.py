@@ -8,6 +8,7 @@ from orchestrator.cli.search_options import check_no_search
 from orchestrator.cli.terminal import results_console
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.planning.contacts import contacts
+from orchestrator.planning.memory import memory_lines
 from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
 
 
@@ -34,6 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     networks = networks_of(checked.storage, checked.run_id, checked.experiment, checked.description)
     planned = planned_runs(checked.experiment, checked.description, networks, warn)
     for line in plan_lines(checked):
+        console.say(line)
+    memory = checked.memory
+    if arguments.memory and not memory:
+        packed = checked.dataset.packed is not None
+        memory = tuple(memory_lines(checked.experiment, checked.description, checked.capacity, packed=packed))
+    for line in memory:
         console.say(line)
     console.print()
     console.print(runs_table(planned))

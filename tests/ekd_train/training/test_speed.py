@@ -18,7 +18,7 @@ from ekd_train.evaluation.evaluate import predict
 from ekd_train.settings import Speed
 from ekd_train.training.loop import train
 from ekd_train.training.reporter import Silent
-from ekd_train.training.speed import computing, precision_on
+from ekd_train.training.speed import compute_exactly, computing, precision_on
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -90,3 +90,14 @@ def test_probabilities_are_float32_also_where_networks_compute_in_bfloat16():
         found = predict(network, images)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.sum(-1), torch.ones(1, 6), rtol=0, atol=1e-6)
+
+
+def test_a_worker_with_a_gpu_computes_float32_in_float32():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
+    try:
+        compute_exactly()
+        after = cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
+    finally:
+        cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = before
+    assert after == ("ieee", "ieee", True)

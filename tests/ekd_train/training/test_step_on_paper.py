@@ -96,6 +96,18 @@ def test_the_peak_is_that_of_a_real_step_on_a_cpu(kind, precision, tmp_path):
     assert predicted == pytest.approx(peak_of_the_allocator(run, data, 128, tmp_path / "trace.json"), rel=0.2)
 
 
+def test_parts_of_a_batch_and_maps_that_are_computed_again_need_less_memory():
+    deep = Architecture(name="wide_resnet", depth=16, stem_channels=2)
+
+    def peak(**training: object) -> int:
+        run = student_run("latent_be", architecture=deep, **{"speed": {"precision": "float32"}, **training})
+        return step_on_paper(run, made_up_data().spec, images=64).peak_bytes
+
+    whole = peak()
+    assert peak(accumulate=4) < 0.5 * whole
+    assert peak(speed={"checkpoint_activations": True, "precision": "float32"}) < whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "gib"), [("float32", 84.6), ("bfloat16", 44.8)])
 def test_a_resnet_50_needs_what_torch_s_fake_tensors_said_once(precision, gib):

@@ -136,6 +136,11 @@ WRONG_SETTINGS = {
         "cluster.cpus_per_worker=5000",
         "1 worker of 5000 CPUs, but none can ever fit",
     ),
+    "workers of a run that share a GPU": (
+        "cluster={gpus_per_worker: 0.5, workers_per_run: 2}",
+        "workers of one run cannot share a GPU",
+    ),
+    "a GPU and a half": ("cluster.gpus_per_worker=1.5", "write a whole number, or one below 1"),
     "GPUs that no machine has": ("cluster.gpus_per_worker=999", "cluster.gpus_per_worker"),
     "no such address": ("cluster.address=nonsense", "it is not host:port"),
     "an unknown architecture": ("student.architecture.name=resnet99", "the nearest are resnet"),

@@ -139,10 +139,10 @@ def test_what_takes_hours_of_a_gpu_is_told_in_hours():
 
 def test_workers_are_told_with_their_resources():
     experiment = build_experiment(
-        {"name": "x", "cluster": {"workers_per_run": [1, 4], "cpus_per_worker": 2, "gpus_per_worker": 0.5}}
+        {"name": "x", "cluster": {"workers_per_run": [1, 4], "cpus_per_worker": 2, "gpus_per_worker": 1}}
     )
-    first, _ = workers_lines(experiment, Capacity((Node(16, 2),), "here"))
-    assert "1 to 4 workers of 2 CPUs and 0.5 GPUs per run, 1 run side by side" in first
+    first, _ = workers_lines(experiment, Capacity((Node(16, 4),), "here"))
+    assert "1 to 4 workers of 2 CPUs and 1 GPU per run, 1 run side by side" in first
 
 
 def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():

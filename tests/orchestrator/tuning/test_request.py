@@ -38,7 +38,6 @@ def check(asked: SearchRequest, experiment: Experiment) -> None:
     [
         ({"searcher": "pareto"}, [], "add --scheduler none"),
         ({"searcher": "grid", "trials": 29}, [], "are 28 trials"),
-        ({}, ["cluster.workers_per_run=2", "cluster.gpus_per_worker=0.5"], "cannot share a GPU"),
         (
             {"space": load_space("training")},
             ["student.architecture.pruned=0.25"],
