@@ -12,7 +12,7 @@ FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 .DEFAULT_GOAL := help
 MINUTES ?= 10
 
-.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format docs bench clean
+.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format docs bench gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -79,6 +79,9 @@ docs: $(STAMP)  ## the pages, as a site in build/site/index.html
 
 bench: $(STAMP)  ## the benchmarks, printing ratios
 	$(BIN)/python -m benchmarks
+
+gpu: $(STAMP)  ## check and time training on a GPU, in eight minutes; writes docs/gpu.md
+	$(BIN)/python -m benchmarks.gpu
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) $(OLDEST) build *.egg-info
