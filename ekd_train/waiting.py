@@ -71,6 +71,7 @@ def lock_holder(number: int) -> str:
 def process_in_words(pid: int) -> str:
     """A process of this host, and what to do if it stands still.
 
+    >>> import os
     >>> process_in_words(os.getpid()).startswith(f"process {os.getpid()} (")
     True
     """

@@ -1,6 +1,7 @@
 """What to do about an error of Ray's start, or of the way to a running Ray: pure, tested as a table."""
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _about_permission(error: OSError) -> str:
     name = str(error.filename or "")
     if not name:
         return "let this user read and write Ray's folders: ~/.ray and the one that RAY_TMPDIR names"
-    if ".ray" in Path(name).parts:
+    if ".ray" in Path(name).parts or name == os.path.expanduser("~"):
         return (
             f"Ray keeps a token there: set HOME to a folder that this user may write, or let it write {name}"
         )

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from training_runs import MemoryStore, label_run, same_tensors, student_run, with_training
+from training_runs import MemoryStore, label_run, papa_run, same_tensors, student_run, with_training
 from two_workers import FolderStore, in_one_process, in_processes
 
 from ekd_train.distributed import Workers
@@ -18,6 +18,9 @@ RUNS = {
     "ekd": student_run("ekd", "ods", distillation={"ekd": {"feature": 0.1}}, **TOGETHER),
     "ce_kd": student_run("batch_ensemble", "conf_ods", alpha=0.9, **TOGETHER),
     "proxy_end2": student_run("kd", "tdiv", objective="proxy_end2", alpha=0.9, **TOGETHER),
+    "dkd": student_run("kd", objective="dkd", **TOGETHER),
+    "dist": student_run("latent_be", objective="dist", alpha=0.9, **TOGETHER),
+    "papa": papa_run(**TOGETHER),
 }
 """Every objective and perturbation; batches of 7 images, so that two workers have 3 and 4 of them."""
 

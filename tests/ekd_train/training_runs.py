@@ -153,6 +153,11 @@ def student_run(
     )
 
 
+def papa_run(**training: Any) -> TrainingRun:
+    """Whole networks pulled toward their mean, which nobody teaches."""
+    return student_run("papa", **training).model_copy(update={"teachers": ()})
+
+
 def untrained_teachers(data: TrainingData, count: int = 2) -> Teachers:
     networks = []
     for index in range(count):

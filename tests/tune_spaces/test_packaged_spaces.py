@@ -15,6 +15,9 @@ from orchestrator.tuning.searchers import random_points
 from orchestrator.tuning.space import check_space, load_space, packaged_spaces
 
 SPACES = packaged_spaces()
+MADE = [name for name in packaged_experiments() if not any(g.given for g in load_experiment(name).teachers)]
+"""Experiments that make their teachers, and so as many as a trial wants."""
+GIVEN = [name for name in packaged_experiments() if name not in MADE]
 
 
 def test_the_folder_holds_spaces_only() -> None:
@@ -24,10 +27,18 @@ def test_the_folder_holds_spaces_only() -> None:
     assert "student" in SPACES
 
 
-@pytest.mark.parametrize("experiment", packaged_experiments())
+@pytest.mark.parametrize("experiment", MADE)
 @pytest.mark.parametrize("space", SPACES)
 def test_every_key_is_a_real_field_and_every_domain_inside_its_bounds(space: str, experiment: str) -> None:
     check_space(load_space(space), load_experiment(experiment))
+
+
+@pytest.mark.parametrize("experiment", GIVEN)
+def test_more_teachers_than_are_given_cannot_be_searched(experiment: str) -> None:
+    with pytest.raises(
+        ExperimentError, match="these weights are one teacher; leave count out, or set fine_tune"
+    ):
+        check_space(load_space("teachers"), load_experiment(experiment))
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -10,6 +10,7 @@ from training_runs import (
     checkpoints_in,
     label_run,
     made_up_data,
+    papa_run,
     same_tensors,
     student_run,
     untrained_teachers,
@@ -33,6 +34,9 @@ RUNS = {
     "ekd": student_run("ekd", "ods", distillation={"ekd": {"feature": 0.1}}),
     "ce_kd": student_run("batch_ensemble", "conf_ods", alpha=0.9),
     "proxy_end2": student_run("kd", "gaussian", objective="proxy_end2", alpha=0.9),
+    "dkd": student_run("kd", objective="dkd"),
+    "dist": student_run("latent_be", objective="dist", alpha=0.9),
+    "papa": papa_run(),
 }
 """Every objective and every perturbation, each in at least one run."""
 

@@ -15,15 +15,15 @@ class Left(Exception):
 
 
 class NoticeAfter:
-    """Word that comes while the given epoch trains."""
+    """Word that comes after that many steps of the first epoch: it is looked for after each but the last."""
 
-    def __init__(self, epoch, *, mine=True):
-        self.epochs_left, self.mine, self.asked = epoch, mine, 0
+    def __init__(self, steps, *, mine=True):
+        self.steps_left, self.mine, self.asked = steps, mine, 0
         self.look = lambda: None
 
     def given(self):
         self.asked += 1
-        return self.asked >= self.epochs_left
+        return self.asked >= self.steps_left
 
     def leave(self):
         self.look()
@@ -43,25 +43,26 @@ def trained(store, notice, epochs=6):
     )
 
 
-def test_on_notice_a_worker_checkpoints_the_epoch_that_it_is_in_and_leaves():
+def test_on_notice_a_worker_checkpoints_the_step_that_it_is_at_and_leaves():
     store = MemoryStore()
     with pytest.raises(Left):
-        trained(store, NoticeAfter(epoch=2))
-    assert Checkpoints(store, "checkpoints/run", "identity").newest().epoch == 2
+        trained(store, NoticeAfter(steps=2))
+    newest = Checkpoints(store, "checkpoints/run", "identity").newest()
+    assert (newest.epoch, newest.step) == (0, 2)
 
 
 def test_its_checkpoint_is_stored_before_it_leaves_however_slow_the_store_is():
-    store, notice, stored = SlowStore(), NoticeAfter(epoch=2), []
+    store, notice, stored = SlowStore(), NoticeAfter(steps=2), []
     notice.look = lambda: stored.extend(store.objects)
     with pytest.raises(Left):
         trained(store, notice)
-    assert "checkpoints/run/epoch-00002.json" in stored
+    assert "checkpoints/run/epoch-00000_0000002.json" in stored
 
 
 def test_what_is_continued_after_a_notice_ends_with_the_same_bits():
     store = MemoryStore()
     with pytest.raises(Left):
-        trained(store, NoticeAfter(epoch=2))
+        trained(store, NoticeAfter(steps=2))
     continued, whole = trained(store, None), trained(MemoryStore(), None)
     assert continued.best == whole.best
     for name, tensor in whole.network.state_dict().items():
@@ -70,9 +71,9 @@ def test_what_is_continued_after_a_notice_ends_with_the_same_bits():
 
 def test_a_worker_whose_machine_stays_trains_on_and_checkpoints_every_epoch():
     store = MemoryStore()
-    notice = NoticeAfter(epoch=3, mine=False)
-    assert len(trained(store, notice).history) == 6
-    assert notice.asked == 6
+    assert len(trained(store, NoticeAfter(steps=2, mine=False)).history) == 6
+    written = {key for state in store.states for key in state}
+    assert {f"checkpoints/run/epoch-{epoch:05d}.json" for epoch in range(1, 7)} <= written
 
 
 def test_without_notices_nobody_is_asked():

@@ -371,7 +371,11 @@ def images(tmp_path):
 
 def folder_of(images: Path, **changes: object) -> list[str]:
     values = {"name": "image_folder", "root": images, "image_size": "null", "validation_size": 2} | changes
-    return [f"--set=data.{key}={value}" for key, value in values.items()]
+    of_data = [f"--set=data.{key}={value}" for key, value in values.items()]
+    return [
+        *of_data,
+        "--set=cluster={cpus_per_worker: 1, gpus_per_worker: 0}",
+    ]  # what is there is asked before
 
 
 def test_images_of_different_sizes_are_refused_by_name(refused, images):

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import ResNet18_Weights, resnet18
 
 from orchestrator.cli.main import main
 
@@ -49,8 +51,19 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """The packaged experiment's ResNet-18 in torch hub's cache, as if it had been fetched; not trained."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    name = Path(ResNet18_Weights.IMAGENET1K_V1.url).name
+    torch.save(resnet18().state_dict(), tmp_path / "hub" / "checkpoints" / name)
+
+
 @pytest.mark.parametrize("command", commands())
+@pytest.mark.usefixtures("weights")
 def test_the_page_does_what_it_says(command, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert main(shlex.split(command)[1:]) == 0
-    assert "300 training, 200 validation, 100 test images of 3x64x64, 2 classes" in capsys.readouterr().out
+    assert "300 training, 200 validation, 100 test images of 3x112x112, 2 classes" in capsys.readouterr().out

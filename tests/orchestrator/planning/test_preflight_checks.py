@@ -58,6 +58,7 @@ def test_a_home_that_cannot_be_written_is_what_the_message_names(monkeypatch, tm
     def no_home(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/nonexistent")
 
+    monkeypatch.setenv("HOME", "/nonexistent")  # that of Debian's users for services
     monkeypatch.setattr(ray_session, "divert_logging", lambda _: None)
     monkeypatch.setattr(ray_session, "_init", no_home)
     with pytest.raises(LaunchError, match=r"'/nonexistent'; see .*set HOME to a folder that this user may"):
