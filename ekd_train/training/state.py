@@ -89,7 +89,9 @@ def load_own_tensors(step: Step, tensors: Mapping[str, Tensor], workers: Workers
         buffers[name].copy_(rows[workers.rank if len(rows) == workers.size else 0])
     return {
         name: (rows[workers.rank] if len(rows) == workers.size else rows.mean()).to(workers.device)
-        for name, rows in _below(SUMS, tensors).items()
+        for name, rows in sorted(
+            _below(SUMS, tensors).items()
+        )  # in one order on all workers, who add them up
     }
 
 
