@@ -28,10 +28,12 @@ BUCKET = "bucket"
 KEY_ID, SECRET = "AKIAEXAMPLEEXAMPLE", "example/secret/of/no/worth"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
-# One request at a time: moto checks the condition of a write and writes in two steps.
+# One request at a time: moto checks the condition of a write and writes in two steps. A host that loses power
+# in the midst of one must not keep the server from all others, as it would without a time limit.
 _MOTO = """
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
+from werkzeug.serving import WSGIRequestHandler, run_simple
+WSGIRequestHandler.timeout = 3
 run_simple("0.0.0.0", 9000, DomainDispatcherApplication(create_backend_app), threaded=False)
 """
 

@@ -12,11 +12,15 @@ from ekd_train.data.user_cache import cache_folder, locked
 FILE = re.compile(r"(shard-\d{5}\.array_record|names\.safetensors|index\.safetensors)")
 
 
+MOST_SHARD_BYTES = 4 << 30
+"""Of one file of a pack: 256 shards of ImageNet's training images have 0.6 GB each."""
+
+
 class PackStore(Protocol):
     """Where packs are kept for all hosts: whole objects, as `ekd_train.persistence.checkpoint.Store`."""
 
-    def read(self, key: str) -> bytes:
-        """The object at `key`."""
+    def read(self, key: str, most_bytes: int) -> bytes:
+        """The object at `key`; raises a `ValueError` for a larger one."""
 
     def write(self, key: str, data: bytes) -> None:
         """Store `data` at `key`."""
@@ -52,7 +56,7 @@ def fetch(name: str, store: PackStore) -> Path:
                 file = folder / key.removeprefix(f"{name}/")
                 if not file.exists():
                     pending = file.with_suffix(".pending")
-                    pending.write_bytes(store.read(key))
+                    pending.write_bytes(store.read(key, MOST_SHARD_BYTES))
                     os.replace(pending, file)
     except OSError as error:
         raise DataError(

@@ -12,9 +12,9 @@ from ekd_train.settings import DataSettings
 class CountingStore(MemoryStore):
     reads = 0
 
-    def read(self, key):
+    def read(self, key, most_bytes):
         self.reads += 1
-        return super().read(key)
+        return super().read(key, most_bytes)
 
 
 @pytest.fixture
