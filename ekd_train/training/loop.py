@@ -80,7 +80,7 @@ def train(
     images than a batch, or settings that do not fit the network.
     """
     loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
-    reporter.started(loop.epoch)
+    reporter.started(loop.epoch, loop.within)
     with checkpoints.storing():
         while not loop.finished:
             loop.advance()

@@ -6,8 +6,8 @@ from typing import Protocol
 class Reporter(Protocol):
     """Receives what happens in a training run; implementations must not raise and must be quick."""
 
-    def started(self, epoch: int) -> None:
-        """Training begins, or continues after `epoch` whole epochs."""
+    def started(self, epoch: int, steps: int) -> None:
+        """Training begins, or continues after `epoch` whole epochs and `steps` of the next one."""
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
         """`step` of `steps` of the whole run is done; called a few times a second at most."""
@@ -29,7 +29,7 @@ class Silent:
         self.records: list[dict[str, float]] = []
         self.warnings: list[str] = []
 
-    def started(self, epoch: int) -> None:
+    def started(self, epoch: int, steps: int) -> None:
         """Nothing to do."""
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:

@@ -116,10 +116,12 @@ class View(Progress):
             return
         now = time.monotonic()
         match event:
-            case Started(epoch=epoch):
+            case Started(epoch=epoch, steps=steps):
                 run.status, run.epoch, run.began = "training", epoch, now
                 run.fraction = run.began_fraction = epoch / run.epochs
-                if epoch or (self.disable and not run.trial):
+                if steps:
+                    self.say(f"{run.name}: continues within epoch {epoch + 1}, after step {steps} of it")
+                elif epoch or (self.disable and not run.trial):
                     self.say(f"{run.name}: " + (f"continues after epoch {epoch}" if epoch else "starts"))
             case Advanced():
                 run.epoch, run.loss, run.images_per_s = event.epoch, event.loss, event.images_per_s

@@ -19,10 +19,11 @@ class GroupEvent(BaseModel):
 
 
 class Started(GroupEvent):
-    """The run begins, or continues after `epoch` epochs."""
+    """The run begins, or continues after `epoch` epochs and `steps` of the next one."""
 
     kind: Literal["started"] = "started"
     epoch: int
+    steps: int = 0
 
 
 class Advanced(GroupEvent):

@@ -217,9 +217,9 @@ class JobQueueClient:
         if self._heart is not None:
             self._heart.at(step)
 
-    def started(self, epoch: int) -> None:
-        """The run begins, or continues after `epoch` epochs."""
-        self._report(Started, epoch=epoch)
+    def started(self, epoch: int, steps: int) -> None:
+        """The run begins, or continues after `epoch` epochs and `steps` of the next one."""
+        self._report(Started, epoch=epoch, steps=steps)
 
     def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
         """How far the run is; not waited for."""

