@@ -23,7 +23,10 @@ DENIED = PermissionError(errno.EACCES, "Permission denied", "/opt/python/bin/pyt
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/root/.ray/auth_token"), "set HOME to a folder"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/home/a/.ray/auth_token"),
+            "set HOME to a folder",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/home/a/.ray"), "set HOME to a folder"),
         (DENIED, "let this user use /opt/python/bin/python3, and every folder above it"),
         (caused_by(DENIED), "let this user use /opt/python/bin/python3"),
