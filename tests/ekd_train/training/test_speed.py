@@ -92,12 +92,15 @@ def test_probabilities_are_float32_also_where_networks_compute_in_bfloat16():
     torch.testing.assert_close(found.sum(-1), torch.ones(1, 6), rtol=0, atol=1e-6)
 
 
-def test_a_worker_with_a_gpu_computes_float32_in_float32():
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
+def test_a_worker_with_a_gpu_computes_float32_in_float32_and_can_export():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
     try:
         compute_exactly()
-        after = cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
+        after = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
+        assert matmul.fp32_precision == "ieee"
+        assert cudnn.conv.fp32_precision != "tf32"
+        torch.export.export(torch.nn.Conv2d(1, 1, 1), (torch.zeros(1, 1, 2, 2),))
     finally:
-        cuda.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = before
-    assert after == ("ieee", "ieee", True)
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before
+    assert after == (False, False, True)

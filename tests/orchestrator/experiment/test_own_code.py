@@ -29,13 +29,12 @@ def example(tmp_path, monkeypatch):
         shutil.copyfile(DOCS / "examples" / name, tmp_path / "docs/examples" / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_code, "_allowed", {})
+    # Not the docs/ of this repository beside it, as far as tests are run from there.
+    monkeypatch.setattr("sys.path", [path for path in sys.path if not (Path(path) / "docs").exists()])
     return tmp_path
 
 
-def test_the_hash_of_the_source_is_part_of_the_run_and_of_the_networks(monkeypatch, example):
-    monkeypatch.setattr(
-        "sys.path", [path for path in own_code.sys.path if not (Path(path) / "docs").exists()]
-    )
+def test_the_hash_of_the_source_is_part_of_the_run_and_of_the_networks(example):
     before = load_experiment(EXAMPLE)
     assert before.code == before.student_run().code == before.teacher_runs()[0].code
     with (example / "docs/examples/mine.py").open("a") as file:
