@@ -83,7 +83,7 @@ def _choose(regime: str, arms: Sequence[Arm], arguments: argparse.Namespace) -> 
     """What is chosen of every arm, as it is best in `regime`."""
     from benchmarks.study.choice import tune
 
-    searched = list(dict.fromkeys(ARMS["kd"] if arm.averages_kd else arm for arm in arms))
+    searched = list(dict.fromkeys(ARMS["kd"] if arm.has_kds_settings else arm for arm in arms))
     meter, found = _meter("searches"), {}
     try:
         for arm in searched:  # one after the other: each takes the whole machine
@@ -136,7 +136,7 @@ class _Study:
         from benchmarks.study.results import ArmResult
 
         def settings(arm: Arm) -> Choice:
-            return chosen.get("kd" if arm.averages_kd else arm.name, Choice())
+            return chosen.get("kd" if arm.has_kds_settings else arm.name, Choice())
 
         def cells(arm: Arm, teacher_sets: Iterable[int], seeds: Iterable[int]) -> list[Cell]:
             return [

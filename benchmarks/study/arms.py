@@ -16,21 +16,24 @@ class Arm:
     overrides: tuple[str, ...] = ()
     pool: Literal["same", "mixed"] = "same"
     """Teachers of the student's family, or half of another one."""
-    made_by: Literal["distillation", "labels", "swa", "uniform average"] = "distillation"
-    """`labels`: the control. The last two ask whether it is the averaging of weights alone."""
+    made_by: Literal[
+        "distillation", "labels", "papa", "best teacher", "swa", "uniform average"
+    ] = "distillation"
+    """`labels`: the control; `papa`: networks pulled together, of labels too; `best teacher`: KD from the one
+    that is best on validation images. The last two ask whether it is the averaging of weights alone."""
 
     predictor: Literal["averaged", "members"] = "averaged"
     """What is compared: the averaged network, or, at their number times the cost, the members together."""
 
     @property
-    def averages_kd(self) -> bool:
-        """Whether it is an average along, or of, KD's own runs, and so has KD's settings."""
-        return self.made_by in ("swa", "uniform average")
+    def has_kds_settings(self) -> bool:
+        """Whether it is an average along, or of, KD's own runs, or KD from fewer teachers."""
+        return self.made_by in ("swa", "uniform average", "best teacher")
 
     @property
     def distils(self) -> bool:
         """Whether it has a temperature."""
-        return self.made_by != "labels"
+        return self.made_by not in ("labels", "papa")
 
     @property
     def perturbs(self) -> bool:
@@ -57,6 +60,10 @@ def _arm(method: str, kind: str) -> Arm:
 
 
 _KD = ("student.method=kd", "perturbation.kind=none")
+_LATENT_BE = ("student.method=latent_be", "perturbation.kind=none")
+_LSKD = "distillation.standardise=true"
+_EMA = "student.training.ema=0.99"
+"""Over some hundred steps, a sixth of the shortest training here."""
 
 ARMS: dict[str, Arm] = {
     arm.name: arm
@@ -64,11 +71,17 @@ ARMS: dict[str, Arm] = {
         Arm("control", _KD, made_by="labels"),
         # Without members there is nothing whose diversity TDiv-SDiv could subtract.
         *(_arm("kd", kind) for kind in KINDS if kind != "tdiv_sdiv"),
+        Arm("kd-lskd", (*_KD, _LSKD)),
+        Arm("kd-ema", (*_KD, _EMA)),
+        Arm("best_teacher", _KD, made_by="best teacher"),
+        Arm("papa", ("student.method=papa", "perturbation.kind=none"), made_by="papa"),
         Arm("kd-swa", _KD, made_by="swa"),
         Arm("kd-uniform-average", _KD, made_by="uniform average"),
         *(_arm(method, kind) for method in ("batch_ensemble", "latent_be", "ekd") for kind in KINDS),
+        Arm("latent_be-lskd", (*_LATENT_BE, _LSKD)),
+        Arm("latent_be-ema", (*_LATENT_BE, _EMA)),
         Arm("ekd-mixed", ("student.method=ekd", "perturbation.kind=none"), pool="mixed"),
-        Arm("latent_be-mixed", ("student.method=latent_be", "perturbation.kind=none"), pool="mixed"),
+        Arm("latent_be-mixed", _LATENT_BE, pool="mixed"),
     )
 }
 """By name, in the order of the tables."""

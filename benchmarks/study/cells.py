@@ -67,7 +67,10 @@ class Cell:
         ]
         experiment = regime.build(arm.pool, [*arm.overrides, *settings], self.teacher_set)
         run = experiment.control_run() if arm.made_by == "labels" else experiment.student_run()
-        return run.model_copy(update={"name": self.name, "seed": self.seed}).sharing_predictions()
+        changes = {"name": self.name, "seed": self.seed, "best_teacher_only": arm.made_by == "best teacher"}
+        if arm.made_by == "papa":
+            changes["teachers"] = ()
+        return run.model_copy(update=changes).sharing_predictions()
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def tune(regime: str, arm: Arm, seeds: int, folder: Path) -> Choice:
     # Of so few trials early stopping would judge by the noise of the first epochs.
     options = ["--scheduler", "none", "--searcher"]
     options += ["grid"] if points <= TRIALS else ["random", "--trials", str(TRIALS)]
-    labels_alone = () if arm.distils else ("distillation.alpha=0",)
+    labels_alone = ("distillation.alpha=0",) if arm.made_by == "labels" else ()
     settings = [f"seed={FIRST_SEED}", *REGIMES[regime].settings(arm.pool, (*arm.overrides, *labels_alone))]
     identity = json.dumps([settings, space, options, seeds])
     run = f"{arm.name.replace('+', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
