@@ -50,7 +50,8 @@ def dkd(
 
 def _decoupled(log_probs: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """`log b (..., 2)` and `log p̂ (..., c - 1)`, without a difference of probabilities that are almost 1."""
-    classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
-    others = log_probs[classes != index].unflatten(0, (*log_probs.shape[:-1], len(classes) - 1))
+    classes = torch.arange(log_probs.shape[-1] - 1, device=log_probs.device)
+    # Not by a mask: a device waits until the host knows how many values it leaves.
+    others = log_probs.gather(-1, classes + (classes >= index))
     rest = torch.logsumexp(others, dim=-1, keepdim=True)
     return torch.cat([log_probs.gather(-1, index), rest], dim=-1), others - rest

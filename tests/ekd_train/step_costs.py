@@ -23,9 +23,6 @@ from ekd_train.training.step_on_paper import StepCost, step_on_paper
 TABLE = Path(__file__).with_suffix(".json")
 PRECISIONS = ("float32", "bfloat16")
 IMAGES = 64
-WAITING = ("papa", "dkd")
-"""What still waits for a GPU: PAPA's student asks in each forward whether to pull, and `dkd` takes what is
-not the label by a mask, whose number of values the host has to know."""
 WITHOUT_STAGES = Architecture(name="step_costs:OneConvolution")
 
 
@@ -61,15 +58,13 @@ allow({"step_costs": source_hash("step_costs")})
 def cases() -> Iterator[tuple[str, TrainingRun]]:
     """Every method with every perturbation, and what else has ways of its own through a step."""
     for method in get_args(StudentMethod):
-        if method in WAITING:
-            continue
         for kind, perturbation in PERTURBATIONS.items():
             if method == "kd" and perturbation.needs_student:
                 continue  # it has no members
             # What asks most of a step: labels are learned too, on clean images where the method has that.
             yield f"{method} {kind}", _run(method, kind, alpha=0.5)
     for objective in get_args(ObjectiveName):
-        if objective not in ("auto", "ekd", *WAITING):
+        if objective not in ("auto", "ekd"):
             yield f"latent_be with {objective}", _run("latent_be", "gaussian", objective=objective, alpha=0.5)
     features = {"ekd": {"feature": 1.0}}
     yield "ekd with features", _run("ekd", distillation=features)

@@ -25,9 +25,9 @@ def weights(papa: Papa) -> list[torch.Tensor]:
 
 
 def test_a_pull_leaves_the_mean_where_it_is_and_brings_every_network_nearer_by_its_rate():
-    papa = Papa(networks(), rate=0.25)
+    papa = Papa(networks())
     before = torch.stack(weights(papa))
-    papa.pull()
+    papa.pull(torch.tensor(0.25))
     after, mean = torch.stack(weights(papa)), before.mean(0)
     torch.testing.assert_close(after.mean(0), mean)
     torch.testing.assert_close(after - mean, 0.75 * (before - mean))
