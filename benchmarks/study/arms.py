@@ -16,9 +16,9 @@ class Arm:
     overrides: tuple[str, ...] = ()
     pool: Literal["same", "mixed"] = "same"
     """Teachers of the student's family, or half of another one."""
-    made_by: Literal[
-        "distillation", "labels", "papa", "best teacher", "swa", "uniform average"
-    ] = "distillation"
+    made_by: Literal["distillation", "labels", "papa", "best teacher", "swa", "uniform average"] = (
+        "distillation"
+    )
     """`labels`: the control; `papa`: networks pulled together, of labels too; `best teacher`: KD from the one
     that is best on validation images. The last two ask whether it is the averaging of weights alone."""
 

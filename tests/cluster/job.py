@@ -72,9 +72,14 @@ class Job:
 
     def wait_for_checkpoint(self, name: str, epoch: int) -> float:
         """Seconds until the training run `name` has stored a checkpoint of that epoch or a later one."""
-        return wait_until(
-            lambda: self.reached(name) >= epoch, f"a checkpoint of {name} after epoch {epoch}", log=self
-        )
+
+        def there() -> bool:
+            ended = self.process is not None and self.process.poll() is not None
+            found = self.reached(name) >= epoch
+            assert found or not ended, f"it ended before {name} had trained for {epoch} epochs:\n{self.log}"
+            return found
+
+        return wait_until(there, f"a checkpoint of {name} after epoch {epoch}", log=self)
 
     def reached(self, name: str) -> int:
         """`newest_epoch` of a job that must not have failed."""

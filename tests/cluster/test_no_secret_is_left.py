@@ -22,6 +22,7 @@ CANARIES = {
 def test_no_secret_is_in_storage_logs_tags_job_metadata_or_the_process_list(cluster, watch):
     unencrypted = f"{cluster.store.host.address},{cluster.tracking.host.address}"
     cluster.restart_with(AWS_ACCESS_KEY_ID="AKIACANARY", EKD_ALLOW_INSECURE=unencrypted, **CANARIES)
+    cluster.store.remove("ekd/networks/")  # those of the runs before: this one is to train its own
     job = Job(cluster, "canaries").submit()
     job.wait_for_checkpoint("student", 2)
     shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout

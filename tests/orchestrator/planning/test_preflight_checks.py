@@ -7,10 +7,13 @@ import shutil
 import socket
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from training_runs import a_description
 
+from ekd_train.settings import StudentMethod
+from ekd_train.settings.distillation import ObjectiveName
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import one_line
@@ -155,6 +158,20 @@ def test_each_group_of_teachers_is_built_once_under_its_own_key():
         *(f"teachers.{i}.architecture" for i in range(3)),
         "student",
     ]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(f"student.method={method}" for method in get_args(StudentMethod)),
+        *(f"distillation.objective={name}" for name in get_args(ObjectiveName) if name not in ("ekd", "papa")),
+        "distillation.standardise=true",
+        "distillation.teacher_weights=confidence",
+    ],
+)
+def test_every_method_and_objective_passes_the_checks_of_its_networks(setting):
+    experiment = load_experiment("digits", [setting, "perturbation.kind=none"])
+    check_networks(experiment, DIGITS)
 
 
 def test_a_network_that_images_are_too_small_for_is_refused_with_their_size():
