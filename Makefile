@@ -11,8 +11,9 @@ FAULT_TESTS := EKD_FAULT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster
 
 .DEFAULT_GOAL := help
 MINUTES ?= 10
+MEAN_S ?= 30
 
-.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci attack fuzz check format docs bench gpu clean
+.PHONY: help demo fashion-mnist test test-all test-oldest test-compat faults faults-ci soak attack fuzz check format docs bench gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +56,9 @@ faults: $(STAMP)  ## a cluster of network namespaces, broken in every way; root,
 
 faults-ci: $(STAMP)  ## the seven faults of every CI run, and three others, chosen by the commit's hash
 	EKD_FAULTS=core+3 $(FAULT_TESTS)
+
+soak: $(STAMP)  ## runs with faults at random for MINUTES (10), MEAN_S (30) apart, from SEED; root; writes docs/soak.md
+	$(BIN)/python tests/cluster/soak.py --minutes $(MINUTES) --mean-s $(MEAN_S) $(if $(SEED),--seed $(SEED)) --page docs/soak.md
 
 attack: $(STAMP)  ## what others may do to a user: links, archives, documents, images, text; a minute or two
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m attack tests

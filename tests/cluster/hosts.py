@@ -12,12 +12,16 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _KINDS = ("net", "mount", "pid", "uts", "ipc")
+BURST = ("burst", "32kbit", "latency", "400ms")
+"""Of a slow link: what goes at full speed, and how long a packet waits before it is dropped."""
 
 
 def why_impossible() -> str | None:
@@ -26,7 +30,7 @@ def why_impossible() -> str | None:
         return "needs root, to make network namespaces"
     missing = [
         program
-        for program in ("ip", "unshare", "nsenter", "mount", "setpriv")
+        for program in ("ip", "tc", "unshare", "nsenter", "mount", "setpriv")
         if shutil.which(program) is None
     ]
     if missing:
@@ -79,7 +83,10 @@ class Namespaces:
 
     def ip(self, *arguments: str) -> None:
         """`ip` on this network, with process ids as they are outside."""
-        subprocess.run(["nsenter", f"--net=/proc/{self.init}/ns/net", "ip", *arguments], check=True)
+        self._network("ip", *arguments)
+
+    def _network(self, *command: str) -> None:
+        subprocess.run(["nsenter", f"--net=/proc/{self.init}/ns/net", *command], check=True)
 
     def destroy(self) -> None:
         """End the init, and with it all."""
@@ -184,6 +191,24 @@ class Host(Namespaces):
     def plug_in(self) -> None:
         """Mend the cable."""
         self.switch.ip("link", "set", self._port, "up")
+
+    @contextmanager
+    def slow_link(self, rate: str = "4mbit") -> Iterator[None]:
+        """Within, it sends no faster."""
+        self._network("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, *BURST)
+        try:
+            yield
+        finally:
+            self._network("tc", "qdisc", "del", "dev", "eth0", "root")
+
+    @contextmanager
+    def without(self, other: "Host") -> Iterator[None]:
+        """Within, packets between the two are lost; all others arrive."""
+        self.ip("route", "add", "blackhole", f"{other.address}/32")
+        try:
+            yield
+        finally:
+            self.ip("route", "del", "blackhole", f"{other.address}/32")
 
     def pull_the_plug(self) -> None:
         """Lose power: first silence, so that no connection is closed, then every process is gone."""

@@ -101,13 +101,13 @@ class Job:
     @contextmanager
     def training_paused(self) -> Iterator[None]:
         """Within, the processes that train now stand still; the driver goes on waiting for them."""
-        with paused(self._trainers()):
+        with paused(self.trainers()):
             yield
 
     @contextmanager
     def training_slowed(self) -> Iterator[None]:
         """Within, the processes that train now work for a tenth of the time, and answer polls."""
-        over, pids = threading.Event(), self._trainers()
+        over, pids = threading.Event(), self.trainers()
 
         def brake() -> None:
             while not over.is_set():
@@ -123,7 +123,8 @@ class Job:
             over.set()
             thread.join()
 
-    def _trainers(self) -> list[int]:
+    def trainers(self) -> list[int]:
+        """The processes that train, as seen from outside."""
         hosts = self.cluster.hosts
         return [pid for name in self.training_hosts() for pid in hosts[name].processes("RayTrainWorker")]
 

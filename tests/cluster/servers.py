@@ -31,10 +31,19 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 # One request at a time: moto checks the condition of a write and writes in two steps. A host that loses power
 # in the midst of one must not keep the server from all others, as it would without a time limit.
 _MOTO = """
+import os, random
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
+moto = DomainDispatcherApplication(create_backend_app)
+def throttled(environ, start_response):
+    observed = "observer" in environ.get("HTTP_USER_AGENT", "")
+    if observed or not os.path.exists("throttled") or random.random() < 0.5:
+        return moto(environ, start_response)
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("503 Slow Down", [("Content-Type", "application/xml")])
+    return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
 WSGIRequestHandler.timeout = 3
-run_simple("0.0.0.0", 9000, DomainDispatcherApplication(create_backend_app), threaded=False)
+run_simple("0.0.0.0", 9000, throttled, threaded=False)
 """
 
 
@@ -122,6 +131,16 @@ class ObjectStore:
         os.killpg(self._process.pid, signal.SIGCONT)
 
     @contextmanager
+    def throttled(self) -> Iterator[None]:
+        """Within, every second request of a run, by chance, is answered with 503 SlowDown."""
+        flag = self.host.folder / "throttled"
+        flag.touch()
+        try:
+            yield
+        finally:
+            flag.unlink()
+
+    @contextmanager
     def new_keys(self) -> Iterator[tuple[str, str]]:
         """Within, every key that was valid before is refused; these, and only these, are not."""
         first = self._client
@@ -151,7 +170,9 @@ class ObjectStore:
 
     def _new_client(self, service: str, key_id: str, secret: str):
         keys = {"aws_access_key_id": key_id, "aws_secret_access_key": secret, "region_name": "us-east-1"}
-        config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10)
+        config = Config(
+            retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10, user_agent_extra="observer"
+        )
         return boto3.session.Session(**keys).client(service, endpoint_url=self.url, config=config)
 
     def close(self) -> None:
@@ -217,6 +238,11 @@ class TrackingServer:
         for pid in self.host.processes("mlflow") + self.host.processes("postgres"):
             os.kill(pid, signal.SIGKILL)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """`kill`, and start again at once."""
+        self.kill()
+        self.start()
 
     def _as_postgres(self, program: str, *arguments: str) -> list[str]:
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]

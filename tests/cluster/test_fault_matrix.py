@@ -377,6 +377,48 @@ def test_two_drivers_start_the_same_run(submit, unharmed, watch):
     watch.note(refused)
 
 
+@fault("S3 answers every second request with SlowDown")
+def test_s3_slows_its_users_down(submit, unharmed, watch):
+    job = submit("throttled")
+    job.wait_for_checkpoint("student", 2)
+    with job.cluster.store.throttled():
+        continued = goes_on(job, "student")
+    assert job.finish() == unharmed
+    watch.note(0, continued)
+
+
+@fault("two workers lose each other, the head reaches both")
+def test_two_workers_lose_each_other_while_the_head_reaches_both(submit, unharmed, watch):
+    job = submit("partition", *QUICK)
+    job.wait_for_checkpoint("student", 2)
+    one, other = hosts_of(job)
+    with one.without(other):
+        noticed = says(job, "are started again")
+    continued = goes_on(job, "student")
+    assert job.finish() == unharmed
+    watch.note(noticed, noticed + continued)
+
+
+@fault("a slow link and a slow host")
+def test_a_slow_link_and_a_slow_host_only_cost_time(submit, unharmed, watch):
+    job = submit("slow")
+    job.wait_for_checkpoint("student", 2)
+    with hosts_of(job)[-1].slow_link(), job.training_slowed():
+        continued = goes_on(job, "student")
+    assert job.finish() == unharmed
+    watch.note(0, continued)
+
+
+@fault("MLflow is started again, three times")
+def test_mlflow_is_started_again_and_again(submit, unharmed, watch):
+    job = submit("mlflow-again")
+    for name in ("teacher-1", "control", "student"):
+        job.wait_for_checkpoint(name, 2)
+        job.cluster.tracking.restart()
+    assert job.finish() == unharmed
+    watch.note()
+
+
 @fault("credentials expire and are renewed")
 def test_credentials_are_rotated_while_the_run_trains(submit, unharmed, watch):
     job = submit("rotated")

@@ -164,7 +164,11 @@ def test_each_group_of_teachers_is_built_once_under_its_own_key():
     "setting",
     [
         *(f"student.method={method}" for method in get_args(StudentMethod)),
-        *(f"distillation.objective={name}" for name in get_args(ObjectiveName) if name not in ("ekd", "papa")),
+        *(
+            f"distillation.objective={name}"
+            for name in get_args(ObjectiveName)
+            if name not in ("ekd", "papa")
+        ),
         "distillation.standardise=true",
         "distillation.teacher_weights=confidence",
     ],
