@@ -46,7 +46,7 @@ def waiting_for(what: Callable[[], str]) -> Iterator[None]:
     over = threading.Event()
 
     def speak() -> None:
-        wait, pause_s = Wait(what), FIRST_S
+        wait, pause_s = Wait(what, FIRST_S), FIRST_S
         while not over.wait(pause_s):
             wait.look()
             pause_s = AGAIN_S
