@@ -1,6 +1,6 @@
 """The data of an experiment on this machine: fetched, packed where it must be, and described."""
 
-import subprocess
+import torch
 
 from ekd_train.data import Dataset, Packing, load_dataset
 from ekd_train.data.dataset import PackedForm
@@ -18,18 +18,19 @@ GPU_SHARE = 0.5
 def room(cluster: Cluster) -> int:
     """Bytes that decoded images may take: of this container's memory, and of a GPU of this machine if GPUs
     train, which has a copy of them all."""
-    gpus = _gpu_memory() if cluster.gpus_per_worker else []
-    return min([room_for_images(), *(int(GPU_SHARE * memory) for memory in gpus)])
+    memory = gpu_memory(cluster) if cluster.gpus_per_worker else None
+    return room_for_images() if memory is None else min(room_for_images(), int(GPU_SHARE * memory))
 
 
-def _gpu_memory() -> list[int]:
-    """Bytes of each GPU of this machine; none where its driver's own tool does not say."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        printed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        return [int(line) << 20 for line in printed.split()]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return []
+def gpu_memory(cluster: Cluster, *, here: bool = True) -> float | None:
+    """Bytes of the smallest GPU: as the experiment says, else of those that this process may use if it trains
+    `here`; None: not known."""
+    if cluster.gpu_memory_gib is not None:
+        return cluster.gpu_memory_gib * 2**30
+    if not here or not torch.cuda.is_available():
+        return None
+    devices = range(torch.cuda.device_count())
+    return min(torch.cuda.get_device_properties(device).total_memory for device in devices)
 
 
 def load_here(data: DataSettings, endpoint_url: str | None, room: int, *, make: bool) -> Dataset:

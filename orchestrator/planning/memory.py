@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 from ekd_train.data.description import DataDescription
 from ekd_train.data.memory import memory_limit
 from ekd_train.settings import TrainingRun
@@ -13,6 +11,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.planning.capacity import Capacity
+from orchestrator.planning.data import gpu_memory
 from orchestrator.planning.networks import distinct_runs
 
 GIB = 2**30
@@ -107,13 +106,8 @@ def _available(experiment: Experiment, capacity: Capacity) -> float | None:
     cluster = experiment.cluster
     if not cluster.gpus_per_worker:
         return memory_limit() / cluster.fewest_workers if capacity.own else None
-    part = min(1.0, cluster.gpus_per_worker)
-    if cluster.gpu_memory_gib is not None:
-        return part * cluster.gpu_memory_gib * GIB
-    if not capacity.own or not torch.cuda.is_available():
-        return None
-    devices = range(torch.cuda.device_count())
-    return part * min(torch.cuda.get_device_properties(device).total_memory for device in devices)
+    memory = gpu_memory(cluster, here=capacity.own)
+    return None if memory is None else min(1.0, cluster.gpus_per_worker) * memory
 
 
 def _size(size: float) -> str:
