@@ -31,6 +31,9 @@ def accuracy(probs: Tensor, labels: Tensor) -> float:
         labels: `(b,)` integers in [0, c).
 
     Raises `ValueError`: no images, shapes or labels that do not fit, or rows that are not probabilities.
+
+    >>> accuracy(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
+    0.5
     """
     probs, labels = checked(probs, labels)
     return _hits(probs, labels).mean().item()
@@ -70,6 +73,9 @@ def ece(probs: Tensor, labels: Tensor) -> float:
     probability and bins are open below and closed above, (lo, hi].
 
     Arguments and errors as `accuracy`.
+
+    >>> round(ece(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1])), 4)
+    0.45
     """
     probs, labels = checked(probs, labels)
     confidence, bins = confidence_bins(probs)
@@ -79,7 +85,11 @@ def ece(probs: Tensor, labels: Tensor) -> float:
 
 
 def confidence_bins(probs: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of the probabilities `(b, c)`, float64 `(b,)`, and the number of its bin of `ece`."""
+    """The largest of the probabilities `(b, c)`, float64 `(b,)`, and the number of its bin of `ece`.
+
+    >>> confidence_bins(torch.tensor([[0.9, 0.1]]))[1]
+    tensor([13])
+    """
     confidence = probs.double().amax(dim=-1)
     edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=probs.device)
     # Rounding may leave a confidence just above 1; it belongs to the last bin.
@@ -143,6 +153,9 @@ def top5_accuracy(probs: Tensor, labels: Tensor) -> float:
     """Fraction in [0, 1] of images whose label is among the five most probable classes.
 
     Arguments and errors as `accuracy`.
+
+    >>> top5_accuracy(torch.tensor([[0.3, 0.25, 0.2, 0.13, 0.1, 0.02]]), torch.tensor([4]))
+    1.0
     """
     probs, labels = checked(probs, labels)
     best = probs.topk(min(TOP, probs.shape[1]), dim=-1).indices
@@ -150,7 +163,11 @@ def top5_accuracy(probs: Tensor, labels: Tensor) -> float:
 
 
 def class_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
-    """`balanced_accuracy`, `macro_f1` and, of more than ten classes, `top5_accuracy`; arguments as theirs."""
+    """`balanced_accuracy`, `macro_f1` and, of more than ten classes, `top5_accuracy`; arguments as theirs.
+
+    >>> sorted(class_metrics(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1])))
+    ['balanced_accuracy', 'macro_f1']
+    """
     metrics = [balanced_accuracy, macro_f1] + ([top5_accuracy] if probs.shape[-1] > 2 * TOP else [])
     return {metric.__name__: metric(probs, labels) for metric in metrics}
 
@@ -159,6 +176,9 @@ def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
     """`softmax(log p / T)`, float64 `(b, c)`: T > 1 is less confident; T = 1 changes nothing.
 
     Raises `ValueError`: the temperature is not positive.
+
+    >>> [round(p, 4) for p in apply_temperature(torch.tensor([[0.9, 0.1]]), 2)[0].tolist()]
+    [0.75, 0.25]
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -175,6 +195,10 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     equally good temperatures of the grid it takes the one nearest to 1.
 
     Arguments and errors as `accuracy`.
+
+    >>> probs = torch.tensor([[0.9, 0.1]]).repeat(4, 1)  # right for three of four, so 0.75 would be honest
+    >>> round(fit_temperature(probs, torch.tensor([0, 0, 0, 1])), 3)
+    2.0
     """
     probs, labels = checked(probs, labels)
 
@@ -197,6 +221,9 @@ def all_metrics(probs: Tensor, labels: Tensor, temperature: float | None = None)
         probs: `(b, c)` probabilities.
         labels: `(b,)` integers in [0, c).
         temperature: fitted on *other* images, those of validation.
+
+    >>> sorted(all_metrics(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1])))
+    ['accuracy', 'brier', 'ece', 'nll']
     """
     metrics = {metric.__name__: metric(probs, labels) for metric in (accuracy, nll, ece, brier)}
     if temperature is not None:
@@ -226,7 +253,11 @@ def _losses(probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def checked(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Float64 probabilities and int64 labels on one device, or a ValueError that says what is wrong."""
+    """Float64 probabilities and int64 labels on one device, or a ValueError that says what is wrong.
+
+    >>> checked(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))[0].dtype
+    torch.float64
+    """
     probs, labels = torch.as_tensor(probs).double(), torch.as_tensor(labels)
     if probs.ndim != 2 or 0 in probs.shape:
         raise ValueError(f"probs must be (b, c), neither of them 0, not {tuple(probs.shape)}")

@@ -37,6 +37,9 @@ def load_experiment(
         smoke: make it small: every component, a few images, no result.
 
     Raises `ExperimentError`: a key or value that cannot be.
+
+    >>> load_experiment("digits", ["distillation.temperature=2"]).distillation.temperature
+    2.0
     """
     if isinstance(source, Mapping):
         tree = deepcopy(dict(source))
@@ -58,6 +61,9 @@ def run(experiment: Experiment, *, run_id: str | None = None) -> Summary:
         run_id: its name in storage; None: made from the settings.
 
     Raises `EkdError`: `ExperimentError` if nothing was started, else what stopped it; the same call goes on.
+
+    >>> summary = run(load_experiment("digits"))  # doctest: +SKIP
+    >>> summary.predictors["averaged"].test["accuracy"], summary.registered_model.uri  # doctest: +SKIP
     """
     with logging_kept():
         return summarise(pipeline.run(check_experiment(experiment, run_id, smoke=False)).content)
@@ -89,6 +95,8 @@ def tune(
         run_id: its name in storage; None: made from the settings.
 
     Raises `EkdError`: as `run`.
+
+    >>> summary = tune(load_experiment("digits"), "student", trials=8)  # doctest: +SKIP
     """
     with logging_kept():
         request, checked = check_search(

@@ -82,6 +82,10 @@ def load_dataset(settings: DataSettings, packing: Packing = Packing()) -> Datase
         DataError: files are missing, damaged or mislabelled, all training images are of one
             class, or the settings ask for more images than there are; it names the file or
             the settings key.
+
+    >>> data = load_dataset(DataSettings(name="digits", validation_size=100, test_size=200))
+    >>> data.train.images.shape, len(data.class_names)
+    ((1497, 1, 8, 8), 10)
     """
     if is_own(settings.name):
         source = build(settings.name, settings)

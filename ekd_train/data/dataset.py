@@ -66,6 +66,10 @@ class Source:
     that the order of the training files means something, so that "the last 5,000" is the
     split that papers use; elsewhere (a folder sorted by class) it must not decide.
     `normalisation` is the published (mean, std), or None to measure it.
+
+    >>> images, labels = np.zeros((4, 3, 8, 8), dtype=np.uint8), np.array([0, 1, 0, 1])
+    >>> Source(Split(images, labels), None, class_names=("cat", "dog"), official_order=False).train.labels
+    array([0, 1, 0, 1])
     """
 
     train: Split

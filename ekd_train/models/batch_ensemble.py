@@ -56,6 +56,10 @@ def to_batch_ensemble(
 
     Raises `TypeError`: see `MemberNetwork.convert`; `ValueError`: a bad `num_members` or `init`, or
     `member_bias` without a last Linear that has a bias.
+
+    >>> members = to_batch_ensemble(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), num_members=4)
+    >>> members(torch.rand(2, 3, 2, 2)).shape
+    torch.Size([4, 2, 10])
     """
     if init not in get_args(FactorInit):
         raise ValueError(f"init must be one of {', '.join(get_args(FactorInit))}, got {init!r}")
@@ -86,6 +90,10 @@ def average_members(module: Subnetworks) -> nn.Module:
     BatchEnsemble whose every factor is set to its mean over the members. `module` is left alone.
 
     Raises `TypeError` for anything but a `BatchEnsemble`.
+
+    >>> plain = average_members(to_batch_ensemble(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), 4))
+    >>> plain(torch.rand(2, 3, 2, 2)).shape
+    torch.Size([2, 10])
     """
     if not isinstance(module, BatchEnsemble):
         raise TypeError(f"average_members takes a BatchEnsemble, got {type(module).__name__}")

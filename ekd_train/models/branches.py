@@ -89,6 +89,11 @@ def to_branches(
 
     Raises `TypeError`: the stages of `module` are not known; `ValueError`: a bad `num_branches` or `init`, or
     a `split` that is no stage before the head.
+
+    >>> from ekd_train.models import build_model
+    >>> network = build_model("resnet", num_classes=10, in_channels=1, image_size=8, depth=8, stem_channels=4)
+    >>> to_branches(network, 3)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([3, 2, 10])
     """
     if num_branches < 1:
         raise ValueError(f"num_branches must be at least 1, got {num_branches}")

@@ -56,6 +56,11 @@ def ekd(
         `loss`, and unweighted `label`, `distillation`, `feature` where their weights are not zero.
 
     Raises `ValueError`: shapes that do not fit, or missing teachers or features.
+
+    >>> import torch
+    >>> logits, labels = torch.zeros(2, 5, 10), torch.zeros(5, dtype=torch.int64)
+    >>> sorted(ekd(logits, logits, labels, temperature=4, weights=EkdWeights()))
+    ['distillation', 'label', 'loss']
     """
 
     branches = len(student_logits)

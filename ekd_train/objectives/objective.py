@@ -50,6 +50,17 @@ class Objective(ABC):
 
     Every term is a mean over the batch. So the loss of a global batch of B images is the sum over
     workers of `b_w / B` times the loss of a worker's share of `b_w` images, even or not.
+
+    >>> class FirstTeacher(Objective):
+    ...     needs_teachers = True
+    ...     def __call__(self, predictions):
+    ...         first = present(predictions.teachers, "teachers")[0]
+    ...         squared = (predictions.student - first).square().mean()
+    ...         return weighted_sum({"squared": (1.0, lambda: squared)})
+    >>> import torch
+    >>> logits = torch.ones(1, 5, 10)
+    >>> FirstTeacher()(Predictions(torch.zeros(5), logits, teachers=0 * logits))["loss"]
+    tensor(1.)
     """
 
     needs_teachers: bool = False

@@ -41,6 +41,9 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
         A float64 scalar > 0.
 
     Raises `ValueError`: shapes that do not fit, or fewer than two classes.
+
+    >>> proxy_end2(torch.zeros(5, 10), torch.zeros(3, 5, 10)).shape
+    torch.Size([])
     """
     check_student_and_teachers(student_logits, teacher_logits, members=False)
     classes = student_logits.shape[-1]

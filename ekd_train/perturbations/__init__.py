@@ -134,6 +134,11 @@ def perturb(
         are evaluated, in eval mode; no parameter, buffer, gradient or mode of theirs is changed.
 
     Raises `ValueError` for the same, and for fewer teachers than the kind evaluates.
+
+    >>> teachers = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
+    >>> how = {"kind": "tdiv", "strength": 2.0, "temperature": 1.0, "generator": torch.Generator()}
+    >>> perturb(torch.rand(5, 1, 8, 8), teachers=teachers, student=None, **how).shape
+    torch.Size([5, 1, 8, 8])
     """
     choices = draw(kind, generator, batch_size=len(images), num_teachers=len(teachers))
     return apply(

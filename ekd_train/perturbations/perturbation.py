@@ -30,7 +30,12 @@ class Networks:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One kind."""
+    """One kind.
+
+    >>> darker = Perturbation(lambda images, draw, networks: -images.new_full(images.shape, 1 / 255))
+    >>> darker.drawn_teachers
+    0
+    """
 
     displacement: Callable[[Tensor, Draw, Networks], Tensor]
     """What is added to images `(b, ...)` at strength 1: a root-mean-square change of one grey level."""

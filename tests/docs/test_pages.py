@@ -1,5 +1,7 @@
 """What stands on the pages is in the sources: errors by their text, keys, commands, links of root files."""
 
+import inspect
+import pydoc
 import re
 from pathlib import Path
 
@@ -50,3 +52,14 @@ def test_every_page_is_in_the_menu_or_linked_from_one_that_is():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
     assert {name for name in pages if not re.search(rf"\b{re.escape(name)}", menu)} == set()
     assert yaml.safe_load("nav:" + menu)
+
+
+def test_every_name_of_the_api_has_an_example():
+    for name in re.findall(r"^::: (\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE):
+        found = pydoc.locate(name)
+        members = [found]
+        if inspect.ismodule(found):
+            members = [one for one in vars(found).values() if getattr(one, "__module__", None) == name]
+        for one in members:
+            if not one.__name__.startswith("_"):
+                assert ">>> " in one.__doc__, f"{name}: {one.__name__} has no example"
