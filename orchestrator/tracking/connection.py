@@ -16,7 +16,7 @@ from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.tracking.address import local_folder, redacted, sqlite_file
-from orchestrator.tracking.preflight import TrackingError, has_credentials
+from orchestrator.tracking.preflight import TrackingError, check_sqlite_place, has_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,6 +170,7 @@ def _first_use(uri: str) -> Iterator[None]:
     if file is None:
         yield
         return
+    check_sqlite_place(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(file.with_name(f"{file.name}.lock"), MIGRATION_S):
         yield

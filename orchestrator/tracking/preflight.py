@@ -64,9 +64,17 @@ def check_tracking(uri: str) -> None:
         )
 
 
-def _check_sqlite(file: Path) -> None:
-    if file.is_symlink():  # in a storage, by whoever may write there, to any database of this user
+def check_sqlite_place(file: Path) -> None:
+    """Raise `TrackingError` if to open MLflow's SQLite file would lead to another file of this user's.
+
+    In a storage, whoever may write there could put a link in its place.
+    """
+    if file.is_symlink():
         raise TrackingError(f"MLflow's SQLite file {file} is a link; set tracking.uri to what it names")
+
+
+def _check_sqlite(file: Path) -> None:
+    check_sqlite_place(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

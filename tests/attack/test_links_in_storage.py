@@ -175,6 +175,28 @@ def test_a_run_does_not_log_through_a_link(tmp_path, outside, link):
 
 def test_a_database_that_is_a_link_to_another_is_not_opened(tmp_path, outside):
     (tmp_path / "mlflow.db").symlink_to(outside / "other.db")
-    with pytest.raises(TrackingError, match=r"mlflow\.db is a link; set tracking\.uri to what it names"):
-        check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    for opened in (check_tracking, connect):
+        with pytest.raises(TrackingError, match=r"mlflow\.db is a link; set tracking\.uri to what it names"):
+            opened(f"sqlite:///{tmp_path}/mlflow.db")
     assert_untouched(outside)
+
+
+REGISTRY_COMMANDS = {
+    "models": ["models"],
+    "promote": ["promote", "models:/m/1", "--reason", "x"],
+    "rollback": ["rollback", "m", "--reason", "x"],
+    "export": ["export", "models:/m/1", "--output", "student.pt2"],
+}
+
+
+@pytest.mark.parametrize("command", REGISTRY_COMMANDS.values(), ids=REGISTRY_COMMANDS.keys())
+def test_no_command_of_the_registry_opens_a_database_through_a_link(tmp_path, capsys, command):
+    """They would change the aliases of whatever registry of this user a link names."""
+    (tmp_path / "own.db").write_bytes(b"of the user")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").symlink_to(tmp_path / "own.db")
+    assert main([*command, "--storage", str(tmp_path / "runs")]) != 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "mlflow.db is a link" in err
+    assert (tmp_path / "own.db").read_bytes() == b"of the user"
