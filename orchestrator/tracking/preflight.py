@@ -25,6 +25,9 @@ TIMEOUT_S = 5.0
 _DATABASES = {"postgresql": ("psycopg2", 5432), "mysql": ("MySQLdb", 3306), "mssql": ("pyodbc", 1433)}
 """Scheme -> default driver module of SQLAlchemy, default port."""
 
+_JOURNAL_OF_SEVERAL = bytes.fromhex("d9d505f920a163d7")
+"""Ends a rollback journal of SQLite that names a super-journal, and begins every one."""
+
 
 class TrackingError(EkdError):
     """The tracking store cannot be used; the message is one line: what is wrong, and the remedy."""
@@ -67,10 +70,19 @@ def check_tracking(uri: str) -> None:
 def check_sqlite_place(file: Path) -> None:
     """Raise `TrackingError` if to open MLflow's SQLite file would lead to another file of this user's.
 
-    In a storage, whoever may write there could put a link in its place.
+    In a storage, whoever may write there could put a link in its place; or beside it the journal of a change
+    to several files, of which SQLite deletes the one that its end names. MLflow changes one file alone.
     """
     if file.is_symlink():
         raise TrackingError(f"MLflow's SQLite file {file} is a link; set tracking.uri to what it names")
+    journal = file.with_name(f"{file.name}-journal")
+    with contextlib.suppress(OSError):  # there is none, or SQLite will say more; a link it opens neither
+        opened = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(opened, "rb") as content:
+            content.seek(max(0, content.seek(0, os.SEEK_END) - len(_JOURNAL_OF_SEVERAL)))
+            of_several = content.read() == _JOURNAL_OF_SEVERAL
+        if of_several:
+            raise TrackingError(f"{journal} names another file, which SQLite would delete; remove it")
 
 
 def _check_sqlite(file: Path) -> None:

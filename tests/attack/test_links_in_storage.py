@@ -1,7 +1,10 @@
 """Whoever may write to a shared storage folder may plant links in it: none of them leads out."""
 
 import os
+import sqlite3
 import stat
+import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -200,3 +203,31 @@ def test_no_command_of_the_registry_opens_a_database_through_a_link(tmp_path, ca
     assert err.count("\n") == 1
     assert "mlflow.db is a link" in err
     assert (tmp_path / "own.db").read_bytes() == b"of the user"
+
+
+def journal_that_names(file: Path, pages: int, page_bytes: int) -> bytes:
+    """A hot rollback journal of SQLite that restores no page, and names `file` as its super-journal."""
+    magic, name = bytes.fromhex("d9d505f920a163d7"), bytes(file)
+    header = magic + struct.pack(">5I", 0, 1, pages, 512, page_bytes)
+    end = struct.pack(">I", (1 << 30) // page_bytes + 1) + name + struct.pack(">2I", len(name), sum(name))
+    return header.ljust(512, b"\0") + end + magic
+
+
+@pytest.mark.parametrize("opened", [check_tracking, connect], ids=["check", "connect"])
+def test_a_journal_beside_mlflows_file_deletes_no_other(tmp_path, outside, opened):
+    """SQLite would, at its first look into the database: `ekd models` is enough."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with sqlite3.connect(runs / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    pages = (runs / "mlflow.db").stat().st_size // 4096
+    journal = runs / "mlflow.db-journal"
+    journal.write_bytes(journal_that_names(outside / "kept", pages, 4096))
+    with pytest.raises(TrackingError, match=r"mlflow\.db-journal names another file"):
+        opened(f"sqlite:///{runs}/mlflow.db")
+    assert_untouched(outside)
+    with sqlite3.connect(runs / "mlflow.db") as connection:  # what it would have come to
+        connection.execute("SELECT * FROM t")
+    connection.close()
+    assert not (outside / "kept").exists()
