@@ -29,7 +29,7 @@ def resolve_tracking_uri(setting: str | None, storage_uri: str) -> str:
         folder = local_folder(storage_uri) or Path.cwd() / "ekd-runs"
         uri = f"sqlite:///{folder}/mlflow.db"
     file = sqlite_file(uri)
-    return uri if file is None else f"sqlite:///{file}"
+    return uri if file is None else f"sqlite:///{file}{''.join(uri.partition('?')[1:])}"
 
 
 def setting_of(uri: str) -> str:
@@ -46,7 +46,8 @@ def sqlite_file(uri: str) -> Path | None:
     >>> sqlite_file("http://mlflow:5000") is None
     True
     """
-    scheme, separator, path = uri.partition(":///")
+    # As SQLAlchemy has it, which opens the file: what follows a question mark is no part of its name.
+    scheme, separator, path = uri.partition("?")[0].partition(":///")
     if not separator or scheme.split("+")[0] != "sqlite" or path in ("", ":memory:"):
         return None
     return Path(os.path.expanduser(path)).absolute()  # unlike pathlib's, no error where there is no home

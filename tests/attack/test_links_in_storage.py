@@ -1,5 +1,6 @@
 """Whoever may write to a shared storage folder may plant links in it: none of them leads out."""
 
+import itertools
 import os
 import sqlite3
 import stat
@@ -178,9 +179,10 @@ def test_a_run_does_not_log_through_a_link(tmp_path, outside, link):
 
 def test_a_database_that_is_a_link_to_another_is_not_opened(tmp_path, outside):
     (tmp_path / "mlflow.db").symlink_to(outside / "other.db")
-    for opened in (check_tracking, connect):
+    (tmp_path / "mlflow.db?x=1").write_bytes(b"")
+    for opened, query in itertools.product((check_tracking, connect), ("", "?x=1")):
         with pytest.raises(TrackingError, match=r"mlflow\.db is a link; set tracking\.uri to what it names"):
-            opened(f"sqlite:///{tmp_path}/mlflow.db")
+            opened(f"sqlite:///{tmp_path}/mlflow.db{query}")
     assert_untouched(outside)
 
 
