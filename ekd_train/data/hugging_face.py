@@ -2,17 +2,35 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
+import yaml
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from ekd_train.settings import DataSettings
 
 from .errors import DataError
-from .image_files import ImageFiles, Listing, stamp_of
+from .image_files import ImageFiles, Listing, check_image_file, stamp_of
 from .split_names import split_of
+
+DESCRIPTIONS = ("README.md", ".huggingface.yaml")
+"""Of a folder, in which `datasets` looks for where its data is."""
+
+MOST_CHARACTERS = 1_000_000
+"""Of one of them."""
+
+CACHES = (
+    HF_HUB_CACHE,
+    datasets.config.HF_DATASETS_CACHE,
+    datasets.config.DOWNLOADED_DATASETS_PATH,
+    datasets.config.EXTRACTED_DATASETS_PATH,
+)
+"""Where `datasets` puts the files of a hub's data set, and what it unpacks of archives."""
 
 
 def list_hugging_face(settings: DataSettings) -> Listing:
@@ -30,6 +48,8 @@ def list_hugging_face(settings: DataSettings) -> Listing:
         raise DataError("data.path", "is needed for hugging_face", "set it to owner/name or a folder")
     folder = Path(settings.root or ".") / settings.path
     # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
+    if folder.is_dir():
+        _check_stays_below(folder)
     found = _load(str(folder.resolve()) if folder.is_dir() else settings.path)
     splits: dict[str, Any] = {}
     findings = []
@@ -50,11 +70,68 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     listed = {}
     for split, rows in splits.items():
         labels = _labels(rows, label_column, names, settings.path)
-        if split != "train" and (labels < 0).all():
+        if split != "train" and (labels == -1).all():
             findings.append(f"{settings.path} hides the labels of its split {split!r}, which is not used")
+        elif len(odd := np.flatnonzero((labels < 0) | (labels >= len(names)))):
+            raise DataError(
+                f"{settings.path}/{split}[{odd[0]}]",
+                f"has no label, or one that is none of the {len(names)} classes",
+                "remove it, or set data.label_column",
+            )
         else:
-            listed[split] = _files(rows, image_column, labels, f"{settings.path}/{split}")
+            roots = (folder, *CACHES) if folder.is_dir() else CACHES
+            listed[split] = _files(rows, image_column, labels, f"{settings.path}/{split}", roots)
     return Listing(settings.path, listed, names, tuple(findings))
+
+
+def _check_stays_below(folder: Path) -> None:
+    """Raise `DataError` if the descriptions in a folder name data elsewhere: a file, or a server."""
+    for name in DESCRIPTIONS:
+        try:
+            with open(folder / name, encoding="utf-8") as file:
+                text = file.read(MOST_CHARACTERS + 1)
+        except OSError:  # there is none, or reading the data will say more
+            continue
+        except ValueError as error:
+            raise DataError(folder / name, f"is no text ({error})", "remove it") from None
+        if len(text) > MOST_CHARACTERS:
+            raise DataError(folder / name, f"is longer than {MOST_CHARACTERS} characters", "shorten it")
+        try:
+            head = REGEX_YAML_BLOCK.search(text)
+            named = list(_data_named(head[2] if head else "" if name.endswith(".md") else text))
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise DataError(
+                folder / name, f"is not readable as YAML ({type(error).__name__})", "mend it"
+            ) from None
+        for place in named:
+            if ":" in place or ".." in place.split("/") or place.startswith(("/", "~", "\\")):
+                raise DataError(
+                    folder / name,
+                    f"names data at {place[:200]!r}, which is not below {folder}",
+                    "put it there",
+                )
+
+
+def _data_named(text: str) -> Iterator[str]:
+    """The text of whatever stands below a key for data.
+
+    The tree is looked at as it is written: an alias is the same node again, and not gone through twice.
+    """
+    seen: set[tuple[int, bool]] = set()
+    waiting = [(yaml.compose(text, Loader=yaml.SafeLoader), False)]
+    while waiting:
+        node, is_data = waiting.pop()
+        if node is None or (id(node), is_data) in seen:
+            continue
+        seen.add((id(node), is_data))
+        if isinstance(node, yaml.ScalarNode) and is_data:
+            yield node.value
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(item, is_data) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [
+                (item, is_data or key.value in ("data_files", "data_dir")) for key, item in node.value
+            ]
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -110,12 +187,16 @@ def _labels(rows: Any, column: str, names: tuple[str, ...], path: str) -> np.nda
     return np.array([number[str(value)] for value in values], dtype=np.int64)
 
 
-def _files(rows: Any, column: str, labels: np.ndarray, name: str) -> ImageFiles:
+def _files(
+    rows: Any, column: str, labels: np.ndarray, name: str, roots: tuple[str | Path, ...]
+) -> ImageFiles:
     encoded = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
     def open_encoded(index: int) -> BinaryIO:
         image = encoded[index][column]
-        return io.BytesIO(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).open("rb")
+        if image["bytes"] is not None:
+            return io.BytesIO(image["bytes"])
+        return _opened(image["path"], f"{name}[{index}]", roots)
 
     def stamp() -> tuple[str, int]:
         # Of data in memory there are no files: another process has other data, and packs it again.
@@ -123,3 +204,12 @@ def _files(rows: Any, column: str, labels: np.ndarray, name: str) -> ImageFiles:
         return (found[0] if found[1] else f"{os.getpid()} {id(rows)}"), found[1]
 
     return ImageFiles([f"{name}[{index}]" for index in range(len(labels))], open_encoded, labels, stamp)
+
+
+def _opened(path: str, name: str, roots: tuple[str | Path, ...]) -> BinaryIO:
+    """The file at `path`, which a row may name. Raises `DataError` for one that is below none of `roots`."""
+    real = Path(path).resolve()
+    if not any(real.is_relative_to(Path(root).resolve()) for root in roots):
+        raise DataError(name, f"is at {path[:200]!r}, which is not below the data set", "put it there")
+    check_image_file(real)
+    return real.open("rb")

@@ -1,6 +1,7 @@
 """Data sets that the `datasets` library reads, from folders: what a hub's name gives is the same object."""
 
 import io
+import os
 import zlib
 
 import numpy as np
@@ -11,6 +12,8 @@ from ekd_train.data import DataError, load_dataset
 from ekd_train.settings import DataSettings
 
 datasets = pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +107,88 @@ def test_what_cannot_be_loaded_is_one_line_with_what_to_do(tmp_path):
     write(tmp_path / "d", "test", [0, 1])
     with pytest.raises(DataError, match="no split `train`"):
         load(tmp_path / "d")
+
+
+def write_rows(folder, images, labels):
+    """A parquet file whose rows are as they are given: paths are not replaced by what lies there."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = pyarrow.table(
+        {
+            "image": pyarrow.array(images, datasets.Image().pa_type),
+            "label": pyarrow.array(labels, pyarrow.int64()),
+        },
+        features.arrow_schema,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(rows, folder / "train.parquet")
+
+
+EMBEDDED = [{"bytes": encoded(i)[0], "path": None} for i in range(8)]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("way", ["a file", "a link", "a pipe", "a device"])
+def test_a_row_that_names_a_file_elsewhere_is_refused(tmp_path, way):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(encoded(9)[0])
+    named = {"a file": outside, "a link": tmp_path / "d/link.png", "a device": "/dev/zero"}
+    if way == "a pipe":
+        outside.unlink()
+        os.mkfifo(outside)
+    write_rows(
+        tmp_path / "d", [*EMBEDDED, {"bytes": None, "path": str(named.get(way, outside))}], [0, 1, 0] * 3
+    )
+    (tmp_path / "d/link.png").symlink_to(outside)
+    with pytest.raises(DataError, match="which is not below the data set") as caught:
+        load(tmp_path / "d")
+    assert caught.value.where.endswith("train[8]")
+
+
+@pytest.mark.attack
+def test_a_pipe_that_a_row_names_is_not_waited_for(tmp_path):
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "d/pipe.png")
+    write_rows(
+        tmp_path / "d", [*EMBEDDED, {"bytes": None, "path": str(tmp_path / "d/pipe.png")}], [0, 1, 0] * 3
+    )
+    with pytest.raises(DataError, match="is not a regular file"):
+        load(tmp_path / "d")
+
+
+ELSEWHERE = {
+    "above": "configs: [{config_name: default, data_files: ../outside/*.parquet}]",
+    "absolute": "configs: [{config_name: default, data_files: [{split: train, path: /outside/*.parquet}]}]",
+    "a server": "configs: [{config_name: default, data_files: 'http://127.0.0.1:1/x.parquet'}]",
+    "a chain": "configs: [{config_name: default, data_files: 'zip://x::http://127.0.0.1:1/x.zip'}]",
+    "a folder": "configs: [{config_name: default, data_dir: ../outside}]",
+    "merged": "x: &x {data_files: ../outside/*}\nconfigs: [{config_name: default, <<: *x}]",
+    "escaped": 'configs: [{config_name: default, "data\\x5ffiles": ../outside/*.parquet}]',
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("text", ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_a_description_that_names_data_elsewhere_is_refused(tmp_path, name, text):
+    write(tmp_path / "outside", "train", [0, 1] * 4)
+    write(tmp_path / "d", "train", [0, 1] * 4)
+    (tmp_path / "d" / name).write_text(f"---\n{text}\n---\n" if name.endswith(".md") else text)
+    with pytest.raises(DataError, match="which is not below"):
+        load(tmp_path / "d")
+
+
+@pytest.mark.attack
+def test_a_description_of_what_is_there_is_followed(tmp_path):
+    write(tmp_path / "d" / "deeper", "train", [0, 1] * 4)
+    text = "license_link: https://example.org\nconfigs: [{config_name: default, data_files: deeper/train-*}]"
+    (tmp_path / "d" / "README.md").write_text(f"---\n{text}\n---\n# d, see http://example.org\n")
+    assert len(load(tmp_path / "d").train) == 4
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("label", [2, 77, -5, None])
+def test_a_label_that_is_no_class_is_named(tmp_path, label):
+    write_rows(tmp_path / "d", EMBEDDED, [0, 1] * 3 + [0, label])
+    with pytest.raises(DataError, match="one that is none of the 2 classes") as caught:
+        load(tmp_path / "d")
+    assert caught.value.where.endswith("train[7]")
