@@ -14,9 +14,16 @@ from .split_names import split_of
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 MOST_BYTES = 1 << 30
-"""Of the table, not of its images: ten million rows."""
+"""Of the table, not of its images, packed and unpacked."""
+
+MOST_ROWS = 20_000_000
+"""Each becomes a path, of some hundred bytes."""
+
+ROWS_AT_ONCE = 1024
+"""Of a parquet file: what it unpacks to is counted after each so many."""
 
 
 def list_table(settings: DataSettings) -> Listing:
@@ -38,7 +45,9 @@ def list_table(settings: DataSettings) -> Listing:
     for key, column in (("data.image_column", paths_key), ("data.label_column", label_key)):
         if column not in rows:
             raise DataError(
-                table_file, f"has no column {column!r} (but {', '.join(rows)})", f"rename one, or set {key}"
+                table_file,
+                f"has no column {column!r} (but {', '.join(list(rows)[:20])})",
+                f"rename one, or set {key}",
             )
         if bare := np.flatnonzero(rows[column].str.strip() == "").tolist():
             raise DataError(table_file, f"row {bare[0] + 1} has no {column}", "fill it in, or remove the row")
@@ -63,9 +72,11 @@ def _read(file: Path) -> "pandas.DataFrame":
         if file.stat().st_size > MOST_BYTES:
             raise DataError(file, f"is larger than {MOST_BYTES >> 30} GiB", "is it the table?")
         if file.suffix.lower() == ".parquet":
-            rows = pandas.read_parquet(file).astype("string").fillna("")
-        else:
-            rows = pandas.read_csv(file, dtype="string", keep_default_na=False, encoding="utf-8-sig")
+            rows = _read_parquet(file).astype("string").fillna("")
+        else:  # as it is, whatever its name: a small file may unpack to any size
+            rows = pandas.read_csv(
+                file, dtype="string", keep_default_na=False, encoding="utf-8-sig", compression=None
+            )
     except DataError:
         raise
     except Exception as error:  # whatever the parsers say of bytes that they do not expect
@@ -74,12 +85,41 @@ def _read(file: Path) -> "pandas.DataFrame":
         ) from error
     if rows.empty:
         raise DataError(file, "has no rows", "add some")
+    if len(rows) > MOST_ROWS:
+        raise DataError(file, f"has more than {MOST_ROWS} rows", "split it")
     return rows
+
+
+def _read_parquet(file: Path) -> "pandas.DataFrame":
+    """Raises `ValueError` for a file that unpacks to more than `MOST_BYTES`, and whatever pyarrow does."""
+    import pyarrow
+    from pyarrow import parquet
+
+    batches, size, rows = [], 0, 0
+    with parquet.ParquetFile(file) as opened:
+        schema = pyarrow.schema(
+            [_plain(field) for field in opened.schema_arrow], opened.schema_arrow.metadata
+        )
+        for batch in opened.iter_batches(ROWS_AT_ONCE):
+            batches.append(pyarrow.Table.from_batches([batch]).cast(schema))
+            size, rows = size + batches[-1].nbytes, rows + len(batch)
+            if size > MOST_BYTES or rows > MOST_ROWS:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MiB, or {MOST_ROWS} rows")
+    frame: pandas.DataFrame = pyarrow.concat_tables(batches or [schema.empty_table()]).to_pandas()
+    return frame
+
+
+def _plain(field: "pyarrow.Field") -> "pyarrow.Field":
+    """Without a dictionary, through which a row takes a byte and stands for any text."""
+    import pyarrow
+
+    is_dictionary = pyarrow.types.is_dictionary(field.type)
+    return pyarrow.field(field.name, field.type.value_type) if is_dictionary else field
 
 
 def _below(root: Path, name: str, table_file: Path) -> Path:
     path = root / name
-    if ".." in Path(name).parts or not path.is_relative_to(root):
+    if "\0" in name or ".." in Path(name).parts or not path.is_relative_to(root):
         raise DataError(
             table_file,
             f"names {name!r}, which is not below {root}",

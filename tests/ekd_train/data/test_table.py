@@ -1,11 +1,15 @@
 """A table of paths and labels: CSV and parquet say the same, and nothing outside its root is read."""
 
+import gzip
+
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
-from ekd_train.data import DataError, load_dataset
+from ekd_train.data import DataError, load_dataset, table
 from ekd_train.settings import DataSettings
 
 
@@ -72,6 +76,7 @@ def test_labels_that_look_like_numbers_or_nothing_stay_text(tmp_path, rows):
         (lambda rows: rows.drop(columns="label"), "has no column 'label'"),
         (lambda rows: rows.assign(path="../secret.png"), "not below"),
         (lambda rows: rows.assign(path="/etc/passwd"), "not below"),
+        (lambda rows: rows.assign(path="a\0b.png"), "not below"),
         (lambda rows: rows.assign(path="notes.txt"), "is not an image"),
         (lambda rows: rows.assign(path="gone.png"), "cannot be decoded"),
         (lambda rows: rows.assign(split="holdout"), "split 'holdout'"),
@@ -97,3 +102,31 @@ def test_a_file_that_is_no_table_is_named(tmp_path, name, content):
         load_dataset(DataSettings(name="table"))
     with pytest.raises(DataError, match="is no file"):
         load(tmp_path / "none.csv")
+
+
+@pytest.mark.attack
+def test_a_small_file_does_not_become_a_large_table(tmp_path, rows, monkeypatch):
+    """40,000 rows, or a long text in each of a thousand, packed to some kilobytes."""
+    monkeypatch.setattr(table, "MOST_BYTES", 1 << 18)
+    for count, path in ((40_000, "0.png"), (1000, f"{'a' * 1000}.png")):
+        column = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(count, np.int8)), [path])
+        file = tmp_path / "t.parquet"
+        parquet.write_table(pyarrow.table({"path": column, "label": column}), file, compression="zstd")
+        assert file.stat().st_size < 20_000
+        with pytest.raises(DataError, match="it unpacks to more than"):
+            load(file)
+
+
+@pytest.mark.attack
+def test_a_table_is_not_unpacked_because_of_its_name(tmp_path, rows):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(rows.to_csv(index=False).encode()))
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        load(tmp_path / "t.csv.gz")
+
+
+@pytest.mark.attack
+def test_a_table_of_more_rows_than_fit_is_refused(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(table, "MOST_ROWS", 11)
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="has more than 11 rows"):
+        load(tmp_path / "t.csv")
