@@ -1,5 +1,6 @@
 """One encoded image: what it says of itself, and its pixels."""
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
 PNG_BITS = 24
 """Where a PNG says how many bits a channel has; Pillow shows 16 as 8 and keeps the higher ones."""
 
+MOST_ENCODED_BYTES = 1 << 28
+"""Of one image: some readers (WebP) take all of a file at once, whatever they then find in it."""
+
 JPEG_QUALITY = 90
 """Of images that are stored smaller than they came."""
 
@@ -40,16 +44,20 @@ def header(encoded: Encoded, max_pixels: int) -> tuple[str, tuple[int, int]]:
     """
     name = encoded.name
     with _opened(encoded) as image:
-        if image.width * image.height > max_pixels:
-            raise DataError(
-                name,
-                f"is {image.width}x{image.height} pixels, more than data.max_image_pixels={max_pixels}",
-                "replace or remove the file, or raise that limit (a core decodes one such image at a time)",
-            )
+        _check_size(name, image, max_pixels)
         deep = image.format == "PNG" and _png_bits(encoded) > 8
         if deep or image.mode not in GREY_MODES | COLOUR_MODES:
             raise DataError(name, "has more than 8 bits a channel", "convert it to 8 bits")
         return image.mode, image.size
+
+
+def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            name,
+            f"is {image.width}x{image.height} pixels, more than data.max_image_pixels={max_pixels}",
+            "replace or remove the file, or raise that limit (a core decodes one such image at a time)",
+        )
 
 
 def _png_bits(encoded: Encoded) -> int:
@@ -58,9 +66,11 @@ def _png_bits(encoded: Encoded) -> int:
 
 
 def pixels(encoded: Encoded, grey: bool, settings: DataSettings) -> np.ndarray:
-    """An image as uint8 `(c, h, w)`; raises `DataError` if it cannot be decoded."""
+    """An image as uint8 `(c, h, w)`; raises `DataError` if it cannot be decoded, or has too many pixels."""
     size, background = settings.image_size, settings.background
     with _opened(encoded) as image:
+        # A packed image's header was looked at where it was packed, and a file may have changed since.
+        _check_size(encoded.name, image, settings.max_image_pixels)
         if size:  # a JPEG of a camera need not be decoded at its full size: several times faster
             image.draft(None, (4 * size, 4 * size))
         image.load()
@@ -145,8 +155,14 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
     """The image, not decoded yet. Pillow's readers raise anything on bytes that they do not expect."""
     _CURRENT.name = name = encoded.name
     try:
-        with encoded.open() as file, Image.open(file, formats=FORMATS) as image:
-            yield image
+        with encoded.open() as file:
+            if file.seek(0, os.SEEK_END) > MOST_ENCODED_BYTES:
+                raise DataError(
+                    name, f"is larger than {MOST_ENCODED_BYTES >> 20} MiB", "replace or remove the file"
+                )
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                yield image
     except DataError:
         raise
     except PermissionError as error:

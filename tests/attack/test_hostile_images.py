@@ -117,6 +117,15 @@ def test_a_small_file_of_many_pixels_is_refused_by_its_header(root):
     assert "64x64 pixels, more than" in str(refused(root, large_png(64), "own.png", max_image_pixels=4095))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "PPM", "WEBP"])
+def test_an_image_file_of_a_tebibyte_is_not_read(root, kind):
+    file = root / "train" / "cat" / "cat.jpg"
+    file.write_bytes(encoded(kind))
+    os.truncate(file, 1 << 40)
+    with pytest.raises(DataError, match="is larger than 256 MiB"):
+        load(root)
+
+
 def test_the_limit_changes_no_result_and_no_run_id():
     from orchestrator.experiment.schema import load_experiment
 

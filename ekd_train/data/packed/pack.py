@@ -17,7 +17,14 @@ from ekd_train.data.errors import DataError
 from ekd_train.data.image_files import Encoded, Listing
 from ekd_train.data.packed.index import INDEX, read_arrays, shard_file, write_arrays, write_names
 from ekd_train.data.packed.records import digest_of, records_in, write_records
-from ekd_train.data.pixels import GREY_MODES, header, names_in_warnings, pixels, shortened
+from ekd_train.data.pixels import (
+    GREY_MODES,
+    MOST_ENCODED_BYTES,
+    header,
+    names_in_warnings,
+    pixels,
+    shortened,
+)
 from ekd_train.data.user_cache import cache_folder, locked
 from ekd_train.settings import DataSettings
 
@@ -26,9 +33,6 @@ FORMAT = 1
 
 FEWEST_A_SHARD, MOST_SHARDS = 1024, 256
 """Images, and how many shards at most: each process keeps all of them open."""
-
-MOST_BYTES = 1 << 28
-"""Of one encoded image."""
 
 STATISTICS_IMAGES, STATISTICS_SIZE = 1024, 224
 """Mean and standard deviation are those of so many training images, evenly spaced, at that size [ours]:
@@ -136,11 +140,9 @@ def _stored(image: Encoded, settings: DataSettings) -> tuple[bytes, bool]:
     """What is kept of an image, and whether it is grey."""
     try:
         with image.open() as file:
-            encoded = file.read(MOST_BYTES + 1)
+            encoded = file.read(MOST_ENCODED_BYTES + 1)
     except OSError as error:
         raise DataError(image.name, f"cannot be read ({error.strerror})", "check the file") from error
-    if len(encoded) > MOST_BYTES:
-        raise DataError(image.name, f"is larger than {MOST_BYTES >> 20} MiB", "replace or remove the file")
     whole = Encoded(image.name, lambda: BytesIO(encoded))
     mode, _ = header(whole, settings.max_image_pixels)
     if settings.pack_short_side is not None:

@@ -1,6 +1,7 @@
 """Images that would not fit into memory are packed: the same pixels, found again, believed when checked."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,15 @@ def test_a_record_that_is_not_what_the_index_says_is_refused(root):
     records_in.cache_clear()
     with pytest.raises(DataError, match="is not what was packed"):
         data.train.images[:]
+
+
+@pytest.mark.attack
+def test_a_packed_image_of_too_many_pixels_is_refused_where_it_is_decoded(root):
+    """A pack that was fetched from a storage may hold other images than were looked at."""
+    images = load_dataset(settings(root)).train.images
+    narrow = replace(images, settings=settings(root, max_image_pixels=16))
+    with pytest.raises(DataError, match=r"pixels, more than data\.max_image_pixels=16"):
+        narrow[:]
 
 
 @pytest.mark.parametrize(
