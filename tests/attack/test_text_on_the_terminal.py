@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ from rich.table import Table
 from orchestrator.cli.main import main
 from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.redaction import redacted, visible
+from orchestrator.pipeline import cleanup
+from orchestrator.pipeline.lease import LEASE, Lease, this_process
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.registry.listing import list_versions
 from orchestrator.registry.model_card import escaped
@@ -241,3 +244,15 @@ def test_a_model_card_shows_what_a_user_wrote_and_makes_nothing_of_it():
         assert shown.count(mark) == shown.count(f"\\{mark}")
     unescaped = re.sub(r"\\(.)", r"\1", shown)
     assert unescaped == " ".join(HOSTILE_MARKDOWN.split())
+
+
+def test_a_hostile_owner_of_a_run_is_waited_for_in_plain_text(tmp_path, capsys, monkeypatch):
+    storage = open_storage(str(tmp_path))
+    storage.write("hostile/manifest.json", b"{}")
+    owner = this_process().model_copy(update={"host": TITLE, "boot": "of another machine"})
+    storage.write(f"hostile/{LEASE}", owner.model_dump_json().encode())
+    monkeypatch.setattr(cleanup, "Lease", partial(Lease, lease_s=0.2, renew_s=0.1))
+    assert main(["clean", "hostile", "--everything", "--storage", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert f"on {visible(TITLE)} held this run; waiting" in said
+    assert "\x1b" not in said

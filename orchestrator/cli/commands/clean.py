@@ -1,8 +1,6 @@
 """`ekd clean`: remove what finished runs no longer need."""
 
 import argparse
-import sys
-from functools import partial
 
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
@@ -10,6 +8,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import SHARED_NETWORKS
 from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run
 from orchestrator.pipeline.networks import remove_unused
+from orchestrator.pipeline.plain_console import PlainConsole
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
         stored = run_storage(storage, run_id)
         with nothing_started():
             if arguments.everything:
-                remove_run(storage, stored, run_id, partial(print, file=sys.stderr))
+                remove_run(storage, stored, run_id, PlainConsole(stderr=True).say)
                 done = "removed"
             else:
                 done = f"{clean_run(stored, run_id)} objects removed"
