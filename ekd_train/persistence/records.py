@@ -100,8 +100,8 @@ class Cost(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    params: int
-    macs: int
+    params: Annotated[int, Field(ge=0, lt=1 << 63)]
+    macs: Annotated[int, Field(ge=0, lt=1 << 63)]
     """Multiply-accumulates for one image."""
     latency_ms: dict[str, float] | None = None
     """Median by batch size; None: not measured."""

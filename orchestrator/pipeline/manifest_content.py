@@ -1,6 +1,6 @@
 """What the manifest of a run holds: what each of its stages has made."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
@@ -173,7 +173,7 @@ _PARSERS = {stage: TypeAdapter(kind) for stage, kind in OUTPUTS.items()}
 class Stage(Output):
     """A stage that is done."""
 
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     outputs: Any
     """As `OUTPUTS` says."""
 

@@ -207,7 +207,7 @@ def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" =
             others.append(
                 f"{points:+.2f} points{interval} and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
             )
-    if "ensemble" in predictors:
+    if "ensemble" in predictors and predictors["ensemble"].macs:
         share = averaged.macs / predictors["ensemble"].macs
         others.append(f"at {100 * share:.0f} % of the ensemble's cost")
     return f"{sentence}{': ' if others else ''}{', '.join(others)}."

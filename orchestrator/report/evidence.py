@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
-from orchestrator.pipeline.manifest import read_run
+from orchestrator.pipeline.manifest import MANIFEST, read_run
 from orchestrator.pipeline.manifest_content import ManifestContent, Predictor
 from orchestrator.pipeline.summary import Summary, summarise
 from orchestrator.report.search import Search, load_search
@@ -64,6 +64,12 @@ def load_evidence(storage: Storage) -> Evidence:
     if found is None:
         raise ExperimentError(f"{storage.uri()}: the run is not evaluated yet, so there is nothing to report")
     manifest, experiment = found
+    averaged = manifest.evaluated.predictors.get("averaged")
+    if averaged is None or not averaged.test.keys() >= {"accuracy", "nll"}:
+        raise ExperimentError(
+            f"{storage.uri(MANIFEST)}: without the averaged student's accuracy and NLL on the test images; "
+            "restore the file"
+        )
     return Evidence(
         manifest=manifest,
         experiment=experiment.resolved(),

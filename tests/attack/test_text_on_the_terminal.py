@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +25,8 @@ from orchestrator.registry.model_card import escaped
 from orchestrator.storage import open_storage
 
 pytestmark = pytest.mark.attack
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 TITLE = "\x1b]0;owned\x07"
 TEXTS = ["[/x]", "[red]x", f"a{TITLE}b", "\r\x1b[2Kok", "\x9b31m", "\u202egnp.exe", ":smile:", "\ud800"]
@@ -256,3 +260,31 @@ def test_a_hostile_owner_of_a_run_is_waited_for_in_plain_text(tmp_path, capsys, 
     said = capsys.readouterr().err
     assert f"on {visible(TITLE)} held this run; waiting" in said
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-1", "1" + 400 * "0"])
+@pytest.mark.parametrize("key", ["seconds", "params", "macs"])
+def test_a_number_that_no_run_has_is_one_line(tmp_path, capsys, key, value):
+    """Also where it is the newest run, of which `ekd status` says more."""
+    shutil.copytree(GOLDEN / "finished", tmp_path / "finished")
+    file = tmp_path / "finished" / "manifest.json"
+    file.write_text(re.sub(rf'"{key}": [0-9.e+-]+', f'"{key}": {value}', file.read_text()))
+    assert f'"{key}": {value}' in file.read_text()
+    assert main(["status", "--storage", str(tmp_path)]) == 0
+    assert main(["report", "finished", "--storage", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "not the manifest of a run" in err
+
+
+@pytest.mark.parametrize(
+    "outputs", [{"predictors": {}}, {"predictors": {"averaged": {"params": 1, "macs": 0}}}]
+)
+def test_an_evaluation_without_its_result_is_one_line(tmp_path, capsys, outputs):
+    shutil.copytree(GOLDEN / "finished", tmp_path / "finished")
+    file = tmp_path / "finished" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["stages"]["evaluate"]["outputs"] |= outputs
+    file.write_text(json.dumps(manifest))
+    assert main(["report", "finished", "--storage", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
