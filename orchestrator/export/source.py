@@ -23,7 +23,7 @@ from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_
 from orchestrator.registry.logged_model import WEIGHTS_TAG, recorded_of
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
 from orchestrator.storage import Storage
-from orchestrator.tracking.connection import check_location, patient
+from orchestrator.tracking.connection import check_own_model, patient
 from orchestrator.tracking.runs import RUN_ID_TAG
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def from_registry(
     location = client.get_model_version_download_uri(name, version)
     if location.startswith("models:/m-"):
         location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
-    check_location(tracking_uri, location)
+    check_own_model(tracking_uri, location)
     with patient(tracking_uri), tempfile.TemporaryDirectory() as temporary:
         folder = mlflow.artifacts.download_artifacts(where, dst_path=temporary)
         # It logs a traceback of what it cannot read, which we report in one line.

@@ -91,13 +91,37 @@ def check_location(uri: str, location: str) -> None:
     """Whether MLflow may be asked to read or write artifacts at `location`, as the store at `uri` says.
 
     MLflow sends its credentials to any server that stands there. A server has them already; whoever may write
-    a database, which may lie in a shared storage, could name one. Raises `TrackingError`.
+    a database, which may lie in a shared storage, could name one: Azure's client, whose token MLflow finds
+    by itself, goes to any host. Raises `TrackingError`.
     """
-    trusted = urlsplit(location).scheme in ("", "file", "s3", "gs", "wasbs", "abfss")  # others may lead on
+    place = urlsplit(location)
+    is_azure, is_server = place.scheme in ("wasbs", "abfss"), uri.startswith(("http:", "https:"))
+    if is_azure and not is_server and not (place.hostname or "").endswith(AZURE_HOSTS):
+        raise TrackingError(
+            f"{redacted(uri)} says that artifacts are at {redacted(location)}, which is none of Azure's hosts"
+        )
+    trusted = place.scheme in ("", "file", "s3", "gs", "wasbs", "abfss")  # others may lead on
     if not trusted and not uri.startswith(("http:", "https:")) and has_credentials(location):
         raise TrackingError(
             f"{redacted(uri)} says that artifacts are at {redacted(location)}, which would be sent MLflow's "
             "credentials; unset MLFLOW_TRACKING_TOKEN and its like for this command, or name that server"
+        )
+
+
+def check_own_model(uri: str, location: str) -> None:
+    """Whether a model may be fetched from `location`, as the store at `uri` says: all of a folder is copied.
+
+    Whoever may write a SQLite file could name any folder of this user's. Raises `TrackingError` for one that
+    is not below the file's, and as `check_location`.
+    """
+    check_location(uri, location)
+    file, place = sqlite_file(uri), local_folder(location)
+    if file is None or place is None:
+        return
+    if not place.resolve().is_relative_to(file.parent.resolve()):
+        raise TrackingError(
+            f"{redacted(uri)} says that the model is at {redacted(location)}, "
+            f"which is not below {file.parent}"
         )
 
 
@@ -202,6 +226,9 @@ class Uninterrupted:
 
         return call
 
+
+AZURE_HOSTS = (".core.windows.net", ".core.usgovcloudapi.net", ".core.chinacloudapi.cn")
+"""How the names of its storage's hosts end."""
 
 READING = ("get_", "search_", "download_", "list_")
 """What the names of the client's methods that write nothing begin with."""

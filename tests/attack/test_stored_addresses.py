@@ -236,3 +236,28 @@ def test_where_no_secret_would_go_the_place_of_artifacts_is_as_the_database_says
     check_location("sqlite:///runs/mlflow.db", "s3://bucket/x")
     user.delenv("MLFLOW_TRACKING_TOKEN")
     check_location("sqlite:///runs/mlflow.db", "http://artifacts.example.org")
+
+
+@pytest.mark.parametrize("place", ["{home}", "file://{home}", "{runs}/../home", "{runs}/link"])
+def test_no_folder_of_the_users_is_copied_where_a_registry_says_that_a_model_is(client, tmp_path, place):
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "model.pt2").write_bytes(b"of the user")
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "home")
+    client.create_registered_model("m")
+    source = place.format(home=tmp_path / "home", runs=tmp_path / "runs")
+    client.create_model_version("m", source, tags={ARCHIVE_TAG: "0" * 64})
+    with pytest.raises(TrackingError, match="which is not below") as caught:
+        from_registry(client, "models:/m/1", f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["wasbs", "abfss"])
+def test_azures_token_goes_to_no_host_but_its_own(user, scheme):
+    for credentials in (True, False):
+        with pytest.raises(TrackingError, match="which is none of Azure's hosts"):
+            check_location("sqlite:///runs/mlflow.db", f"{scheme}://c@account.evil.example.org/x")
+        with pytest.raises(TrackingError, match="which is none of Azure's hosts"):
+            check_location("sqlite:///runs/mlflow.db", f"{scheme}://c@a.blob.core.windows.net.evil.org/x")
+        check_location("sqlite:///runs/mlflow.db", f"{scheme}://c@account.dfs.core.windows.net/x")
+        if credentials:
+            user.delenv("MLFLOW_TRACKING_TOKEN")
