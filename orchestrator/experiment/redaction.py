@@ -1,12 +1,14 @@
 """Text from outside as it may be shown: without credentials, and without what a terminal obeys."""
 
 import re
+from urllib.parse import unquote
 
 _SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")
-_NAME = re.compile(r"(?<![\w.%-])([\w.%-]+)=(?=[^&\s'\"])")
+_NAME = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=['"]?|['"]\s*:\s*['"])(?=[^&\s'"])""")
+_IN_HEADER = re.compile(r"\b(Bearer|Authorization: Basic)\s+[\w.~+/=-]{8,}")
 _SECRET = re.compile(
-    r"passw|passphrase|secret|token|api[_-]?key|access[_-]?key|credential|signature|authorization"
-    r"|^x-amz-|^(pass|pwd|pw|sig|auth)$",
+    r"passw|passphrase|secret|token|api[_-]?key|(access|account)[_-]?key|credential|signature|authorization"
+    r"|jwt|^x-amz-|^(pass|pwd|pw|sig|auth)$",
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"[^&\s'\"]+")
@@ -26,7 +28,8 @@ def redacted(text: str) -> str:
     >>> redacted("cannot reach https://ann:s3/cr@et@mlflow.example.org/x?api_key=1&a=2")
     'cannot reach https://***@mlflow.example.org/x?api_key=***&a=2'
     """
-    return _without_parameters(re.sub(r"\S+", lambda word: _without_user_info(word[0]), text))
+    shown = _without_parameters(re.sub(r"\S+", lambda word: _without_user_info(word[0]), text))
+    return _IN_HEADER.sub(r"\1 ***", shown)
 
 
 def _without_user_info(word: str) -> str:
@@ -44,7 +47,7 @@ def _without_user_info(word: str) -> str:
 def _without_parameters(text: str) -> str:
     kept, shown = 0, ""
     for name in _NAME.finditer(text):
-        if name.start() >= kept and _SECRET.search(name[1]):
+        if name.start() >= kept and _SECRET.search(unquote(name[1])):
             shown += f"{text[kept : name.end()]}***"
             value = _VALUE.match(text, name.end())
             kept = value.end() if value else name.end()

@@ -288,3 +288,25 @@ def test_an_evaluation_without_its_result_is_one_line(tmp_path, capsys, outputs)
     file.write_text(json.dumps(manifest))
     assert main(["report", "finished", "--storage", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"token": "S3CRET99"}',
+        "{'api_key': 'S3CRET99', 'a': 1}",
+        'token="S3CRET99"',
+        "https://h/x?to%6ben=S3CRET99",
+        "AccountKey=S3CRET99;EndpointSuffix=x",
+        "Authorization: Bearer S3CRET99",
+        "Authorization: Basic S3CRET99",
+    ],
+)
+def test_credentials_in_what_a_server_says_are_left_out(text):
+    assert "S3CRET99" not in redacted(text)
+    assert "***" in redacted(text)
+
+
+@pytest.mark.parametrize("text", ["a basic architecture", 'the token: "as it is"', "tokens: 12", "a=b"])
+def test_words_about_credentials_stay(text):
+    assert redacted(text) == text
