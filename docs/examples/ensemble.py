@@ -34,7 +34,8 @@ def train(folder: str, seed: int, epochs: int) -> torch.nn.Module:
     network = models.resnet18(num_classes=len(images.dataset.classes))
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.05, total_steps=epochs * len(images))
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        print(f"\rmember-{seed}: epoch {epoch + 1}/{epochs}", end="", flush=True)
         for batch, labels in images:
             loss = cross_entropy(network(batch), labels)
             optimiser.zero_grad()
@@ -57,7 +58,7 @@ def main() -> None:
         with torch.no_grad():
             right = [network(x).argmax(1) == y for x, y in loader(f"{arguments.folder}/test", shuffle=False)]
         torch.save(network.state_dict(), f"member-{seed}.pth")
-        print(f"member-{seed}.pth  {100 * torch.cat(right).double().mean():.1f} %")
+        print(f"\rmember-{seed}.pth  {100 * torch.cat(right).double().mean():.1f} %   ")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ def entries(folder: Path) -> list[Path]:
             if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
         )
     except FileNotFoundError:
-        raise DataError(folder, "does not exist", "check data.root and its layout") from None
+        place = "" if folder.is_absolute() else f" in {os.getcwd()}"
+        raise DataError(folder, f"does not exist{place}", "check data.root and its layout") from None
     except OSError as error:
         raise DataError(
             folder, f"cannot be read as a folder ({error.strerror})", "check the folder and its permissions"

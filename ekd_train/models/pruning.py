@@ -61,10 +61,15 @@ def kept_channels(channels: int, share: float) -> int:
     return int(channels * (1 - share))
 
 
+def _library() -> Any:
+    import torch_pruning  # a second that only a pruned network is worth
+
+    return torch_pruning
+
+
 def _prune_layers(classifier: Classifier, share: float, image_shape: Sequence[int]) -> None:
     """Prune every group of layers that depend on each other, once."""
-    import torch_pruning
-
+    torch_pruning = _library()
     network = classifier.network
     head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
     left_alone: list[nn.Module] = [head]
@@ -87,8 +92,7 @@ def _prune_residual_stream(classifier: Classifier, share: float, image_shape: Se
     then those that are new in group 2, then in group 3. Where the earlier ones come from is cut off
     meanwhile, by a shortcut that gradients do not pass.
     """
-    import torch_pruning
-
+    torch_pruning = _library()
     network = classifier.network
     assert isinstance(network, ResNet)
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)

@@ -4,6 +4,7 @@ import shlex
 
 from orchestrator.cli.terminal import ResultsConsole, results_console
 from orchestrator.experiment.infrastructure import StorageSettings
+from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, unrecognised, verdict
@@ -25,11 +26,12 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     console.show(table(summary.predictors), SPARE)
     console.say(legend(summary.predictors), "dim")
     console.print()
-    console.say(verdict(summary.predictors))
-    if never := unrecognised(summary.predictors["averaged"], summary.class_names):
+    console.say(verdict(summary.predictors, summary.to_control))
+    small = is_small(checked.experiment)
+    if not small and (never := unrecognised(summary.predictors["averaged"], summary.class_names)):
         console.say(f"WARNING: {never}")
     console.say(f"Registered as {registered.promotion}")
-    if registered.promotion.startswith(CHALLENGER):
+    if not small and registered.promotion.startswith(CHALLENGER):
         console.say(f"To make it the champion: {_promote_command(checked, registered.uri)}")
     console.say(f"Report: {checked.storage.uri(REPORT)}")
     if command := ui_command(checked.tracking_uri):
@@ -37,6 +39,8 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     if registered.experiment_id:
         page = runs_page(checked.tracking_uri, registered.experiment_id)
         console.say(f"MLflow: {page}")
+    if small:
+        console.say("A smoke run: every stage has run, and its numbers mean nothing.")
     console.say(registered.uri)
 
 

@@ -11,6 +11,9 @@ from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.teachers import Teachers
 
+SUFFIX = "-smoke"
+"""What the name of an experiment that was made small ends with."""
+
 CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""
 
@@ -64,7 +67,7 @@ def make_small(experiment: Experiment) -> Experiment:
     )
     return experiment.model_copy(
         update={
-            "name": f"{experiment.name}-smoke",
+            "name": f"{experiment.name}{SUFFIX}",
             "data": data,
             "teachers": groups,
             "student": student.model_copy(
@@ -156,3 +159,8 @@ def _counts(data: DataSettings) -> dict[str, list[int]]:
 def one_small_worker(cluster: Cluster) -> Cluster:
     """What a smoke run falls back to on a machine that lacks what the experiment asks for."""
     return cluster.model_copy(update={"workers_per_run": 1, "cpus_per_worker": 1, "gpus_per_worker": 0})
+
+
+def is_small(experiment: Experiment) -> bool:
+    """Whether `make_small` made it, so that its numbers mean nothing."""
+    return experiment.name.endswith(SUFFIX)

@@ -82,10 +82,7 @@ class Predictor(Cost):
 
 
 class Gain(Output):
-    """Validation accuracy of a search's student minus that of the experiment as it stands, and its interval.
-
-    The student was chosen on the same images, so it is the most that can be expected of others.
-    """
+    """An accuracy minus another one on the same images, with its 95 % interval (paired bootstrap)."""
 
     value: float
     low: float
@@ -97,8 +94,12 @@ class Evaluated(Output):
 
     predictors: dict[str, Predictor]
     latency: Latency | None = None
+    to_control: Gain | None = None
+    """Of the averaged student to the control on the test images; None: by a version that did not note it."""
     gain: Gain | None = None
-    """None: nothing was searched, or nothing better was found."""
+    """Of a search's student to that of the experiment as it stands, on validation images. It was chosen on
+    them, so it is the most that can be expected of others. None: nothing was searched, or nothing better
+    found."""
     connectivity: Connectivity | None = None
     """Of the student's members; None: it has none, or it was not measured."""
 

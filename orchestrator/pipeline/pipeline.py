@@ -102,7 +102,8 @@ def run(
                 view.say(f"run {checked.run_id} is complete; nothing to do")
                 return manifest
             context = RunContext(checked, manifest, view, folder, lease, request)
-            for doubt in doubts(checked.experiment, (*checked.dataset.findings, *checked.given.warnings)):
+            found = (*checked.dataset.findings, *checked.given.warnings)
+            for doubt in doubts(checked.experiment, found, checked.description.train):
                 view.warn(doubt)
             if manifest.done(SEARCH):
                 _adopt_best(context)

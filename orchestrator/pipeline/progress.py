@@ -137,8 +137,9 @@ class View(Progress):
                     accuracy = f"validation accuracy {100 * made.best['averaged/accuracy']:.2f} %"
                     if reused := made.reused_by(self.run_id):
                         self.say(f"{run.name}: reused, trained by {reused}, {accuracy}")
-                    elif self.disable:
-                        self.say(f"{run.name}: done, {accuracy}")
+                    elif self.disable:  # a given network has no precision that it was trained in
+                        done = "given" if made.precision is None else "done"
+                        self.say(f"{run.name}: {done}, {accuracy}")
         if not isinstance(event, Warned):
             run.seen = now
         self._draw(run, now)

@@ -102,10 +102,13 @@ def one_run(run: Storage, run_id: str) -> str:
     lines.append("")
     keys = run.list()
     now = read_training(run) if state_of(run, manifest) == "running" else {}
+    teachers = experiment.teacher_runs() if experiment is not None else ()
+    given = {run.name for run in teachers if run.role == "given"}
     for name, epochs in _epochs(experiment):
         if f"networks/{name}.json" in keys:
             reused = manifest.trained[name].reused_from if name in manifest.trained else None
-            lines.append(f"  {name:12s} " + (f"reused, trained by {reused}" if reused else "trained"))
+            done = "given" if name in given else "trained"
+            lines.append(f"  {name:12s} " + (f"reused, trained by {reused}" if reused else done))
             continue
         if name in now:
             lines.append(f"  {name:12s} {now[name]}")

@@ -1,16 +1,20 @@
 """`summary.json` and the table that a person reads at the end."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from rich.table import Table
 
 from ekd_train.persistence.records import Latency, Record
-from orchestrator.pipeline.manifest_content import ManifestContent, Output, Predictor, Registered, Source
-
-if TYPE_CHECKING:
-    from ekd_train.evaluation.bootstrap import Interval
+from orchestrator.pipeline.manifest_content import (
+    Gain,
+    ManifestContent,
+    Output,
+    Predictor,
+    Registered,
+    Source,
+)
 
 
 class StageTime(Output):
@@ -28,6 +32,8 @@ class Summary(Record):
     experiment: str
     predictors: dict[str, Predictor] = Field(default_factory=dict)
     """Empty before they are measured."""
+    to_control: Gain | None = None
+    """Test accuracy of the averaged student minus the control's."""
     latency: Latency | None = None
     sources: dict[str, Source] = Field(default_factory=dict)
     """By training run: the weights that existed before it."""
@@ -53,6 +59,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         run_id=manifest.run_id,
         experiment=manifest.experiment,
         predictors=evaluated.predictors if evaluated else {},
+        to_control=evaluated.to_control if evaluated else None,
         latency=evaluated.latency if evaluated else None,
         sources={name: made.source for name, made in manifest.trained.items() if made.source is not None},
         registered_model=manifest.registered if manifest.done("register") else None,
@@ -108,7 +115,7 @@ COMPARED = ("accuracy", "nll", "balanced_accuracy")
 """Validation metrics by which versions are compared."""
 
 
-def headline(predictors: Mapping[str, Predictor], to_control: "Interval") -> dict[str, float]:
+def headline(predictors: Mapping[str, Predictor], to_control: Gain) -> dict[str, float]:
     """The numbers by which a person chooses among averaged students; those that were measured.
 
     `to_control`: test accuracy minus the control's, with its 95 % interval.
@@ -182,7 +189,7 @@ def markdown(predictors: Mapping[str, Predictor]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" = None) -> str:
+def verdict(predictors: Mapping[str, Predictor], to_control: Gain | None = None) -> str:
     """One sentence: the averaged student against whichever of control and ensemble were measured.
 
     `to_control`: test accuracy minus the control's; its interval is put in brackets.
@@ -195,22 +202,22 @@ def verdict(predictors: Mapping[str, Predictor], to_control: "Interval | None" =
     averaged = predictors["averaged"]
     test = averaged.test
     sentence = f"Test accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.4f}"
-    others = []
+    others, brackets = [], ""
     for name in ("control", "ensemble"):
         if name in predictors and (other := predictors[name].test):
             points = 100 * (test["accuracy"] - other["accuracy"])
-            interval = (
-                f" [{100 * to_control.low:+.2f}, {100 * to_control.high:+.2f}]"
-                if name == "control" and to_control is not None
-                else ""
-            )
+            interval = ""
+            if name == "control" and to_control is not None:
+                interval = f" [{100 * to_control.low:+.2f}, {100 * to_control.high:+.2f}]"
+                unsure = "; 0 is in it, so nothing is shown" * (to_control.low <= 0 <= to_control.high)
+                brackets = f" In brackets the 95 % interval over the test images{unsure}."
             others.append(
                 f"{points:+.2f} points{interval} and NLL {test['nll'] - other['nll']:+.4f} against the {name}"
             )
     if "ensemble" in predictors and predictors["ensemble"].macs:
         share = averaged.macs / predictors["ensemble"].macs
         others.append(f"at {100 * share:.0f} % of the ensemble's cost")
-    return f"{sentence}{': ' if others else ''}{', '.join(others)}."
+    return f"{sentence}{': ' if others else ''}{', '.join(others)}.{brackets}"
 
 
 def unrecognised(predictor: Predictor, class_names: Sequence[str]) -> str | None:

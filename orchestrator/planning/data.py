@@ -1,7 +1,5 @@
 """The data of an experiment on this machine: fetched, packed where it must be, and described."""
 
-import torch
-
 from ekd_train.data import Dataset, Packing, load_dataset
 from ekd_train.data.dataset import PackedForm
 from ekd_train.data.memory import room_for_images
@@ -27,7 +25,11 @@ def gpu_memory(cluster: Cluster, *, here: bool = True) -> float | None:
     `here`; None: not known."""
     if cluster.gpu_memory_gib is not None:
         return cluster.gpu_memory_gib * 2**30
-    if not here or not torch.cuda.is_available():
+    if not here:
+        return None
+    import torch  # a second, which nobody waits for without GPUs
+
+    if not torch.cuda.is_available():
         return None
     devices = range(torch.cuda.device_count())
     return min(torch.cuda.get_device_properties(device).total_memory for device in devices)

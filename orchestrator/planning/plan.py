@@ -14,6 +14,7 @@ from ekd_train.persistence.networks import Networks
 from ekd_train.perturbations import changes_images, perturbation_of
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
+from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
@@ -130,15 +131,28 @@ def planned_runs(
     return planned
 
 
-def doubts(experiment: Experiment, findings: Iterable[str]) -> list[str]:
+FEW_STEPS = 100
+"""A network from scratch has learned little after so many."""
+
+
+def doubts(experiment: Experiment, findings: Iterable[str], train_images: int) -> list[str]:
     """What is possible and yet unlikely to be meant, of images and given teachers (`findings`) and settings,
-    a line each."""
+    a line each; nothing of an experiment that was made small, which is odd by intent."""
+    if is_small(experiment):
+        return []
     lines = list(findings)
     for run in training_runs(experiment):
         if run.role == "given":
             continue
         epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
-        group = "student" if run.student is not None else "teachers"
+        group = "teachers" if run.name.startswith("teacher-") else "student"  # whose training a control has
+        batch = run.training.batch_size
+        steps = epochs * max(1, train_images // batch)
+        if steps < FEW_STEPS:
+            lines.append(
+                f"{group}.training: {train_images} images in batches of {batch} are {steps} steps in "
+                f"{epochs} epochs, and networks learn in hundreds: lower batch_size, or raise epochs"
+            )
         if warmup >= epochs:
             lines.append(
                 f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "

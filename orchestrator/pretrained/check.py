@@ -50,11 +50,13 @@ def _look(
                 f"{key}.weights: {holder.weights}: {' '.join(str(error).split())}"
             ) from None
         text = f"{100 * seen.accuracy:.1f} % of {seen.images} validation images"
-        lines.append(f"given     {run.name}: {text}; {source}")
-        if seen.no_better_than_chance:
+        mean = run.architecture.mean
+        scaled = "the data's" if mean is None else ", ".join(f"{value:g}" for value in mean)
+        lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}")
+        if seen.accuracy <= seen.by_luck:
             warnings.append(
-                f"{key}.weights: {holder.weights}: {text}, no better than chance "
-                f"({100 * seen.chance:.1f} %); are mean, std and image_size what it was trained with, and "
-                "its classes in the data's order?"
+                f"{key}.weights: {holder.weights}: {text}, which may be chance ({100 * seen.chance:.1f} %; "
+                f"of so few images up to {100 * seen.by_luck:.1f} %); are mean, std and image_size what it "
+                "was trained with, and its classes in the data's order?"
             )
     return Given(weights, tuple(lines), tuple(warnings))

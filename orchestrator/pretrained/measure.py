@@ -28,9 +28,9 @@ class Measured:
     """1 / classes."""
 
     @property
-    def no_better_than_chance(self) -> bool:
-        """Less than three standard deviations above it."""
-        return self.accuracy <= self.chance + 3 * (self.chance * (1 - self.chance) / self.images) ** 0.5
+    def by_luck(self) -> float:
+        """What guessing reaches at most, of so few images: three standard deviations above chance."""
+        return self.chance + 3 * (self.chance * (1 - self.chance) / self.images) ** 0.5
 
 
 @torch.no_grad()

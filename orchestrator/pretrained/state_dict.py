@@ -40,7 +40,8 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
         )
     data = _read(uri, endpoint_url, patience_s, MOST_WEIGHT_BYTES)
     if data is None:
-        raise ExperimentError("there is no such file")
+        where = "" if uri.startswith("s3://") else f" in {os.getcwd()}, where the command was typed"
+        raise ExperimentError(f"there is no such file{where * (not os.path.isabs(uri))}")
     weights = _tensors(_parsed(data, suffix, uri), uri)
     beside = _read(f"{uri}.json", endpoint_url, patience_s, MOST_BYTES)
     return PretrainedNetwork(weights, hashlib.sha256(data).hexdigest(), **_described(beside))

@@ -85,7 +85,11 @@ def aliased(client: "MlflowClient", name: str, alias: str) -> str:
     with _missing(f"registered model {name}"):
         holder = client.get_registered_model(name).aliases.get(alias)
     if holder is None:
-        raise NoSuchVersion(f"no version of {name} has the alias {alias}; `ekd models {name}` lists them")
+        versions = [int(found.version) for found in client.search_model_versions(f"name = '{name}'")]
+        newest = f"the newest is models:/{name}/{max(versions)}" if versions else "it has none at all"
+        raise NoSuchVersion(
+            f"no version of {name} has the alias {alias}; {newest}, and `ekd models {name}` lists them all"
+        )
     return str(holder)
 
 

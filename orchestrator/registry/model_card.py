@@ -6,16 +6,13 @@ it must answer on its own what the model is, how good it is and compared to what
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ekd_train.data.description import DataDescription
 from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
-from orchestrator.pipeline.manifest_content import Predictor
+from orchestrator.pipeline.manifest_content import Gain, Predictor
 from orchestrator.pipeline.summary import WHAT_THEY_ARE, Summary, kind_of, markdown, order, verdict
-
-if TYPE_CHECKING:
-    from ekd_train.evaluation.bootstrap import Interval
 
 CARD = "model_card.md"
 """Among the artifacts of the parent run."""
@@ -30,7 +27,6 @@ def model_card(
     data: DataDescription,
     *,
     runs: Mapping[str, str] | None = None,
-    to_control: "Interval | None" = None,
 ) -> str:
     """The card; its first line, which lists of versions show, is the verdict.
 
@@ -42,15 +38,14 @@ def model_card(
         lineage: tags of the version; shown as they are.
         data: of the data set.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
-        to_control: test accuracy minus the control's, with its 95 % interval.
     """
     predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
     others = {name: values for name, values in predictors.items() if name not in teachers}
     sections = [
-        verdict(predictors, to_control),
+        verdict(predictors, summary.to_control),
         _what_it_is(summary, experiment),
-        _results(others, data, to_control),
+        _results(others, data, summary.to_control),
         _limitations(experiment),
         _how_to_use(experiment, predictors["averaged"].temperature, data.class_names),
         _how_it_was_made(summary, experiment, lineage, data, runs or {}),
@@ -84,9 +79,7 @@ def _what_it_is(summary: Summary, experiment: Mapping[str, Any]) -> str:
     return f"{what}. It runs at the cost of one network.{about}"
 
 
-def _results(
-    predictors: Mapping[str, Predictor], data: DataDescription, to_control: "Interval | None"
-) -> str:
+def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_control: Gain | None) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
     interval = (

@@ -66,13 +66,16 @@ def doubt(
     Both on the same validation images, `images` of `classes` classes; `by`: what counts as better.
 
     >>> at_chance, control = Validation(0.1, 2.3, 0.1), Validation(0.9, 0.4, 0.9)
-    >>> doubt(at_chance, control, by="accuracy", classes=10, images=500)
+    >>> doubt(at_chance, control, by="accuracy", classes=10, images=500).partition(", where")[0]
     'at chance level: balanced validation accuracy 0.1000 with 10 classes'
     """
     chance = 1 / classes
-    if student.balanced_accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
-        balanced = student.balanced_accuracy
-        return f"at chance level: balanced validation accuracy {balanced:.4f} with {classes} classes"
+    by_luck = chance + 2 * math.sqrt(chance * (1 - chance) / images)
+    if student.balanced_accuracy <= by_luck:
+        return (
+            f"at chance level: balanced validation accuracy {student.balanced_accuracy:.4f} with {classes} "
+            f"classes, where guessing may reach {by_luck:.4f} on {images} images"
+        )
     if control.comparable(by) and student.merit(by) < control.merit(by):
         return f"worse than its own control, which learned from labels alone: {student} against {control}"
     return None

@@ -50,10 +50,8 @@ def wanted_address(cluster: Cluster) -> str | None:
     """
     if address := named_address(cluster):
         return None if address == "local" else address
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        noted = _own_note(note_of_ray_start())
-        return noted if noted and why_unreachable(noted) is None else None
-    return None
+    noted = _noted()
+    return noted if noted and why_unreachable(noted) is None else None
 
 
 def named_address(cluster: Cluster) -> str | None:
@@ -83,12 +81,15 @@ def loopback_alone(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-def _own_note(file: Path) -> str:
-    """What is written there by this user or root: anybody may write in that folder. Raises OSError."""
-    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as note:
-        found = os.fstat(note.fileno())
-        trusted = stat.S_ISREG(found.st_mode) and found.st_uid in (os.geteuid(), 0)
-        return note.read(1000).strip() if trusted else ""
+def _noted() -> str:
+    """What `ray start` by this user or root has noted, else "": anybody may write in that folder."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        file = os.open(note_of_ray_start(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(file) as note:
+            found = os.fstat(note.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_uid in (os.geteuid(), 0):
+                return note.read(1000).strip()
+    return ""
 
 
 def why_unreachable(address: str) -> str | None:
@@ -96,8 +97,10 @@ def why_unreachable(address: str) -> str | None:
 
     Ray 2.60 itself was still waiting after eight minutes.
     """
-    if address == "auto":
-        return None
+    if address == "auto":  # Ray looks in the same note first, and waits as long
+        address = _noted()
+        if not address:
+            return None
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         host, port = parts.hostname, parts.port

@@ -72,6 +72,10 @@ class RayHosts:
             f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\n"
         )
 
+    def another_host(self, name: str, address: str) -> Host:
+        """A machine beside the cluster, of a user with the same token."""
+        return self._host(name, address)
+
     def start_head(self) -> None:
         """A fresh head host."""
         head = self._host("head", HEAD)

@@ -21,7 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
     source = _source(arguments)
     exported = export_network(source, form, output)
     print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
-    print(f"logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}")
+    print(
+        f"{form}: logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}"
+    )
     print(f"{exported.sidecar} names its classes in the order of the logits; docs/serving.md shows more")
     print(exported.path)
     return 0

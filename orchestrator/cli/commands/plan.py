@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(runs_table(planned))
     console.print()
     console.say(total_line(planned, "without the search" if search else ""))
-    for doubt in doubts(checked.experiment, (*checked.dataset.findings, *checked.given.warnings)):
+    found = (*checked.dataset.findings, *checked.given.warnings)
+    for doubt in doubts(checked.experiment, found, checked.description.train):
         warn(doubt)
     if search is not None:
         console.print()

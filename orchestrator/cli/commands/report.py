@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.show(table(evidence.predictors), SPARE)
     console.say(legend(evidence.predictors), "dim")
     console.print()
-    console.say(verdict(evidence.predictors))
+    console.say(verdict(evidence.predictors, evidence.summary.to_control))
     if model := evidence.summary.registered_model:
         console.say(f"Registered: models:/{model.name}/{model.version}")
     uri, client, registry_status = None, None, None

@@ -35,6 +35,7 @@ def evaluate(context: RunContext) -> Evaluated:
     return Evaluated(
         predictors=predictors,
         latency=record.latency,
+        to_control=difference(tensors, "test", "averaged", "control"),
         gain=_gain(tensors),
         connectivity=record.connectivity,
     )
@@ -55,8 +56,13 @@ def _gain(tensors: Mapping[str, Tensor]) -> Gain | None:
     """Validation accuracy of the averaged student minus the baseline's, paired by image."""
     if "validation/baseline" not in tensors:
         return None
-    probs = {name: tensors[f"validation/{name}"].mean(0) for name in ("averaged", "baseline")}
-    found = Bootstrap(probs, tensors["validation/labels"]).difference("averaged", "baseline", "accuracy")
+    return difference(tensors, "validation", "averaged", "baseline")
+
+
+def difference(tensors: Mapping[str, Tensor], split: str, predictor: str, reference: str) -> Gain:
+    """Of accuracies on one split; the same resamples as the report's give the same interval."""
+    probs = {name: tensors[f"{split}/{name}"].mean(0) for name in (predictor, reference)}
+    found = Bootstrap(probs, tensors[f"{split}/labels"]).difference(predictor, reference, "accuracy")
     return Gain(value=found.value, low=found.low, high=found.high)
 
 

@@ -5,14 +5,14 @@ import shlex
 import time
 
 from ekd_train.data.description import DataDescription
-from ekd_train.evaluation.bootstrap import Bootstrap, Interval
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
 from orchestrator.experiment.infrastructure import ChampionBy
-from orchestrator.pipeline.manifest_content import Registered
+from orchestrator.pipeline.manifest_content import Gain, Registered
 from orchestrator.pipeline.projection import project, searched_keys, shown_params
 from orchestrator.pipeline.run_context import RunContext, RunFailed
 from orchestrator.pipeline.stages.average import averaged_student
+from orchestrator.pipeline.stages.evaluate import difference
 from orchestrator.pipeline.summary import Summary, headline, summarise
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.logged_model import Recorded
@@ -78,14 +78,8 @@ def _register(context: RunContext) -> Registered:
     links = {name: f"{place}/{run}" for name, run in {"parent": context.tracker.run_id, **runs}.items()}
     averaged = summary.predictors["averaged"]
     to_control = _to_control(context)
-    card = model_card(
-        summary,
-        experiment.resolved(),
-        lineage,
-        checked.description,
-        runs=links,
-        to_control=to_control,
-    )
+    summary = summary.model_copy(update={"to_control": to_control})
+    card = model_card(summary, experiment.resolved(), lineage, checked.description, runs=links)
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
@@ -129,12 +123,13 @@ def _doubted(summary: Summary, by: ChampionBy, data: DataDescription) -> str | N
     return doubt(student, control, by=by, classes=data.num_classes, images=data.validation)
 
 
-def _to_control(context: RunContext) -> Interval:
-    """Test accuracy minus the control's, as in the report: the same resamples give the same interval."""
+def _to_control(context: RunContext) -> Gain:
+    """Noted where it was evaluated, but by earlier versions."""
+    if noted := context.manifest.content.evaluated.to_control:
+        return noted
     predictors = ("averaged", "control")
     tensors = load_predictions(context.checked.storage, context.checked.description, predictors)
-    probs = {name: tensors[f"test/{name}"].mean(0) for name in predictors}
-    return Bootstrap(probs, tensors["test/labels"]).difference("averaged", "control", "accuracy")
+    return difference(tensors, "test", *predictors)
 
 
 def _architecture_tags(architecture: Architecture) -> dict[str, str]:

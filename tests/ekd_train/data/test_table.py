@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from ekd_train.data import DataError, load_dataset, table
+from ekd_train.data import DataError, load_dataset, table_file
 from ekd_train.settings import DataSettings
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_table_is_named(tmp_path, name, content):
 @pytest.mark.attack
 def test_a_small_file_does_not_become_a_large_table(tmp_path, rows, monkeypatch):
     """40,000 rows, or a long text in each of a thousand, packed to some kilobytes."""
-    monkeypatch.setattr(table, "MOST_BYTES", 1 << 18)
+    monkeypatch.setattr(table_file, "MOST_BYTES", 1 << 18)
     for count, path in ((40_000, "0.png"), (1000, f"{'a' * 1000}.png")):
         column = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(count, np.int8)), [path])
         file = tmp_path / "t.parquet"
@@ -126,7 +126,7 @@ def test_a_table_is_not_unpacked_because_of_its_name(tmp_path, rows):
 
 @pytest.mark.attack
 def test_a_table_of_more_rows_than_fit_is_refused(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(table, "MOST_ROWS", 11)
+    monkeypatch.setattr(table_file, "MOST_ROWS", 11)
     rows.to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="has more than 11 rows"):
         load(tmp_path / "t.csv")

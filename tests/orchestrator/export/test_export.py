@@ -1,6 +1,7 @@
 """Exported students: the same function, from the same weights, in the stock class."""
 
 import json
+import re
 import resource
 import sys
 from dataclasses import replace
@@ -131,6 +132,22 @@ def test_a_state_dict_loads_into_the_network_that_its_sidecar_describes(which, t
     source = a_source(student, architecture, shape)
     exported = export_network(source, "state-dict", tmp_path / "student.safetensors")
     torch.testing.assert_close(loaded(exported.path)(images), student(images))
+
+
+def test_the_page_loads_a_torchvision_students_weights_without_this_project(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/serving.md").read_text()
+    (lines,) = re.findall(
+        r"```python\n(import json\nfrom pathlib import Path\nimport torch\n.*?)```", page, re.DOTALL
+    )
+    assert "ekd_train" not in lines
+    architecture, shape = STUDENTS["resnet18"]
+    student, images = a_student(architecture, shape), torch.rand(3, *shape)
+    source = a_source(student, architecture, shape)
+    export_network(source, "state-dict", tmp_path / "student.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)
+    torch.testing.assert_close(names["network"](images), student(images))
 
 
 def test_a_grey_small_image_student_fits_torchvisions_resnet18_with_another_stem(tmp_path):

@@ -6,10 +6,9 @@ import torch
 from safetensors.torch import save_file
 from training_runs import a_description
 
-from ekd_train.evaluation.bootstrap import Interval
 from ekd_train.models import build_model
 from orchestrator.experiment.schema import build_experiment
-from orchestrator.pipeline.manifest_content import Predictor
+from orchestrator.pipeline.manifest_content import Gain, Predictor
 from orchestrator.pipeline.summary import Summary
 from orchestrator.registry.model_card import fitted, model_card
 
@@ -68,8 +67,10 @@ def test_the_verdict_compares_with_control_and_ensemble(card):
 
 
 def test_the_difference_to_control_has_its_interval(experiment):
-    card = model_card(SUMMARY, experiment, LINEAGE, DATA, to_control=Interval(0.0205, -0.001, 0.0423))
+    gain = Gain(value=0.0205, low=-0.001, high=0.0423)
+    card = model_card(SUMMARY.model_copy(update={"to_control": gain}), experiment, LINEAGE, DATA)
     assert "+2.05 points [-0.10, +4.23] and NLL -0.0800 against the control, -1.87 points and" in card
+    assert "In brackets the 95 % interval over the test images; 0 is in it, so nothing is shown." in card
     assert "95 % interval of the difference, a paired bootstrap over the 360 test" in card
 
 
