@@ -131,6 +131,8 @@ def planned_runs(
     return planned
 
 
+APART = 0.05
+"""Of what two networks started with, as much as may be left between them at the end."""
 FEW_STEPS = 100
 """A network from scratch has learned little after so many."""
 
@@ -153,6 +155,13 @@ def doubts(experiment: Experiment, findings: Iterable[str], train_images: int) -
                 f"{group}.training: {train_images} images in batches of {batch} are {steps} steps in "
                 f"{epochs} epochs, and networks learn in hundreds: lower batch_size, or raise epochs"
             )
+        if run.student is not None and run.student.method == "papa":
+            pulls, rate = steps // run.student.papa.every, run.student.papa.rate
+            if (1 - rate) ** pulls > APART:
+                lines.append(
+                    f"student.papa: {run.name}'s networks are pulled together {pulls} times by "
+                    f"{100 * rate:g} %, too little to be averaged: raise rate, or lower every"
+                )
         if warmup >= epochs:
             lines.append(
                 f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "

@@ -168,6 +168,13 @@ def test_so_few_steps_that_nothing_is_learned_are_doubted_but_in_a_smoke_run():
     assert not doubts(make_small(experiment), ("an image is odd",), 138)
 
 
+def test_networks_that_are_hardly_pulled_together_are_doubted():
+    papa = ["evaluation.controls=[papa]", "student.training.epochs=200", "student.training.batch_size=64"]
+    (line,) = doubts(load_experiment("digits", papa), (), 200)
+    assert "control-papa's networks are pulled together 60 times by 1 %, too little to be averaged" in line
+    assert not doubts(load_experiment("digits", [*papa, "student.papa={every: 1, rate: 0.02}"]), (), 200)
+
+
 def test_a_pruned_student_is_planned_with_the_unpruned_network_and_its_own_smaller_size():
     pruned = ["student.architecture={name: resnet, depth: 8, stem_channels: 16, pruned: 0.5}"]
     half = ["student.architecture={name: resnet, depth: 8, stem_channels: 8}"]
