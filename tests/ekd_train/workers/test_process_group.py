@@ -33,7 +33,7 @@ def members(**environment):
         )
         for rank in range(2)
     ]
-    return [process.communicate(timeout=120)[0].strip() for process in processes]
+    return [process.communicate(timeout=500)[0].strip() for process in processes]
 
 
 @pytest.mark.slow
