@@ -41,8 +41,8 @@ def test_whenever_an_interrupt_comes_all_runs_are_ended(open_tracker, interrupt_
     chance = random.Random(0)
     for number in range(30):
         tracker = open_tracker(ekd_run_id=f"interrupted-{number}")
-        interrupt_after(chance.uniform(0.0, 0.15))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):  # within, or it may come before and end pytest itself
+            interrupt_after(chance.uniform(0.0, 0.15))
             report_epochs(tracker)
         assert tracker.close("KILLED")
         runs = tracker.client.search_runs(
@@ -74,8 +74,8 @@ def test_a_call_that_was_interrupted_ends_before_the_next_one_begins(interrupt_a
 
     database = Database()
     client = Uninterrupted(database)
-    interrupt_after(0.1)
     with pytest.raises(KeyboardInterrupt):
+        interrupt_after(0.1)
         client.write("first")
     database.let_on.set()
     client.write("second")
