@@ -26,7 +26,7 @@ from ekd_train.objectives.matching import Matching, confidence_weights, standard
 from ekd_train.objectives.mean_kd import mean_kd, mean_kl
 from ekd_train.objectives.member_kd import member_kd, member_kl
 from ekd_train.objectives.mixture import Mixture, each_member
-from ekd_train.objectives.objective import Objective, Predictions
+from ekd_train.objectives.objective import Objective, Predictions, present, weighted_sum
 from ekd_train.objectives.proxy_end2 import proxy_end2
 from ekd_train.own_code import build, is_own
 from ekd_train.settings import Distillation, StudentMethod
@@ -48,8 +48,10 @@ __all__ = [
     "member_kd",
     "member_kl",
     "objective_for",
+    "present",
     "proxy_end2",
     "standardised",
+    "weighted_sum",
 ]
 
 

@@ -24,6 +24,10 @@ class Predictions:
         student_features: one map per branch, projected to its teacher's channels (`FeatureProjections`).
         teacher_features: one map per teacher, of the same shapes.
         label_probs: `(b, c)`, where labels are smoothed or mixed; None where they are not.
+
+    >>> import torch
+    >>> Predictions(labels=torch.tensor([1]), student=torch.zeros(4, 1, 10)).targets
+    tensor([1])
     """
 
     labels: Tensor
@@ -48,24 +52,29 @@ class Objective(ABC):
     Calling it gives `loss`, the scalar to differentiate, and its named terms before weighting,
     detached, for logging. A term of weight zero is neither computed nor present.
 
-    Every term is a mean over the batch. So the loss of a global batch of B images is the sum over
-    workers of `b_w / B` times the loss of a worker's share of `b_w` images, even or not.
+    Every term is a mean over the members, because factors of one member get its gradient times their number
+    (`student.factors.gradient_scale`), and over the batch: the loss of a global batch of B images is the sum
+    over workers of `b_w / B` times the loss of a worker's share of `b_w` images, even or not.
 
     >>> class FirstTeacher(Objective):
     ...     needs_teachers = True
+    ...     def __init__(self, settings): ...  # those below `distillation`
     ...     def __call__(self, predictions):
     ...         first = present(predictions.teachers, "teachers")[0]
     ...         squared = (predictions.student - first).square().mean()
     ...         return weighted_sum({"squared": (1.0, lambda: squared)})
     >>> import torch
     >>> logits = torch.ones(1, 5, 10)
-    >>> FirstTeacher()(Predictions(torch.zeros(5), logits, teachers=0 * logits))["loss"]
+    >>> FirstTeacher(None)(Predictions(torch.zeros(5), logits, teachers=0 * logits))["loss"]
     tensor(1.)
     """
 
     needs_teachers: bool = False
+    """Whether it reads `predictions.teachers`."""
     needs_clean_student: bool = False
+    """Whether it reads `predictions.student_clean`."""
     needs_features: bool = False
+    """Whether it reads both features, which only `student.method: ekd` has."""
 
     @abstractmethod
     def __call__(self, predictions: Predictions) -> dict[str, Tensor]:
@@ -73,7 +82,12 @@ class Objective(ABC):
 
 
 def weighted_sum(terms: dict[str, tuple[float, Callable[[], Tensor]]]) -> dict[str, Tensor]:
-    """`{"loss": Σ weight · term, name: term, ...}`, calling only terms of a weight above zero; one has it."""
+    """`{"loss": Σ weight · term, name: term, ...}`, calling only terms of a weight above zero; one has it.
+
+    >>> import torch
+    >>> weighted_sum({"kd": (2.0, lambda: torch.tensor(3.0)), "labels": (0.0, lambda: torch.tensor(1.0))})
+    {'loss': tensor(6.), 'kd': tensor(3.)}
+    """
     values = {name: (weight, term()) for name, (weight, term) in terms.items() if weight != 0}
     loss = sum(weight * value for weight, value in values.values())
     assert isinstance(loss, Tensor)
@@ -81,7 +95,11 @@ def weighted_sum(terms: dict[str, tuple[float, Callable[[], Tensor]]]) -> dict[s
 
 
 def present(value: T | None, name: str) -> T:
-    """`value`, or a ValueError that names the prediction the training step left out."""
+    """`value`, or a ValueError that names the prediction the training step left out.
+
+    >>> present(3, "teachers")
+    3
+    """
     if value is None:
         raise ValueError(f"this objective reads predictions.{name}, which was not given")
     return value

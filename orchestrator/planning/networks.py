@@ -7,6 +7,8 @@ from ekd_train.models.build_network import network_on_paper
 from ekd_train.models.layers import depths, freeze
 from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
+from ekd_train.objectives.trial import try_objective
+from ekd_train.own_code import is_own
 from ekd_train.settings import TrainingRun
 from ekd_train.training.optimiser import check_optimiser
 from orchestrator.errors import ExperimentError
@@ -42,9 +44,16 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
             ) from None
     try:
         name = objective_for(experiment.student.method, experiment.distillation.objective)
-        build_objective(name, experiment.distillation)
+        objective = build_objective(name, experiment.distillation)
     except ValueError as error:
         raise ExperimentError(f"distillation: {one_line(error)}") from None
+    if is_own(name):
+        student, teachers = experiment.student, experiment.teacher_count
+        members = 1 if student.method == "kd" else student.members
+        try:
+            try_objective(objective, members=members, teachers=teachers, classes=classes)
+        except Exception as error:  # whatever it raises, it would raise after the teachers are trained
+            raise ExperimentError(f"distillation.objective: {name}: {one_line(error)}") from None
 
 
 def _smallest_share(run: TrainingRun, experiment: Experiment) -> int:

@@ -45,7 +45,7 @@ def search_lines(
     lines.append(f"at once   {at_once} trial{'s' if at_once > 1 else ''} {_where(pool)}")
     lines.append(f"teachers  a pool of {pool.teacher_count}, trained once; {_taught(request, pool)}")
     lines.append("then      the best trial's network is averaged, tested once and registered")
-    return lines + ([f"WARNING: {doubt}"] if (doubt := stops.doubt()) else [])
+    return lines + ([f"WARNING: {doubt}"] if (doubt := stops.doubt(request.searcher)) else [])
 
 
 def check_students(request: SearchRequest, pool: Experiment, description: DataDescription) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.experiment.schema import Experiment
-from orchestrator.tuning.names import SchedulerName
+from orchestrator.tuning.names import SchedulerName, SearcherName
 from orchestrator.tuning.request import SearchRequest, longest_training, longest_warmup
 
 if TYPE_CHECKING:
@@ -83,10 +83,11 @@ class Stopping:
                 end, going_on = end + going_on * (1 - passing) * stop, going_on * passing
         return end + going_on * self.longest
 
-    def doubt(self) -> str | None:
-        """What to choose where too few trials would be trained in full; None if there are enough."""
+    def doubt(self, searcher: SearcherName) -> str | None:
+        """What to choose where too few trials would be trained in full; None if there are enough, or all of a
+        grid."""
         _, finished = self.expected()
-        if round(finished) >= HANDFUL:
+        if round(finished) >= HANDFUL or (searcher == "grid" and not self.rungs):
             return None
         none = ", or --scheduler none" if self.rungs and self.trials >= HANDFUL else ""
         return (

@@ -72,3 +72,8 @@ def test_a_public_function_is_documented_with_its_shapes_and_example(site):
         assert name in shown
     assert "(b, in_channels, h, w)" in shown
     assert "model = build_model(" in shown
+
+
+def test_examples_on_the_page_of_functions_can_be_copied(site):
+    assert "<blockquote>" not in (site / "api.html").read_text()
+    assert ">>> class FirstTeacher(Objective):\n...     needs_teachers = True\n" in text_of(site / "api.html")

@@ -73,7 +73,7 @@ def _run_trials(
     baseline = baseline_values(pool, request.space.domains, request.baseline)
     searcher = build_searcher(request, pool.seed, baseline)
     stops, effort = stopping(request, pool), efforts(pool, checked.description)["student"]
-    if doubt := stops.doubt():
+    if doubt := stops.doubt(request.searcher):
         context.view.warn(doubt)
     callback = SearchCallback(
         trials,

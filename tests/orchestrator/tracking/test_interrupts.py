@@ -31,7 +31,8 @@ def interrupt_after():
     signal.signal(signal.SIGUSR1, before)
 
 
-def report_epochs(tracker):
+def report_epochs(tracker, first):
+    first()  # the interrupt, which must not come before it is waited for: it would end pytest itself
     for epoch in range(100_000):
         tracker.log_metrics(f"teacher-{epoch % 3}", {"loss": 1.0, "accuracy": 0.5}, epoch)
         tracker.show({f"teacher-{epoch % 3}": RunState(tags={"epoch": str(epoch)})})
@@ -41,9 +42,8 @@ def test_whenever_an_interrupt_comes_all_runs_are_ended(open_tracker, interrupt_
     chance = random.Random(0)
     for number in range(30):
         tracker = open_tracker(ekd_run_id=f"interrupted-{number}")
-        with pytest.raises(KeyboardInterrupt):  # within, or it may come before and end pytest itself
-            interrupt_after(chance.uniform(0.0, 0.15))
-            report_epochs(tracker)
+        with pytest.raises(KeyboardInterrupt):
+            report_epochs(tracker, lambda: interrupt_after(chance.uniform(0.0, 0.15)))
         assert tracker.close("KILLED")
         runs = tracker.client.search_runs(
             [tracker.experiment_id], f"tags.`ekd.run_id` = 'interrupted-{number}'"
@@ -74,9 +74,13 @@ def test_a_call_that_was_interrupted_ends_before_the_next_one_begins(interrupt_a
 
     database = Database()
     client = Uninterrupted(database)
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted():
         interrupt_after(0.1)
         client.write("first")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     database.let_on.set()
     client.write("second")
     assert database.calls == ["first", "second"]

@@ -121,11 +121,12 @@ def test_asha_leaves_a_handful_to_train_in_full(trials, training, rungs) -> None
 
 
 def test_where_fewer_than_a_handful_train_in_full_it_is_said_with_what_to_choose() -> None:
-    assert [stops(trials).doubt() for trials in (5, 9, 24, 100)] == [None] * 4
-    assert "about 4 of 4 trials" in stops(4).doubt()
-    assert "--trials 5 or more" in stops(4).doubt()
-    assert "--scheduler none" in stops(6, "median").doubt()
-    assert stops(6, "none").doubt() is None
+    assert [stops(trials).doubt("random") for trials in (5, 9, 24, 100)] == [None] * 4
+    assert "about 4 of 4 trials" in stops(4).doubt("random")
+    assert "--trials 5 or more" in stops(4).doubt("random")
+    assert "--scheduler none" in stops(6, "median").doubt("random")
+    assert stops(6, "none").doubt("random") is None
+    assert stops(2, "none").doubt("grid") is None  # all that there is
 
 
 def test_no_trial_is_stopped_in_the_warm_up_of_another(tmp_path):
