@@ -75,7 +75,7 @@ def memory_lines(
     of = "GPU" if experiment.cluster.gpus_per_worker else "worker"
     try:
         found = needs(experiment, description, packed=packed)
-    except (RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # code of one's own may raise anything
         return [f"memory    not known: {one_line(error)}"]
     available = _available(experiment, capacity)
     if available is not None:
