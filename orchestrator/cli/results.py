@@ -9,7 +9,7 @@ from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, unrecognised, verdict
 from orchestrator.planning.preflight import Checked
-from orchestrator.registry.promotion import CHALLENGER
+from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.table import failures, short_values, spare_columns, trials_table
@@ -30,8 +30,13 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     small = is_small(checked.experiment)
     if not small and (never := unrecognised(summary.predictors["averaged"], summary.class_names)):
         console.say(f"WARNING: {never}")
+    if registered.name != checked.experiment.model_name:  # it is no part of the run's id
+        console.say(
+            f"WARNING: registered as {registered.name}, before {checked.experiment.model_name} was set"
+        )
     console.say(f"Registered as {registered.promotion}")
-    if not small and registered.promotion.startswith(CHALLENGER):
+    hopeless = registered.promotion.startswith(f"{CHALLENGER}: {AT_CHANCE}")
+    if not small and not hopeless and registered.promotion.startswith(CHALLENGER):
         console.say(f"To make it the champion: {_promote_command(checked, registered.uri)}")
     console.say(f"Report: {checked.storage.uri(REPORT)}")
     if command := ui_command(checked.tracking_uri):

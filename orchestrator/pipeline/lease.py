@@ -22,6 +22,7 @@ from pathlib import Path
 from ekd_train.persistence.bounded_json import read_bounded_json
 from ekd_train.persistence.records import Record
 from orchestrator.errors import EkdError
+from orchestrator.experiment.redaction import one_line
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, TooLarge, Version
 from orchestrator.storage.fenced import FencedStorage
 
@@ -109,6 +110,8 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._version: Version | None = None
         self._renewed = 0.0
+        self._unwritten = ""
+        """Why the last renewal failed."""
         self._renewing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -198,8 +201,10 @@ class Lease:
         return _now() - self._renewed > self.lease_s
 
     def _not_renewed(self) -> str:
+        why = f" ({self._unwritten})" if self._unwritten else ""
         return (
-            f"the lease of this run could not be renewed for {self.lease_s:.0f} s: another driver may have it"
+            f"the lease of this run could not be renewed for {self.lease_s:.0f} s{why}: "
+            "another driver may have it by now"
         )
 
     def _lease(self) -> bytes:
@@ -218,7 +223,8 @@ class Lease:
             self._renewed = began
         except Conflict:
             self._look(began)
-        except StorageError:
+        except StorageError as error:
+            self._unwritten = one_line(error, 200)
             if self._expired:
                 self.lost = self._not_renewed()
 

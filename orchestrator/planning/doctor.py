@@ -8,7 +8,7 @@ from ekd_train.data import describe
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
 from orchestrator.planning.data import load_here, room
-from orchestrator.planning.networks import check_networks
+from orchestrator.planning.networks import bytes_needed, check_networks
 from orchestrator.planning.preflight import (
     PATIENCE_S,
     check_capacity,
@@ -18,7 +18,7 @@ from orchestrator.planning.preflight import (
 )
 from orchestrator.runtime.ray_session import listening_address, start_ray, stop_ray, token_warning
 from orchestrator.storage import open_storage
-from orchestrator.storage.preflight import check_storage
+from orchestrator.storage.preflight import check_room, check_storage
 from orchestrator.tracking import check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 
@@ -76,6 +76,9 @@ def _data(experiment: Experiment) -> str:
     )
     check_images(experiment, found)
     check_networks(experiment, found)
+    kept = experiment.storage
+    storage = open_storage(kept.uri, kept.endpoint_url, patience_s=PATIENCE_S)
+    check_room(storage, bytes_needed(experiment, found))
     return (
         f"{found.name}: {found.train} + {found.validation} + {found.test} images, "
         f"{found.num_classes} classes, fingerprint {found.fingerprint[:12]}"

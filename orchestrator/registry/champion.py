@@ -25,6 +25,7 @@ _HISTORY = "ekd.champion."
 HISTORY_TAG = f"{_HISTORY}history"
 """A line for each move, the newest last. Earlier versions of ekd wrote each to a tag of its own, named by its
 time (UTC): sorted by name, they come first."""
+_REGISTERED_AS = " (when registered, "
 _MAX_HISTORY_CHARACTERS = 5000
 """What a registry in PostgreSQL keeps; the oldest lines go first."""
 ALIAS_TAG = "ekd.alias"
@@ -169,17 +170,33 @@ def _explain(client: "MlflowClient", name: str, move: Move) -> None:
     model = client.get_registered_model(name)
     if (model.description or ABOUT).endswith(ABOUT[-40:]):  # of any version of ekd; else a person's
         before = f" Before it: version {move.before}." if move.before else ""
-        described = f"Champion: version {move.after}: {move.reason.rstrip('.')}.{before}\n\n{ABOUT}"
+        described = f"Champion: version {move.after}: {_told(move).rstrip('.')}.{before}\n\n{ABOUT}"
         client.update_registered_model(name, description=described)
     if move.before:
-        replaced = f"replaced by version {move.after}: {move.reason}"
+        replaced = _beside(client, name, move.before, f"replaced by version {move.after}: {move.reason}")
         client.set_model_version_tag(name, move.before, PROMOTION_TAG, replaced)
         say_on_run(client, version_of(client, name, move.before), f"replaced by version {move.after}")
     say_on_run(client, version_of(client, name, move.after), CHAMPION)
     if str(model.aliases.get(CHALLENGER)) == move.after:
         client.delete_registered_model_alias(name, CHALLENGER)
     # Last: it says to a rerun of the registration that nothing is left to do.
-    client.set_model_version_tag(name, move.after, PROMOTION_TAG, f"{CHAMPION}: {move.reason}")
+    why = _beside(client, name, move.after, f"{CHAMPION}: {_told(move)}")
+    client.set_model_version_tag(name, move.after, PROMOTION_TAG, why)
+
+
+def _told(move: Move) -> str:
+    """Why its version is champion: what is said at a rollback is said of the other one."""
+    if move.kind == "rollback":
+        return f"restored, because version {move.before} was rolled back: {move.reason}"
+    return move.reason
+
+
+def _beside(client: "MlflowClient", name: str, version: str, text: str) -> str:
+    """`text`, and, where a person has decided otherwise, what was found when the version was registered."""
+    before = version_of(client, name, version).tags.get(PROMOTION_TAG, "")
+    found = before.partition(_REGISTERED_AS)[2].removesuffix(")") or before
+    doubted = found.startswith(f"{CHALLENGER}:")
+    return f"{text}{_REGISTERED_AS}{found})" if doubted else text
 
 
 def say_on_run(client: "MlflowClient", version: "ModelVersion", alias: str) -> None:

@@ -10,6 +10,7 @@ from orchestrator.experiment.infrastructure import ChampionBy
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
+AT_CHANCE = "at chance level"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def doubt(
     by_luck = chance + 2 * math.sqrt(chance * (1 - chance) / images)
     if student.balanced_accuracy <= by_luck:
         return (
-            f"at chance level: balanced validation accuracy {student.balanced_accuracy:.4f} with {classes} "
+            f"{AT_CHANCE}: balanced validation accuracy {student.balanced_accuracy:.4f} with {classes} "
             f"classes, where guessing may reach {by_luck:.4f} on {images} images"
         )
     if control.comparable(by) and student.merit(by) < control.merit(by):

@@ -222,7 +222,13 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> int:
         )
         return 1
     if status != SUCCEEDED:
-        say(f"job {job} {status.lower()}: {jobs.why(job)}; the same command continues the run")
+        why = jobs.why(job)
+        nothing_started = "exit code 2" in why
+        then = "nothing was started: mend what it says above, then the same command"
+        say(
+            f"job {job} {status.lower()}: {why}; "
+            f"{then if nothing_started else 'the same command continues the run'}"
+        )
         return 1
     return 0
 
@@ -239,6 +245,11 @@ def _words(error: Exception, address: str) -> str:
         return (
             f"cannot reach a Ray dashboard at {address}; the address is http://HEAD:8265, the head must be "
             "started with --dashboard-host=0.0.0.0 or reached through a tunnel (ssh -L, kubectl port-forward)"
+        )
+    if "No available agent to submit job" in text:
+        text += (
+            " The head's agent does not listen: is its port 52365 taken by another Ray on that host? Start "
+            "the head with another --dashboard-agent-listen-port"
         )
     return f"the cluster at {address}: {text}"
 

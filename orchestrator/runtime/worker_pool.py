@@ -35,8 +35,8 @@ from orchestrator.storage.vendor_settings import ray_storage
 ANSWER_S = 2.0
 """How long an answer of the queue or of a worker is waited for before other things are looked after."""
 
-COMING_S = 30.0
-"""Workers usually need half of it to come up: to import torch and form groups."""
+COMING_S = 60.0
+"""Workers usually need a quarter of it to come up: to import torch and form groups."""
 
 AGAIN = "all workers start again from the last checkpoint"
 
@@ -154,9 +154,11 @@ class WorkerPool:
     def _wanted(self) -> str:
         cluster = self.cluster
         total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
+        if free >= cluster.cpus_per_worker * cluster.fewest_workers:
+            return "workers to load Python and torch, and to meet"
         return (
             f"workers to come up, with {cluster.cpus_per_worker} CPU each, {cluster.fewest_workers} at "
-            f"least; of {total:g} CPUs {free:g} are free"
+            f"least; of {total:g} CPUs {free:g} are free, if these workers do not hold the others"
         )
 
     def _unanswered(self) -> list[Event]:

@@ -8,6 +8,7 @@ from ekd_train.data.description import DataDescription
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
 from orchestrator.experiment.infrastructure import ChampionBy
+from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.manifest_content import Gain, Registered
 from orchestrator.pipeline.projection import project, searched_keys, shown_params
 from orchestrator.pipeline.run_context import RunContext, RunFailed
@@ -23,6 +24,7 @@ from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, regis
 from orchestrator.tracking import PARENT, TrackingError
 
 PAUSE_S = 5.0
+SMOKE = "a smoke run, whose numbers mean nothing"
 
 
 def register(context: RunContext) -> Registered:
@@ -79,7 +81,11 @@ def _register(context: RunContext) -> Registered:
     averaged = summary.predictors["averaged"]
     to_control = _to_control(context)
     summary = summary.model_copy(update={"to_control": to_control})
-    card = model_card(summary, experiment.resolved(), lineage, checked.description, runs=links)
+    doubted = _doubted(summary, experiment.tracking.champion_by, checked.description)
+    said = SMOKE if is_small(experiment) else doubted
+    if is_small(experiment) and experiment.tracking.registered_model:  # beside versions that are meant
+        doubted = SMOKE
+    card = model_card(summary, experiment.resolved(), lineage, checked.description, runs=links, doubted=said)
     version = register_averaged_student(
         context.tracker,
         context.tracker.run_id,
@@ -99,7 +105,7 @@ def _register(context: RunContext) -> Registered:
         ),
         class_names=checked.description.class_names,
         champion_by=experiment.tracking.champion_by,
-        doubted=_doubted(summary, experiment.tracking.champion_by, checked.description),
+        doubted=doubted,
     )
     checked.storage.write(CARD, card.encode())
     return Registered(

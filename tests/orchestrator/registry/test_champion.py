@@ -1,6 +1,7 @@
 """The champion moves by one call, with a history, by hand and back."""
 
 import contextlib
+import re
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,34 @@ def test_rolling_back_goes_to_the_champion_before_and_again_one_further(client, 
         ("3", "2", "rollback"),
         ("2", "1", "rollback"),
     ]
+
+
+def test_what_is_said_at_a_rollback_is_said_of_the_version_that_was_rolled_back(client, model):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    roll_back(client, model, reason="wrong on sevens")
+    restored = "restored, because version 2 was rolled back: wrong on sevens"
+    assert client.get_model_version(model, "1").tags["ekd.promotion"] == f"champion: {restored}"
+    assert client.get_registered_model(model).description.startswith(f"Champion: version 1: {restored}.")
+
+
+def test_what_was_found_of_a_version_outlives_what_people_decide(client, model):
+    found = "challenger: worse than its own control"
+    client.set_model_version_tag(model, "2", "ekd.promotion", found)
+    for reason in ("for the demo", "for the demo"):  # the second writes what an interrupted first did not
+        move_champion(client, model, "2", kind="promoted", reason=reason)
+    why = client.get_model_version(model, "2").tags["ekd.promotion"]
+    assert why == f"champion: for the demo (when registered, {found})"
+    roll_back(client, model, reason="enough")
+    assert client.get_model_version(model, "2").tags["ekd.promotion"].endswith(f"(when registered, {found})")
+
+
+def test_a_host_whose_clock_is_an_hour_ahead_changes_no_order(client, model):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    noted = client.get_registered_model(model).tags["ekd.champion.history"]
+    ahead = re.sub(r"T(\d\d):", lambda hour: f"T{(int(hour[1]) + 1) % 24:02}:", noted)
+    client.set_registered_model_tag(model, "ekd.champion.history", ahead)
+    move_champion(client, model, "3", kind="promoted", reason="better still")
+    assert [roll_back(client, model, reason="back").after for _ in range(2)] == ["2", "1"]
 
 
 def test_a_move_that_was_noted_but_never_made_is_passed_over(client, model, monkeypatch):

@@ -74,6 +74,11 @@ def test_the_difference_to_control_has_its_interval(experiment):
     assert "95 % interval of the difference, a paired bootstrap over the 360 test" in card
 
 
+def test_what_speaks_against_it_comes_first(experiment):
+    card = model_card(SUMMARY, experiment, LINEAGE, DATA, doubted="worse than its own control")
+    assert card.startswith("**Not to be used: worse than its own control.**\n\nTest accuracy")
+
+
 def test_it_counts_the_images_whatever_cut_them(card):
     assert "- data: `digits`: 1,078 images for training, 359 for selection and temperature, 360 for" in card
     tree = {"name": "d", "data": {"train_size": 500, "train_fraction": 0.2}}

@@ -43,8 +43,10 @@ class Played:
     def cluster_resources(self):
         return {"CPU": 8.0}
 
+    free = 0.0
+
     def available_resources(self):
-        return {"CPU": 1.0}
+        return {"CPU": self.free}
 
     def kill(self, actor, *, no_restart):
         self.killed.append((actor, no_restart))
@@ -137,7 +139,11 @@ def test_workers_that_do_not_come_up_are_waited_for_with_a_voice(ray, pool, capl
     monkeypatch.setattr(pool._coming, "_began", ray.time)
     pool.add([SimpleNamespace(name="teacher-0")])
     assert polls(ray, pool, 100) == []
+    ray.free = 1.0
+    assert polls(ray, pool, 100) == []
     assert caplog.messages == [
-        f"waiting for workers to come up, with 1 CPU each, 1 at least; of 8 CPUs 1 are free ({seconds} s)"
-        for seconds in (30, 90)
+        "waiting for workers to come up, with 1 CPU each, 1 at least; of 8 CPUs 0 are free, if these workers "
+        "do not hold the others (60 s)",
+        "waiting for workers to load Python and torch, and to meet (120 s)",
+        "waiting for workers to load Python and torch, and to meet (180 s)",
     ]
