@@ -8,6 +8,7 @@ from ekd_train.data.description import DataDescription
 from ekd_train.persistence.networks import load_predictions
 from ekd_train.settings import Architecture
 from orchestrator.experiment.infrastructure import ChampionBy
+from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.manifest_content import Gain, Registered
 from orchestrator.pipeline.projection import project, searched_keys, shown_params
@@ -23,7 +24,7 @@ from orchestrator.registry.provenance import ARCHITECTURE_TAG, PRUNED_TAG, linea
 from orchestrator.registry.registration import MAX_DESCRIPTION_CHARACTERS, register_averaged_student
 from orchestrator.tracking import PARENT, TrackingError
 
-PAUSE_S = 5.0
+PAUSE_S, SAY_EVERY_S = 5.0, 30.0
 SMOKE = "a smoke run, whose numbers mean nothing"
 
 
@@ -36,7 +37,7 @@ def register(context: RunContext) -> Registered:
     """
     checked = context.checked
     context.begin_to_end()
-    deadline = time.monotonic() + checked.experiment.tracking.patience_s
+    deadline, say_at = time.monotonic() + checked.experiment.tracking.patience_s, 0.0
     while True:
         try:
             return _register(context)
@@ -48,7 +49,9 @@ def register(context: RunContext) -> Registered:
                     f"{error}; the averaged student is safe in {weights}; "
                     f"once the tracking server is back, register it with `{register_command(checked)}`"
                 ) from error
-            context.view.warn(f"{error}; trying again for {left_s:.0f} s")
+            if time.monotonic() >= say_at:
+                context.view.warn(f"{one_line(error, 200)}; trying again for {left_s:.0f} s")
+                say_at = time.monotonic() + SAY_EVERY_S
             time.sleep(min(PAUSE_S, left_s))
 
 
