@@ -51,8 +51,8 @@ def model_card(
         _results(others, data, summary.to_control),
         _limitations(experiment),
         _how_to_use(experiment, predictors["averaged"].temperature, data.class_names),
-        _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *_how_to_build(experiment["student"]["architecture"]),
+        _how_it_was_made(summary, experiment, lineage, data, runs or {}),
         *([f"## The teachers on the test images\n\n{markdown(teachers)}"] if teachers else []),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
@@ -87,8 +87,7 @@ def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_cont
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
     interval = (
         f"""
-- in brackets above: the 95 % interval of the difference, a paired bootstrap over the {data.test:,} test
-  images; other training seeds are not in it"""
+- in brackets above: a paired bootstrap over the {data.test:,} test images, of one training seed"""
         if to_control is not None
         else ""
     )

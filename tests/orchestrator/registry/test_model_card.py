@@ -71,7 +71,7 @@ def test_the_difference_to_control_has_its_interval(experiment):
     card = model_card(SUMMARY.model_copy(update={"to_control": gain}), experiment, LINEAGE, DATA)
     assert "+2.05 points [-0.10, +4.23] and NLL -0.0800 against the control, -1.87 points and" in card
     assert "In brackets the 95 % interval over the test images; 0 is in it, so nothing is shown." in card
-    assert "95 % interval of the difference, a paired bootstrap over the 360 test" in card
+    assert "in brackets above: a paired bootstrap over the 360 test images" in card
 
 
 def test_what_speaks_against_it_comes_first(experiment):
