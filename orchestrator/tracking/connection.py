@@ -112,16 +112,16 @@ def check_own_model(uri: str, location: str) -> None:
     """Whether a model may be fetched from `location`, as the store at `uri` says: all of a folder is copied.
 
     Whoever may write a SQLite file could name any folder of this user's. Raises `TrackingError` for one that
-    is not below the file's, and as `check_location`.
+    neither is below the file's nor holds a model, and as `check_location`.
     """
     check_location(uri, location)
     file, place = sqlite_file(uri), local_folder(location)
     if file is None or place is None:
         return
-    if not place.resolve().is_relative_to(file.parent.resolve()):
+    if not place.resolve().is_relative_to(file.parent.resolve()) and not (place / "MLmodel").is_file():
         raise TrackingError(
             f"{redacted(uri)} says that the model is at {redacted(location)}, "
-            f"which is not below {file.parent}"
+            f"which is not below {file.parent} and holds no model"
         )
 
 
