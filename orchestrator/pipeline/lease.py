@@ -110,8 +110,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._version: Version | None = None
         self._renewed = 0.0
-        self._unwritten = ""
-        """Why the last renewal failed."""
+        self._unwritten = ""  # why the last renewal failed, in brackets
         self._renewing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -201,11 +200,8 @@ class Lease:
         return _now() - self._renewed > self.lease_s
 
     def _not_renewed(self) -> str:
-        why = f" ({self._unwritten})" if self._unwritten else ""
-        return (
-            f"the lease of this run could not be renewed for {self.lease_s:.0f} s{why}: "
-            "another driver may have it by now"
-        )
+        unrenewed = f"the lease of this run could not be renewed for {self.lease_s:.0f} s"
+        return f"{unrenewed}{self._unwritten}: another driver may have it by now"
 
     def _lease(self) -> bytes:
         return this_process(self._token, self.term).model_dump_json().encode()
@@ -224,7 +220,7 @@ class Lease:
         except Conflict:
             self._look(began)
         except StorageError as error:
-            self._unwritten = one_line(error, 200)
+            self._unwritten = f" ({one_line(error, 200)})"
             if self._expired:
                 self.lost = self._not_renewed()
 
