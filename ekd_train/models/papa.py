@@ -43,17 +43,17 @@ class Papa(Subnetworks):
         """Logits `(s, b, c)`; see `Subnetworks.forward`. In training mode it counts, and pulls when due."""
         if self.training:
             # By nothing where it is not due: to ask the device would cost a wait in every step.
-            self.pull(self.rate * ((self.steps > 0) & (self.steps % self.every == 0)))
+            self.pull((self.steps > 0) & (self.steps % self.every == 0))
             self.steps += 1
         return torch.stack([self.networks[member](images) for member in self.chosen(members)])
 
     @torch.no_grad()
-    def pull(self, share: Tensor) -> None:
-        """Move every network by `share` (a scalar) toward their mean, which stays where it is."""
+    def pull(self, due: Tensor) -> None:
+        """Move every network by `rate` times `due` (a scalar) toward their mean, which stays where it is."""
         for together in zip(*(network.parameters() for network in self.networks), strict=True):
             mean = torch.stack(together).mean(0)
             for parameter in together:
-                parameter.lerp_(mean, share.to(parameter.dtype))
+                parameter.lerp_(mean, self.rate * due.to(parameter.dtype))
 
     @torch.no_grad()
     def averaged(self, weights: Tensor | None = None) -> nn.Module:
