@@ -223,7 +223,7 @@ def follow(job: str, address: str, say: Callable[[str], None]) -> int:
         return 1
     if status != SUCCEEDED:
         why = jobs.why(job)
-        nothing_started = "exit code 2" in why
+        nothing_started = re.search(r"exit code 2\b", why)
         then = "nothing was started: mend what it says above, then the same command"
         say(
             f"job {job} {status.lower()}: {why}; "

@@ -12,6 +12,7 @@ from orchestrator.cli.terminal import results_console
 from orchestrator.errors import ExperimentError
 from orchestrator.pipeline.summary import compact
 from orchestrator.registry.listing import list_versions
+from orchestrator.tuning.table import short
 
 _HEADINGS: dict[str, tuple[str, Callable[[float], str]]] = {
     "val.\nacc. %": ("validation/accuracy", lambda value: f"{100 * value:.2f}"),
@@ -81,5 +82,5 @@ def _short(setting: str) -> str:
     ('2.37', 'latent_be')
     """
     with suppress(ValueError):
-        return f"{float(setting):.3g}"
+        return short(float(setting))
     return setting
