@@ -39,14 +39,14 @@ def model_card(
         lineage: tags of the version; shown as they are.
         data: of the data set.
         runs: links to the MLflow runs it came from, by name, such as `#/experiments/1/runs/ab`.
-        doubted: why it is not to be used; it comes first.
+        doubted: why it is not to be used; the first line begins with it.
     """
     predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
     others = {name: values for name, values in predictors.items() if name not in teachers}
+    doubt = f"**Not to be used: {doubted}.** " if doubted else ""
     sections = [
-        *([f"**Not to be used: {doubted}.**"] if doubted else []),
-        verdict(predictors, summary.to_control),
+        f"{doubt}{verdict(predictors, summary.to_control)}",
         _what_it_is(summary, experiment),
         _results(others, data, summary.to_control),
         _limitations(experiment),
