@@ -115,7 +115,7 @@ def planned_runs(
     planned = []
     for run in training_runs(experiment):
         params, macs = cost(run)
-        steps = run.epochs * (description.train // run.training.batch_size)
+        steps = _steps(run, description.train)
         each = passes(run)
         teachers = [cost(teacher)[1] for teacher in run.teachers]
         teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
@@ -129,6 +129,10 @@ def planned_runs(
             )
             planned.append(PlannedRun(run, params, macs, steps, 0.0, stored))
     return planned
+
+
+def _steps(run: TrainingRun, train_images: int) -> int:
+    return run.epochs * (train_images // run.training.batch_size)
 
 
 APART = 0.05
@@ -148,12 +152,12 @@ def doubts(experiment: Experiment, findings: Iterable[str], train_images: int) -
             continue
         epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
         group = "teachers" if run.name.startswith("teacher-") else "student"  # whose training a control has
-        batch = run.training.batch_size
-        steps = epochs * max(1, train_images // batch)
-        if steps < FEW_STEPS:
+        steps = _steps(run, train_images)
+        if steps < FEW_STEPS and run.architecture.weights is None:  # others have learned before
             lines.append(
-                f"{group}.training: {train_images} images in batches of {batch} are {steps} steps in "
-                f"{epochs} epochs, and networks learn in hundreds: lower batch_size, or raise epochs"
+                f"{group}.training: {train_images} images in batches of {run.training.batch_size} are "
+                f"{steps} steps in {epochs} epochs, and networks learn in hundreds: lower batch_size, or "
+                "raise epochs"
             )
         if run.student is not None and run.student.method == "papa":
             pulls, rate = steps // run.student.papa.every, run.student.papa.rate

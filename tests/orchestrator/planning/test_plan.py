@@ -166,6 +166,9 @@ def test_so_few_steps_that_nothing_is_learned_are_doubted_but_in_a_smoke_run():
         "hundreds: lower batch_size, or raise epochs"
     ]
     assert not doubts(make_small(experiment), ("an image is odd",), 138)
+    start = ["student.architecture={name: resnet18, weights: trained.pth}"]
+    few_from_weights = [f"student.training.{setting}" for setting in few]
+    assert not doubts(load_experiment("digits", [*few_from_weights, *start]), (), 138)
 
 
 def test_networks_that_are_hardly_pulled_together_are_doubted():
