@@ -1,6 +1,8 @@
 """Packed images as tensors, decoded ahead of the step by processes beside it."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.context import BaseContext
 
@@ -67,6 +69,7 @@ class Loader:
                 prefetch_factor=BATCHES_AHEAD if self._processes else None,
                 persistent_workers=self._processes > 0,
                 multiprocessing_context=_context() if self._processes else None,
+                worker_init_fn=_end_with_owner,
                 pin_memory=self.device.type == "cuda",
                 # Its own: whether a run has loader processes must not move the global generator.
                 generator=torch.Generator(),
@@ -116,6 +119,21 @@ class StreamedImages:
         """Each of `batches` of these images, decoded ahead by the loader's processes."""
         rows = self._images.rows
         return self._loader.stream(rows[b] if isinstance(b, slice) else rows[b.numpy()] for b in batches)
+
+
+def _end_with_owner(_: int) -> None:
+    """In a loader process: see to it that it ends when the process that wants the images does, however.
+
+    torch's own loop looks whether the parent is alive, which is the process that forked it: that lives on, as
+    long as those that it forked.
+    """
+
+    def wait() -> None:
+        if owner := multiprocessing.parent_process():
+            owner.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
 def _context() -> BaseContext:
