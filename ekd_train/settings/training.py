@@ -39,7 +39,9 @@ class Speed(Settings):
     """How a training step computes: results change by rounding at most (docs/speed.md)."""
 
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
-    """Order of feature maps in memory; fast convolutions and normalisations want the channels last."""
+    """Order of feature maps in memory; fast convolutions and normalisations want the channels last. On
+    a CPU networks with strided 1x1 convolutions of fewer than 16 channels are contiguous, whatever it says:
+    oneDNN's gradient of those is wrong."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of convolutions and matrix products in training and its validations; auto: bfloat16 where the
     processor (x86 with AVX512-BF16 or AMX) or GPU computes in it, up to twice as fast, else float32.

@@ -9,15 +9,33 @@ from torch import nn
 
 from ekd_train.settings import Speed
 
+WIDEST_REGISTER = 16
+"""float32 numbers in one, of any x86 processor."""
+
 
 def lay_out(module: nn.Module, speed: Speed) -> None:
     """Order the weights of convolutions in memory as `speed` says, in place; their outputs follow.
 
     Only strides change. Weights decide because every image passes through them: images of one
-    channel have no order of their own.
+    channel have no order of their own. A network that `_is_unsafe` stays contiguous.
     """
-    if speed.memory_format == "channels_last":
+    if speed.memory_format == "channels_last" and not _is_unsafe(module):
         module.to(memory_format=torch.channels_last)
+
+
+def _is_unsafe(module: nn.Module) -> bool:
+    """Whether oneDNN would write beyond its memory in a backward pass with the channels last: the gradient of
+    a strided 1x1 convolution of fewer channels than a register holds is wrong, or the process dies
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return any(
+        isinstance(m, nn.Conv2d)
+        and m.weight.device.type == "cpu"
+        and m.kernel_size == (1, 1)
+        and max(m.stride) > 1
+        and m.in_channels // m.groups < WIDEST_REGISTER
+        for m in module.modules()
+    )
 
 
 def computing(speed: Speed, device: torch.device) -> AbstractContextManager[object]:

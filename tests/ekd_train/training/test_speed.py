@@ -1,5 +1,6 @@
 """Every way of computing a step gives the same training, to the rounding that its name promises."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from training_runs import (
 )
 
 from ekd_train.evaluation.evaluate import predict
-from ekd_train.settings import Speed
+from ekd_train.models import build_model
+from ekd_train.settings import Architecture, Speed
 from ekd_train.training.loop import train
 from ekd_train.training.reporter import Silent
-from ekd_train.training.speed import compute_exactly, computing, precision_on
+from ekd_train.training.speed import compute_exactly, computing, lay_out, precision_on
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
+WIDE = Architecture(name="wide_resnet", depth=10, stem_channels=16)
+"""Enough for the channels to be last."""
 WAYS = {
     "default": {},
     "float32": {"precision": "float32"},
@@ -32,7 +36,7 @@ WAYS = {
 
 
 def trained(way, store=None, reporter=None, epochs=4):
-    run = student_run(perturbation="tdiv_sdiv", speed=way, epochs=epochs)
+    run = student_run(perturbation="tdiv_sdiv", speed=way, epochs=epochs, architecture=WIDE)
     data = made_up_data()
     return train(
         run,
@@ -61,7 +65,7 @@ def test_the_first_epoch_has_the_same_loss_to_rounding(way, tolerance):
 def test_weights_and_their_momenta_stay_float32_under_bfloat16():
     store = MemoryStore()
     trained(WAYS["bfloat16"], store)
-    run = student_run(perturbation="tdiv_sdiv", speed=WAYS["bfloat16"])
+    run = student_run(perturbation="tdiv_sdiv", speed=WAYS["bfloat16"], architecture=WIDE)
     tensors = checkpoints_in(store, run).newest().tensors
     assert {t.dtype for t in tensors.values()} == {torch.float32, torch.int64}
 
@@ -104,3 +108,32 @@ def test_a_worker_with_a_gpu_computes_float32_in_float32_and_can_export():
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before
     assert after == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("channels", "order"), [(2, "contiguous_format"), (15, "contiguous_format"), (16, "channels_last")]
+)
+def test_a_network_whose_gradient_onednn_gets_wrong_with_the_channels_last_stays_contiguous(channels, order):
+    network = build_model("wide_resnet", num_classes=10, depth=10, stem_channels=channels)
+    lay_out(network, Speed(memory_format="channels_last"))
+    order = torch.channels_last if channels == 16 else torch.contiguous_format
+    weights = [p for p in network.parameters() if p.dim() == 4 and p.shape[2] > 1]
+    assert all(weight.is_contiguous(memory_format=order) for weight in weights)
+
+
+@pytest.mark.parametrize("channels", [2, 16])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_gradient_of_a_strided_shortcut_is_that_of_float64(channels, precision):
+    torch.manual_seed(0)
+    network = build_model("wide_resnet", num_classes=10, depth=10, stem_channels=channels).train()
+    exact = copy.deepcopy(network).double()
+    images = torch.randn(8, 3, 8, 8)
+    speed = Speed(memory_format="channels_last", precision=precision)
+    lay_out(network, speed)
+    with computing(speed, CPU):
+        outputs = network(images)
+    outputs.square().mean().backward()
+    exact(images.double()).square().mean().backward()
+    for mine, theirs in zip(network.parameters(), exact.parameters(), strict=True):
+        error = (mine.grad - theirs.grad).norm() / theirs.grad.norm().clamp(min=1e-3)
+        assert error < {"float32": 1e-4, "bfloat16": 0.3}[precision]
