@@ -1,5 +1,7 @@
 """Whether members lie in one basin: the loss between them, and on the way to their average."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,12 @@ def connectivity(student: Subnetworks, images: Tensor, labels: Tensor) -> Connec
     members = torch.eye(student.num_members)
     centre = members.mean(0)
 
+    @cache  # segments share their ends
+    def loss(*weights: float) -> float:
+        return _loss(student, torch.tensor(weights), images, labels)
+
     def losses(start: Tensor, end: Tensor) -> tuple[float, ...]:
-        return tuple(_loss(student, torch.lerp(start, end, point), images, labels) for point in POINTS)
+        return tuple(loss(*torch.lerp(start, end, point).tolist()) for point in POINTS)
 
     following = members.roll(-1, dims=0) if student.num_members > 2 else members[1:]
     return Connectivity(

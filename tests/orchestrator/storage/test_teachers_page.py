@@ -32,18 +32,18 @@ def folder(moto: Server, tmp_path: Path, monkeypatch) -> Path:
     for label in ("cat", "dog", "owl"):
         (tmp_path / "images/train" / label).mkdir(parents=True)
         for index in range(250):
-            pixels = rng.integers(0, 256, (66, 72, 3), dtype=np.uint8)
+            pixels = rng.integers(0, 256, (17, 18, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"images/train/{label}/{index}.jpg")
     torch.manual_seed(0)
     safetensors.torch.save_file(resnet18(num_classes=3).state_dict(), tmp_path / "first.safetensors")
-    second = build_model("wide_resnet", num_classes=3, in_channels=3, image_size=64, depth=16)
+    second = build_model("wide_resnet", num_classes=3, in_channels=3, image_size=16, depth=16)
     torch.save(second.state_dict(), tmp_path / "second.pth")
     keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
     s3 = boto3.session.Session(**keys).client("s3", endpoint_url=moto.url)
     s3.create_bucket(Bucket="models")
     s3.upload_file(str(tmp_path / "second.pth"), "models", "second.pth")
     experiment = yaml.safe_load(blocks("yaml")[0])
-    experiment["data"] |= {"validation_size": 100, "test_size": 100}
+    experiment["data"] |= {"validation_size": 100, "test_size": 100, "image_size": 16}
     experiment["storage"] = {"uri": "s3://bucket/page", "endpoint_url": moto.url}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(experiment))
     monkeypatch.chdir(tmp_path)
