@@ -4,7 +4,7 @@ Whoever starts the processes (Ray Train, torchrun, a test) makes the process gro
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ekd_train.data.sampler import shard_bounds
+
+T = TypeVar("T")
 
 
 class Notice(Protocol):
@@ -35,6 +37,8 @@ class Workers:
     device: torch.device = torch.device("cpu")
     notice: Notice | None = None
     """None: machines are not preempted. Either all workers of a run have one or none has."""
+    verify_every: int = 0
+    """Steps from one comparison of what they compute to the next; 0: never."""
 
     @property
     def is_first(self) -> bool:
@@ -78,6 +82,13 @@ class Workers:
         dist.all_gather(gathered, padded, group=self.group)
         pieces = [piece[: stop - start] for piece, (start, stop) in zip(gathered, shares, strict=True)]
         return torch.cat(pieces).movedim(0, dim)
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's `value`, which can be pickled, in rank order, on every worker."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of `value` over the workers."""

@@ -4,6 +4,8 @@ torch's own SyncBatchNorm is for GPUs only.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +78,19 @@ def synchronise_among(group: dist.ProcessGroup | None) -> None:
     None, as at first: with all workers.
     """
     _Synchronised.group = group
+
+
+@contextmanager
+def apart(module: nn.Module) -> Iterator[None]:
+    """Within it, synchronised BatchNorms of `module` normalise by running statistics: workers do not meet."""
+    meeting = [part for part in module.modules() if isinstance(part, _Synchronised) and part.training]
+    for part in meeting:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in meeting:
+            part.train()
 
 
 def to_synchronised_batch_norm(module: nn.Module) -> nn.Module:

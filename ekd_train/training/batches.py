@@ -1,7 +1,7 @@
 """The batches of one run, with every random choice that a step needs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ class Batches:
         """Where images are packed; of one epoch, and begun anew if it is not at the step that is drawn."""
         self._next = 0
         self.per_epoch = len(global_batches(self._order(0), run.training.batch_size))
+
+    def of_worker(self, rank: int) -> "Batches":
+        """The same, as worker `rank` draws them."""
+        workers = replace(self.workers, rank=rank)
+        return Batches(self.run, self.data, workers, self.teachers, self.teacher_cache)
 
     def of_epoch(self, epoch: int) -> Tensor:
         """Numbers of the training images of each global batch, int64 `(steps, batch_size)`."""

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from ekd_train.data.tensors import TrainingData
 from ekd_train.data.user_cache import cache_folder
 from ekd_train.distributed import Workers
-from ekd_train.errors import EkdError
 from ekd_train.evaluation.evaluate import averaging_gap_warning, validate
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.bounded_tensors import room_for
 from ekd_train.persistence.checkpoint import Checkpoint, Checkpoints
 from ekd_train.settings import Factors, TrainingRun
 from ekd_train.training.batches import Batches
+from ekd_train.training.errors import TrainingDiverged
 from ekd_train.training.optimiser import set_learning_rate
+from ekd_train.training.replay import Replay
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.schedule import learning_rate_factor, linear_warmup
 from ekd_train.training.speed import computing
@@ -42,10 +43,6 @@ from ekd_train.training.within_epoch import Interruptions
 PROGRESS_EVERY_S = 0.5
 LOSS_CHECKED_EVERY = 20
 """Steps, where reading the loss waits for a GPU or for other workers; a NaN stays until then."""
-
-
-class TrainingDiverged(EkdError):
-    """Loss or weights are not finite any more; the message says where, and what to go back to."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ def train(
     continued ends with the same bits (same device and number of workers), and any number of
     workers sees the same augmented images.
 
-    Raises `TrainingDiverged`: the loss or a weight became NaN or infinite; `ValueError`: fewer training
-    images than a batch, or settings that do not fit the network.
+    Raises `TrainingDiverged`: loss or a weight became NaN or infinite; `ComputationDiffers`: see `Replay`;
+    `ValueError`: fewer training images than a batch, or settings that do not fit the network.
     """
     loop = Loop(run, data, checkpoints, reporter, workers, teachers, start)
     reporter.started(loop.epoch, loop.within)
@@ -93,6 +90,7 @@ class Loop:
     for every epoch:                                                    advance
         for every global batch:                                         _train_epoch
             checkpoint, if it is time to in the midst of an epoch       save
+            compare what workers compute, if it is time to              (ekd_train.training.replay)
             set the learning rate
             draw augmentation, perturbation and teachers; take this worker's rows
             step                                                        (ekd_train.training.step)
@@ -123,6 +121,7 @@ class Loop:
             cache = open_cache(cache_folder("teachers"), teachers, images, run.augmentation)
         self.batches = Batches(run, data, workers, teachers, cache)
         self.step = build_step(run, data, workers, teachers, start)
+        self.replay = Replay(self.step, self.batches, workers)
         self.progress = Progress(epoch=0, seconds=0.0, history=[], best=None)
         self.best_weights: dict[str, Tensor] = {}
         self.saved: str | None = None  # key of the newest checkpoint
@@ -170,6 +169,7 @@ class Loop:
             if index > done and self.interruptions.due():
                 self._interrupt(index)
             step = (epoch - 1) * len(batches) + index
+            self.replay(step, rows)
             rate = self._set_learning_rate(step)
             share = self.batches.parts(step, rows)
             losses = self.step(*share)

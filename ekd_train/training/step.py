@@ -99,6 +99,13 @@ class Step:
         self._update()
         return reported
 
+    def add_gradients(self, *parts: Batch) -> None:
+        """Leave the gradients of `parts`, of this worker alone, in the weights, and change nothing else."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with self._gathering(last=False):
+            for part in parts:
+                self._gradients(part)
+
     def _gathering(self, last: bool) -> AbstractContextManager[None]:
         """Workers exchange gradients once a step, when all parts are in them."""
         parallel = self.parallel

@@ -22,7 +22,7 @@ from ekd_train.models.synchronised_batch_norm import synchronise_among
 from ekd_train.own_code import allow
 from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
-from ekd_train.training.loop import TrainingDiverged
+from ekd_train.training.errors import TrainingDiverged
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import compute_exactly
 from ekd_train.workers.assignment import Assignment
@@ -76,6 +76,7 @@ class WorkerSetup:
     """None: one worker group of all workers, however many there are (elastic)."""
     cpus_per_worker: int
     keep_checkpoints: int
+    verify_every: int
     code: dict[str, str]
     """Modules of the user's own that jobs may name, and the hashes of their sources."""
 
@@ -168,7 +169,7 @@ def work(config: dict[str, Any]) -> None:
         dist.barrier()
     # Several groups need the time until the deadline to checkpoint: only one that is alone leaves before.
     own = nodes[rank] if workers.size == size else None
-    workers = replace(workers, notice=NodeNotice(nodes, own))
+    workers = replace(workers, notice=NodeNotice(nodes, own), verify_every=setup.verify_every)
     if group is None:
         return  # too few workers are left over for a worker group of their own
     jobs = setup.jobs.of(group)

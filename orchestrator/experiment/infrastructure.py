@@ -68,6 +68,9 @@ class Cluster(Settings):
     resize_every_s: PositiveFloat = 60
     """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
     last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
+    verify_every: NonNegative = 0
+    """Steps of training after which workers compute one another's gradients again, each comparison takes two
+    steps more; a difference ends the run and names the hosts. 0: never. Needs two workers a run, alike."""
     liveness: LivenessSettings = LivenessSettings()
 
     @field_validator("workers_per_run", mode="before")
@@ -95,6 +98,15 @@ class Cluster(Settings):
             raise ValueError(
                 f"gpus_per_worker is {gpus:g}, but workers of one run cannot share a GPU (NCCL refuses it); "
                 "use whole GPUs, or workers_per_run=1 to pack several runs on one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _verified_by_another(self) -> "Cluster":
+        if self.verify_every and self.most_workers == 1:
+            raise ValueError(
+                f"verify_every is {self.verify_every}, but there is one worker to a run, and no other that "
+                "could compute its steps again; raise workers_per_run, or leave it 0"
             )
         return self
 

@@ -158,7 +158,8 @@ def _counts(data: DataSettings) -> dict[str, list[int]]:
 
 def one_small_worker(cluster: Cluster) -> Cluster:
     """What a smoke run falls back to on a machine that lacks what the experiment asks for."""
-    return cluster.model_copy(update={"workers_per_run": 1, "cpus_per_worker": 1, "gpus_per_worker": 0})
+    small = {"workers_per_run": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "verify_every": 0}
+    return cluster.model_copy(update=small)
 
 
 def is_small(experiment: Experiment) -> bool:

@@ -9,6 +9,7 @@ OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 HOPELESS = (
     "TrainingDiverged",
+    "ComputationDiffers",
     "DamagedCheckpoint",
     "TakenOver",
     "ValueError",

@@ -228,6 +228,7 @@ class WorkerPool:
             workers_per_group=cluster.workers_per_run if isinstance(cluster.workers_per_run, int) else None,
             cpus_per_worker=cluster.cpus_per_worker,
             keep_checkpoints=self.keep_checkpoints,
+            verify_every=cluster.verify_every,
             code=self.code,
         )
         return DataParallelTrainer(

@@ -22,7 +22,8 @@ from ekd_train.evaluation.evaluate import validate
 from ekd_train.objectives import OBJECTIVES, objective_for
 from ekd_train.perturbations import PERTURBATIONS
 from ekd_train.settings import Architecture, Augmentation, Optimiser, Speed, TrainingRun
-from ekd_train.training.loop import Trained, TrainingDiverged, train
+from ekd_train.training.errors import TrainingDiverged
+from ekd_train.training.loop import Trained, train
 from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import computing
 from ekd_train.training.step import Step

@@ -53,6 +53,12 @@ def test_elastic_workers_are_a_pair():
     assert (cluster.fewest_workers, cluster.most_workers) == (1, 4)
 
 
+def test_what_a_worker_computes_is_verified_by_another_or_refused():
+    assert described(cluster={"workers_per_run": [1, 2], "verify_every": 100}).cluster.verify_every == 100
+    with pytest.raises(ExperimentError, match="there is one worker to a run"):
+        described(cluster={"verify_every": 100})
+
+
 def test_where_it_runs_does_not_change_the_run_id():
     elsewhere = described(
         cluster={"cpus_per_worker": 8, "address": "10.0.0.1:6379"},

@@ -2,7 +2,7 @@ import pytest
 
 from ekd_train.data import DataError
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
-from ekd_train.training.loop import TrainingDiverged
+from ekd_train.training.errors import TrainingDiverged
 from orchestrator.runtime.retry import cause_of, failure_kind
 from orchestrator.storage import Conflict, MissingKey, StorageError
 

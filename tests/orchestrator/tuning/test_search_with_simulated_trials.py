@@ -62,7 +62,7 @@ class Diverging(Simulated):
 
     def step(self, step: TrialStep) -> dict[str, float]:
         # Every process of a trial imports this module: no torch.
-        from ekd_train.training.loop import TrainingDiverged
+        from ekd_train.training.errors import TrainingDiverged
 
         if step.name == "trial-0001" and step.after == 1:
             raise TrainingDiverged("student: the loss became nan at step 7")
