@@ -44,7 +44,7 @@ def model_card(
     predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
     others = {name: values for name, values in predictors.items() if name not in teachers}
-    doubt = f"**Not to be used: {doubted}.** " if doubted else ""
+    doubt = f"Not to be used: {doubted}. " if doubted else ""
     sections = [
         f"{doubt}{verdict(predictors, summary.to_control)}",
         _what_it_is(summary, experiment),

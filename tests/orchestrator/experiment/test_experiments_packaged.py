@@ -183,9 +183,9 @@ def test_a_wheel_brings_the_experiments_along(tmp_path):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in THROUGH_RAY])
 def test_the_jobs_of_a_smoke_run_end_with_an_averaged_student_as_large_as_the_control(name, small):
     experiment = make_small(load_experiment(name, small(name)))
-    # Smaller still, an image of each class, not two; with so few of Tiny ImageNet the student diverges.
+    # Smaller still, an image of each class, not two; of so few of Tiny ImageNet the student diverges.
     sizes, data = ("train_size", "validation_size", "test_size"), experiment.data.name
-    few = {} if data == "tiny_imagenet" else dict.fromkeys(sizes, CLASSES.get(data, 32))
+    few = dict.fromkeys(sizes[data == "tiny_imagenet" :], CLASSES.get(data, 32))
     changes = {
         "cluster": one_small_worker(experiment.cluster),
         "data": experiment.data.model_copy(update=few),

@@ -76,7 +76,7 @@ def test_the_difference_to_control_has_its_interval(experiment):
 
 def test_what_speaks_against_it_comes_first(experiment):
     card = model_card(SUMMARY, experiment, LINEAGE, DATA, doubted="worse than its own control")
-    assert card.startswith("**Not to be used: worse than its own control.** Test accuracy 96.03 %")
+    assert card.startswith("Not to be used: worse than its own control. Test accuracy 96.03 %")
 
 
 def test_it_counts_the_images_whatever_cut_them(card):
