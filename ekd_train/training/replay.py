@@ -43,10 +43,10 @@ class Replay:
         common = [buffer.clone() for buffer in buffers]
         state = _digest(self._state())
         gradients = []
-        for worker in (rank, (rank + 1) % size):
+        for batches in (self._batches, self._batches.of_worker((rank + 1) % size)):
             _put(buffers, common)
             with apart(self._step.trainee):
-                self._step.add_gradients(*self._batches.of_worker(worker).parts(number, rows))
+                self._step.add_gradients(*batches.parts(number, rows))
             gradients.append(_digest(p.grad for p in self._step.trainee.parameters()))
         _put(buffers, kept)
         found = self._workers.gather((socket.gethostname(), state, *gradients))

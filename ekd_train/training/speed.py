@@ -17,7 +17,8 @@ def lay_out(module: nn.Module, speed: Speed) -> None:
     """Order the weights of convolutions in memory as `speed` says, in place; their outputs follow.
 
     Only strides change. Weights decide because every image passes through them: images of one
-    channel have no order of their own. A network that `_is_unsafe` stays contiguous.
+    channel have no order of their own. A network that `_is_unsafe` stays contiguous,
+    and so do its maps: augmentation and perturbations give contiguous images.
     """
     if speed.memory_format == "channels_last" and not _is_unsafe(module):
         module.to(memory_format=torch.channels_last)

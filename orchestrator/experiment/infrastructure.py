@@ -69,8 +69,9 @@ class Cluster(Settings):
     """Elastic: seconds between looks for hosts that came; the workers start anew with them, from their
     last checkpoint. It may take two looks: Ray acts on what it saw at the one before."""
     verify_every: NonNegative = 0
-    """Steps of training after which workers compute one another's gradients again, each comparison takes two
-    steps more; a difference ends the run and names the hosts. 0: never. Needs two workers a run, alike."""
+    """Steps from one comparison of what workers compute to the next: each makes another's gradients again,
+    and a difference ends the run and names the hosts. It takes as long as two steps. 0: never. Needs two
+    workers a run or more, on processors of one kind."""
     liveness: LivenessSettings = LivenessSettings()
 
     @field_validator("workers_per_run", mode="before")

@@ -78,6 +78,16 @@ def test_the_shares_of_any_number_of_workers_are_the_whole_batch(both, size):
         assert torch.equal(torch.cat([share[step] for share in shares]), whole)
 
 
+def test_a_share_that_is_drawn_twice_is_the_same_and_another_workers_is_what_that_one_draws(both):
+    packed, _ = both
+    first, second = (batches(packed, Workers(rank, 2)) for rank in range(2))
+    for step in range(3):
+        rows = first.of_epoch(1)[step]
+        drawn_by = [made.draw(step, rows).images for made in (first, first.of_worker(1), first, second)]
+        assert torch.equal(drawn_by[0], drawn_by[2])
+        assert torch.equal(drawn_by[1], drawn_by[3])
+
+
 def test_two_runs_that_take_turns_have_their_own_batches(both):
     packed, held = both
     runs = [label_run(name, batch_size=8, epochs=3) for name in ("control", "teacher-0")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import searches
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) -> None:
@@ -54,7 +54,6 @@ def test_a_search_registers_the_best_student_and_can_be_browsed(tmp_path: Path) 
 def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     options = ("--trials", "3", "--max-concurrent", "1", "--searcher", "optuna", "--scheduler", "none")
     process = searches.start(tmp_path, *options)
-    deadline = time.monotonic() + 400
     folder = tmp_path / "runs/search/trials"
     while not (  # the second trial is in the middle of its training
         (folder / "trial-0000/trial.json").exists()
@@ -62,7 +61,6 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
         and len(list(folder.glob("trial-0001/seed-0/epoch-*.json"))) > 0
     ):
         assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
     process.communicate()
@@ -90,11 +88,9 @@ def test_workers_of_a_stopped_trial_are_taken_over_and_one_that_is_killed_is_rep
     """The cluster has room for one worker pool: were a stopped trial's not free, the next would wait."""
     changes = {"cluster.workers_per_run": 2, "cluster.max_failures": 1}
     process = searches.start(tmp_path, "--searcher", "grid", **changes)
-    deadline = time.monotonic() + 400
     folder = tmp_path / "runs/search/trials/trial-0000"
     while not (checkpoints := list(folder.glob("seed-0/epoch-*.json"))):
         assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     searches.kill_a_worker(process, tmp_path)
     status, out, err = searches.finish(process)
