@@ -49,6 +49,12 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
+def refuse_options(options: Mapping[str, Any], name: str) -> None:
+    """Raise `ValueError` where there are options, and `name` is not code of one's own."""
+    if options and not is_own(name):
+        raise ValueError(f"options are of code of your own, package.module:name, not of {name}")
+
+
 def module_of(name: str) -> str:
     """The module of `package.module:name`."""
     return name.partition(":")[0]

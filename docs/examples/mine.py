@@ -28,14 +28,17 @@ class PatchNet(nn.Module):
         return self.head(self.block(tokens).mean(1))
 
 
-def stripes(settings: DataSettings) -> Source:
-    """Stripes of four directions under noise: `settings` has `root` and whatever else is set of `data`."""
+def stripes(settings: DataSettings, *, noise: int = 128) -> Source:
+    """Stripes of four directions under noise: `settings` has `root` and whatever else is set of `data`.
+
+    `noise`, an option, is below how many grey levels.
+    """
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:8, :8]
     directions = np.stack([rows, columns, rows + columns, rows - columns]) % 4 < 2
     labels = np.arange(600) % 4
-    noise = generator.integers(0, 128, (600, 8, 8))
-    images = (directions[labels] * 127 + noise).astype(np.uint8)[:, None]
+    noises = generator.integers(0, noise, (600, 8, 8))
+    images = (directions[labels] * (255 - noise) + noises).astype(np.uint8)[:, None]
     return Source(
         train=Split(images[:400], labels[:400]),
         test=Split(images[400:], labels[400:]),

@@ -88,7 +88,7 @@ def load_dataset(settings: DataSettings, packing: Packing = Packing()) -> Datase
     ((1497, 1, 8, 8), 10)
     """
     if is_own(settings.name):
-        source = build(settings.name, settings)
+        source = build(settings.name, settings, **settings.options)
         if not isinstance(source, Source):
             raise DataError(settings.name, f"gave {type(source).__name__}", "return an ekd_train.data.Source")
     elif settings.name in LISTINGS:

@@ -56,6 +56,7 @@ def perturbation_effect(
                 student=student,
                 temperature=settings.temperature or temperature,
                 generator=generator,
+                options=settings.options,
             )
             for batch in clean.split(BATCH_SIZE)
         ]

@@ -1,8 +1,9 @@
 """Networks: classifiers by name, subnetworks that share weights, and their averages."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from ekd_train.models.image_size import check_takes
 from ekd_train.models.pruning import prune_channels
 from ekd_train.models.resnet import ResNet
 from ekd_train.models.wide_resnet import WideResNet
-from ekd_train.own_code import build, is_own
+from ekd_train.own_code import build, is_own, refuse_options
 
 __all__ = ["SMALL_IMAGE_NETWORKS", "Classifier", "build_model"]
 
@@ -39,16 +40,17 @@ def build_model(
     stem_channels: int | None = None,
     small_images: bool | None = None,
     pruned: float = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """An untrained classifier of images in [0, 1]: `(b, in_channels, h, w)` to logits `(b, num_classes)`.
 
-    The last five arguments are `ekd_train.settings.Architecture`'s; None leaves the architecture's
+    The last six arguments are `ekd_train.settings.Architecture`'s; None leaves the architecture's
     own default. Weights are drawn from torch's global generator.
 
     Args:
         name: `wide_resnet`, `resnet` (CIFAR style), any torchvision classifier, any of timm's as
             `timm/NAME`, or a class of one's own: `package.module:name`, which is given `num_classes`,
-            `in_channels` and `image_size`, and those of the last five that are set.
+            `in_channels` and `image_size`, those of the next four that are set, and `options`.
         num_classes: number of classes, at least 2.
         in_channels: channels of the images, 1 or 3 as a rule.
         image_size: height and width in pixels; checked where an architecture limits it.
@@ -61,6 +63,7 @@ def build_model(
         small_images: torchvision names: adapt the stem to small images (no by default). The first
             two always have such a stem.
         pruned: share of every layer's channels to take out, in [0, 1); see `ekd_train.models.pruning`.
+        options: further keyword arguments of a class of one's own, which alone takes some.
 
     Raises `ValueError`: unknown name (with the nearest), a depth that the architecture does not have (with
     the rule and the nearest), a setting that does not apply, a bad size, a network that cannot be pruned, or
@@ -79,6 +82,7 @@ def build_model(
         raise ValueError(
             f"mean and std must have {in_channels} values, one a channel, got {len(normalise.mean)}"
         )
+    refuse_options(options or {}, name)
     given = {"depth": depth, "width": width, "stem_channels": stem_channels}
     shape = {key: value for key, value in given.items() if value is not None}
     if is_own(name):
@@ -87,7 +91,9 @@ def build_model(
         shape = {key: value for key, value in shape.items() if value != unset.get(key)}
         if small_images:
             shape["small_images"] = True
-        network = build(name, num_classes, in_channels=in_channels, image_size=image_size, **shape)
+        network = build(
+            name, num_classes, in_channels=in_channels, image_size=image_size, **shape, **(options or {})
+        )
         if not isinstance(network, nn.Module):
             raise ValueError(f"{name} gave {type(network).__name__}, not a torch.nn.Module")
         check_takes(name, network, (in_channels, image_size, image_size))

@@ -67,6 +67,8 @@ def build_arguments(architecture: Architecture, spec: ImageSpec) -> dict[str, An
         "std": spec.std,
         **architecture.model_dump(exclude_none=True, exclude={"weights", "weights_sha256"}),
     }
+    if not architecture.options:
+        del arguments["options"]
     return arguments | ({"resized": True} if architecture.image_size is not None else {})
 
 

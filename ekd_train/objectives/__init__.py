@@ -113,7 +113,7 @@ def build_objective(name: str, distillation: Distillation | None) -> Objective:
     Raises `ValueError`: an unknown name, or no settings for an objective that has some.
     """
     if is_own(name):
-        own = build(name, distillation)
+        own = build(name, distillation, **(distillation.options if distillation else {}))
         if not isinstance(own, Objective):
             raise ValueError(f"{name} gave {type(own).__name__}, not an ekd_train.objectives.Objective")
         return own

@@ -13,10 +13,15 @@ the number of workers.
 True
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ekd_train.own_code import is_own, load
+from ekd_train.own_code import is_own, load, refuse_options
 from ekd_train.perturbations.draw import Draw, draw_choices
 from ekd_train.perturbations.gaussian import gaussian
 from ekd_train.perturbations.ods import conf_ods, ods
@@ -81,6 +86,7 @@ def apply(
     teachers: TeacherSequence = (),
     student: nn.Module | None = None,
     temperature: float = 1.0,
+    options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """`clip(images + strength · displacement, 0, 1)` for choices already made; see `perturb`.
 
@@ -89,7 +95,7 @@ def apply(
     Raises `ValueError` for an unknown kind, a negative strength, a temperature that is not positive, choices
     for another number of images, or a student without the members that this kind evaluates.
     """
-    perturbation = perturbation_of(kind)
+    perturbation = perturbation_of(kind, options)
     if not strength >= 0:
         raise ValueError(f"strength must be at least 0 grey levels, not {strength}")
     if not temperature > 0:
@@ -114,12 +120,13 @@ def perturb(
     student: nn.Module | None,
     temperature: float,
     generator: torch.Generator,
+    options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Perturb a batch of training images: draw, then `apply`.
 
     Args:
         images: `(b, channel, height, width)`, in [0, 1].
-        kind: `none`, `gaussian`, `ods`, `conf_ods`, `tdiv` or `tdiv_sdiv`.
+        kind: `none`, `gaussian`, `ods`, `conf_ods`, `tdiv`, `tdiv_sdiv`, or `package.module:name`.
         strength: in grey levels, >= 0: 1 is a root-mean-square change of 1/255 per image before
             clipping (ConfODS: times the teacher's confidence; Gaussian: in expectation). 0 is exactly
             the clean image and evaluates no network.
@@ -128,6 +135,7 @@ def perturb(
             `student(images, members=[i])` is `(1, b, c)`.
         temperature: τ of the softmax in ODS and ConfODS; the others have none.
         generator: source of every random choice.
+        options: keyword arguments of a perturbation of one's own.
 
     Returns:
         Detached images in [0, 1], of the same shape, dtype and memory format. Only the drawn networks
@@ -149,17 +157,22 @@ def perturb(
         teachers=teachers,
         student=student,
         temperature=temperature,
+        options=options,
     )
 
 
-def perturbation_of(kind: str) -> Perturbation:
+def perturbation_of(kind: str, options: Mapping[str, Any] | None = None) -> Perturbation:
     """The perturbation of a kind: of the table, or of one's own, a `Perturbation` or just its displacement.
 
-    Raises `ValueError`: an unknown kind.
+    `options`: keyword arguments of one's own displacement. Raises `ValueError`: an unknown kind.
     """
+    refuse_options(options or {}, kind)
     if is_own(kind):
         own = load(kind)
-        return own if isinstance(own, Perturbation) else Perturbation(own)
+        perturbation = own if isinstance(own, Perturbation) else Perturbation(own)
+        if not options:
+            return perturbation
+        return replace(perturbation, displacement=partial(perturbation.displacement, **options))
     if kind not in PERTURBATIONS:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}")
     return PERTURBATIONS[kind]

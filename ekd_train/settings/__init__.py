@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ekd_train.own_code import OwnCode
+from ekd_train.own_code import OwnCode, refuse_options
 from ekd_train.settings.architecture import Architecture as Architecture
 from ekd_train.settings.architecture import Pretrained as Pretrained
 from ekd_train.settings.base import Fraction as Fraction
 from ekd_train.settings.base import NonNegative as NonNegative
 from ekd_train.settings.base import NonNegativeFloat as NonNegativeFloat
+from ekd_train.settings.base import Options as Options
 from ekd_train.settings.base import Positive as Positive
 from ekd_train.settings.base import PositiveFloat as PositiveFloat
 from ekd_train.settings.base import Settings as Settings
@@ -120,10 +121,17 @@ class PerturbationSettings(Settings):
     """`gaussian`: noise; `ods`, `conf_ods`: a random direction of a teacher's output; `tdiv`: where two
     teachers part; `tdiv_sdiv`: and two members do not. Or a function of your own, `package.module:name`: see
     `ekd_train.perturbations.Perturbation`."""
+    options: Options = Field(default_factory=dict)
+    """Keyword arguments of a function of your own, beside images, draw and networks."""
     strength: NonNegativeFloat = 1.0
     """In grey levels: 1 is a root-mean-square change of 1/255."""
     temperature: Temperature | None = None
     """ODS and ConfODS: temperature of their softmax; null: `distillation.temperature`."""
+
+    @model_validator(mode="after")
+    def _takes_options(self) -> "PerturbationSettings":
+        refuse_options(self.options, self.kind)
+        return self
 
 
 class TrainingRun(Settings):

@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ekd_train.settings.base import LIST, Positive, PositiveFloat, Settings
+from ekd_train.own_code import refuse_options
+from ekd_train.settings.base import LIST, Options, Positive, PositiveFloat, Settings
 
 
 class Pretrained(Settings):
@@ -55,3 +56,10 @@ class Architecture(Pretrained):
     pruned: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0
     """Share of every layer's channels that is taken out, for the student alone. An unpruned network is
     trained first; student and control start from what of it has the largest weights."""
+    options: Options = Field(default_factory=dict)
+    """Keyword arguments of a class of your own, beside those that it always gets."""
+
+    @model_validator(mode="after")
+    def _takes_options(self) -> Self:
+        refuse_options(self.options, self.name)
+        return self

@@ -14,6 +14,12 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Of a tuple within a group of teachers, where pydantic no longer knows that lists came from JSON."""
 
+_Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
+Options = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], _Scalar | Annotated[tuple[_Scalar, ...], LIST]
+]
+"""Keyword arguments of code of one's own."""
+
 
 class Settings(BaseModel):
     """Base of every settings class: frozen, and unknown keys are errors."""

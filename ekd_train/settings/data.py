@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ekd_train.own_code import OwnCode
-from ekd_train.settings.base import Fraction, NonNegative, NonNegativeFloat, Positive, Settings
+from ekd_train.own_code import OwnCode, refuse_options
+from ekd_train.settings.base import Fraction, NonNegative, NonNegativeFloat, Options, Positive, Settings
 
 PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 DataName = Literal[
@@ -119,6 +119,8 @@ class DataSettings(Settings):
 
     name: DataName | OwnCode = "digits"
     """Or a function of your own, `package.module:name`, from these settings to an `ekd_train.data.Source`."""
+    options: Options = Field(default_factory=dict)
+    """Keyword arguments of a function of your own, beside the settings."""
     root: str | None = None
     """Folder or `s3://bucket/prefix` that holds the files; not needed for `digits`."""
     download: bool = False
@@ -158,6 +160,11 @@ class DataSettings(Settings):
     """Classes, by name, whose images no split has: `ekd evaluate` tries whether the networks notice
     that they do not know them."""
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _takes_options(self) -> "DataSettings":
+        refuse_options(self.options, self.name)
+        return self
 
     @model_validator(mode="after")
     def _can_pack(self) -> "DataSettings":

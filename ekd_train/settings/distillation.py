@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from ekd_train.own_code import OwnCode
-from ekd_train.settings.base import Fraction, NonNegativeFloat, Settings, Temperature
+from ekd_train.own_code import OwnCode, is_own, refuse_options
+from ekd_train.settings.base import Fraction, NonNegativeFloat, Options, Settings, Temperature
 
 ObjectiveName = Literal["auto", "mean_kd", "member_kd", "ekd", "ce_kd", "proxy_end2", "dkd", "dist", "papa"]
 PAIRING = ("auto", "member_kd", "ekd", "ce_kd", "dkd", "dist")
@@ -47,6 +47,8 @@ class Distillation(Settings):
     """`auto`: kd -> mean_kd, latent_be, lora -> member_kd, batch_ensemble -> ce_kd, ekd -> ekd, papa -> papa,
     which is labels alone. Or a function of your own, `package.module:name`, from these settings to an
     `ekd_train.objectives.Objective`."""
+    options: Options = Field(default_factory=dict)
+    """Keyword arguments of an objective of your own, beside these settings."""
     temperature: Temperature = 4.0
     """Divides the logits of teachers and student before the softmax; 1 leaves them, more softens them."""
     alpha: Fraction = 1.0
@@ -64,8 +66,9 @@ class Distillation(Settings):
 
     @model_validator(mode="after")
     def _reads_logits(self) -> "Distillation":
-        if self.objective == "proxy_end2" and (self.standardise or self.teacher_weights != "equal"):
-            raise ValueError(
-                "objective=proxy_end2 has a target of its own: leave out standardise and teacher_weights"
-            )
+        own = is_own(self.objective)
+        if (own or self.objective == "proxy_end2") and (self.standardise or self.teacher_weights != "equal"):
+            whose = self.objective if own else f"objective={self.objective}"
+            raise ValueError(f"{whose} has a target of its own: leave out standardise and teacher_weights")
+        refuse_options(self.options, self.objective)
         return self

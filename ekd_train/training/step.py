@@ -139,6 +139,7 @@ class Step:
                 teachers=batch.teachers or (),
                 student=self.trainee.network,
                 temperature=self.perturbation_temperature,
+                options=self.perturbation.options,
             )
             teacher_logits, teacher_features = batch.teacher_logits, None
             if teacher_logits is None:

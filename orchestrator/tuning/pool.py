@@ -55,11 +55,19 @@ def unlike_pool(experiment: Experiment, pool: Experiment) -> dict[str, Any]:
 def baseline_values(
     pool: Experiment, keys: Iterable[str], unlike: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The values of `keys` in the experiment as it stands: those of trial 0. `unlike`: `unlike_pool`."""
+    """The values of `keys` in the experiment as it stands: those of trial 0. `unlike`: `unlike_pool`.
+
+    Raises `ExperimentError`: an option of one's own code that the experiment leaves out.
+    """
     tree = pool.resolved()
 
     def value(key: str) -> Any:
-        return reduce(lambda inner, part: inner[part], key.split("."), tree)
+        try:
+            return reduce(lambda inner, part: inner[part], key.split("."), tree)
+        except KeyError:
+            raise ExperimentError(
+                f"{key}: the experiment leaves it out, and is trial 0 as it stands: --set {key}=VALUE"
+            ) from None
 
     standing = {key: pool.teacher_count if key == TEACHERS else value(key) for key in keys}
     return standing | dict(unlike)

@@ -1,13 +1,17 @@
 """Code of one's own: found, hashed, imported only where it is allowed, and wrong in one line."""
 
 import pytest
+import torch
 
 from ekd_train import own_code
 from ekd_train.data import DataError, load_dataset
+from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
+from ekd_train.models.build_network import build_plain
 from ekd_train.objectives import build_objective
 from ekd_train.own_code import OwnCodeError, allow, load, source_hash, sources, travelling
-from ekd_train.settings import DataSettings, Distillation
+from ekd_train.perturbations import perturb
+from ekd_train.settings import Architecture, DataSettings, Distillation, PerturbationSettings
 
 
 @pytest.fixture
@@ -79,6 +83,68 @@ def test_data_and_objectives_must_be_what_their_keys_ask_for(own_module):
         load_dataset(DataSettings(name=f"{module}:of"))
     with pytest.raises(ValueError, match=f"{module}:of gave Distillation, not an ekd_train.objectives"):
         build_objective(f"{module}:of", Distillation())
+
+
+def test_options_are_keyword_arguments_of_ones_own_code(own_module):
+    module = own_module(
+        "import numpy as np\n"
+        "from torch import nn\n"
+        "from ekd_train.data import Source, Split\n"
+        "from ekd_train.objectives import Objective\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes, in_channels, image_size, *, widths):\n"
+        "        sizes = [in_channels * image_size**2, *widths]\n"
+        "        layers = [nn.Linear(*pair) for pair in zip(sizes, sizes[1:])]\n"
+        "        super().__init__(nn.Flatten(), *layers, nn.Linear(sizes[-1], num_classes))\n"
+        "class Loss(Objective):\n"
+        "    def __init__(self, settings, *, sharpness=1.0):\n"
+        "        self.sharpness = sharpness * settings.temperature\n"
+        "    def __call__(self, predictions):\n"
+        "        return {'loss': predictions.student.mean()}\n"
+        "def grey(settings, *, level):\n"
+        "    images, labels = np.full((40, 1, 4, 4), level, np.uint8), np.arange(40) % 2\n"
+        "    return Source(train=Split(images, labels), test=Split(images, labels),\n"
+        "                  class_names=('a', 'b'), official_order=False)\n"
+        "def lighter(images, draw, networks, *, levels):\n"
+        "    return images.new_full(images.shape, levels / 255)\n"
+    )
+    net = Architecture(name=f"{module}:Net", options={"widths": (7, 3)})
+    spec = ImageSpec(num_classes=5, image_shape=(2, 4, 4), mean=(0.0, 0.0), std=(1.0, 1.0))
+    assert [layer.out_features for layer in [*build_plain(net, spec).network][1:]] == [7, 3, 5]
+
+    settings = Distillation(objective=f"{module}:Loss", temperature=3.0, options={"sharpness": 2})
+    assert build_objective(settings.objective, settings).sharpness == 6
+    with pytest.raises(OwnCodeError, match="unexpected keyword argument 'sharpnes'"):
+        build_objective(settings.objective, settings.model_copy(update={"options": {"sharpnes": 2}}))
+
+    data = DataSettings(name=f"{module}:grey", options={"level": 51}, validation_size=8)
+    assert (load_dataset(data).train.images == 51).all()
+
+    how = {"teachers": [], "student": None, "temperature": 1.0, "generator": torch.Generator()}
+    kind, options = f"{module}:lighter", {"levels": 51}
+    images = perturb(torch.zeros(3, 1, 4, 4), kind=kind, strength=2.0, options=options, **how)
+    assert torch.allclose(images, torch.full((3, 1, 4, 4), 0.4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (Architecture, {"name": "resnet"}),
+        (DataSettings, {"name": "digits"}),
+        (Distillation, {"objective": "dist"}),
+        (PerturbationSettings, {"kind": "ods"}),
+    ],
+)
+def test_options_of_what_is_not_ones_own_are_refused(settings, values):
+    (name,) = values.values()
+    with pytest.raises(ValueError, match=f"options are of code of your own.*, not of {name}"):
+        settings(**values, options={"sharpness": 2})
+
+
+def test_what_only_built_in_objectives_apply_is_refused_beside_ones_own():
+    for values in ({"standardise": True}, {"teacher_weights": "confidence"}):
+        with pytest.raises(ValueError, match="mine:Loss has a target of its own: leave out standardise"):
+            Distillation(objective="mine:Loss", **values)
 
 
 def test_all_of_a_package_is_hashed_and_travels(own_module, tmp_path):

@@ -45,6 +45,16 @@ def test_the_hash_of_the_source_is_part_of_the_run_and_of_the_networks(example):
     assert load_experiment("digits").result_settings().keys().isdisjoint({"code"})
 
 
+def test_options_are_part_of_what_they_decide_and_of_nothing_else(example):
+    before = load_experiment(EXAMPLE)
+    after = load_experiment(EXAMPLE, ["distillation.options.power=3", "perturbation.options={levels: 2}"])
+    assert after.distillation.options == {"power": 3}
+    assert after.default_run_id() != before.default_run_id()
+    assert after.teacher_runs() == before.teacher_runs()
+    with pytest.raises(ExperimentError, match="distillation: options are of code of your own"):
+        load_experiment("digits", ["distillation.options.power=3"])
+
+
 def test_a_stored_experiment_runs_no_code(example):
     stored = build_experiment(load_experiment(EXAMPLE).resolved() | {"storage": {"uri": str(example)}})
     own_code._allowed.clear()  # as in a process that has only read it
@@ -68,15 +78,22 @@ def test_a_space_names_code_too_and_every_trial_knows_its_source(example):
     choices = {
         "student.architecture.name": ["docs.examples.mine:PatchNet", "theirs:PatchNet"],
         "distillation.objective": ["theirs:SquaredError"],
+        "distillation.options.power": [2, 3],
     }
     domains = {key: {"choice": values, "reason": "A test."} for key, values in choices.items()}
     (example / "nets.yaml").write_text(json.dumps({"description": "Nets.", "domains": domains}))
     options = {"searcher": "random", "trials": 2, "time_budget": None, "scheduler": "asha"}
-    _, pool = requested_search(load_experiment(EXAMPLE), space="nets.yaml", **options)
+    with pytest.raises(
+        ExperimentError, match=r"options\.power: .* trial 0 .* --set distillation\.options\.power"
+    ):
+        requested_search(load_experiment(EXAMPLE), space="nets.yaml", **options)
+    experiment = load_experiment(EXAMPLE, ["distillation.options.power=2"])
+    _, pool = requested_search(experiment, space="nets.yaml", **options)
     assert pool.code.keys() == {"docs.examples.mine", "theirs"}
     for name in ("docs.examples.mine:PatchNet", "theirs:PatchNet"):
         values = {"student.architecture.name": name, "distillation.objective": "theirs:SquaredError"}
-        run = trial_experiment(pool, values).student_run()
+        run = trial_experiment(pool, values | {"distillation.options.power": 3}).student_run()
+        assert run.distillation.options == {"power": 3}
         assert run.code.keys() == {"docs.examples.mine", "theirs"}  # of the perturbation, and of these
         assert own_code.load(run.architecture.name).__name__ == "PatchNet"
 
