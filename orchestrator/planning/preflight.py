@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from ekd_train.data import DataDescription, Dataset, describe
@@ -19,6 +17,7 @@ from orchestrator.planning.capacity import Capacity, why_never
 from orchestrator.planning.data import load_here, room
 from orchestrator.pretrained.given import Given
 from orchestrator.runtime.address import local_capacity, wanted_address
+from orchestrator.runtime.leftovers import scratch
 from orchestrator.storage import Storage, open_storage
 from orchestrator.storage.preflight import check_room, check_storage
 from orchestrator.tracking import check_tracking, resolve_tracking_uri
@@ -151,14 +150,8 @@ def ask_capacity(cluster: Cluster) -> Capacity:
 @contextmanager
 def log_of_ray() -> Iterator[Path]:
     """Where Ray's messages go while it is only asked; kept after an error, which names it."""
-    folder = Path(mkdtemp(prefix="ekd-"))
-    try:
+    with scratch("ekd-ray-", keep="ray.log") as folder:
         yield folder / "ray.log"
-    except BaseException:
-        with suppress(OSError):  # there is a log
-            folder.rmdir()
-        raise
-    rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -10,16 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GRACE_S = 10.0
 """How long the processes of a session may take to notice by themselves that their driver has ended."""
 
 NOTE = "ekd-driver"
-"""The file in a session's folder that says which process started it: its id, and when it began."""
+"""The file in a folder that says which process made it: its id, and when it began."""
 
 _POLL_S = 0.2
 
@@ -49,7 +50,7 @@ def guard(session: Path) -> "subprocess.Popen[bytes]":
     It is told by the pipe between them, which the system closes. It has a session of its own, so that what
     kills this process's group spares it.
     """
-    (session / NOTE).write_text(f"{os.getpid()} {_began(os.getpid())}")
+    _sign(session)
     return subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(session), str(GRACE_S)],
         stdin=subprocess.PIPE,
@@ -60,11 +61,35 @@ def guard(session: Path) -> "subprocess.Popen[bytes]":
     )
 
 
-def sweep(sessions: Path) -> None:
-    """Remove folders that drivers of this user left below `sessions`, but the newest, for its logs."""
-    old = [folder for folder in sessions.glob("session_*") if not folder.is_symlink() and _is_left(folder)]
+def sweep(parent: Path, names: str = "session_*") -> None:
+    """Remove folders of such names that ended processes of this user left, but the newest, for its logs."""
+    old = [folder for folder in parent.glob(names) if not folder.is_symlink() and _is_left(folder)]
     for folder in sorted(old, key=lambda folder: folder.stat().st_mtime)[:-1]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch(prefix: str, *, keep: str = "") -> Iterator[Path]:
+    """A temporary folder, removed in the end; those that killed processes have left are removed before.
+
+    `keep`: a file in it for which it stays after an error.
+    """
+    sweep(Path(tempfile.gettempdir()), f"{prefix}*")
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _sign(folder)
+    kept = False
+    try:
+        yield folder
+    except BaseException:
+        kept = bool(keep) and (folder / keep).exists()
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sign(folder: Path) -> None:
+    (folder / NOTE).write_text(f"{os.getpid()} {_began(os.getpid())}")
 
 
 def _is_left(session: Path) -> bool:

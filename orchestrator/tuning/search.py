@@ -6,12 +6,12 @@ report to the scheduler again, trials that had begun continue, and the rest is s
 """
 
 import os
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
+from orchestrator.runtime.leftovers import scratch
 from orchestrator.tuning.cost import trial_cost
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.schedulers import build_scheduler, stopping
@@ -55,7 +55,7 @@ def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float
     request, cluster = search.request, search.pool.cluster
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
     # What Tune writes it also unpickles: it stays here, in a folder that only this user can write to.
-    with tempfile.TemporaryDirectory(prefix="ekd-tune-") as folder:
+    with scratch("ekd-tune-") as folder:
         tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(Trial, trial_setup=search.setup),
@@ -71,7 +71,7 @@ def run_search(search: Search, callback: Any, at_once: int, time_budget_s: float
             ),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=folder,
+                storage_path=str(folder),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials store their own
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 callbacks=[callback],

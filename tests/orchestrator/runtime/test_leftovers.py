@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orchestrator.runtime import leftovers
-from orchestrator.runtime.leftovers import NOTE, end_processes_of, guard, processes_of, sweep
+from orchestrator.runtime.leftovers import NOTE, end_processes_of, guard, processes_of, scratch, sweep
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
 
@@ -77,6 +77,36 @@ def test_old_sessions_are_removed_but_the_newest_those_of_living_drivers_and_tho
     process.wait()
     left = sorted(folder.name for folder in tmp_path.iterdir())
     assert left == ["session_2", "session_3", "session_4", "session_5"]
+
+
+def test_temporary_folders_of_killed_processes_do_not_pile_up(tmp_path, monkeypatch):
+    code = (
+        "import os, signal; from orchestrator.runtime.leftovers import scratch\n"
+        "with scratch('ekd-test-'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+        assert len(list(tmp_path.iterdir())) <= 2  # the newest is kept for its logs, and the one just made
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch("ekd-test-") as ours, scratch("ekd-test-") as another:
+        assert [ours.is_dir(), another.is_dir()] == [True, True]  # of a living process
+
+
+def test_after_an_error_a_temporary_folder_stays_for_its_log_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def fail(*logs):
+        with scratch("ekd-test-", keep="log") as folder:
+            for log in logs:
+                (folder / log).write_text("said why")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError):
+        fail("log")
+    assert [folder.name for folder in tmp_path.glob("*/log")] == ["log"]
 
 
 def test_the_guard_needs_the_standard_library_alone():
