@@ -26,30 +26,53 @@ from orchestrator.storage.base import (
     validate_key,
 )
 
-_EXPLANATIONS = {
-    errno.ENOSPC: ("the disk is full", "free some space, or set storage.uri to a larger disk"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, or set storage.uri elsewhere"),
-    errno.EFBIG: ("the file is larger than allowed here", "raise the limit (`ulimit -f`)"),
-    errno.EROFS: ("the file system is read-only", "mount it writable, or set storage.uri elsewhere"),
-    errno.EACCES: ("permission denied", "let this user read and write it, or set storage.uri elsewhere"),
-    errno.EPERM: ("the operation is not permitted", "let this user change it, or set storage.uri elsewhere"),
-    errno.ENOENT: (
+_BY_NAME = {
+    "ENOSPC": ("the disk is full", "free some space, or set storage.uri to a larger disk"),
+    "EDQUOT": ("the disk quota is used up", "free some space, or set storage.uri elsewhere"),
+    "EFBIG": ("the file is larger than allowed here", "raise the limit (`ulimit -f`)"),
+    "EROFS": ("the file system is read-only", "mount it writable, or set storage.uri elsewhere"),
+    "EACCES": ("permission denied", "let this user read and write it, or set storage.uri elsewhere"),
+    "EPERM": ("the operation is not permitted", "let this user change it, or set storage.uri elsewhere"),
+    "ENOENT": (
         "its folder cannot be made (a link to nowhere, or a file system that is not mounted)",
         "check that path, or set storage.uri elsewhere",
     ),
-    errno.ENOTDIR: ("a file stands where a folder is needed", "move it away, or set storage.uri elsewhere"),
-    errno.EISDIR: ("a folder stands where a file is needed", "move it away, or set storage.uri elsewhere"),
-    errno.ENAMETOOLONG: ("a name in the path is too long", "choose a shorter storage.uri"),
-    errno.ELOOP: (
+    "ENOTDIR": ("a file stands where a folder is needed", "move it away, or set storage.uri elsewhere"),
+    "EISDIR": ("a folder stands where a file is needed", "move it away, or set storage.uri elsewhere"),
+    "ENAMETOOLONG": ("a name in the path is too long", "choose a shorter storage.uri"),
+    "ELOOP": (
         "a link stands below the storage's folder; none is followed there",
         "put what it names in its place, or set storage.uri to that",
     ),
-    errno.ENOLCK: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
-    errno.ENOSYS: ("the file system has no file locks", "mount it with locks (NFS 4; Lustre: -o flock)"),
-    errno.ETIMEDOUT: (
-        "it is locked or its file server does not answer",
-        "end the other writer, then try again",
+    "ENOLCK ENOSYS ENOTSUP": (
+        "the file system has no file locks",
+        "mount it with locks (NFS 4; Lustre: -o flock)",
     ),
+    "ESTALE ENOTCONN EHOSTDOWN EHOSTUNREACH ECONNRESET EREMOTEIO": (
+        "the file server behind it has gone",
+        "mount it again; the same command continues then",
+    ),
+    "EIO ENXIO ENODEV EUCLEAN EBADMSG": (
+        "the disk does not read or write",
+        "ask the system's log (`dmesg`), or set storage.uri elsewhere",
+    ),
+    "EMFILE ENFILE": ("too many files are open", "raise the limit (`ulimit -n`)"),
+    "EINVAL EILSEQ": (
+        "the file system refuses the name or the call",
+        "set storage.uri to a folder of another file system",
+    ),
+    "EBUSY ETXTBSY": ("it is mounted or in use", "end what uses it, or set storage.uri elsewhere"),
+    "EMLINK": ("its folder can hold no more", "set storage.uri to another folder"),
+    "ENOMEM": ("this host has no memory left", "end other programs, or ask for more memory"),
+    "ETIMEDOUT": ("it is locked or its file server does not answer", "end the other writer, then try again"),
+}
+"""What the errors of a file system mean, by their names, and what to do."""
+
+_EXPLANATIONS = {
+    getattr(errno, name): told
+    for names, told in _BY_NAME.items()
+    for name in names.split()
+    if hasattr(errno, name)  # some are Linux's alone
 }
 
 

@@ -230,8 +230,38 @@ def test_a_file_in_the_place_of_a_folder_is_reported(tmp_path):
 
 def test_an_unknown_system_error_keeps_its_text(storage, monkeypatch):
     def failing(*_):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(StorageError, match="Input/output error; check the disk"):
+    with pytest.raises(StorageError, match="Value too large for defined data type; check the disk"):
         storage.write("key", b"")
+
+
+# What Linux's manual pages of open, read, write, fsync, rename, mkdir, unlink and flock name, and network
+# file systems add. Not here: EINTR (Python calls again), EAGAIN (of files that do not block), EEXIST and
+# ENOTEMPTY (a race, which is tried again), EXDEV (both names are in one folder), EBADF and EFAULT (a fault
+# of the program).
+ERRORS_OF_FILES = """
+EACCES EBUSY EDQUOT EFBIG EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENFILE ENODEV ENOENT ENOLCK
+ENOMEM ENOSPC ENOTDIR ENXIO EPERM EROFS ETXTBSY ENOSYS ENOTSUP ESTALE ETIMEDOUT ENOTCONN EHOSTDOWN
+EHOSTUNREACH ECONNRESET EREMOTEIO EUCLEAN EBADMSG EILSEQ
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in ERRORS_OF_FILES.split() if hasattr(errno, name)])
+def test_every_error_of_a_file_system_says_what_to_do(storage, monkeypatch, name):
+    number = getattr(errno, name)
+    storage.write("value", b"before")
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError) as failed:
+        storage.write("value", b"after")
+    text = str(failed.value)
+    assert text.startswith(storage.uri("value"))
+    assert "\n" not in text
+    assert "check the disk" not in text  # what is said of errors that nobody foresaw
+    assert storage.read("value") == b"before"
