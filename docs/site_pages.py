@@ -97,7 +97,7 @@ def errors() -> str:
     """Every message of an error that a user may meet, with `…` where it names something."""
     documented = dict(error_classes())
     found: dict[str, set[str]] = {name: set() for name in documented}
-    for name, message in messages(set(documented)):
+    for name, message in (*messages(set(documented)), *tables()):
         found[name].add(message)
     return "\n\n".join(
         f"### {name}\n\n{documented[name]}\n\n" + "\n".join(f"- `{text}`" for text in sorted(found[name]))
@@ -134,6 +134,29 @@ def messages(classes: set[str]) -> Iterator[tuple[str, str]]:
                 text = ": ".join(part for part in map(_text, call.args) if part)
                 if len(re.sub(r"[…\W]", "", text)) > 3:
                     yield name, " ".join(text.replace("`", "'").split())
+
+
+def tables() -> Iterator[tuple[str, str]]:
+    """Class and text of errors whose words stand in tables, some after those of MLflow or Ray."""
+    of_others = {"_REMEDIES": "TrackingError", "_BY_TEXT": "LaunchError"}
+    for path, tree in zip(_sources(), _trees(), strict=True):
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Name(id="Meaning"), args=[problem, remedy, *_]):
+                    told = re.sub(r"{\w+}", "…", _text(problem))
+                    name, pairs = "StorageError", [(told, _text(remedy))]
+                case ast.Tuple(elts=[problem, remedy]) if "orchestrator/storage" in path.as_posix():
+                    name, pairs = "StorageError", [(_text(problem), _text(remedy))]
+                case ast.Assign(targets=[ast.Name(id=table)], value=ast.Dict(keys=keys, values=values)):
+                    name = of_others.get(table, "")
+                    pairs = [
+                        (_text(key), _text(value)) for key, value in zip(keys, values, strict=True) if key
+                    ]
+                case _:
+                    continue
+            for what, do in pairs if name else []:
+                if " " in do:  # others are no sentences
+                    yield name, " ".join(f"{what}; {do}".replace("`", "'").split())
 
 
 def _text(node: ast.expr) -> str:

@@ -64,6 +64,14 @@ def test_every_command_and_every_kind_of_error_is_on_its_page(site):
     assert len(classes) > 10
     assert [name for name in classes if name not in errors] == []
     assert "this run is being run by …; wait for it, or stop that process" in errors
+    for in_a_table in (
+        "the file server behind it has gone; mount it again",
+        "the bucket does not exist; create it at …",
+        "database is locked; end the other process that holds its database",
+        "[Vv]ersion mismatch; install the same Ray and Python here and on the cluster",
+        "cannot connect to …; check that it runs, storage.endpoint_url and the network",
+    ):
+        assert in_a_table in errors
 
 
 def test_a_public_function_is_documented_with_its_shapes_and_example(site):
