@@ -4,6 +4,8 @@ import re
 from urllib.parse import unquote
 
 _SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")
+_USER = re.compile(r"""['"(<]?(?:\w+=)?[\w.%+-]+""")
+_HOST = re.compile(r"(?!sha256:)(?:\w[\w-]*\.[\w.-]+|localhost|\w[\w-]*:\d+)(?!\w)")
 _NAME = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=['"]?|['"]\s*:\s*['"])(?=[^&\s'"])""")
 _IN_HEADER = re.compile(r"\b(Bearer|Authorization: Basic)\s+[\w.~+/=-]{8,}")
 _SECRET = re.compile(
@@ -41,13 +43,19 @@ def _without_user_info(word: str) -> str:
         named = scheme[1].lower() in ("s3", "file") and slash >= 0 and ":" not in word[start:slash]
         if not named:
             return f"{word[:start]}***{word[at:]}"
-    return word
+    user, colon, rest = word[: max(at, 0)].partition(":")
+    # As a proxy's variable may have it; the host of a name of something else has no dot and no port.
+    plain = colon and not rest.startswith("/") and _USER.fullmatch(user) and _HOST.match(word, at + 1)
+    return f"{user}:***{word[at:]}" if plain else word
 
 
 def _without_parameters(text: str) -> str:
     kept, shown = 0, ""
     for name in _NAME.finditer(text):
-        if name.start() >= kept and _SECRET.search(unquote(name[1])):
+        secret = _SECRET.search(unquote(name[1])) or (
+            name[1].lower() == "key" and text[name.start() - 1 : name.start()] in ("?", "&")  # as Google's
+        )
+        if name.start() >= kept and secret:
             shown += f"{text[kept : name.end()]}***"
             value = _VALUE.match(text, name.end())
             kept = value.end() if value else name.end()

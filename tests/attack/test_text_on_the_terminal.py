@@ -185,6 +185,11 @@ def test_no_secret_parameter_is_shown(value, name, before):
         "storage.keep_checkpoints=2",
         "--set key=value, monkey=5, RAY_AUTH_MODE=token",
         "sqlite:////home/ann@site/mlflow.db",
+        "--set key=value",
+        "models:/ekd-digits@champion.v2",
+        "rayproject/ray:2.56.0@sha256:0123abcd",
+        "registry.example.org:5000/team/image:1.0@sha256:12345678",
+        "at 12:30 ann@example.org wrote",
         "file:///data/ann@site",
     ],
 )
@@ -300,6 +305,10 @@ def test_an_evaluation_without_its_result_is_one_line(tmp_path, capsys, outputs)
         "AccountKey=S3CRET99;EndpointSuffix=x",
         "Authorization: Bearer S3CRET99",
         "Authorization: Basic S3CRET99",
+        "https://maps.example.org/x?key=S3CRET99&a=1",
+        "HTTP_PROXY=ann:S3CRET99@proxy.example.org:3128",
+        "cannot reach 'ann:S3CRET99@proxy:3128'",
+        "proxy ann:a@S3CRET99/x@localhost refused",
     ],
 )
 def test_credentials_in_what_a_server_says_are_left_out(text):
