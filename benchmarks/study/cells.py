@@ -15,6 +15,7 @@ from torch import nn
 
 from benchmarks.study.arms import ARMS
 from benchmarks.study.choice import Choice
+from benchmarks.study.member_averages import averages
 from benchmarks.study.regimes import REGIMES
 from benchmarks.study.results import packed
 from benchmarks.study.weight_averages import swa, uniform_average
@@ -135,7 +136,8 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
 
     Returns:
         `best`: the validation record of the weights that were kept. If final also `averaged`,
-        `members` and `diversity`, measured on validation and test, and `right`: of each test image whether
+        `members` and `diversity`, measured on validation and test, `averages` on test by how the members
+        were averaged, and `right`: of each test image whether
         the predictor that the arm is compared by is right, as `packed` writes it.
     """
     arm, data = ARMS[cell.arm], data_of(cell.regime)
@@ -164,6 +166,9 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
         if isinstance(network, Subnetworks):
             result["members"] = _measure(network, data)
             result["diversity"] = diversity(predict(network, data.test.images))
+            if arm.predictor == "averaged":
+                ways = averages(network, data)
+                result["averages"] = {way: _measure(one, data, ("test",)) for way, one in ways.items()}
         compared = network if arm.predictor == "members" else averaged(network)
         hits = predict(compared, data.test.images).mean(0).argmax(-1) == data.test.labels
         result["right"] = packed(hits.tolist())

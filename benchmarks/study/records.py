@@ -76,6 +76,11 @@ def _kept(cell: dict[str, Any]) -> dict[str, Any]:
         for predictor in ("averaged", "members")
         if predictor in cell
     }
+    if "averages" in cell:
+        kept["averages"] = {
+            way: {"test": {metric: one["test"][metric] for metric in ("accuracy", "nll")}}
+            for way, one in cell["averages"].items()
+        }
     if "diversity" in cell:
         kept["diversity"] = {key: cell["diversity"][key] for key in ("agreement", "pairwise_kl")}
     if best := {key: value for key, value in cell.get("best", {}).items() if key.startswith(SHOWN)}:

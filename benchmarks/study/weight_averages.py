@@ -50,7 +50,7 @@ def swa(run: TrainingRun, data: DeviceData, teachers: Teachers) -> nn.Module:
             loop.advance()
             if loop.epoch > SWA_FROM * run.training.epochs:
                 mean.update_parameters(loop.step.trainee.network)
-    return _with_new_statistics(mean.module, data.training.train.images)
+    return with_new_statistics(mean.module, data.training.train.images)
 
 
 def uniform_average(networks: Sequence[nn.Module], images: Tensor) -> nn.Module:
@@ -61,9 +61,10 @@ def uniform_average(networks: Sequence[nn.Module], images: Tensor) -> nn.Module:
             average.parameters(), *(network.parameters() for network in networks), strict=True
         ):
             parameter.copy_(torch.stack(list(others)).mean(0))
-    return _with_new_statistics(average, images)
+    return with_new_statistics(average, images)
 
 
-def _with_new_statistics(network: nn.Module, images: Tensor, batch: int = 500) -> nn.Module:
+def with_new_statistics(network: nn.Module, images: Tensor, batch: int = 500) -> nn.Module:
+    """`network` with batch statistics measured on the training images `images`, as it stands."""
     update_bn((as_float(images[i : i + batch]) for i in range(0, len(images), batch)), network)
     return network.eval()

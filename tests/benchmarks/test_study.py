@@ -266,6 +266,8 @@ def test_a_cell_is_trained_once_and_again_after_its_settings_changed(tmp_path, m
     first = run_cell(cell, tmp_path)
     assert first["members"].keys() == first["averaged"].keys() == {"validation", "test"}
     assert first["diversity"].keys() >= {"agreement", "pairwise_kl"}
+    assert first["averages"]["mean"]["test"] == first["averaged"]["test"]
+    assert first["averages"].keys() == {"mean", "greedy soup", "weights", "statistics anew"}
     (kept,) = (tmp_path / "tiny" / "same-0" / "results" / "final").iterdir()
     written = kept.stat().st_mtime_ns
     assert run_cell(cell, tmp_path) == first
@@ -316,6 +318,19 @@ def test_a_page_is_made_again_from_its_record_and_one_that_was_changed_is_found(
 
 def test_every_page_is_what_its_record_makes():
     assert differing(Path("docs/results")) == []
+
+
+def test_other_averages_are_compared_with_the_mean_cell_by_cell():
+    def averages(mean, soup):
+        return {"averages": {"mean": one_seed(mean)["averaged"], "greedy soup": one_seed(soup)["averaged"]}}
+
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
+    members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
+    cells = [one_seed(0.9, **members, **averages(0.9, soup)) for soup in (0.91, 0.93)]
+    arms = [result("control", [one_seed(0.9), one_seed(0.9)]), result("latent_be", cells)]
+    text = page("digits", "Because", {"same": [pool]}, arms, command="python -m x", chosen=chosen_by(None))
+    # t(0.975, 1) = 12.706, of a standard error of one point.
+    assert "| latent_be | +2.00 [-10.71, +14.71] | -0.0200 [-0.1471, +0.1071] |" in text
 
 
 def test_what_students_saw_is_shown_where_every_seed_has_told_it():
