@@ -4,6 +4,7 @@ They are code: only a module that the user's own experiment file or command line
 what a stored experiment names is refused until then.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -30,6 +31,9 @@ def _written_so(name: str) -> str:
 OwnCode = Annotated[
     str, AfterValidator(_written_so), WithJsonSchema({"type": "string", "pattern": r"^\w+(\.\w+)*:\w+$"})
 ]
+
+OURS = {"ekd_train", "orchestrator", "tune_spaces"}
+"""Packages that are wherever code of one's own runs, installed or not."""
 
 _allowed: dict[str, str] = {}
 
@@ -119,11 +123,46 @@ def source_hash(module: str) -> str:
 
 
 def sources(module: str) -> dict[str, Path]:
-    """The Python files of a module by their name below the folder that it is imported from.
+    """The Python files of a module by their name below the folder that they are imported from.
 
-    All of its package, which its modules import each other from; of an installed one the module's alone.
-    Raises `OwnCodeError`.
+    All of its package, which its modules import each other from, and of what they import besides that is not
+    installed; of an installed one the module's file alone. Raises `OwnCodeError`.
     """
+    found = _files_of(module)
+    waiting = list(found.values())
+    while waiting:
+        file = waiting.pop()
+        if _installed(str(file)):
+            continue
+        for name in _imported_by(file) - OURS:
+            spec = importlib.util.find_spec(name)
+            if (
+                spec is not None
+                and not _installed(spec.origin)
+                and (spec.origin or spec.submodule_search_locations)
+            ):
+                more = {key: path for key, path in _files_of(name).items() if key not in found}
+                found |= more
+                waiting += more.values()
+    return found
+
+
+def _imported_by(file: Path) -> set[str]:
+    """The packages that a file names in its imports, at the top or within a function; not its own."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # importing it says so
+        return set()
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def _files_of(module: str) -> dict[str, Path]:
     folder = os.getcwd()  # last: it must not stand before what is installed
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)

@@ -44,7 +44,7 @@ def load_experiment(
     if isinstance(source, Mapping):
         tree = deepcopy(dict(source))
         apply_overrides(tree, overrides)
-        experiment = schema.build_experiment(tree)
+        experiment = schema.named_by_its_user(tree)
     else:
         experiment = schema.load_experiment(str(source), overrides)
     return make_small(experiment) if smoke else experiment

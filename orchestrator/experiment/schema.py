@@ -282,6 +282,11 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
     apply_overrides(tree, overrides)
     if "name" not in tree:
         tree["name"] = name_of_file(path)
+    return named_by_its_user(tree)
+
+
+def named_by_its_user(tree: Mapping[str, Any]) -> Experiment:
+    """As `build_experiment`, of what a user wrote: the modules that it names may run."""
     experiment = build_experiment({**tree, "code": {}})
     return experiment.model_copy(update={"code": allow_named(experiment.own_modules)})
 

@@ -159,6 +159,19 @@ def test_all_of_a_package_is_hashed_and_travels(own_module, tmp_path):
     assert source_hash("own_package_of_tests.nets.small") != before
 
 
+def test_what_a_module_imports_beside_it_is_hashed_and_travels_too(own_module, tmp_path):
+    helper = own_module("width = 1")
+    deeper = own_module(f"import {helper}, torch\nfrom ekd_train.models import build_model")
+    module = own_module(
+        f"def net():\n    from {deeper} import build_model\nimport no_such_module\nimport sys"
+    )
+    (tmp_path / "not_imported.py").write_text("")
+    assert list(travelling(module)) == [f"{module}.py", f"{deeper}.py", f"{helper}.py"]
+    before = source_hash(module)
+    (tmp_path / f"{helper}.py").write_text("width = 2")
+    assert source_hash(module) != before
+
+
 def test_of_an_installed_package_the_module_is_hashed_and_nothing_travels():
     assert list(sources("torch.nn.modules.linear")) == ["linear.py"]
     assert travelling("torch.nn.modules.linear") == {}

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ekd_train import own_code
+from orchestrator.api import load_experiment as from_python
 from orchestrator.cli.checks import requested_search
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
@@ -60,6 +62,11 @@ def test_a_stored_experiment_runs_no_code(example):
     own_code._allowed.clear()  # as in a process that has only read it
     with pytest.raises(ValueError, match=r"docs\.examples\.mine:stripes: a stored experiment names code"):
         check(stored)
+
+
+def test_a_dictionary_of_the_users_may_name_code_as_their_file_may(example):
+    tree = yaml.safe_load((example / EXAMPLE).read_text()) | {"name": "own_code"}
+    assert from_python(tree).code == load_experiment(EXAMPLE).code
 
 
 def test_a_module_that_is_not_there_is_one_line(example):
