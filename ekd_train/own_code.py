@@ -179,6 +179,8 @@ def _files_of(module: str) -> dict[str, Path]:
         root = Path(next(iter(spec.submodule_search_locations)))
         return {file.relative_to(root.parent).as_posix(): file for file in sorted(root.rglob("*.py"))}
     file = Path(spec.origin or "")
+    if top in sys.stdlib_module_names:
+        raise OwnCodeError(f"{module}: is a module of Python's own, and none of yours")
     if file.suffix != ".py":
         raise OwnCodeError(f"{module}: is not Python source")
     return {file.name: file}

@@ -19,6 +19,8 @@ import numpy as np
 from .errors import DataError
 
 REMEDY = "fetch the file again from its publisher"
+MOST_BYTES = 256 << 20
+"""The largest of CIFAR's files has 155 MB."""
 MAX_CALLS = 16
 """CIFAR's files need three to five. Each may copy what it is given, so many could fill the memory."""
 
@@ -63,6 +65,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
             anything but NumPy's array constructors (the message says what).
     """
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(path, f"is larger than {MOST_BYTES >> 20} MiB", REMEDY)
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(path, "does not exist", "check data.root, or set data.download: true") from None

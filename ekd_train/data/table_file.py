@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas
 import pyarrow
+import pyarrow.compute
 from pyarrow import parquet
 
 from .errors import DataError
@@ -13,6 +14,13 @@ MOST_BYTES = 1 << 30
 
 MOST_ROWS = 20_000_000
 """Each becomes a path, of some hundred bytes."""
+
+MOST_COLUMNS = 1000
+MOST_TEXT = 64 << 10
+"""Bytes of a path, a label, or the line of columns' names."""
+
+TEXT = "string[pyarrow]"
+"""pandas' type of a column: bytes beside each other, and not an object a row."""
 
 ROWS_AT_ONCE = 1024
 """Of a parquet file: what it unpacks to is counted after each so many."""
@@ -26,11 +34,9 @@ def read_table(file: Path) -> pandas.DataFrame:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(file, f"is larger than {MOST_BYTES >> 30} GiB", "is it the table?")
         if file.suffix.lower() == ".parquet":
-            rows = _read_parquet(file).astype("string").fillna("")
-        else:  # as it is, whatever its name: a small file may unpack to any size
-            rows = pandas.read_csv(
-                file, dtype="string", keep_default_na=False, encoding="utf-8-sig", compression=None
-            )
+            rows = _read_parquet(file).astype(TEXT).fillna("")
+        else:
+            rows = _read_csv(file)
     except DataError:
         raise
     except Exception as error:  # whatever the parsers say of bytes that they do not expect
@@ -39,25 +45,71 @@ def read_table(file: Path) -> pandas.DataFrame:
         ) from error
     if rows.empty:
         raise DataError(file, "has no rows", "add some")
-    if len(rows) > MOST_ROWS:
-        raise DataError(file, f"has more than {MOST_ROWS} rows", "split it")
     return rows
 
 
-def _read_parquet(file: Path) -> pandas.DataFrame:
-    """Raises `ValueError` for a file that unpacks to more than `MOST_BYTES`, and whatever pyarrow does."""
-    batches, size, rows = [], 0, 0
-    with parquet.ParquetFile(file) as opened:
-        schema = pyarrow.schema(
-            [_plain(field) for field in opened.schema_arrow], opened.schema_arrow.metadata
+def _read_csv(file: Path) -> pandas.DataFrame:
+    """As it is, whatever its name: a packed one may unpack to any size.
+
+    Raises `ValueError` beyond the bounds, and whatever pandas does.
+    """
+    with file.open("rb") as opened:
+        header = opened.readline(MOST_TEXT)
+    if len(header) == MOST_TEXT or header.count(b",") > MOST_COLUMNS:
+        raise ValueError(
+            f"its first line is longer than {MOST_TEXT} bytes, or has over {MOST_COLUMNS} columns"
         )
-        for batch in opened.iter_batches(ROWS_AT_ONCE):
+    parts, rows = [], 0
+    with pandas.read_csv(
+        file,
+        dtype=TEXT,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+        compression=None,
+        chunksize=100 * ROWS_AT_ONCE,
+    ) as reader:
+        for part in reader:
+            parts.append(part)
+            rows += len(part)
+            if rows > MOST_ROWS:
+                raise ValueError(f"it has more than {MOST_ROWS} rows")
+    return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame()
+
+
+def _read_parquet(file: Path) -> pandas.DataFrame:
+    """Its columns of plain values.
+
+    Raises `ValueError` for a file that unpacks to more than `MOST_BYTES`, and whatever pyarrow does.
+    """
+    with parquet.ParquetFile(file) as opened:
+        fields = [field for field in opened.schema_arrow if not pyarrow.types.is_nested(field.type)]
+        texts = [field.name for field in fields if _is_text(_plain(field).type)]
+    # A page names each of its texts once, and by number row by row: a few bytes may stand for any length.
+    with parquet.ParquetFile(file, read_dictionary=texts) as opened:
+        schema = pyarrow.schema([_plain(field) for field in fields])
+        batches, size, rows = [], 0, 0
+        for batch in opened.iter_batches(ROWS_AT_ONCE, columns=[field.name for field in fields]):
+            _check_texts(batch)
             batches.append(pyarrow.Table.from_batches([batch]).cast(schema))
             size, rows = size + batches[-1].nbytes, rows + len(batch)
             if size > MOST_BYTES or rows > MOST_ROWS:
                 raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MiB, or {MOST_ROWS} rows")
     frame: pandas.DataFrame = pyarrow.concat_tables(batches or [schema.empty_table()]).to_pandas()
     return frame
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    return any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary))
+
+
+def _check_texts(batch: pyarrow.RecordBatch) -> None:
+    for column in batch.columns:
+        values = column.dictionary if pyarrow.types.is_dictionary(column.type) else column
+        if _is_text(values.type):
+            longest = pyarrow.compute.max(pyarrow.compute.binary_length(values)).as_py() or 0
+            if longest > MOST_TEXT:
+                raise ValueError(f"a value has {longest} bytes; paths and labels have {MOST_TEXT} at most")
 
 
 def _plain(field: pyarrow.Field) -> pyarrow.Field:

@@ -14,6 +14,8 @@ from .image_decoding import decode
 from .image_files import ImageFiles, Listing, files_at
 from .image_tree import class_folders, image_files, labelled_files
 
+MOST_TEXT_BYTES = 64 << 20
+"""Of `words.txt`, which has 2.6 MB, and of the annotations."""
 NORMALISATION: tuple[Channels, Channels] = ((0.4802, 0.4481, 0.3976), (0.2770, 0.2691, 0.2822))
 """Mean and standard deviation as the LatentBE authors' code has them."""
 
@@ -68,6 +70,8 @@ def _annotated(folder: Path, wnids: tuple[str, ...]) -> ImageFiles:
 def _columns(path: Path) -> list[tuple[str, str]]:
     """The first two tab-separated columns of a text file."""
     try:
+        if path.stat().st_size > MOST_TEXT_BYTES:
+            raise DataError(path, f"is larger than {MOST_TEXT_BYTES >> 20} MiB", "fetch the archive again")
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(path, "does not exist", "check data.root, or fetch the archive again") from None

@@ -1,5 +1,6 @@
 """Archives of torch (`.pt2`, `.pth`), looked at before torch opens them: small ones may grow."""
 
+import pickletools
 from typing import BinaryIO, cast
 from zipfile import ZipFile
 
@@ -7,6 +8,10 @@ MOST_ENTRIES = 10_000
 """Torch writes one per tensor, and a few; the largest networks have some thousands."""
 MOST_DIRECTORY_BYTES = 400 * MOST_ENTRIES
 """Of the list of entries, which is read as a whole: 46 for each, and a name."""
+
+PICKLES_BEFORE_2020 = 3
+"""Of torch's former format, before its object: a number, a version, what machine wrote it; the object is the
+next, and after it come the names of its storages and their bytes."""
 
 
 def check_zip(file: BinaryIO) -> None:
@@ -22,6 +27,30 @@ def check_zip(file: BinaryIO) -> None:
     file.seek(0)
     if unpacked > size:
         raise ValueError(f"its {size} bytes unpack to {unpacked}; torch writes none that is compressed")
+
+
+def check_pickle(file: BinaryIO) -> None:
+    """Whether a file of `torch.save` asks for memory that is not in it.
+
+    Torch's reader of tensors alone makes a `bytearray` of any length that a file names. Raises `ValueError`,
+    and whatever `zipfile` and `pickletools` do.
+    """
+    if file.read(2) == b"PK":
+        with ZipFile(file) as archive:
+            pickles = [archive.open(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+            for opened in pickles:
+                _refuse_bytearrays(cast(BinaryIO, opened))
+    else:
+        file.seek(0)
+        for _ in range(PICKLES_BEFORE_2020 + 1):
+            _refuse_bytearrays(file)
+    file.seek(0)
+
+
+def _refuse_bytearrays(file: BinaryIO) -> None:
+    for opcode, argument, _ in pickletools.genops(file):
+        if isinstance(argument, str) and argument.split()[-1:] == ["bytearray"]:
+            raise ValueError(f"it makes a bytearray ({opcode.name}), which no tensor needs")
 
 
 class _Directory:

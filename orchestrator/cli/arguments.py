@@ -48,8 +48,8 @@ STORED_RUN = (
     argument(
         "--trust-stored",
         action="store_true",
-        help="use the tracking.uri that stands in the run's files, with your credentials, wherever it is; "
-        "and run the code that it names as package.module:name",
+        help="use the tracking.uri and the place of the data that stand in the run's files, with your "
+        "credentials, wherever they are; and run the code that it names as package.module:name",
     ),
 )
 REASON = argument("--reason", required=True, help="what the next person should know")

@@ -2,8 +2,11 @@
 
 import argparse
 import shlex
+from collections.abc import Collection
+from pathlib import Path
 
 from ekd_train.own_code import allow
+from ekd_train.settings import DataSettings
 from orchestrator.cli.checks import nothing_started
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.hosts import host_of, is_this_machine
@@ -58,13 +61,19 @@ def _harmless(stored: str, storage: str) -> bool:
     return root is not None and file.resolve().is_relative_to(root.resolve())
 
 
-def with_own_places(stored: Experiment, arguments: argparse.Namespace) -> Experiment:
+def with_own_places(
+    stored: Experiment, arguments: argparse.Namespace, named: Collection[str] = ()
+) -> Experiment:
     """A stored experiment in the storage that the arguments name, for a command that asks no cluster.
 
-    With `--trust-stored` the modules that it names may run here, if their source is the same.
+    With `--trust-stored` the modules that it names may run here, if their source is the same, and its data
+    are fetched from wherever it says; else, and where no `named` key of the user's says so, a place that
+    would be sent credentials is an `ExperimentError`.
     """
     if arguments.trust_stored:
         allow(stored.code)
+    else:
+        _refuse_elsewhere(stored.data, arguments, named)
     here = {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
     return stored.model_copy(
         update={
@@ -72,6 +81,21 @@ def with_own_places(stored: Experiment, arguments: argparse.Namespace) -> Experi
             "cluster": stored.cluster.model_copy(update={"address": "local"}),
         }
     )
+
+
+def _refuse_elsewhere(data: DataSettings, arguments: argparse.Namespace, named: Collection[str]) -> None:
+    on_hub = data.name == "hugging_face" and data.path and not Path(data.path).expanduser().exists()
+    places = {
+        "data.root": data.root if (data.root or "").startswith("s3://") else None,
+        "data.path": data.path if on_hub else None,
+    }
+    below = f"{arguments.storage.rstrip('/')}/"
+    for key, place in places.items():
+        if place and key not in named and not f"{place}/".startswith(below):
+            raise ExperimentError(
+                f"{arguments.run_id}/{EXPERIMENT} says {key} {redacted(place)}; a stored address is used if "
+                "you say so: add --trust-stored"
+            )
 
 
 def run_or_newest(arguments: argparse.Namespace) -> Storage:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 from pydantic import field_validator, model_validator
 
@@ -74,6 +75,11 @@ class Cluster(Settings):
     workers a run or more, on processors of one kind."""
     liveness: LivenessSettings = LivenessSettings()
 
+    @field_validator("address")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return refuse_credentials(value)
+
     @field_validator("workers_per_run", mode="before")
     @classmethod
     def _a_number_or_two(cls, value: Any) -> Any:
@@ -143,6 +149,9 @@ class StorageSettings(Settings):
         return refuse_credentials(value)
 
 
+_LEADS_ELSEWHERE = {"host", "hostaddr", "service", "dsn", "unix_socket", "read_default_file"}
+"""Parameters of databases' addresses that say where the server is, whatever stands before."""
+
 ChampionBy = Literal["accuracy", "nll", "balanced_accuracy"]
 
 
@@ -161,8 +170,12 @@ class Tracking(Settings):
 
     @field_validator("uri")
     @classmethod
-    def _no_credentials(cls, value: str | None) -> str | None:
-        return refuse_credentials(value)
+    def _says_where(cls, value: str | None) -> str | None:
+        refuse_credentials(value)
+        query = parse_qs((value or "").partition("?")[2], keep_blank_values=True)
+        if elsewhere := sorted(key for key in query if key.lower() in _LEADS_ELSEWHERE):
+            raise ValueError(f"its parameter {elsewhere[0]} leads elsewhere; write the host after the ://")
+        return value
 
     @field_validator("registered_model")
     @classmethod

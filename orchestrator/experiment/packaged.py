@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.yaml_tree import read_text
 
 PACKAGED = Path(__file__).parents[1] / "experiments"
 
@@ -35,6 +36,6 @@ def find_experiment(source: str) -> Path:
 def read_experiment(path: Path) -> str:
     """The text of an experiment's file; raises `ExperimentError`."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from None

@@ -7,10 +7,12 @@ _SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")
 _USER = re.compile(r"""['"(<]?(?:\w+=)?[\w.%+-]+""")
 _HOST = re.compile(r"(?!sha256:)(?:\w[\w-]*\.[\w.-]+|localhost|\w[\w-]*:\d+)(?!\w)")
 _NAME = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=['"]?|['"]\s*:\s*['"])(?=[^&\s'"])""")
-_IN_HEADER = re.compile(r"\b(Bearer|Authorization: Basic)\s+[\w.~+/=-]{8,}")
+_IN_HEADER = re.compile(
+    r"\b(Bearer|Authorization:\s*\w+|x-[\w-]*(?:key|token):)\s+[\w.~+/=-]{4,}", re.IGNORECASE
+)
 _SECRET = re.compile(
     r"passw|passphrase|secret|token|api[_-]?key|(access|account)[_-]?key|credential|signature|authorization"
-    r"|jwt|^x-amz-|^(pass|pwd|pw|sig|auth)$",
+    r"|(private|subscription)[_-]?key|jwt|odbc_connect|^x-amz-|^(pass|pwd|pw|sig|sas|auth)$",
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"[^&\s'\"]+")
@@ -53,7 +55,8 @@ def _without_parameters(text: str) -> str:
     kept, shown = 0, ""
     for name in _NAME.finditer(text):
         secret = _SECRET.search(unquote(name[1])) or (
-            name[1].lower() == "key" and text[name.start() - 1 : name.start()] in ("?", "&")  # as Google's
+            name[1].lower() in ("key", "code")
+            and text[name.start() - 1 : name.start()] in ("?", "&")  # as Google's
         )
         if name.start() >= kept and secret:
             shown += f"{text[kept : name.end()]}***"

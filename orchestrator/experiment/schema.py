@@ -94,6 +94,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _makes_sense(self) -> "Experiment":
         refuse_credentials(self.data.root, "data.root: ")
+        refuse_credentials(self.data.path, "data.path: ")
         for holder in (*self.teachers, self.student.architecture):
             refuse_credentials(holder.weights, "weights: ")
         count, method = self.teacher_count, self.student.method

@@ -8,6 +8,7 @@ or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no 
 import re
 from collections.abc import Iterable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -81,6 +82,12 @@ def read_yaml(text: str, where: str) -> Any:
         raise ExperimentError(f"{where}: not valid YAML: {error}") from None
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, no more of it than `read_yaml` takes; raises `OSError` or `UnicodeDecodeError`."""
+    with path.open(encoding="utf-8") as file:
+        return file.read(MOST_CHARACTERS + 1)
+
+
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
     """Change `tree` by `key=value` texts, as `--set` takes them; raises `ExperimentError`."""
     for override in overrides:
@@ -124,6 +131,8 @@ def _plain(value: Any, where: str, seen: Iterator[int]) -> Any:
         return [_plain(item, where, seen) for item in value]
     if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
         raise ExperimentError(f"{where}: {value[:40]!r} has a character that no name or path can have")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ExperimentError(f"{where}: a whole number has more than 18 digits; no key takes one")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ExperimentError(f"{where}: {type(value).__name__} is not a value that an experiment has")

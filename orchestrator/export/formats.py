@@ -94,13 +94,15 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
     """
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
     sidecar = output.with_name(f"{output.name}.json")
+    beside = _writable(sidecar, ".json")
     source.network.cpu().requires_grad_(False)
     try:
         answer = _FORMS[form](source, partial)
         worst = _worst_difference(source, answer)
         if not worst <= TOLERANCE:
             raise ExportError(f"the {form} file's logits differ by {worst:.3g} from the network's")
-        sidecar.write_bytes(_sidecar(source, form))
+        beside.write_bytes(_sidecar(source, form))
+        os.replace(beside, sidecar)
         os.replace(partial, output)
     except OSError as error:
         raise ExportError(
@@ -108,6 +110,7 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
     return Exported(output, worst, sidecar)
 
 

@@ -13,7 +13,7 @@ from ekd_train.own_code import allow
 from ekd_train.persistence.networks import AVERAGED, load_average
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.infrastructure import MODEL_URI
+from orchestrator.experiment.infrastructure import MODEL_URI, RUN_ID
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.yaml_tree import MOST_CHARACTERS, read_yaml
 from orchestrator.export.formats import Source
@@ -59,9 +59,11 @@ def from_registry(
 ) -> Source:
     """A registered version, loaded in its pt2 form once the file is known to be the one that was registered.
 
-    `stated`: the SHA-256 of its file, for a version that somebody else registered, without a tag that has it.
+    `stated`: the SHA-256 of its file that the user expects; a version that somebody else registered has no
+    tag that says it.
 
-    Raises `ExperimentError`: the version was registered without the SHA-256 of its file; `ExportError`: the
+    Raises `ExperimentError`: the version was registered without the SHA-256 of its file, or with another than
+    `stated`; `ExportError`: the
     weights are not those that were registered, or their files cannot be read; `NoSuchVersion`: the registry
     has no such model, version or alias; `TrackingError`: the registry cannot be reached.
     """
@@ -70,11 +72,17 @@ def from_registry(
     name, version = _resolve(client, uri)
     found = version_of(client, name, version)
     where = f"models:/{name}/{version}"
-    if not (archived := found.tags.get(ARCHIVE_TAG) or stated):
-        run_id = found.tags.get(RUN_ID_TAG, "RUN_ID")
+    tagged = found.tags.get(ARCHIVE_TAG)
+    if stated and tagged not in (None, stated):
+        raise ExperimentError(
+            f"{where}: its SHA-256 is {str(tagged)[:16]}... by the registry's tag, but weights_sha256 states "
+            f"{stated[:16]}...; it is not loaded: restore the version, or state what it is now"
+        )
+    if not (archived := stated or tagged):
+        run_id = found.tags.get(RUN_ID_TAG, "")
         raise ExperimentError(
             f"{where}: has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded; "
-            f"export the run that made it: `ekd export {run_id}`"
+            f"export the run that made it: `ekd export {run_id if RUN_ID.fullmatch(run_id) else 'RUN_ID'}`"
         )
     location = client.get_model_version_download_uri(name, version)
     if location.startswith("models:/m-"):

@@ -57,6 +57,7 @@ def check(
     capacity: Capacity | None = None,
     further: Callable[[DataDescription], None] | None = None,
     pack: bool = True,
+    begun: bool = False,
 ) -> Checked:
     """Check everything.
 
@@ -68,11 +69,13 @@ def check(
         further: one more check of networks, given the data's description.
         pack: images that would not fit into memory; else they are only described, and neither the run of
             that id nor what its given teachers are worth is looked at.
+        begun: the run has begun, and keeps the weights that its networks start from: where they came from is
+            not asked again.
 
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
     """
-    experiment, look = _read_given(experiment)
+    experiment, look = (experiment, None) if begun else _read_given(experiment)
     own = not isinstance(run_id, str)
     if not isinstance(run_id, str):
         run_id = experiment.default_run_id() if run_id is None else run_id(experiment)

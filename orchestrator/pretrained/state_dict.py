@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
 from ekd_train.persistence.bounded_tensors import parse_tensors
-from ekd_train.persistence.bounded_zip import check_zip
+from ekd_train.persistence.bounded_zip import check_pickle, check_zip
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.pretrained.network import PretrainedNetwork
@@ -78,6 +78,7 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
             return parse_tensors(data)
         if data.startswith(b"PK"):  # torch's format before 2020 is no archive
             check_zip(io.BytesIO(data))
+        check_pickle(io.BytesIO(data))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ExperimentError(

@@ -27,7 +27,9 @@ def open_storage(uri: str, endpoint_url: str | None = None, *, patience_s: float
     >>> open_storage("/data/runs").uri("digits-1/manifest.json")
     '/data/runs/digits-1/manifest.json'
     """
-    scheme = match[1].lower() if (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)) else ""
+    scheme = match[1] if (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)) else ""
+    if scheme != scheme.lower():  # whoever looks for s3:// would not see it
+        raise ValueError(f"storage.uri: write {scheme.lower()}://, in small letters; {_FORMS}")
     if scheme == "s3":
         from orchestrator.storage.s3 import S3Storage
 

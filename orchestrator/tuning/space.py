@@ -13,7 +13,7 @@ from ekd_train.own_code import is_own, module_of
 from ekd_train.settings import Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
-from orchestrator.experiment.yaml_tree import read_yaml
+from orchestrator.experiment.yaml_tree import read_text, read_yaml
 from orchestrator.tuning.domains import Domain
 from orchestrator.tuning.pool import UNSEARCHABLE, pool_experiment, trial_experiment
 
@@ -38,7 +38,7 @@ def load_space(source: str) -> Space:
         name, text = source, (PACKAGED / f"{source}.yaml").read_text()
     elif (path := Path(source)).suffix in (".yaml", ".yml") or "/" in source:
         try:
-            name, text = path.stem, path.read_text(encoding="utf-8")
+            name, text = path.stem, read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ExperimentError(f"--space {source}: cannot be read: {error}") from None
     else:

@@ -5,17 +5,24 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
+from ekd_train.data.table_file import read_table
 from ekd_train.persistence.bounded_tensors import MOST_HEADER_BYTES, parse_tensors
 from ekd_train.persistence.bounded_zip import MOST_DIRECTORY_BYTES, check_zip
 from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint
-from orchestrator.errors import EkdError
+from orchestrator.errors import EkdError, ExperimentError
+from orchestrator.experiment.schema import load_experiment
 from orchestrator.export.source import from_run
 from orchestrator.pipeline.lease import LEASE, Lease
 from orchestrator.pipeline.manifest import read_run
@@ -156,3 +163,84 @@ def test_given_weights_that_are_no_plain_numbers_are_refused(tmp_path, made):
     torch.save({"good": torch.ones(2), "odd.weight": made()}, tmp_path / "weights.pth")
     with pytest.raises(EkdError, match=r"^odd\.weight is sparse, quantised, complex or empty"):
         from_file(str(tmp_path / "weights.pth"), None, 1)
+
+
+def peak_of(code: str, *arguments: object) -> int:
+    """MiB that a process of its own took at most; it must end well."""
+    # Not what getrusage says: that begins with what the process had that started it.
+    told = "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
+    words = [sys.executable, "-c", f"import sys\n{code}\n{told}", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) >> 10
+
+
+REFUSED = """
+from ekd_train.errors import EkdError
+import {module}
+try:
+    {module}.{call}
+    raise SystemExit('it was read')
+except EkdError as error:
+    assert {said!r} in str(error), error
+"""
+
+
+def refused(module: str, call: str, said: str) -> str:
+    return REFUSED.format(module=module, call=call, said=said)
+
+
+class Bytes:
+    """Torch's reader of tensors alone makes it, as long as it says."""
+
+    def __reduce__(self):
+        return bytearray, (3_000_000_000,)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_weights_that_ask_for_memory_that_is_not_in_the_file_are_refused(tmp_path, new_format):
+    torch.save(
+        {"a": torch.ones(2), "b": Bytes()}, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format
+    )
+    call = refused("orchestrator.pretrained.state_dict", "from_file(sys.argv[1], None, 1)", "a bytearray")
+    assert peak_of(call, tmp_path / "w.pth") < 1500
+
+
+def test_a_table_of_few_bytes_that_stand_for_many_is_refused(tmp_path):
+    long, many = tmp_path / "long.parquet", tmp_path / "many.csv"
+    texts = pyarrow.DictionaryArray.from_arrays(np.zeros(1024, np.int32), ["x" * 2_500_000])
+    parquet.write_table(pyarrow.table({"path": texts}), long, dictionary_pagesize_limit=1 << 30)
+    assert long.stat().st_size < 200_000
+    read = "read_table(__import__('pathlib').Path(sys.argv[1]))"
+    assert peak_of(refused("ekd_train.data.table_file", read, "a value has 2500000 bytes"), long) < 700
+    many.write_text("," * 400_000 + "\n")
+    assert peak_of(refused("ekd_train.data.table_file", read, "columns"), many) < 700
+
+
+def test_columns_that_are_no_plain_values_are_passed_over(tmp_path):
+    rows = {"path": ["a.png"], "label": ["cat"], "box": [[1, 2, 3, 4]]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    assert list(read_table(tmp_path / "t.parquet").columns) == ["path", "label"]
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "said"),
+    [
+        ("orchestrator.experiment.schema", "load_experiment(sys.argv[1])", "longer than 1000000 characters"),
+        ("orchestrator.tuning.space", "load_space(sys.argv[1])", "longer than 1000000 characters"),
+        (
+            "ekd_train.data.cifar_pickle",
+            "read_pickle(__import__('pathlib').Path(sys.argv[1]))",
+            "larger than",
+        ),
+        ("ekd_train.data.tiny_imagenet", "_columns(__import__('pathlib').Path(sys.argv[1]))", "larger than"),
+    ],
+)
+def test_a_document_of_a_tebibyte_is_not_read(tmp_path, module, call, said):
+    grow(tmp_path / "grown.yaml")
+    assert peak_of(refused(module, call, said), tmp_path / "grown.yaml") < 900
+
+
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path):
+    (tmp_path / "x.yaml").write_text(f"seed: 0x{'f' * 5000}")
+    with pytest.raises(ExperimentError, match="a whole number has more than 18 digits"):
+        load_experiment(str(tmp_path / "x.yaml"))

@@ -1,6 +1,7 @@
 """Whoever may write to a shared storage folder may plant links in it: none of them leads out."""
 
 import itertools
+import json
 import os
 import sqlite3
 import stat
@@ -8,9 +9,14 @@ import struct
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from ekd_train.data.user_cache import locked
+from ekd_train.data.description import ImageSpec
+from ekd_train.data.packed.fetch import fetch
+from ekd_train.data.packed.index import write_arrays
+from ekd_train.data.user_cache import cache_folder, locked
+from ekd_train.models import build_model
 from orchestrator.cli.main import main
 from orchestrator.export import formats
 from orchestrator.pipeline.pipeline import open_log
@@ -146,6 +152,31 @@ def test_the_file_that_an_export_writes_first_has_no_name_that_anybody_could_pla
         found = name.lstat()
         assert stat.S_ISREG(found.st_mode)
         assert name.suffix == ".pt2"
+    assert_untouched(outside)
+
+
+def test_the_file_beside_an_export_is_not_written_through_a_link(tmp_path, outside):
+    network = build_model("resnet", depth=8, num_classes=4, in_channels=1, image_size=8).eval()
+    spec = ImageSpec(num_classes=4, image_shape=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    source = formats.Source(network, "0" * 64, "here", None, spec, ["a", "b", "c", "d"])
+    for name in ("student.pt2", "student.pt2.json"):
+        (tmp_path / name).symlink_to(outside / "kept")
+    exported = formats.export_network(source, "pt2", tmp_path / "student.pt2")
+    assert json.loads(exported.sidecar.read_text())["class_names"] == ["a", "b", "c", "d"]
+    assert_untouched(outside)
+    assert sorted(os.listdir(tmp_path)) == ["outside", "student.pt2", "student.pt2.json"]
+
+
+def test_packed_images_are_not_fetched_or_made_through_a_link(tmp_path, outside, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = open_storage(str(tmp_path / "packs"))
+    store.write("pack/index.safetensors", b"index")
+    folder = cache_folder("packed") / "pack"
+    folder.mkdir(parents=True)
+    for name in ("index.pending", "index.safetensors.pending"):
+        (folder / name).symlink_to(outside / "kept")
+    assert (fetch("pack", store) / "index.safetensors").read_bytes() == b"index"
+    write_arrays(folder / "index.safetensors", {"digests": np.zeros(3)})
     assert_untouched(outside)
 
 

@@ -15,13 +15,17 @@ import pytest
 import torch
 
 from ekd_train.models import build_model
+from orchestrator.errors import ExperimentError
+from orchestrator.export.source import from_registry
 from orchestrator.registry.exported_model import (
     ARCHIVE,
+    ARCHIVE_TAG,
     ExportError,
     archive_sha256,
     load_exported,
     save_exported,
 )
+from orchestrator.tracking.connection import connect
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
@@ -167,3 +171,16 @@ def test_no_code_beside_the_archive_is_used(registered, files, tmp_path):
 
 def test_the_recorded_hash_is_of_the_bytes(registered):
     assert archive_sha256(registered) == hashlib.sha256((registered / ARCHIVE).read_bytes()).hexdigest()
+
+
+def test_a_file_of_another_hash_than_the_user_states_is_not_even_fetched(files, tmp_path):
+    """Whoever may write the registry has put the evil file's hash into its tag."""
+    genuine = archive_sha256(files)
+    evil_expression(files / ARCHIVE, tmp_path / "ran")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", str(files), tags={ARCHIVE_TAG: archive_sha256(files)})
+    with pytest.raises(ExperimentError, match=r"but weights_sha256 states .* it is not loaded"):
+        from_registry(client, "models:/m/1", uri, stated=genuine)
+    assert not (tmp_path / "ran").exists()

@@ -98,6 +98,65 @@ def test_register_asks_before_it_contacts_anybody(heard, capsys):
     assert heard.texts == []
 
 
+@pytest.fixture
+def others(heard, monkeypatch):
+    """A listener in the place of AWS and of the hub, and a user with keys for both."""
+    here = f"http://127.0.0.1:{heard.port}"
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIAUSER",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": here,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "HF_ENDPOINT": here,
+        "HF_TOKEN": "hf_token",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return heard
+
+
+@pytest.mark.parametrize("command", ["register", "evaluate"])
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        ("data.root", {"root": "s3://attacker-bucket/data"}),
+        ("data.path", {"name": "hugging_face", "path": "attacker/dataset"}),
+    ],
+)
+def test_data_are_fetched_from_where_the_user_says(others, capsys, command, key, data):
+    stored(data=data)
+    assert main([command, "finished", "--storage", "runs"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"finished/experiment.json says {key} " in err
+    assert "add --trust-stored" in err
+    assert others.texts == []
+
+
+def test_data_in_the_storage_that_the_user_names_or_by_their_own_word_are_not_asked_for():
+    below = load_experiment("digits", ["data.root=s3://bucket/runs/data"])
+    with_own_places(below, arguments(storage="s3://bucket/runs"))
+    elsewhere = load_experiment("digits", ["data.root=s3://bucket/runs-of-others"])
+    with pytest.raises(ExperimentError, match=r"data\.root s3://bucket/runs-of-others"):
+        with_own_places(elsewhere, arguments(storage="s3://bucket/runs"))
+    with_own_places(elsewhere, arguments(), {"data.root"})
+    with_own_places(elsewhere, arguments(trust_stored=True))
+
+
+@pytest.mark.parametrize("weights", ["s3://attacker-bucket/w.pth", "models:/m/1", "timm:resnet18.a1_in1k"])
+def test_weights_that_a_run_began_with_are_not_fetched_again(others, monkeypatch, weights):
+    def fail(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("orchestrator.pretrained.read._read", fail)
+    stored()
+    file = Path("runs/finished/experiment.json")
+    tree = json.loads(file.read_text())
+    tree["student"]["architecture"] |= {"weights": weights, "weights_sha256": "0" * 64}
+    file.write_text(json.dumps(tree))
+    assert main(["register", "finished", "--storage", "runs"]) == 0  # its networks lie in the storage
+    assert others.texts == []
+
+
 def arguments(**named) -> argparse.Namespace:
     defaults = {"run_id": "x", "storage": "runs", "endpoint_url": None, "tracking": None}
     return argparse.Namespace(**(defaults | {"trust_stored": False} | named))

@@ -177,6 +177,34 @@ def test_the_environments_hosts_are_named_without_their_credentials(user):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("storage.uri=S3://bucket/x", "write s3://, in small letters"),
+        ("tracking.uri=postgresql://good.example/db?host=evil.example", "its parameter host leads elsewhere"),
+        ("tracking.uri=mysql://good.example/db?unix_socket=/x", "its parameter unix_socket leads elsewhere"),
+        ("tracking.uri=mssql+pyodbc:///?odbc_connect=PWD%3DS3cret", "credentials do not belong in an experi"),
+        ("cluster.address=ann:S3cret@127.0.0.1:6399", "credentials do not belong in an experiment"),
+        ("cluster.address=ray://ann:S3cret@127.0.0.1:1", "credentials do not belong in an experiment"),
+        ("data.path=https://ann:S3cret@hub.example/x", "credentials do not belong in an experiment"),
+    ],
+)
+def test_an_address_whose_host_is_elsewhere_or_that_holds_a_secret_is_refused(user, capsys, setting, said):
+    assert main(["plan", "digits", "--set", setting]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "S3cret" not in shown.out + shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_plan_says_first_whose_code_it_runs(user, capsys, tmp_path):
+    user.chdir(tmp_path)
+    (tmp_path / "their_data.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(SystemExit, match="ran"):
+        main(["plan", "digits", "--set", "data.name=their_data:images", "--set", "cluster.address=local"])
+    assert capsys.readouterr().out == "contacts  no other host; runs the code of their_data\n"
+
+
 def test_plan_names_them_first_and_then_refuses(user, capsys):
     user.setenv("MLFLOW_TRACKING_TOKEN", "S3cret")
     uri = f"http://{ELSEWHERE}:5000"

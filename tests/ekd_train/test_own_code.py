@@ -1,5 +1,7 @@
 """Code of one's own: found, hashed, imported only where it is allowed, and wrong in one line."""
 
+import sys
+
 import pytest
 import torch
 
@@ -175,6 +177,13 @@ def test_what_a_module_imports_beside_it_is_hashed_and_travels_too(own_module, t
 def test_of_an_installed_package_the_module_is_hashed_and_nothing_travels():
     assert list(sources("torch.nn.modules.linear")) == ["linear.py"]
     assert travelling("torch.nn.modules.linear") == {}
+
+
+@pytest.mark.parametrize("module", ["antigravity", "unittest.__main__", "os", "subprocess", "builtins"])
+def test_a_module_of_pythons_own_is_refused_unimported(module):
+    with pytest.raises(OwnCodeError, match=r"is a module of Python's own|is not Python source"):
+        source_hash(module)
+    assert "antigravity" not in sys.modules
 
 
 def test_a_module_that_is_nowhere_says_where_it_was_searched(tmp_path, monkeypatch):

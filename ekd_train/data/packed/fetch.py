@@ -1,12 +1,11 @@
 """Packed images on hosts that have not packed them: put into storage once, fetched once by each host."""
 
-import os
 import re
 from pathlib import Path
 from typing import Protocol
 
 from ekd_train.data.errors import DataError
-from ekd_train.data.packed.index import INDEX
+from ekd_train.data.packed.index import INDEX, new_file
 from ekd_train.data.user_cache import cache_folder, locked
 
 FILE = re.compile(r"(shard-\d{5}\.array_record|names\.safetensors|index\.safetensors)")
@@ -55,9 +54,8 @@ def fetch(name: str, store: PackStore) -> Path:
             for key in sorted(keys, key=lambda key: key.endswith(INDEX)):
                 file = folder / key.removeprefix(f"{name}/")
                 if not file.exists():
-                    pending = file.with_suffix(".pending")
-                    pending.write_bytes(store.read(key, MOST_SHARD_BYTES))
-                    os.replace(pending, file)
+                    with new_file(file) as pending:
+                        pending.write_bytes(store.read(key, MOST_SHARD_BYTES))
     except OSError as error:
         raise DataError(
             folder, f"cannot be written ({error.strerror})", "free some space, or set XDG_CACHE_HOME"

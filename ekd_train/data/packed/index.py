@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +46,21 @@ def shard_file(folder: Path, number: int) -> Path:
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], findings: tuple[str, ...] = ()) -> None:
     """Write `arrays` whole or not at all."""
-    pending = file.with_suffix(".pending")
-    save_file(dict(arrays), pending, metadata={"findings": json.dumps(findings)})
-    os.replace(pending, file)
+    with new_file(file) as pending:
+        save_file(dict(arrays), pending, metadata={"findings": json.dumps(findings)})
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """Where to write what becomes `file` if the block ends well: under a name that nobody could guess, and so
+    have made a link of."""
+    pending = file.with_name(f"{secrets.token_hex(8)}.pending")
+    os.close(os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield pending
+        os.replace(pending, file)
+    finally:
+        pending.unlink(missing_ok=True)
 
 
 def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

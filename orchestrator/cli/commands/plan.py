@@ -15,8 +15,10 @@ from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_ta
 def run(arguments: argparse.Namespace) -> int:
     """Print what would run, where, and its cost; the exit status."""
     console = results_console()
-    # Before any of them is contacted, with whatever credentials the environment has.
-    console.print(f"contacts  {contacts(named_experiment(arguments))}", soft_wrap=True)
+    # Before any is contacted, with whatever credentials the environment has, and before any code runs.
+    named = named_experiment(arguments)
+    code = f"; runs the code of {', '.join(named.own_modules)}" if named.own_modules else ""
+    console.print(f"contacts  {contacts(named)}{code}", soft_wrap=True)
     sys.stdout.flush()
     search = None
     if arguments.space is not None:

@@ -17,12 +17,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stages after the evaluation, done or not, and print the results; the exit status."""
     with nothing_started():
         begun = stored_experiment(run_storage(named_storage(arguments), arguments.run_id), arguments.run_id)
-    tree = with_own_places(begun, arguments).resolved()
+    named = {override.partition("=")[0] for override in arguments.overrides}
+    tree = with_own_places(begun, arguments, named).resolved()
     apply_overrides(tree, arguments.overrides)
-    if not any(override.startswith("tracking.uri=") for override in arguments.overrides):
+    if "tracking.uri" not in named:
         tree["tracking"]["uri"] = own_tracking(begun.tracking.uri, arguments)
     experiment = build_experiment(tree)
     with nothing_started():
-        checked = check(experiment, arguments.run_id, capacity=just_enough(experiment.cluster))
+        checked = check(experiment, arguments.run_id, capacity=just_enough(experiment.cluster), begun=True)
     print_results(checked, pipeline.run(checked, again=("register", "report")))
     return 0

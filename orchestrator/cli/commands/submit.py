@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from ekd_train.own_code import travelling
@@ -11,6 +10,7 @@ from orchestrator.cli.checks import named_experiment, requested_search
 from orchestrator.cli.search_options import check_no_search, search_options, search_words
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
+from orchestrator.experiment.redaction import visible
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.registry.provenance import code_version
@@ -18,7 +18,10 @@ from orchestrator.runtime.address import dashboard_url, exposed_token
 from orchestrator.runtime.jobs_api import Submission, follow, start
 from orchestrator.tuning.space import packaged_spaces
 
-_say = partial(print, flush=True)
+
+def _say(text: str) -> None:
+    """Print what a cluster may have written: its job's message, its log."""
+    print(visible(text), flush=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

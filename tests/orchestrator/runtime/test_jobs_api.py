@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.api import load_experiment as load
+from orchestrator.cli.commands.submit import _say
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.runtime import jobs_api
@@ -162,6 +163,11 @@ def test_a_failed_job_gives_status_1_and_says_how_to_continue(api, capsys):
     assert follow("j", "http://head:8265", print) == 1
     said = capsys.readouterr().out
     assert "job j failed: exit code 1; the same command continues the run" in said
+
+
+def test_what_a_cluster_says_of_a_job_is_shown_and_not_obeyed(capsys):
+    _say("job j failed: died \x1b]0;owned\x07\x1b[2J\u202e")
+    assert capsys.readouterr().out == "job j failed: died \\x1b]0;owned\\x07\\x1b[2J\\u202e\n"
 
 
 def test_ctrl_c_lets_go_and_says_how_to_stop_or_attach_again(api, capsys, monkeypatch):
