@@ -49,6 +49,13 @@ def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
             folders[split] = entry
     if not folders and any(path.suffix.lower() in SUFFIXES for other in others for path in entries(other)):
         return {"train": root}, []
+    if "train" not in folders and (there := [*folders.values(), *others]):
+        names = ", ".join(entry.name for entry in there[:5]) + ("..." if len(there) > 5 else "")
+        raise DataError(
+            root,
+            f"has no folder train, but {names}",
+            f"name the one to learn from train, the others {', '.join(list(SPLIT_NAMES)[1:])}",
+        )
     folders.setdefault("train", root / "train")
     return {split: folders[split] for split in SPLIT_NAMES if split in folders}, others
 

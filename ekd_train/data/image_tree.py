@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .image_files import ImageFiles, check_image_file, entries, files_at
+from .image_files import SUFFIXES, ImageFiles, check_image_file, entries, files_at
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -16,13 +16,15 @@ def class_folders(folder: Path) -> dict[str, Path]:
     Names are compared in Unicode's composed form (NFC): macOS writes the other one.
 
     Raises:
-        DataError: the folder is missing, unreadable or without class folders, something else than
-            folders lies in it, or two folders have one name.
+        DataError: the folder is missing, unreadable or without class folders, images lie in it beside
+            them, or two folders have one name.
     """
     found: dict[str, Path] = {}
     for entry in entries(folder):
         if not os.path.isdir(entry):
-            raise DataError(entry, "is not a folder, though it lies among class folders", "move it elsewhere")
+            if entry.suffix.lower() not in SUFFIXES:
+                continue  # a list of classes, a licence
+            raise DataError(entry, "is an image, though it lies among class folders", "move it elsewhere")
         name = unicodedata.normalize("NFC", entry.name)
         if name in found:
             raise DataError(entry, f"is {found[name].name!r} in another Unicode form", "join the two folders")

@@ -11,7 +11,7 @@ from ekd_train.data.description import ImageSpec
 from ekd_train.models import build_model
 from ekd_train.models.batch_ensemble import to_batch_ensemble
 from ekd_train.models.branches import to_branches
-from ekd_train.models.lora import to_lora
+from ekd_train.models.lora import head_of, to_lora
 from ekd_train.models.papa import Papa
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.synchronised_batch_norm import from_synchronised_batch_norm, to_synchronised_batch_norm
@@ -38,7 +38,7 @@ def build_network(
         plain.load_state_dict(start)
     student = run.student
     draw = partial(build_plain, run.architecture, spec)
-    network = plain if student is None else _with_subnetworks(plain, student, draw)
+    network = plain if student is None else _with_subnetworks(plain, student, spec, draw)
     if run.training.batch_norm == "synchronised":
         network = to_synchronised_batch_norm(network)
     return network
@@ -72,7 +72,9 @@ def build_arguments(architecture: Architecture, spec: ImageSpec) -> dict[str, An
     return arguments | ({"resized": True} if architecture.image_size is not None else {})
 
 
-def _with_subnetworks(plain: nn.Module, student: Student, draw: Callable[[], nn.Module]) -> nn.Module:
+def _with_subnetworks(
+    plain: nn.Module, student: Student, spec: ImageSpec, draw: Callable[[], nn.Module]
+) -> nn.Module:
     match student.method:
         case "kd":
             return plain
@@ -87,7 +89,10 @@ def _with_subnetworks(plain: nn.Module, student: Student, draw: Callable[[], nn.
             )
         case "lora":
             lora = student.lora
-            return to_lora(plain, student.members, lora.rank, lora.init, train_base=lora.train_base)
+            head = head_of(plain, spec.image_shape)
+            return to_lora(
+                plain, student.members, lora.rank, lora.init, train_base=lora.train_base, head=head
+            )
         case "papa":
             others = [draw() for _ in range(student.members - 1)]
             return Papa([plain, *others], every=student.papa.every, rate=student.papa.rate)

@@ -5,6 +5,7 @@ its change of the last Linear is of full rank. LoRA (Hu et al. 2021, arXiv 2106.
 that members start as the plain network, and part because their A differ and their teachers do.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -20,6 +21,17 @@ LoraInit = Literal["xavier", "normal"]
 
 class LoraMembers(MemberNetwork):
     """`num_members` members of one network; made by `to_lora`."""
+
+    frozen: bool = False
+    """Whether all that is shared stays as it is."""
+
+    def train(self, mode: bool = True) -> "LoraMembers":
+        """As any module's; statistics of what is frozen are not measured again."""
+        super().train(mode)
+        for layer in self.modules() if self.frozen else ():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+        return self
 
 
 class LoraLayer(MemberLayer):
@@ -101,6 +113,7 @@ def to_lora(
     init: LoraInit = "xavier",
     *,
     train_base: bool = True,
+    head: str | None = None,
     generator: torch.Generator | None = None,
 ) -> LoraMembers:
     """`num_members` members of `module` that differ by changes of rank `rank` and by their heads.
@@ -115,6 +128,7 @@ def to_lora(
         rank: at least 1; 4 to 16 in the paper.
         init: how A starts; B starts at 0.
         train_base: False: all that is shared, normalisations included, is left as it is.
+        head: name of the layer that makes the logits (`head_of`); None: the last Linear that `module` has.
         generator: of A; None: torch's global one.
 
     Raises `TypeError`: see `MemberNetwork.convert`; `ValueError`: a bad `num_members`, `rank` or `init`.
@@ -123,12 +137,15 @@ def to_lora(
         raise ValueError(f"rank must be at least 1, got {rank}")
     if init not in get_args(LoraInit):
         raise ValueError(f"init must be one of {', '.join(get_args(LoraInit))}, got {init!r}")
-    last = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
+    if head is None:
+        head = next(
+            reversed([n for n, layer in module.named_modules() if isinstance(layer, nn.Linear)]), None
+        )
 
     def layer_for(name: str, layer: nn.Module, active: ActiveMembers) -> MemberLayer:
         if isinstance(layer, nn.MultiheadAttention):
             return LoraAttention(layer, name, num_members, rank, active)
-        if name in last:
+        if name == head:
             return OwnHead(layer, name, num_members, active)
         return LoraLayer(layer, name, num_members, rank, active)
 
@@ -141,7 +158,26 @@ def to_lora(
     for layer in members.layers():
         if isinstance(layer, LoraLayer):
             layer.draw(init, generator)
-    return members
+    members.frozen = not train_base
+    return members.train(members.training)
+
+
+@torch.no_grad()
+def head_of(module: nn.Module, image_shape: Sequence[int]) -> str | None:
+    """The name of the Linear or convolution that a network calls last; None if it calls none.
+
+    >>> reversed_order = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> head_of(reversed_order, (1, 2, 2))
+    '1'
+    """
+    called: list[str] = []
+    tried = copy.deepcopy(module).eval()
+    for name, layer in tried.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(lambda *_, name=name: called.append(name))
+    device = next(tried.parameters()).device
+    tried(torch.zeros(1, *image_shape, device=device))
+    return called[-1] if called else None
 
 
 def own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -1,6 +1,7 @@
 """Where an experiment runs, is kept and is recorded: nothing here decides a result, but for the workers."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs
@@ -208,3 +209,9 @@ def refuse_credentials(value: str | None, key: str = "") -> str | None:
     if value and redacted(value) != value:
         raise ValueError(f"{key}credentials do not belong in an experiment; set them in the environment")
     return value
+
+
+def refuse_credentials_in(values: Mapping[str, str | None]) -> None:
+    """As `refuse_credentials`, of each by its key."""
+    for key, value in values.items():
+        refuse_credentials(value, f"{key}: ")

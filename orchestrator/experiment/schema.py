@@ -36,7 +36,7 @@ from orchestrator.experiment.infrastructure import (
     Tracking,
     checked_name,
     name_of_file,
-    refuse_credentials,
+    refuse_credentials_in,
 )
 from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.teachers import Teachers
@@ -93,10 +93,9 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Experiment":
-        refuse_credentials(self.data.root, "data.root: ")
-        refuse_credentials(self.data.path, "data.path: ")
+        refuse_credentials_in({"data.root": self.data.root, "data.path": self.data.path})
         for holder in (*self.teachers, self.student.architecture):
-            refuse_credentials(holder.weights, "weights: ")
+            refuse_credentials_in({"weights": holder.weights})
         count, method = self.teacher_count, self.student.method
         if count < 1:
             raise ValueError("teachers: at least one is needed")
@@ -171,10 +170,9 @@ class Experiment(Settings):
     @property
     def own_modules(self) -> list[str]:
         """The modules of `package.module:name` that it names."""
-        architectures = [group.architecture for group in self.teachers] + [self.student.architecture]
-        names = {self.data.name, *(architecture.name for architecture in architectures)}
-        names |= {self.distillation.objective, self.perturbation.kind}
-        return sorted(module_of(name) for name in names if is_own(name))
+        names = {group.architecture.name for group in self.teachers} | {self.student.architecture.name}
+        names |= {self.data.name, self.distillation.objective, self.perturbation.kind}
+        return sorted({module_of(name) for name in names if is_own(name)})
 
     @property
     def teacher_count(self) -> int:
@@ -250,8 +248,8 @@ class Experiment(Settings):
         )
 
     def _code(self, *names: str) -> dict[str, str]:
-        own = {module_of(name) for name in names if is_own(name)}
-        return {module: sha256 for module, sha256 in self.code.items() if module in own}
+        own = [module_of(name) for name in names if is_own(name)]
+        return {module: self.code[module] for module in own if module in self.code}
 
     def resolved(self) -> dict[str, Any]:
         """The whole experiment with every default written out, as plain JSON values."""

@@ -9,6 +9,7 @@ from ekd_train.models.stages import stages
 from ekd_train.objectives import build_objective, objective_for
 from ekd_train.objectives.trial import try_objective
 from ekd_train.own_code import is_own
+from ekd_train.perturbations.trial import try_perturbation
 from ekd_train.settings import TrainingRun
 from ekd_train.training.optimiser import check_optimiser
 from orchestrator.errors import ExperimentError
@@ -47,9 +48,22 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
         objective = build_objective(name, experiment.distillation)
     except ValueError as error:
         raise ExperimentError(f"distillation: {one_line(error)}") from None
+    student, teachers = experiment.student, experiment.teacher_count
+    members = 1 if student.method == "kd" else student.members
+    if is_own(experiment.perturbation.kind):
+        try:
+            try_perturbation(
+                experiment.perturbation,
+                image_shape=description.image_shape,
+                members=members,
+                teachers=teachers,
+                classes=classes,
+            )
+        except Exception as error:
+            raise ExperimentError(
+                f"perturbation.kind: {experiment.perturbation.kind}: {one_line(error)}"
+            ) from None
     if is_own(name):
-        student, teachers = experiment.student, experiment.teacher_count
-        members = 1 if student.method == "kd" else student.members
         try:
             try_objective(objective, members=members, teachers=teachers, classes=classes)
         except Exception as error:  # whatever it raises, it would raise after the teachers are trained

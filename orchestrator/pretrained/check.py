@@ -32,14 +32,20 @@ def _look(
     description: DataDescription,
 ) -> Given:
     weights: dict[str, Mapping[str, Tensor]] = {}
-    lines, warnings = [], []
+    lines, warnings, taught_by = [], [], set[str]()
     for key, (holder, run) in with_weights(experiment).items():
         sha256 = str(holder.weights_sha256)
         given, network = run.role == "given", networks[sha256]
         source = f"{holder.weights}, SHA-256 {sha256[:12]}"
+        if given and sha256 in taught_by:
+            warnings.append(
+                f"{key}.weights: {holder.weights}: the same network as another teacher's: two alike show no "
+                "diversity, and count double in the ensemble"
+            )
         try:
             state = fitted(network, run.architecture, description, new_head=not given)
             weights[sha256] = state
+            taught_by |= {sha256} if given else set()
             if not given:
                 head = "" if len(state) == len(network.weights) else ", with a new head"
                 lines.append(f"start     {key.partition('.arch')[0]}: from {source}{head}")

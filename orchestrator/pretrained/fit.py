@@ -49,9 +49,13 @@ def fitted(
             f"{name.removeprefix(INNER)} is {_size(weights[name])}, not {_size(expected[name])}"
             for name in wrong
         ]
+        grey = data.image_shape[0] == 1 and any(weights[name].shape[1:2] == (3,) for name in wrong)
+        way = (
+            "state their mean and std, three values each, to show them grey images" if grey else "name theirs"
+        )
         raise ExperimentError(
             f"these weights have other shapes than architecture {architecture.name}: {'; '.join(shapes[:3])}"
-            "; name theirs (and their image_size)"
+            f"; {way} (and their image_size)"
         )
     problem = (
         f"they have {weights[wrong[0]].shape[0]} classes, the data {data.num_classes}"

@@ -25,7 +25,7 @@ class Measured:
     accuracy: float
     images: int
     chance: float
-    """1 / classes."""
+    """1 / classes, or the share of the commonest of these images, which a constant answer reaches."""
 
     @property
     def by_luck(self) -> float:
@@ -47,5 +47,7 @@ def measured(run: TrainingRun, weights: Mapping[str, Tensor], dataset: Dataset, 
         raise ExperimentError(
             "it gives probabilities (each row sums to 1), not logits; take the softmax off its end"
         )
-    right = logits.argmax(1) == torch.from_numpy(split.labels[rows])
-    return Measured(right.float().mean().item(), len(rows), 1 / dataset.num_classes)
+    labels = torch.from_numpy(split.labels[rows])
+    right = logits.argmax(1) == labels
+    commonest = labels.bincount().max().item() / len(rows)
+    return Measured(right.float().mean().item(), len(rows), max(1 / dataset.num_classes, commonest))

@@ -29,7 +29,8 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
         raise ExperimentError(
             f"not in the Hugging Face hub's cache, nor to download ({one_line(error, 100)}); "
             f"`hf download {wanted.hf_hub_id}` where there is a network, and copy HF_HOME; or give "
-            f"its file, weights: model.safetensors, with architecture: {{name: timm/{name}}}"
+            f"its file, weights: model.safetensors, with architecture: {{name: timm/{name}}}, "
+            f"mean: {list(wanted.mean)}, std: {list(wanted.std)}, image_size: {wanted.input_size[-1]}"
         ) from None
     return PretrainedNetwork(
         network.state_dict(),

@@ -167,7 +167,7 @@ def test_an_unusable_image_is_named(root, kind):
     ("entry", "problem"),
     [
         ("train/dog/notes.txt", "is not an image"),
-        ("train/notes.txt", "not a folder"),
+        ("train/stray.png", "is an image, though it lies among class folders"),
         ("train/empty/", "no images"),
         ("train/cat/more/", "folder among images"),
         ("test/", "no class folders"),
@@ -198,6 +198,26 @@ def test_a_missing_layout_and_an_unset_root_are_named(tmp_path):
     assert caught.value.where == str(tmp_path / "train")
     with pytest.raises(DataError, match=r"^data\.root"):
         load_dataset(DataSettings(name="image_folder"))
+
+
+def test_folders_of_splits_without_a_known_name_are_named(tmp_path):
+    for split in ("train_images", "test"):
+        write_image(tmp_path / split / "cat/a.png")
+    with pytest.raises(DataError, match="has no folder train, but test, train_images") as caught:
+        load(tmp_path)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_lists_and_licences_beside_classes_are_passed_over_and_images_are_not(tmp_path):
+    for name in ("cat", "dog"):
+        for index in range(4):
+            write_image(tmp_path / name / f"{index}.png", index)
+    for name in ("LICENSE.txt", "labels.csv"):
+        (tmp_path / name).write_text("x")
+    assert load(tmp_path, validation_size=2, test_size=2).class_names == ("cat", "dog")
+    write_image(tmp_path / "stray.png")
+    with pytest.raises(DataError, match="is an image, though it lies among class folders"):
+        load(tmp_path)
 
 
 def test_an_unreadable_image_or_folder_is_named(unprivileged):

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from ekd_train.models import build_model
-from ekd_train.models.lora import own_parameters, to_lora
+from ekd_train.models.lora import head_of, own_parameters, to_lora
 from ekd_train.settings import Training
 from ekd_train.training.optimiser import build_optimiser
 
@@ -117,3 +117,44 @@ def test_of_a_frozen_base_only_what_is_a_members_own_learns():
 def test_bad_arguments_say_what_is_wrong(options, said):
     with pytest.raises(ValueError, match=said):
         to_lora(nn.Linear(2, 2), 2, **options)
+
+
+class HeadFirst(nn.Module):
+    """Its head is defined before what it is applied to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.mix = nn.Linear(2 * 4 * 4, 6)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(self.norm(images).flatten(1)).relu())
+
+
+def test_the_head_of_its_own_is_what_makes_the_logits_wherever_it_is_defined():
+    plain = HeadFirst()
+    assert head_of(plain, (2, 4, 4)) == "head"
+    members = to_lora(plain, 2, 1, head="head")
+    assert {name for name, _ in own_parameters(members) if name.endswith("_own")} == {
+        "shared.head.weight_own",
+        "shared.head.bias_own",
+    }
+    assert head_of(build_model("squeezenet1_1", num_classes=3, image_size=64), (3, 64, 64)).endswith(
+        "classifier.1"
+    )
+
+
+def test_statistics_of_a_frozen_base_stay_too():
+    torch.manual_seed(0)
+    plain = HeadFirst()
+    members = to_lora(plain, 2, 1, head="head", train_base=False).train()
+    logits = members(torch.randn(8, 2, 4, 4) + 3)
+    logits.sum().backward()
+    average = members.averaged()
+    for name, value in plain.named_buffers():
+        assert torch.equal(average.get_buffer(name), value), name
+    assert members.training
+    free = to_lora(plain, 2, 1, head="head").train()
+    free(torch.randn(8, 2, 4, 4) + 3)
+    assert not torch.equal(free.averaged().norm.running_mean, plain.norm.running_mean)

@@ -2,8 +2,10 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,6 +19,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.pretrained.check import read_given
 from orchestrator.pretrained.given import Given
+from orchestrator.pretrained.measure import measured
 
 DATA = {"name": "digits", "validation_size": 300, "test_size": 300}
 SHAPE = {"name": "resnet", "depth": 8, "stem_channels": 4}
@@ -107,6 +110,30 @@ def test_one_that_knows_nothing_is_warned_of(dataset, tmp_path):
     _, given = read(an_experiment(save(network, tmp_path, "safetensors")), dataset)
     assert "teachers.weights" in given.warnings[0]
     assert "which may be chance" in given.warnings[0]
+
+
+def test_the_same_teacher_twice_is_warned_of(trained, dataset, tmp_path):
+    file = save(trained, tmp_path, "safetensors")
+    group = {"weights": str(file), "architecture": SHAPE, **IMAGES}
+    tree = {"name": "mine", "data": DATA, "teachers": [group, group]}
+    other = {"method": "kd", "architecture": SHAPE}
+    _, given = read(build_experiment(tree | {"student": other}), dataset)
+    assert len(given.warnings) == 1
+    assert "teachers.1.weights" in given.warnings[0]
+    assert "the same network as another teacher's" in given.warnings[0]
+
+
+def test_a_constant_answer_is_chance_where_most_images_are_of_one_class(dataset):
+    lopsided = np.zeros_like(dataset.validation.labels)
+    lopsided[::20] = 1
+    uneven = replace(dataset, validation=replace(dataset.validation, labels=lopsided))
+    network = a_network()
+    for parameter in network.network.get_submodule("linear").parameters():
+        torch.nn.init.zeros_(parameter)
+    (run,) = an_experiment("x.pth").teacher_runs()
+    seen = measured(run, network.state_dict(), uneven, describe(dataset))
+    assert seen.accuracy > 0.9
+    assert seen.accuracy <= seen.by_luck
 
 
 def test_what_decides_the_run_is_the_bytes_and_not_where_they_lie(tmp_path):
