@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import load_experiment, run
+from orchestrator import load_experiment, run, tune
 from orchestrator.errors import ExperimentError
-from orchestrator.runtime.ray_logging import RunLog
+from orchestrator.runtime.ray_logging import RunLog, logging_kept
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -60,3 +60,16 @@ def test_a_finished_run_is_read_and_the_callers_logging_is_left_alone(tmp_path, 
     assert summary.run_id == "finished"
     assert 0 <= summary.predictors["averaged"].test["accuracy"] <= 1
     assert summary.registered_model is not None
+
+
+def test_a_finished_search_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN / "searched", tmp_path / "runs" / "searched")
+    settings = ["cluster.address=local", "storage.uri=runs", "student.training.epochs=2"]
+    experiment = load_experiment(GOLDEN / "golden.yaml", settings)
+    with logging_kept():
+        summary = tune(experiment, str(GOLDEN / "space.yaml"), searcher="grid", run_id="searched")
+    assert summary.run_id == "searched"
+    assert summary.registered_model is not None
+    with pytest.raises(ExperimentError, match="space"):
+        tune(experiment, "no_such_space")
