@@ -46,10 +46,11 @@ def swa(run: TrainingRun, data: DeviceData, teachers: Teachers) -> nn.Module:
         workers = Workers(device=data.training.train.images.device)
         loop = Loop(changed, data.training, checkpoints, Silent(), workers, teachers)
         mean = AveragedModel(loop.step.trainee.network)
-        while not loop.finished:
-            loop.advance()
-            if loop.epoch > SWA_FROM * run.training.epochs:
-                mean.update_parameters(loop.step.trainee.network)
+        with checkpoints.storing():  # written beside the training: the folder must not go before
+            while not loop.finished:
+                loop.advance()
+                if loop.epoch > SWA_FROM * run.training.epochs:
+                    mean.update_parameters(loop.step.trainee.network)
     return with_new_statistics(mean.module, data.training.train.images)
 
 
