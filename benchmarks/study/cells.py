@@ -168,7 +168,7 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
             result["diversity"] = diversity(predict(network, data.test.images))
             if arm.predictor == "averaged":
                 ways = averages(network, data)
-                result["averages"] = {way: _measure(one, data, ("test",)) for way, one in ways.items()}
+                result["averages"] = {way: _measure(one, data) for way, one in ways.items()}
         compared = network if arm.predictor == "members" else averaged(network)
         hits = predict(compared, data.test.images).mean(0).argmax(-1) == data.test.labels
         result["right"] = packed(hits.tolist())
