@@ -134,7 +134,7 @@ def sources(module: str) -> dict[str, Path]:
         file = waiting.pop()
         if _installed(str(file)):
             continue
-        for name in _imported_by(file) - OURS:
+        for name in _imported_by(file) - OURS - sys.stdlib_module_names - {"__main__"}:
             spec = importlib.util.find_spec(name)
             if (
                 spec is not None

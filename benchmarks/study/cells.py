@@ -136,9 +136,9 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
 
     Returns:
         `best`: the validation record of the weights that were kept. If final also `averaged`,
-        `members` and `diversity`, measured on validation and test, `averages` on test by how the members
-        were averaged, and `right`: of each test image whether
-        the predictor that the arm is compared by is right, as `packed` writes it.
+        `members` and `diversity`, measured on validation and test; `averages` alike, by how the members were
+        averaged; and `right`: of each test image whether the predictor that the arm is compared by is right,
+        as `packed` writes it.
     """
     arm, data = ARMS[cell.arm], data_of(cell.regime)
     store = store_of(folder, cell.regime, arm.pool, cell.teacher_set)

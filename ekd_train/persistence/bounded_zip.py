@@ -37,7 +37,7 @@ def check_pickle(file: BinaryIO) -> None:
     """
     if file.read(2) == b"PK":
         with ZipFile(file) as archive:
-            pickles = [archive.open(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+            pickles = [archive.open(name) for name in archive.namelist() if name.lower().endswith(".pkl")]
             for opened in pickles:
                 _refuse_bytearrays(cast(BinaryIO, opened))
     else:

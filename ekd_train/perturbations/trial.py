@@ -34,7 +34,11 @@ def try_perturbation(
     images = torch.rand(IMAGES, *image_shape, generator=generator)
     with torch.random.fork_rng(devices=[]):
         networks, student = (
-            [nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), classes)) for _ in range(count)]
+            # Pooled: of photographs and a thousand classes a matrix from every pixel would take gigabytes.
+            [
+                nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * len(images[0]), classes))
+                for _ in range(count)
+            ]
             for count in (teachers, members)
         )
     choices = draw(settings.kind, generator, batch_size=IMAGES, num_teachers=teachers)

@@ -175,7 +175,9 @@ def test_packed_images_are_not_fetched_or_made_through_a_link(tmp_path, outside,
     folder.mkdir(parents=True)
     for name in ("index.pending", "index.safetensors.pending"):
         (folder / name).symlink_to(outside / "kept")
+    (folder / "0123.pending").write_bytes(b"of a fetch that was killed")
     assert (fetch("pack", store) / "index.safetensors").read_bytes() == b"index"
+    assert [file.name for file in folder.iterdir()] == ["index.safetensors"]
     write_arrays(folder / "index.safetensors", {"digests": np.zeros(3)})
     assert_untouched(outside)
 

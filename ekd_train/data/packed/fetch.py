@@ -48,6 +48,8 @@ def fetch(name: str, store: PackStore) -> Path:
         with locked(folder.with_suffix(".lock")):
             if (folder / INDEX).exists():
                 return folder
+            for left in folder.glob("*.pending"):  # of a process that was killed: nobody else writes here
+                left.unlink(missing_ok=True)
             keys = [key for key in store.list(name) if FILE.fullmatch(key.removeprefix(f"{name}/"))]
             if f"{name}/{INDEX}" not in keys:
                 raise DataError(folder, "is neither here nor in storage", "start the run again: it packs it")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from ekd_train import own_code
 from ekd_train.own_code import allow, source_hash
@@ -66,3 +67,11 @@ def test_what_makes_images_passes_and_leaves_the_global_generator_alone(tried):
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(ValueError, match="unexpected keyword argument 'level'"):
         tried("grey", level=3)
+
+
+def test_photographs_and_many_classes_take_no_networks_of_gigabytes(monkeypatch):
+    made = []
+    monkeypatch.setattr(nn, "Linear", lambda *shape, linear=nn.Linear: made.append(shape) or linear(*shape))
+    shown = {"image_shape": (3, 224, 224), "members": 4, "teachers": 12, "classes": 1000}
+    try_perturbation(PerturbationSettings(kind="gaussian"), **shown)
+    assert made == [(12, 1000)] * 16
