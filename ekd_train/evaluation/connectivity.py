@@ -15,7 +15,9 @@ POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_IMAGES = 2000
 
 
-def connectivity(student: Subnetworks, images: Tensor, labels: Tensor) -> Connectivity:
+def connectivity(
+    student: Subnetworks, images: Tensor, labels: Tensor, weights: Tensor | None = None
+) -> Connectivity:
     """NLL along the segments from each member to the next, and from each member to the average of all.
 
     Linear mode connectivity (Frankle, Dziugaite, Roy, Carbin, ICML 2020), in the weights that averaging takes
@@ -26,9 +28,10 @@ def connectivity(student: Subnetworks, images: Tensor, labels: Tensor) -> Connec
         student: with at least one member.
         images: uint8 `(n, channel, height, width)`; `MOST_IMAGES` are enough.
         labels: `(n,)`.
+        weights: `(s,)`, of the members in the average; None: they count alike.
     """
     members = torch.eye(student.num_members)
-    centre = members.mean(0)
+    centre = members.mean(0) if weights is None else weights
 
     @cache  # segments share their ends
     def loss(*weights: float) -> float:

@@ -108,7 +108,10 @@ def member_logits(network: nn.Module, images: Tensor) -> Tensor:
     return logits if logits.ndim == 3 else logits.unsqueeze(0)
 
 
-def averaged(network: nn.Module) -> nn.Module:
-    """The plain network that `network` averages to; a plain network is its own average."""
-    plain = network.averaged() if isinstance(network, Subnetworks) else network
+def averaged(network: nn.Module, weights: Tensor | None = None) -> nn.Module:
+    """The plain network that `network` averages to; a plain network is its own average.
+
+    `weights`: see `Subnetworks.averaged`.
+    """
+    plain = network.averaged(weights) if isinstance(network, Subnetworks) else network
     return from_synchronised_batch_norm(plain)

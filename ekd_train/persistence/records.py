@@ -89,10 +89,21 @@ class NetworkRecord(Record):
     precision: str | None = None
     """In which it was trained; None: an average, or not recorded."""
     averaged_from: str | None = None
+    member_weights: tuple[float, ...] = ()
+    """Of an average: how much each member counts, where they do not count alike."""
 
     def reused_by(self, run_id: str) -> str | None:
         """What `trained_by` is if `run_id` did not train it itself, as one of its own training runs."""
         return None if self.trained_by in ("", run_id) else self.trained_by
+
+
+class MemberWeights(BaseModel):
+    """What a `MemberWeighing` found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    member_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None
+    """One for each member, their sum 1; None: the student has no members."""
 
 
 class Cost(BaseModel):

@@ -36,6 +36,7 @@ from ekd_train.settings.training import Training as Training
 
 PerturbationKind = Literal["none", "gaussian", "ods", "conf_ods", "tdiv", "tdiv_sdiv"]
 StudentMethod = Literal["kd", "batch_ensemble", "latent_be", "lora", "ekd", "papa"]
+Average = Literal["mean", "picked"]
 
 
 class Factors(Settings):
@@ -101,6 +102,9 @@ class Student(Settings):
     papa: Papa = Papa()
     select_by: Literal["averaged", "members"] = "averaged"
     """Whose validation accuracy decides which epoch is kept, and in `ekd tune` which trial wins."""
+    average: Average = "mean"
+    """`mean`: members count alike in their average; `picked`: each as much as lowers its NLL on validation
+    images most, measured once, after training, which validates the mean all the same. Ignored by `kd`."""
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> "Student":
@@ -208,6 +212,13 @@ class TrainingRun(Settings):
         return self.model_copy(update={"training": self.training.model_copy(update={"speed": speed})})
 
 
+class MemberWeighing(Settings):
+    """Find how much each member of a trained student counts in its average, on validation images."""
+
+    name: str = "average"
+    student: TrainingRun
+
+
 class Evaluation(Settings):
     """Predict validation and test images with everything that was trained; done once, at the end."""
 
@@ -216,6 +227,8 @@ class Evaluation(Settings):
     student: TrainingRun
     controls: tuple[TrainingRun, ...] = ()
     """Further ones, by name `control-...`."""
+    member_weights: tuple[float, ...] = ()
+    """Of the student's members in its average; empty: they count alike, as the baseline's then do."""
     baseline: TrainingRun | None = None
     """The student before a search changed it: its average predicts the validation images, and them alone."""
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ekd_train.settings import Evaluation, TrainingRun, TrialStep
+from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun, TrialStep
 
-Job = TrainingRun | Evaluation | TrialStep
+Job = TrainingRun | MemberWeighing | Evaluation | TrialStep
 """What a worker group can be asked to do."""
 
 

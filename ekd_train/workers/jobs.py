@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ekd_train.data.augment import as_float
@@ -12,6 +13,7 @@ from ekd_train.distributed import Workers
 from ekd_train.evaluation.connectivity import MOST_IMAGES, connectivity
 from ekd_train.evaluation.evaluate import predict_logits, validate
 from ekd_train.evaluation.latency import LATENCY_BATCHES, latency_setting, measure_latency
+from ekd_train.evaluation.member_weights import member_weights
 from ekd_train.evaluation.mistakes import confident_mistakes
 from ekd_train.evaluation.perturbation_effect import perturbation_effect
 from ekd_train.evaluation.predictors import load_predictors
@@ -21,8 +23,8 @@ from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
 from ekd_train.persistence.networks import Networks, load_network_record, save_predictions
-from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
-from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.persistence.records import MemberWeights, NetworkRecord, PredictionsRecord
+from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from ekd_train.training.loop import Trained, train
 from ekd_train.training.reporter import Reporter
 from ekd_train.training.speed import precision_on
@@ -30,16 +32,19 @@ from ekd_train.training.state import quality
 
 
 def execute(
-    job: TrainingRun | Evaluation,
+    job: TrainingRun | MemberWeighing | Evaluation,
     data: DeviceData,
     networks: Networks,
     reporter: Reporter,
     workers: Workers,
     keep_checkpoints: int = 2,
-) -> NetworkRecord | PredictionsRecord:
-    """Do `job` together with the other workers; the record of what it made, already stored."""
+) -> NetworkRecord | MemberWeights | PredictionsRecord:
+    """Do `job` together with the other workers; what it found, or the record of what it made and stored."""
     if isinstance(job, Evaluation):
         return _evaluate(job, data, networks, reporter, workers)
+    if isinstance(job, MemberWeighing):
+        student = networks.load(job.student).to(workers.device)
+        return MemberWeights(member_weights=member_weights(student, data.training.validation, workers))
     return _train(job, data, networks, reporter, workers, keep_checkpoints)
 
 
@@ -129,7 +134,9 @@ def _evaluate(
         for name, predictor in predictors.items():
             tensors[f"{split}/{name}"] = predict_logits(predictor, images.images, workers)
     if job.baseline is not None and (found := networks.find(job.baseline, reporter.warning)) is not None:
-        plain = averaged(networks.load(job.baseline, found)).to(workers.device)
+        baseline = networks.load(job.baseline, found).to(workers.device)
+        weights = member_weights(baseline, data.training.validation, workers) if job.member_weights else None
+        plain = averaged(baseline, None if weights is None else torch.tensor(weights))
         tensors["validation/baseline"] = predict_logits(plain, data.training.validation.images, workers)
     cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
@@ -150,6 +157,11 @@ def _evaluate(
     connected = None
     if isinstance(loaded.student, Subnetworks):
         shown = data.training.validation
-        connected = connectivity(loaded.student, shown.images[:MOST_IMAGES], shown.labels[:MOST_IMAGES])
+        connected = connectivity(
+            loaded.student,
+            shown.images[:MOST_IMAGES],
+            shown.labels[:MOST_IMAGES],
+            torch.tensor(job.member_weights) if job.member_weights else None,
+        )
     record = PredictionsRecord(holds="logits", cost=cost, latency=latency, connectivity=connected)
     return save_predictions(networks.run, tensors, record)

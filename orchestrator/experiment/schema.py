@@ -226,7 +226,7 @@ class Experiment(Settings):
             architecture=self.student.architecture,
             training=self.student.training,
             augmentation=self.data.augmentation,
-            student=self.student,
+            student=self.student.model_copy(update={"average": "mean"}),  # decided after training
             distillation=self.distillation,
             perturbation=self.perturbation,
             teachers=self.teacher_runs(),

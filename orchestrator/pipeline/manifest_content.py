@@ -64,6 +64,8 @@ class Averaged(Output):
     """Its key in the run's storage, without suffix."""
     weights_sha256: str
     """Of the network's state dict."""
+    member_weights: tuple[float, ...] = ()
+    """How much each member counts in it, where they do not count alike."""
 
 
 class Predictor(Cost):

@@ -14,8 +14,8 @@ from ekd_train.data import Dataset
 from ekd_train.data.packed.fetch import put
 from ekd_train.data.shared import SharedData
 from ekd_train.persistence.networks import Networks
-from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
-from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.persistence.records import MemberWeights, NetworkRecord, PredictionsRecord
+from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import SHARED_PACKS
 from orchestrator.pipeline.lease import Lease, TakenOver
@@ -57,7 +57,7 @@ class RunContext:
     """Of the run, by this process."""
     request: SearchRequest | None = None
     """What is searched, if anything."""
-    records: dict[str, NetworkRecord | PredictionsRecord] = field(default_factory=dict)
+    records: dict[str, NetworkRecord | MemberWeights | PredictionsRecord] = field(default_factory=dict)
     """What finished jobs of this start have reported, by name."""
     beside: list[TrainingRun] = field(default_factory=list)
     """What is trained while the last trials of a search leave workers idle."""
@@ -67,7 +67,7 @@ class RunContext:
     _groups: int = 0
     _planned: list[TrainingRun] = field(default_factory=list)
     """Not queued yet."""
-    _submitted: dict[str, TrainingRun | Evaluation] = field(default_factory=dict)
+    _submitted: dict[str, TrainingRun | MemberWeighing | Evaluation] = field(default_factory=dict)
     _ending: Future[bool] | None = None
     _noter: Noter = field(init=False)
 
@@ -96,19 +96,20 @@ class RunContext:
         self._planned += runs
         self._submit_ready()
 
-    def submit(self, jobs: Sequence[TrainingRun | Evaluation]) -> None:
+    def submit(self, jobs: Sequence[TrainingRun | MemberWeighing | Evaluation]) -> None:
         """Queue jobs that were not queued before; of what is stored, by whatever run, the record is taken."""
         new = [job for job in jobs if self._submitted.get(job.name) != job]
         for job in new:
             self._submitted[job.name] = job
             self.records.pop(job.name, None)  # of other settings
-        if queued := [job for job in new if isinstance(job, Evaluation) or not self._found(job)]:
+        if queued := [job for job in new if not isinstance(job, TrainingRun) or not self._found(job)]:
             self._start_workers(len(queued) + len(self._planned)).add(queued)
 
-    def wait(self, jobs: Sequence[TrainingRun | Evaluation]) -> list[Any]:
+    def wait(self, jobs: Sequence[TrainingRun | MemberWeighing | Evaluation]) -> list[Any]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`.
 
-        A `NetworkRecord` of a training run, a `PredictionsRecord` of an evaluation.
+        A `NetworkRecord` of a training run, `MemberWeights` of a weighing, a `PredictionsRecord` of an
+        evaluation.
         """
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
@@ -263,7 +264,7 @@ class RunContext:
             case Validated():
                 values = dict(event.record)
                 self.tracker.log_metrics(event.run, values, int(values.pop("epoch")))
-            case Done(record=NetworkRecord() | PredictionsRecord() as made):
+            case Done(record=NetworkRecord() | MemberWeights() | PredictionsRecord() as made):
                 self.records[event.run] = made
                 self._submit_ready()
                 if isinstance(made, NetworkRecord):

@@ -34,6 +34,8 @@ class Summary(Record):
     """Empty before they are measured."""
     to_control: Gain | None = None
     """Test accuracy of the averaged student minus the control's."""
+    member_weights: tuple[float, ...] = ()
+    """How much each member counts in the averaged student, where they do not count alike."""
     latency: Latency | None = None
     sources: dict[str, Source] = Field(default_factory=dict)
     """By training run: the weights that existed before it."""
@@ -60,6 +62,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         experiment=manifest.experiment,
         predictors=evaluated.predictors if evaluated else {},
         to_control=evaluated.to_control if evaluated else None,
+        member_weights=manifest.averaged.member_weights if manifest.done("average") else (),
         latency=evaluated.latency if evaluated else None,
         sources={name: made.source for name, made in manifest.trained.items() if made.source is not None},
         registered_model=manifest.registered if manifest.done("register") else None,
@@ -129,6 +132,15 @@ def headline(predictors: Mapping[str, Predictor], to_control: Gain) -> dict[str,
         "share_of_ensemble_cost": averaged.macs / predictors["ensemble"].macs,
         **{f"validation/{m}": averaged.validation[m] for m in COMPARED if m in averaged.validation},
     }
+
+
+def weighed(weights: Sequence[float]) -> str:
+    """How members were averaged that do not count alike.
+
+    >>> weighed((0.25, 0.75))
+    'with weights 0.25, 0.75, picked on validation images'
+    """
+    return f"with weights {', '.join(f'{weight:.3g}' for weight in weights)}, picked on validation images"
 
 
 def kind_of(predictor: str) -> str:

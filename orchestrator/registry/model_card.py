@@ -12,7 +12,15 @@ from ekd_train.data.description import DataDescription
 from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.manifest_content import Gain, Predictor
-from orchestrator.pipeline.summary import WHAT_THEY_ARE, Summary, kind_of, markdown, order, verdict
+from orchestrator.pipeline.summary import (
+    WHAT_THEY_ARE,
+    Summary,
+    kind_of,
+    markdown,
+    order,
+    verdict,
+    weighed,
+)
 
 CARD = "model_card.md"
 """Among the artifacts of the parent run."""
@@ -77,6 +85,8 @@ def _what_it_is(summary: Summary, experiment: Mapping[str, Any]) -> str:
     )
     if experiment["student"]["method"] != "kd":
         what += f": {experiment['student']['members']} subnetworks were trained and their weights averaged"
+        if summary.member_weights:
+            what += f", {weighed(summary.member_weights)}"
     description = escaped(experiment.get("description", ""))
     about = f"\n\n> Of the experiment before `--set`: {description}" if description else ""
     return f"{what}. It runs at the cost of one network.{about}"

@@ -10,7 +10,7 @@ from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Inter
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import ECE_BINS, apply_temperature, class_metrics, confidence_bins, recall_per_class
 from orchestrator.pipeline.manifest_content import Predictor
-from orchestrator.pipeline.summary import order
+from orchestrator.pipeline.summary import order, weighed
 from orchestrator.report.evidence import Evidence
 
 FEWEST_IN_A_BIN = 10
@@ -103,6 +103,7 @@ class Findings:
         found = self.evidence.manifest.evaluated.connectivity
         if found is None:
             return ""
+        weights = self.evidence.manifest.averaged.member_weights
         members, averaged = (
             100 * self.row(name).values.validation["accuracy"] for name in ("members", "averaged")
         )
@@ -111,6 +112,7 @@ class Findings:
             f"to the next one's rises at most {found.barrier:.3f} above the line between its ends, from a "
             f"member's to the average {found.barrier_to_average:.3f}; the members together are "
             f"{members - averaged:+.2f} points from the average (the averaging gap)."
+            + (f" Members were averaged {weighed(weights)}." if weights else "")
         )
 
     def reliability(self, name: str, calibrated: bool) -> Reliability:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
+from ekd_train.persistence.records import MemberWeights, NetworkRecord, PredictionsRecord
 from orchestrator.runtime.retry import FailureKind
 
 
@@ -55,7 +55,7 @@ class Done(GroupEvent):
     """The job is done and what it made is stored."""
 
     kind: Literal["done"] = "done"
-    record: NetworkRecord | PredictionsRecord | dict[str, float | str]
+    record: NetworkRecord | MemberWeights | PredictionsRecord | dict[str, float | str]
     """The last: of a step of a trial; `failure` says why it cannot go on."""
 
 

@@ -1,11 +1,13 @@
 """Average the student's subnetworks into one plain network."""
 
+import torch
 from torch import nn
 
 from ekd_train.models.build_network import averaged, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint
 from ekd_train.persistence.networks import AVERAGED, load_average, save_average
 from ekd_train.persistence.records import NetworkRecord
+from ekd_train.settings import MemberWeighing
 from orchestrator.pipeline.manifest_content import Averaged
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.registry.provenance import weights_sha256
@@ -14,10 +16,23 @@ from orchestrator.registry.provenance import weights_sha256
 def average(context: RunContext) -> Averaged:
     """Load the student, average it, store the plain network: `networks/averaged`."""
     checked = context.checked
-    plain = averaged(context.networks.load(checked.experiment.student_run()))
-    record = NetworkRecord(identity=context.manifest.content.result_hash, averaged_from="student")
+    weights = _picked(context)
+    student = context.networks.load(checked.experiment.student_run())
+    plain = averaged(student, torch.tensor(weights) if weights else None)
+    record = NetworkRecord(
+        identity=context.manifest.content.result_hash, averaged_from="student", member_weights=weights
+    )
     save_average(checked.storage, plain, record)
-    return Averaged(network=AVERAGED, weights_sha256=weights_sha256(plain))
+    return Averaged(network=AVERAGED, weights_sha256=weights_sha256(plain), member_weights=weights)
+
+
+def _picked(context: RunContext) -> tuple[float, ...]:
+    """How much each member counts, found by a worker group; empty: they count alike."""
+    experiment = context.checked.experiment
+    if experiment.student.average == "mean":
+        return ()
+    (found,) = context.wait([MemberWeighing(student=experiment.student_run())])
+    return found.member_weights or ()
 
 
 def averaged_student(context: RunContext) -> nn.Module:

@@ -28,6 +28,7 @@ def evaluate(context: RunContext) -> Evaluated:
         student=experiment.student_run(),
         controls=further_controls(experiment.student_run(), experiment.evaluation),
         baseline=_baseline(context),
+        member_weights=context.manifest.content.averaged.member_weights,
     )
     (record,) = context.wait([job])
     tensors = load_predictions(context.checked.storage, context.checked.description, record.cost)

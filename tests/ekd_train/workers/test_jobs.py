@@ -23,7 +23,7 @@ from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
 from ekd_train.persistence.networks import load_network_record, load_predictions, save_average
 from ekd_train.persistence.records import NetworkRecord
-from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from ekd_train.training.reporter import Silent
 from ekd_train.training.speed import precision_on
 from ekd_train.workers.jobs import execute
@@ -185,3 +185,22 @@ def test_the_best_teacher_alone_teaches_where_that_is_asked_for(data):
     expected, _ = do(kd.model_copy(update={"teachers": (kd.teachers[best],)}), data, alone)
     assert made.sha256 == expected.sha256
     assert made.identity != expected.identity
+
+
+def test_members_are_weighed_and_the_lines_of_the_report_lead_to_the_weighed_average(data):
+    store = MemoryStore()
+    train_all(data, store)
+    found, _ = do(MemberWeighing(student=STUDENT), data, store)
+    assert sum(found.member_weights) == pytest.approx(1)
+    student = networks_in(store, data.description).load(STUDENT)
+    second = averaged(student, torch.tensor([0.0, 1.0]))
+    save_average(store, second, NetworkRecord(identity="x"))
+    job = Evaluation(control=CONTROL, student=STUDENT, member_weights=(0, 1), baseline=STUDENT)
+    evaluated, _ = do(job, data, store)
+    tensors = load_predictions(store, data.description, evaluated.cost)
+    torch.testing.assert_close(tensors["test/averaged"][0], tensors["test/members"][1])
+    to_average = evaluated.connectivity.to_average
+    assert to_average[1] == pytest.approx([to_average[1][0]] * len(to_average[1]))
+    baseline = averaged(student, torch.tensor(found.member_weights))  # weighed too, by its own images
+    expected = baseline(data.training.validation.images.float() / 255).softmax(-1)
+    torch.testing.assert_close(tensors["validation/baseline"][0].float(), expected, rtol=1e-3, atol=1e-4)

@@ -223,3 +223,9 @@ def test_a_control_that_is_unknown_or_named_twice_is_refused(override, why):
 def test_networks_that_would_start_alike_are_no_papa(asked):
     with pytest.raises(ExperimentError, match="papa's networks part because they start apart"):
         load_experiment("digits", ["student.architecture={name: resnet, depth: 8, pruned: 0.25}", asked])
+
+
+def test_how_members_are_averaged_is_part_of_the_run_and_of_no_network_that_is_trained():
+    mean, picked = (load_experiment("digits", [f"student.average={way}"]) for way in ("mean", "picked"))
+    assert mean.default_run_id() == load_experiment("digits").default_run_id() != picked.default_run_id()
+    assert mean.student_run() == picked.student_run()

@@ -21,6 +21,7 @@ SETTINGS = (
     f"{{count: 1, architecture: {{name: shufflenet_v2_x0_5, small_images: true}}, training: {TRAINING}}}]",
     "student.architecture={name: resnet, depth: 8, stem_channels: 8, pruned: 0.375}",
     f"student.training={TRAINING}",
+    "student.average=picked",
 )
 
 
@@ -65,6 +66,17 @@ def test_card_tag_and_report_name_the_pruning(run):
     assert tags["ekd.pruned"] == "0.375"
     assert json.loads(tags["ekd.architecture"])["pruned"] == 0.375
     assert "37.5 % of its channels pruned" in run.read("report.html").decode()
+
+
+def test_summary_card_and_report_tell_how_much_each_member_counts(run):
+    weights = run.summary()["member_weights"]
+    assert len(weights) == 2
+    assert sum(weights) == pytest.approx(1)
+    told = f"averaged, with weights {weights[0]:.3g}, {weights[1]:.3g}, picked on validation images"
+    assert told in run.client().get_model_version("ekd-small", "1").description
+    assert told.replace(",", "", 1) in run.read("report.html").decode()
+    _, children = run.mlflow_runs()
+    assert "average" not in children
 
 
 @pytest.mark.parametrize("source", [EkdRun.RUN_ID, "models:/ekd-small/1"])
