@@ -26,7 +26,6 @@ from ekd_train.settings import (
     Training,
     TrainingRun,
 )
-from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.controls import EvaluationSettings, check_papa
 from orchestrator.experiment.explanation import explain, quoted
@@ -184,7 +183,7 @@ class Experiment(Settings):
         """Whether the student's method pairs member m with teacher m."""
         objective = self.distillation.objective
         unpaired = ("kd", "papa") if objective == "auto" else ("kd",)
-        return self.student.method not in unpaired and objective in PAIRING
+        return self.student.method not in unpaired and self.distillation.pairs
 
     @property
     def model_name(self) -> str:

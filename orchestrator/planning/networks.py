@@ -65,7 +65,8 @@ def check_networks(experiment: Experiment, description: DataDescription) -> None
             ) from None
     if is_own(name):
         try:
-            try_objective(objective, members=members, teachers=teachers, classes=classes)
+            shown = members if experiment.distillation.assignment == "rotating" else teachers
+            try_objective(objective, members=members, teachers=shown, classes=classes)
         except Exception as error:  # whatever it raises, it would raise after the teachers are trained
             raise ExperimentError(f"distillation.objective: {name}: {one_line(error)}") from None
 

@@ -107,10 +107,10 @@ def same_in_all_trials(run: TrainingRun, keys: Iterable[str]) -> bool:
 
 def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
     """As many teachers as members where they are paired, else the whole pool."""
-    student, objective = tree["student"], tree["distillation"]["objective"]
-    paired = objective in PAIRING
+    student, distillation = tree["student"], tree["distillation"]
+    paired = distillation["objective"] in PAIRING or distillation["pairs_members"]
     compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
-    if tree["distillation"]["assignment"] == "rotating":
+    if distillation["assignment"] == "rotating":
         return pool.teacher_count
     plain = student["method"] in ("kd", "papa")
     if plain or not (paired or compared) or not isinstance(student["members"], int):

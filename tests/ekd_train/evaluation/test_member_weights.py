@@ -67,7 +67,7 @@ def test_a_plain_network_has_none():
 
 @pytest.mark.parametrize("wanted", [(1, 0, 0), (0.25, 0.75, 0), (0.375, 0.5, 0.125), (1 / 3, 1 / 3, 1 / 3)])
 def test_what_the_picks_can_reach_of_a_convex_loss_is_reached(wanted):
-    """Greedy picks of a squared distance (Frank-Wolfe's, with steps of 1 / n): within a pick of the minimum."""
+    """Of a squared distance, by steps of 1 / n as Frank and Wolfe take them."""
     target = torch.tensor(wanted)
 
     def distance(weights: Tensor) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from training_runs import a_description
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
+from orchestrator.planning.networks import check_networks
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import baseline_values, pool_experiment, trial_experiment, unlike_pool
 from orchestrator.tuning.space import check_space, load_space, packaged_spaces
@@ -99,3 +101,27 @@ def test_trial_0_is_the_experiment_as_it_stands(name: str, overrides: tuple[str,
     values = baseline_values(pool, domains, unlike_pool(experiment, pool))
     assert set(values) >= set(domains)
     assert trial_experiment(pool, values) == experiment
+
+
+OWN = ["distillation.objective=docs.examples.mine:SquaredError", "perturbation.kind=none"]
+PAIRS = [*OWN, "distillation.pairs_members=true"]
+
+
+def test_an_objective_of_ones_own_that_pairs_members_has_as_many_teachers_as_members_in_every_trial() -> None:
+    space = {"student.members": choice(2, 6)}
+    trial = trial_experiment(pool_experiment(load_experiment("digits", PAIRS), space), {"student.members": 2})
+    assert trial.teacher_count == 2
+    trial = trial_experiment(pool_experiment(load_experiment("digits", OWN), space), {"student.members": 2})
+    assert trial.teacher_count == 6
+
+
+def test_only_one_that_pairs_members_may_have_teachers_in_rotation_or_wants_as_many() -> None:
+    rotating = ["distillation.assignment=rotating", "student.members=2"]
+    experiment = load_experiment("digits", [*PAIRS, *rotating])
+    check_networks(experiment, a_description(num_classes=10, image_shape=(1, 8, 8)))
+    with pytest.raises(ExperimentError, match="rotating is about members that are paired"):
+        load_experiment("digits", [*OWN, *rotating])
+    with pytest.raises(ExperimentError, match=r"student\.members is 2 but there are 4 teachers"):
+        load_experiment("digits", [*PAIRS, "student.members=2"])
+    with pytest.raises(ExperimentError, match="mean_kd pairs no members"):
+        load_experiment("digits", ["distillation.objective=mean_kd", "distillation.pairs_members=true"])
