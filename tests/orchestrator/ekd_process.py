@@ -175,6 +175,11 @@ class Started:
         for pid in self._workers():
             os.kill(pid, signal.SIGSTOP)
 
+    def go_on_training(self) -> None:
+        """Let them go on."""
+        for pid in self._workers():
+            os.kill(pid, signal.SIGCONT)
+
     def kill_a_worker(self) -> None:
         """`kill -9` one of the processes that train, as soon as it is seen, and nothing else."""
         (pid, *_) = self._workers()

@@ -119,6 +119,9 @@ def test_the_example_runs_and_its_student_is_exported(example, capsys):
     assert done.stdout.splitlines()[-1:] == ["models:/ekd-own_code-smoke/1"], done.stderr
     shown = json.loads((example / "runs/own/summary.json").read_text())
     assert {"members", "averaged", "control"} <= shown["predictors"].keys()
+    record = json.loads((example / "runs/own/networks/student.json").read_text())["record"]
+    assert record["workers"] == 2
+    assert len(record["history"]) == 2
     words = ["export", "own", "--storage", "runs", "--output", "student.safetensors"]
     assert main(words) == 2
     assert "docs.examples.mine:PatchNet: a stored experiment names code" in capsys.readouterr().err

@@ -69,25 +69,22 @@ def test_an_uninterrupted_run_ends_with_the_registered_models_uri(uninterrupted)
 
 
 def test_whatever_cuts_a_run_off_costs_not_a_bit(uninterrupted, tmp_path):
-    """Every way at another stage of one run: starting it anew for each took minutes, and proved no more."""
+    """Every way at another stage of one run: starting it anew for each took minutes, and proved no more.
+
+    What a killed driver costs, the faults of every CI run show (`tests/cluster`).
+    """
     run = EkdRun(tmp_path)
     started = run.start()
     started.kill_a_worker()  # while the workers find each other
-    started.until(lambda: run.checkpoints("teacher-0"))
+    started.until(lambda: len(run.checkpoints("student")) == 2)
     started.pause_training()
     second = run.start()  # while the first one lives
     assert second.wait() == 1
     assert f"this run is being run by process {started.process.pid} on" in second.err
-    started.kill()
-    parent, _ = run.mlflow_runs()
-    assert parent.info.status == "RUNNING"  # nobody was left to say otherwise
-
-    started = run.start()
-    started.until(lambda: len(run.checkpoints("student")) == 2)
+    started.go_on_training()
     interrupted(started, signal.SIGINT)
-    parent_then, children = run.mlflow_runs()
-    assert parent_then.info.run_id == parent.info.run_id
-    assert {r.info.status for r in (parent_then, children["student"])} == {"KILLED"}
+    parent, children = run.mlflow_runs()
+    assert {r.info.status for r in (parent, children["student"])} == {"KILLED"}
     assert {children[name].info.status for name in ("teacher-0", "teacher-1")} == {"FINISHED"}
     assert run.manifest()["status"] == "interrupted"
     assert json.loads(run.read("owner.json"))["released"]
@@ -102,11 +99,6 @@ def test_whatever_cuts_a_run_off_costs_not_a_bit(uninterrupted, tmp_path):
     before = run.checkpoints("student")[-1]
     started.until(lambda: run.checkpoints("student")[-1] > before)
     started.kill_a_worker()
-    started.until(lambda: "evaluate" in run.manifest()["stages"])
-    started.kill()
-
-    truncate(weights(run, "averaged"))
-    started = run.start()
     assert started.wait() == 0, started.err
     assert started.out.splitlines()[-1] == "models:/ekd-small/1"
     assert run.mlflow_runs()[0].info.run_id == parent.info.run_id
@@ -142,14 +134,3 @@ def test_a_loss_that_is_not_a_number_fails_the_run_at_once(tmp_path):
     assert parent.info.status == "FAILED"
     assert run.manifest()["status"] == "failed"
     assert not run.exists("summary.json")
-
-
-def test_two_workers_a_run(tmp_path):
-    settings = ["cluster.workers_per_run=2", "student.training.batch_norm=synchronised"]
-    run = EkdRun(tmp_path, [*settings, "teachers.training.epochs=4", "student.training.epochs=12"])
-    started = run.start()
-    assert started.wait() == 0, started.err
-    record = json.loads(run.read("networks/student.json"))["record"]
-    assert record["workers"] == 2
-    _, children = run.mlflow_runs()
-    assert len(run.metric_history(children["student"])["train/loss"]) == 12
