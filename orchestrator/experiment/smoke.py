@@ -18,6 +18,12 @@ CLASSES = {"cifar100": 100, "tiny_imagenet": 200}
 """Of data sets that have more than ten: a subset must show each class."""
 
 
+MOST_IN_A_BATCH = 64
+"""Images in a batch of a smoke run, unless there are more workers."""
+
+OF_THE_RATE = 0.3
+"""Share of the learning rate: at all of it students of so few images diverged."""
+
 SMALL_PIXELS = 16
 """Side of an image that networks with a small-image stem are given."""
 
@@ -36,8 +42,11 @@ def make_small(experiment: Experiment) -> Experiment:
     if any((a.weights or "").startswith(PUBLISHED) for a in _architectures(experiment)):
         experiment = _with_stand_ins(experiment)
     # A batch has an image for each worker at least.
-    batch = min(max(16, experiment.cluster.most_workers), experiment.student.training.batch_size)
+    student_batch = experiment.student.training.batch_size
+    batch = min(max(16, experiment.cluster.most_workers), student_batch)
     sizes = _sizes(experiment.data, 2 * batch)
+    # Of many classes larger batches: two images of each of 200 would be 25 steps an epoch.
+    batch = max(batch, min(MOST_IN_A_BATCH, student_batch, sizes["train_size"] // 4))
     batch = min(batch, sizes["train_size"])
 
     def small(training: Training) -> Training:
@@ -46,6 +55,7 @@ def make_small(experiment: Experiment) -> Experiment:
             update={
                 "epochs": 2,
                 "batch_size": batch,
+                "learning_rate": training.learning_rate * OF_THE_RATE,
                 "accumulate": min(2, training.accumulate),
                 "checkpoint_every": 1,
                 "evaluate_every": 1,
