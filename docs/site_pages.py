@@ -138,13 +138,17 @@ def messages(classes: set[str]) -> Iterator[tuple[str, str]]:
 
 def tables() -> Iterator[tuple[str, str]]:
     """Class and text of errors whose words stand in tables, some after those of MLflow or Ray."""
-    of_others = {"_REMEDIES": "TrackingError", "_BY_TEXT": "LaunchError"}
+    of_others = {"BY_TEXT": "TrackingError", "_BY_TEXT": "LaunchError"}
     for path, tree in zip(_sources(), _trees(), strict=True):
         for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Name(id="Meaning"), args=[problem, remedy, *_]):
                     told = re.sub(r"{\w+}", "…", _text(problem))
                     name, pairs = "StorageError", [(told, _text(remedy))]
+                case ast.Call(func=ast.Name(id="Meaning"), args=[remedy]):
+                    name, pairs = "LaunchError", [("…", _text(remedy))]
+                case ast.Assign(value=ast.Constant(value=str(remedy))) if path.match("tracking/errors.py"):
+                    name, pairs = "TrackingError", [("…", remedy)]
                 case ast.Tuple(elts=[problem, remedy]) if "orchestrator/storage" in path.as_posix():
                     name, pairs = "StorageError", [(_text(problem), _text(remedy))]
                 case ast.Assign(targets=[ast.Name(id=table)], value=ast.Dict(keys=keys, values=values)):

@@ -15,6 +15,16 @@ class ExperimentError(EkdError, ValueError):
     exit_status: ClassVar[int] = 2
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """The error, and what it came of, the nearest first."""
+    found: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in found:
+        found.append(following)
+        following = following.__cause__ or following.__context__
+    return found
+
+
 @contextmanager
 def continuable() -> Iterator[None]:
     """What fails in this block says, as its hint, that the same command continues, where it does."""

@@ -29,6 +29,7 @@ from orchestrator.planning.preflight import Checked, check_capacity
 from orchestrator.runtime import ray_session, worker_pool
 from orchestrator.runtime.address import wanted_address
 from orchestrator.runtime.event import Done, Event, Failed, Restarted, Started, Validated
+from orchestrator.runtime.ray_errors import remedy_in
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.run_state import RunState
@@ -273,7 +274,8 @@ class RunContext:
             case Failed(failure="hopeless"):
                 self.stop_if_taken_over()
                 self.tracker.finish(event.run, "FAILED")
-                raise RunFailed(f"{event.run}: {event.reason}")
+                remedy = f"; {remedy}" if (remedy := remedy_in(event.error)) else ""
+                raise RunFailed(f"{event.run}: {event.reason}{remedy}")
             case Failed():
                 self.view.warn(f"{event.run}: {event.reason}; its workers {STARTED_AGAIN}")
             case Restarted():

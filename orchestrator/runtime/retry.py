@@ -3,6 +3,8 @@
 import re
 from typing import Literal
 
+from orchestrator.runtime.ray_errors import MEANINGS
+
 FailureKind = Literal["hopeless", "transient"]
 
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
@@ -32,8 +34,11 @@ def failure_kind(error: BaseException) -> FailureKind:
 
     Hopeless is what depends on settings, data and code alone. Everything else (lost connections,
     storage that is away, a peer that died) is transient: the worker group is started again and
-    the run continues from its last checkpoint, as often as `cluster.max_failures` says.
+    the run continues from its last checkpoint, as often as `cluster.max_failures` says. Of Ray's own
+    exceptions, some of which are a ValueError too, the table decides.
     """
+    if type(error).__module__ == "ray.exceptions" and (meaning := MEANINGS.get(type(error).__name__)):
+        return "transient" if meaning.transient else "hopeless"
     return "hopeless" if _names(error).intersection(HOPELESS) else "transient"
 
 

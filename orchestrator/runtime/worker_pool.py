@@ -27,6 +27,7 @@ from orchestrator.planning.capacity import Capacity, runs_at_once
 from orchestrator.runtime.event import Done, Event, Failed, Warned
 from orchestrator.runtime.job_queue import JobQueueClient, News, open_job_queue
 from orchestrator.runtime.liveness import IN_VAIN, Silence, Watch, verdict
+from orchestrator.runtime.ray_errors import remedy_in
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
 from orchestrator.storage import Storage
@@ -114,7 +115,8 @@ class WorkerPool:
         done = {event.run for event in events if isinstance(event, Done)}
         self._undone = [job for job in self._undone if job.name not in done]
         if self.failure is not None and not any(isinstance(event, Failed) for event in events):
-            raise LaunchError(cause_of(str(self.failure))) from self.failure
+            remedy = f"; {remedy}" if (remedy := remedy_in(str(self.failure))) else ""
+            raise LaunchError(f"{cause_of(str(self.failure))}{remedy}") from self.failure
         if not events and self.thread is not None and not self.thread.is_alive():
             raise LaunchError("the workers ended before their work was done; see Ray's session logs")
         return events

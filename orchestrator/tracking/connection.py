@@ -16,6 +16,7 @@ from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.tracking.address import local_folder, redacted, sqlite_file
+from orchestrator.tracking.errors import remedy_of
 from orchestrator.tracking.preflight import TrackingError, check_sqlite_place, has_credentials
 
 if TYPE_CHECKING:
@@ -34,20 +35,6 @@ _DEFAULTS = {
 UPLOAD_TIMEOUT_S = 300
 MIGRATION_S = 300
 """How long another process may take to create or migrate a SQLite file."""
-_REMEDIES = {
-    "no such table": "its database was deleted or replaced meanwhile: the same command makes it anew",
-    "readonly database": "its database was deleted or made read-only: restore it, or let it be written",
-    "disk is full": "free some space where its database is",
-    "No space left": "free some space where its artifacts are",
-    "database is locked": "end the other process that holds its database",
-    "out-of-date database schema": "run `mlflow db upgrade` with the MLflow that is installed here",
-    "Can't locate revision": "a newer MLflow made its database: install that, or use another tracking.uri",
-    "Connection refused": "start it again",
-    "Read timed out": "it is overloaded, or away: try again, or raise MLFLOW_HTTP_REQUEST_TIMEOUT",
-    "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-    "PERMISSION_DENIED": "ask for the right to write experiments and models there",
-}
-"""What an error of MLflow, or below it, says -> what to do."""
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -82,8 +69,8 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = redacted(str(error)).splitlines() or [type(error).__name__]
-        remedies = (f"; {remedy}" for text, remedy in _REMEDIES.items() if text in str(error))
-        problem = f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}{next(remedies, '')}"
+        remedy = f"; {remedy}" if (remedy := remedy_of(error)) else ""
+        problem = f"cannot {doing} the tracking store {redacted(uri)}: {reason[0]}{remedy}"
         raise TrackingError(problem) from error
 
 

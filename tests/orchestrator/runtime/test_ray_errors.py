@@ -7,8 +7,9 @@ import ray.exceptions
 
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.runtime import address, ray_session
-from orchestrator.runtime.ray_errors import ASK_THE_DOCTOR, advice
+from orchestrator.runtime.ray_errors import ASK_THE_DOCTOR, MEANINGS, advice
 from orchestrator.runtime.ray_session import LaunchError, start_ray
+from orchestrator.runtime.retry import failure_kind
 
 
 def caused_by(cause: Exception) -> Exception:
@@ -88,3 +89,37 @@ def test_a_cluster_that_is_named_is_named_to_ray(asked, monkeypatch):
     assert asked(Cluster(address="127.0.0.1:6379"))["address"] == "127.0.0.1:6379"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert asked(Cluster())["address"] == "auto"
+
+
+CLASSES = {
+    name: kind
+    for name, kind in vars(ray.exceptions).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == ray.exceptions.__name__
+}
+
+
+def test_every_class_of_rays_has_a_row():
+    """A version that brings another fails here: read what it is, and give it a row."""
+    assert CLASSES.keys() - MEANINGS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ActorHandleNotFoundError", "transient"),  # a ValueError too
+        ("ReferenceCountingAssertionError", "transient"),  # an AssertionError too
+        ("NodeDiedError", "transient"),
+        ("ObjectStoreFullError", "transient"),
+        ("OutOfMemoryError", "hopeless"),
+        ("AuthenticationError", "hopeless"),
+        ("RuntimeEnvSetupError", "hopeless"),
+    ],
+)
+def test_what_may_pass_is_tried_again(name, kind):
+    error = CLASSES[name].__new__(CLASSES[name])
+    assert failure_kind(error) == kind
+
+
+def test_what_a_training_failed_of_says_what_to_do():
+    error = RuntimeError("Training failed: rank 0: ray.exceptions.ObjectStoreFullError: no room")
+    assert "--object-store-memory" in advice(error)
