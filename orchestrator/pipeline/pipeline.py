@@ -26,8 +26,8 @@ from orchestrator.pipeline.stages.prepare import prepare
 from orchestrator.pipeline.stages.register import register, register_command
 from orchestrator.pipeline.stages.report import report
 from orchestrator.pipeline.stages.train import train
+from orchestrator.planning.doubts import doubts
 from orchestrator.planning.effort import efforts
-from orchestrator.planning.plan import doubts
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.provenance import code_version
 from orchestrator.runtime.ray_logging import divert_logging
@@ -103,7 +103,8 @@ def run(
                 return manifest
             context = RunContext(checked, manifest, view, folder, lease, request)
             found = (*checked.dataset.findings, *checked.given.warnings)
-            for doubt in doubts(checked.experiment, found, checked.description.train):
+            searched = request.space.domains if request is not None else ()
+            for doubt in doubts(checked.experiment, found, checked.description.train, searched):
                 view.warn(doubt)
             if manifest.done(SEARCH):
                 _adopt_best(context)

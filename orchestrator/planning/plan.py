@@ -1,6 +1,6 @@
 """What would run, and what it would cost: computed without starting anything."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ from ekd_train.persistence.networks import Networks
 from ekd_train.perturbations import changes_images, perturbation_of
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
-from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
@@ -115,7 +114,7 @@ def planned_runs(
     planned = []
     for run in training_runs(experiment):
         params, macs = cost(run)
-        steps = _steps(run, description.train)
+        steps = steps_of(run, description.train)
         each = passes(run)
         teachers = [cost(teacher)[1] for teacher in run.teachers]
         teacher_macs = each.teachers * sum(teachers) / len(teachers) if teachers else 0.0
@@ -131,52 +130,9 @@ def planned_runs(
     return planned
 
 
-def _steps(run: TrainingRun, train_images: int) -> int:
+def steps_of(run: TrainingRun, train_images: int) -> int:
+    """How many steps the run takes of so many training images."""
     return run.epochs * (train_images // run.training.batch_size)
-
-
-APART = 0.05
-"""Of what two networks started with, as much as may be left between them at the end."""
-FEW_STEPS = 100
-"""A network from scratch has learned little after so many."""
-
-
-def doubts(experiment: Experiment, findings: Iterable[str], train_images: int) -> list[str]:
-    """What is possible and yet unlikely to be meant, of images and given teachers (`findings`) and settings,
-    a line each; nothing of an experiment that was made small, which is odd by intent."""
-    if is_small(experiment):
-        return []
-    lines = list(findings)
-    for run in training_runs(experiment):
-        if run.role == "given":
-            continue
-        epochs, warmup = run.training.epochs, run.training.schedule.warmup_epochs
-        group = "teachers" if run.name.startswith("teacher-") else "student"  # whose training a control has
-        steps = _steps(run, train_images)
-        if steps < FEW_STEPS and run.architecture.weights is None:  # others have learned before
-            lines.append(
-                f"{group}.training: {train_images} images in batches of {run.training.batch_size} are "
-                f"{steps} steps in {epochs} epochs, and networks learn in hundreds: lower batch_size, or "
-                "raise epochs"
-            )
-        if run.student is not None and run.student.method == "papa":
-            pulls, rate = steps // run.student.papa.every, run.student.papa.rate
-            if (1 - rate) ** pulls > APART:
-                lines.append(
-                    f"student.papa: {run.name}'s networks are pulled together {pulls} times by "
-                    f"{100 * rate:g} %, too little to be averaged: raise rate, or lower every"
-                )
-        if warmup >= epochs:
-            lines.append(
-                f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "
-                "epochs: the full learning rate is never used"
-            )
-        if run.student is not None and run.student.factors.warmup_epochs >= epochs:
-            lines.append(
-                f"student.factors.warmup_epochs={run.student.factors.warmup_epochs:g} is not over before the "
-                f"last of {epochs} epochs: the factors never learn at the full rate"
-            )
-    return list(dict.fromkeys(lines))  # teachers share theirs
 
 
 def plan_lines(checked: Checked) -> list[str]:

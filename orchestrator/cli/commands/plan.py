@@ -8,8 +8,9 @@ from orchestrator.cli.search_options import check_no_search
 from orchestrator.cli.terminal import results_console
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.planning.contacts import contacts
+from orchestrator.planning.doubts import doubts
 from orchestrator.planning.memory import memory_lines
-from orchestrator.planning.plan import doubts, plan_lines, planned_runs, runs_table, total_line
+from orchestrator.planning.plan import plan_lines, planned_runs, runs_table, total_line
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print()
     console.say(total_line(planned, "without the search" if search else ""))
     found = (*checked.dataset.findings, *checked.given.warnings)
-    for doubt in doubts(checked.experiment, found, checked.description.train):
+    searched = search.space.domains if search is not None else ()
+    for doubt in doubts(checked.experiment, found, checked.description.train, searched):
         warn(doubt)
     if search is not None:
         console.print()

@@ -11,14 +11,12 @@ from ekd_train.data.description import DataDescription
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
-from orchestrator.experiment.smoke import make_small
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.planning.plan import (
     PlannedRun,
     architecture_name,
-    doubts,
     passes,
     planned_runs,
     runs_table,
@@ -144,38 +142,6 @@ def test_workers_are_told_with_their_resources():
     )
     first, _ = workers_lines(experiment, Capacity((Node(16, 4),), "here"))
     assert "1 to 4 workers of 2 CPUs and 1 GPU per run, 1 run side by side" in first
-
-
-def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():
-    for name in packaged_experiments():
-        experiment = load_experiment(name, ["data.root=anywhere"])
-        assert not doubts(experiment, (), 50_000), name
-    hasty = ["teachers.training.epochs=5", "student.factors.warmup_epochs=200"]
-    experiment = load_experiment("digits", hasty)
-    finding, teacher, student = doubts(experiment, ("an image is odd",), 2000)
-    assert finding == "an image is odd"
-    assert "teachers.training.schedule.warmup_epochs=5 is not over before the last of 5 epochs" in teacher
-    assert "student.factors.warmup_epochs=200" in student
-
-
-def test_so_few_steps_that_nothing_is_learned_are_doubted_but_in_a_smoke_run():
-    few = ["batch_size=128", "epochs=3", "schedule.warmup_epochs=0"]
-    experiment = load_experiment("digits", [f"student.training.{setting}" for setting in few])
-    assert doubts(experiment, (), 138) == [
-        "student.training: 138 images in batches of 128 are 3 steps in 3 epochs, and networks learn in "
-        "hundreds: lower batch_size, or raise epochs"
-    ]
-    assert not doubts(make_small(experiment), ("an image is odd",), 138)
-    start = ["student.architecture={name: resnet18, weights: trained.pth}"]
-    few_from_weights = [f"student.training.{setting}" for setting in few]
-    assert not doubts(load_experiment("digits", [*few_from_weights, *start]), (), 138)
-
-
-def test_networks_that_are_hardly_pulled_together_are_doubted():
-    papa = ["evaluation.controls=[papa]", "student.training.epochs=200", "student.training.batch_size=64"]
-    (line,) = doubts(load_experiment("digits", papa), (), 200)
-    assert "control-papa's networks are pulled together 60 times by 1 %, too little to be averaged" in line
-    assert not doubts(load_experiment("digits", [*papa, "student.papa={every: 1, rate: 0.02}"]), (), 200)
 
 
 def test_a_pruned_student_is_planned_with_the_unpruned_network_and_its_own_smaller_size():

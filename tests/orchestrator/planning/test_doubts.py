@@ -1,0 +1,66 @@
+"""What `ekd plan` and `ekd run` warn of, though it is possible."""
+
+import pytest
+
+from orchestrator.experiment.packaged import packaged_experiments
+from orchestrator.experiment.schema import load_experiment
+from orchestrator.experiment.smoke import make_small
+from orchestrator.planning.doubts import doubts
+
+
+def test_a_warm_up_that_never_ends_is_doubted_and_others_are_not():
+    for name in packaged_experiments():
+        experiment = load_experiment(name, ["data.root=anywhere"])
+        assert not doubts(experiment, (), 50_000), name
+    hasty = ["teachers.training.epochs=5", "student.factors.warmup_epochs=200"]
+    experiment = load_experiment("digits", hasty)
+    finding, teacher, student = doubts(experiment, ("an image is odd",), 2000)
+    assert finding == "an image is odd"
+    assert "teachers.training.schedule.warmup_epochs=5 is not over before the last of 5 epochs" in teacher
+    assert "student.factors.warmup_epochs=200" in student
+
+
+def test_so_few_steps_that_nothing_is_learned_are_doubted_but_in_a_smoke_run():
+    few = ["batch_size=128", "epochs=3", "schedule.warmup_epochs=0"]
+    experiment = load_experiment("digits", [f"student.training.{setting}" for setting in few])
+    assert doubts(experiment, (), 138) == [
+        "student.training: 138 images in batches of 128 are 3 steps in 3 epochs, and networks learn in "
+        "hundreds: lower batch_size, or raise epochs"
+    ]
+    assert not doubts(make_small(experiment), ("an image is odd",), 138)
+    start = ["student.architecture={name: resnet18, weights: trained.pth}"]
+    few_from_weights = [f"student.training.{setting}" for setting in few]
+    assert not doubts(load_experiment("digits", [*few_from_weights, *start]), (), 138)
+
+
+def test_networks_that_are_hardly_pulled_together_are_doubted():
+    papa = ["evaluation.controls=[papa]", "student.training.epochs=200", "student.training.batch_size=64"]
+    (line,) = doubts(load_experiment("digits", papa), (), 200)
+    assert "control-papa's networks are pulled together 60 times by 1 %, too little to be averaged" in line
+    assert not doubts(load_experiment("digits", [*papa, "student.papa={every: 1, rate: 0.02}"]), (), 200)
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("distillation.dkd.non_target=4", "distillation.dkd.non_target does nothing: "),
+        ("distillation.ekd.label=2", "distillation.ekd.label does nothing: "),
+        ("student.lora.rank=4", "student.lora.rank does nothing: student.method=latent_be does not read"),
+        ("student.branches.split=group2", "student.branches.split does nothing: student.method=latent_be"),
+        ("student.papa.every=5", "student.papa.every does nothing: student.method=latent_be"),
+    ],
+)
+def test_settings_that_nothing_reads_are_doubted(setting, line):
+    (doubt,) = doubts(load_experiment("digits", [setting]), (), 2000)
+    assert doubt.startswith(line)
+    assert not doubts(load_experiment("digits", [setting]), (), 2000, ["student.method"])
+
+
+def test_settings_that_something_reads_are_not():
+    used = {
+        "distillation.dkd.non_target=4": ["distillation.objective=dkd"],
+        "student.papa.every=5": ["evaluation.controls=[papa]"],
+        "distillation.ekd.label=2": ["distillation.objective=docs.examples.mine:SquaredError"],
+    }
+    for setting, reader in used.items():
+        assert not doubts(load_experiment("digits", [setting, *reader]), (), 200_000), setting
