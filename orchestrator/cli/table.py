@@ -101,10 +101,11 @@ COMMANDS: Mapping[str, Command] = {
         "remove what finished runs no longer need",
         "Removes checkpoints and Ray's files of finished runs; networks, results and manifest stay. With "
         "--everything, all that the named run has in storage (MLflow keeps what it has). Networks that no "
-        "run refers to any more go too.",
+        "run refers to any more go too, and packed images, unless a run is going on that may fetch them.",
         (
             argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs"),
             argument("--everything", action="store_true", help="remove the named run, finished or not"),
+            argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing"),
             STORAGE,
             ENDPOINT_URL,
         ),

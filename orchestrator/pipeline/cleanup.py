@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Literal
 
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.infrastructure import SHARED_PACKS
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.lease import Lease, LeaseHeld
 from orchestrator.pipeline.manifest import MANIFEST, read_experiment, read_manifest
@@ -17,24 +18,44 @@ DISPENSABLE = ("checkpoints", "ray")
 
 def finished_runs(storage: Storage) -> list[str]:
     """The ids of the runs below `storage` that are done; what cannot be read is not known to be."""
-    keys = [key for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")]
     found = []
-    for run_id in (key.split("/")[0] for key in keys):
+    for run_id in _run_ids(storage):
         with suppress(ExperimentError):
             if _state(storage.child(run_id)) == "done":
                 found.append(run_id)
     return found
 
 
-def clean_run(run: Storage, run_id: str) -> int:
-    """Remove the dispensable folders of a finished run; how many objects. Raises `ExperimentError`."""
+def clean_run(run: Storage, run_id: str, *, dry: bool = False) -> int:
+    """Remove the dispensable folders of a finished run; how many objects. Raises `ExperimentError`.
+
+    `dry`: count, and remove nothing.
+    """
     found = _state(run)
     if found != "done":
         raise ExperimentError(f"run {run_id} is {found}: its checkpoints are what it would continue from")
     there = run.list()  # without what is behind links: `delete_prefix` removes those, and nothing beyond
-    for folder in DISPENSABLE:
+    for folder in () if dry else DISPENSABLE:
         run.delete_prefix(folder)
     return sum(key.startswith(tuple(f"{folder}/" for folder in DISPENSABLE)) for key in there)
+
+
+def remove_packs(storage: Storage, *, dry: bool = False) -> int:
+    """Remove the packed images that hosts of other runs fetched; how many packs.
+
+    None while a run is going on, a host of which may still fetch them. A later run puts them there again.
+    """
+    ids = [
+        key.split("/")[0] for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")
+    ]
+    for run_id in ids:
+        with suppress(ExperimentError):
+            if _state(storage.child(run_id)) == "running":
+                return 0
+    packs = {key.partition("/")[0] for key in storage.child(SHARED_PACKS).list() if "/" in key}
+    for name in () if dry else packs:
+        storage.child(SHARED_PACKS).delete_prefix(name)
+    return len(packs)
 
 
 def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:
@@ -48,6 +69,11 @@ def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str],
             storage.delete_prefix(run_id)
     except LeaseHeld as error:
         raise ExperimentError(f"run {run_id}: {error}") from None
+
+
+def _run_ids(storage: Storage) -> list[str]:
+    keys = storage.list()
+    return [key.split("/")[0] for key in keys if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")]
 
 
 def _state(run: Storage) -> RunState | Literal["unknown"]:

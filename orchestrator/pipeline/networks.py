@@ -21,8 +21,10 @@ def networks_of(run: Storage, run_id: str, experiment: Experiment, data: DataDes
     return Networks(run, run.top.child(SHARED_NETWORKS), data, run_id, experiment.cluster.workers_per_run)
 
 
-def remove_unused(storage: Storage) -> int:
+def remove_unused(storage: Storage, *, dry_without: str | None = None) -> int:
     """Remove the shared networks that no run in `storage` refers to; how many.
+
+    `dry_without`: remove none, and count as if the run of that id ("": none) were gone.
 
     What a run stores meanwhile stays. One that begins in this very moment may miss what only it refers to:
     it says so, and its next start trains that again. Raises `ExperimentError` if a reference is damaged.
@@ -32,14 +34,17 @@ def remove_unused(storage: Storage) -> int:
     used = {
         record.sha256
         for key in storage.list()
-        if REFERENCE.fullmatch(key) and (record := _read(storage, key))
+        if REFERENCE.fullmatch(key)
+        and not (dry_without and key.startswith(f"{dry_without}/"))
+        and (record := _read(storage, key))
     }
-    for key in there:
-        if key.endswith(".json") and _hash_in(shared, key) not in used:
-            shared.delete(key)
     unused = [key for key in there if key.endswith(".safetensors") and key.partition(".")[0] not in used]
-    for key in unused:
-        shared.delete(key)
+    if dry_without is None:
+        for key in there:
+            if key.endswith(".json") and _hash_in(shared, key) not in used:
+                shared.delete(key)
+        for key in unused:
+            shared.delete(key)
     return len(unused)
 
 

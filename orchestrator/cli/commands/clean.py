@@ -5,14 +5,16 @@ import argparse
 from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.infrastructure import SHARED_NETWORKS
-from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run
+from orchestrator.experiment.infrastructure import SHARED_NETWORKS, SHARED_PACKS
+from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_packs, remove_run
 from orchestrator.pipeline.networks import remove_unused
 from orchestrator.pipeline.plain_console import PlainConsole
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Remove it, and print how much that was; the exit status."""
+    """Remove it, or say what would be, and print how much that is; the exit status."""
+    dry = arguments.dry_run
+    gone = "would be removed" if dry else "removed"
     if arguments.everything and arguments.run_id is None:
         raise ExperimentError("--everything removes one run: name it")
     storage = named_storage(arguments)
@@ -23,14 +25,19 @@ def run(arguments: argparse.Namespace) -> int:
     for run_id in run_ids:
         stored = run_storage(storage, run_id)
         with nothing_started():
-            if arguments.everything:
-                remove_run(storage, stored, run_id, PlainConsole(stderr=True).say)
-                done = "removed"
+            if not arguments.everything:
+                count = clean_run(stored, run_id, dry=dry)
             else:
-                done = f"{clean_run(stored, run_id)} objects removed"
-        print(f"{stored.uri()}: {done}")
+                count = len(stored.list())
+                if not dry:
+                    remove_run(storage, stored, run_id, PlainConsole(stderr=True).say)
+        print(f"{stored.uri()}: {count} objects {gone}")
     with nothing_started():
-        unused = remove_unused(storage)
+        gone_too = arguments.run_id if arguments.everything else ""
+        unused = remove_unused(storage, dry_without=gone_too if dry else None)
+        packs = remove_packs(storage, dry=dry)
     if unused:
-        print(f"{storage.uri(SHARED_NETWORKS)}: {unused} networks removed that no run refers to")
+        print(f"{storage.uri(SHARED_NETWORKS)}: {unused} networks {gone} that no run refers to")
+    if packs:
+        print(f"{storage.uri(SHARED_PACKS)}: {packs} packs of images {gone}; runs make them again")
     return 0

@@ -6,9 +6,16 @@ import pytest
 
 from ekd_train.persistence.checkpoint import save_record
 from ekd_train.persistence.records import NetworkRecord
+from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
-from orchestrator.pipeline.cleanup import clean_run, finished_runs, remove_run, stored_experiment
+from orchestrator.pipeline.cleanup import (
+    clean_run,
+    finished_runs,
+    remove_packs,
+    remove_run,
+    stored_experiment,
+)
 from orchestrator.pipeline.lease import LEASE, this_process
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import remove_unused
@@ -129,3 +136,38 @@ def test_only_a_measured_run_can_be_registered_later(storage):
         stored_experiment(run, "a")
     run = make(storage, "b", "failed", stages=["teachers", "evaluate"])
     assert stored_experiment(run, "b") == load_experiment("digits")
+
+
+def test_packed_images_go_unless_a_run_may_still_fetch_them(storage):
+    make(storage, "a", "done")
+    for key in ("one/index.safetensors", "one/shard-00000.array_record", "two/index.safetensors"):
+        storage.write(f"packed/{key}", b"x")
+    going_on = make(storage, "b", "running")
+    going_on.write(LEASE, this_process("t").model_dump_json().encode())
+    assert remove_packs(storage) == 0
+    assert len(storage.list("packed")) == 3
+    going_on.delete(LEASE)
+    assert remove_packs(storage, dry=True) == 2
+    assert len(storage.list("packed")) == 3
+    assert remove_packs(storage) == 2
+    assert storage.list("packed") == []
+
+
+@pytest.mark.parametrize("words", [[], ["a", "--everything"]])
+def test_a_dry_run_says_what_would_go_and_leaves_it(storage, capsys, words):
+    make(storage, "a", "done")
+    refer_to(storage, "a/networks/student.json", "2", "b")
+    refer_to(storage, "gone/networks/teacher-0.json", "1", "a")
+    storage.delete_prefix("gone")
+    storage.write("packed/one/index.safetensors", b"x")
+    before = storage.list()
+    assert main(["clean", *words, "--dry-run", "--storage", storage.uri()]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert storage.list() == before
+    assert len(said) == 3
+    assert all("would be removed" in line for line in said)
+    assert main(["clean", *words, "--storage", storage.uri()]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        line.replace("would be removed", "removed") for line in said
+    ]
+    assert storage.list("packed") == []
