@@ -34,7 +34,7 @@ fashion-mnist: $(STAMP)  ## put Fashion-MNIST into data/: from Debian's package,
 
 test: $(STAMP)  ## set-up, fast tests and slow ones: a quarter of an hour
 	$(FAST_TESTS)
-	$(SLOW_TESTS) -m "slow and not installs"
+	$(SLOW_TESTS) -m "slow and not by_hand"
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
@@ -45,8 +45,8 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.installed  ## the fast tests with the oldest dependencies that are allowed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q --numprocesses auto --dist loadfile -m "not slow"
 
-test-all: test  ## and those that install packages into environments of their own
-	$(SLOW_TESTS) -m installs
+test-all: test  ## and those that install packages, or are of the study's own searches
+	$(SLOW_TESTS) -m by_hand
 
 test-compat: $(STAMP)  ## a small run at COMPAT_REF (else the last tag) and at HEAD: the same bits?
 	$(BIN)/python tests/compat/two_commits.py

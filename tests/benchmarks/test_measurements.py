@@ -75,7 +75,7 @@ def test_time_and_memory_of_a_step_are_measured_in_a_process_of_its_own(what):
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < between_workers.WORKERS, reason="a core for each worker")
-@pytest.mark.parametrize("side", ["apart", "ray"])
+@pytest.mark.parametrize("side", ["apart", pytest.param("ray", marks=pytest.mark.by_hand)])
 def test_every_worker_group_takes_its_turns(side):
     commands = {
         "ray": between_workers._under_ray("teacher", 2),

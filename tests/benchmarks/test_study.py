@@ -86,6 +86,7 @@ TINY = Regime(
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_what_ekd_tune_finds_best_is_chosen_and_not_searched_for_again(tmp_path, monkeypatch):
     monkeypatch.setitem(REGIMES, "tiny", TINY)
     found = tune("tiny", ARMS["kd"], 1, tmp_path)

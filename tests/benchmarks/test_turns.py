@@ -92,7 +92,7 @@ def test_spans_that_overlap_count_once():
 
 
 @pytest.mark.slow
-@pytest.mark.installs
+@pytest.mark.by_hand
 def test_without_the_peers_one_line_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "FOLDER", tmp_path / "peers")
     monkeypatch.setattr(environment, "PACKAGES", ("no such package",))

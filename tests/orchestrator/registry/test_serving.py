@@ -22,7 +22,7 @@ from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.registration import register_averaged_student
 
 # A torch for GPUs is several GB, which pip may have to fetch.
-pytestmark = [pytest.mark.slow, pytest.mark.installs, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.by_hand, pytest.mark.timeout(1200)]
 
 CONSTRAINTS = Path(__file__).parents[3] / "constraints.txt"
 INSTALLING_S = 720
