@@ -5,7 +5,7 @@ An ensemble's probabilities are the mean of its members' softmax first; a temper
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ PROB_FLOOR = 1e-8
 
 ECE_BINS = 15
 
-TOP = 5
-"""`top5_accuracy` counts an image as right whose label is among so many of the most probable classes."""
+BLOCK_VALUES = 4 << 20
+"""Probabilities in a block of `in_blocks`."""
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 """Where `fit_temperature` searches: without a bound, perfectly classified images would give 0."""
@@ -78,10 +78,7 @@ def ece(probs: Tensor, labels: Tensor) -> float:
     0.45
     """
     probs, labels = checked(probs, labels)
-    confidence, bins = confidence_bins(probs)
-    surplus = confidence - _hits(probs, labels)
-    per_bin = torch.zeros(ECE_BINS, dtype=torch.float64, device=probs.device)
-    return (per_bin.index_add(0, bins, surplus).abs().sum() / len(labels)).item()
+    return _ece(probs.amax(dim=-1), _hits(probs, labels))
 
 
 def confidence_bins(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,9 +88,7 @@ def confidence_bins(probs: Tensor) -> tuple[Tensor, Tensor]:
     tensor([13])
     """
     confidence = probs.double().amax(dim=-1)
-    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=probs.device)
-    # Rounding may leave a confidence just above 1; it belongs to the last bin.
-    return confidence, (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
+    return confidence, _bins(confidence)
 
 
 def brier(probs: Tensor, labels: Tensor) -> float:
@@ -104,72 +99,29 @@ def brier(probs: Tensor, labels: Tensor) -> float:
     >>> brier(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
     0.5
     """
-    probs, labels = checked(probs, labels)
-    one_hot = F.one_hot(labels, probs.shape[-1])
-    return (probs - one_hot).square().sum(dim=-1).mean().item()
+    blocks = in_blocks(*checked(probs, labels))
+    return torch.cat([squared_error(*block) for block in blocks]).mean().item()
 
 
-def recall_per_class(probs: Tensor, labels: Tensor) -> tuple[float | None, ...]:
-    """For each class the fraction in [0, 1] of its images that are recognised; None: it has no images.
+def squared_error(probs: Tensor, labels: Tensor) -> Tensor:
+    """What each image adds to the Brier score, `(b,)`, of float64 `probs (b, c)`.
 
-    Arguments and errors as `accuracy`.
-
-    >>> recall_per_class(torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), torch.tensor([0, 1]))
-    (1.0, 0.0, None)
+    >>> squared_error(torch.tensor([[0.5, 0.5]]), torch.tensor([0])).tolist()
+    [0.5]
     """
-    hits, images, _ = _per_class(*checked(probs, labels))
-    return tuple(
-        hit / count if count else None for hit, count in zip(hits.tolist(), images.tolist(), strict=True)
-    )
+    return (probs - F.one_hot(labels, probs.shape[-1])).square().sum(dim=-1)
 
 
-def balanced_accuracy(probs: Tensor, labels: Tensor) -> float:
-    """Mean over the classes of their recall, in [0, 1]: every class counts alike, however few its images.
+def in_blocks(probs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """`probs (b, c)` and `labels (b,)`, some images at a time.
 
-    As torchmetrics has it (macro average): a class that has neither images nor predictions is left out, one
-    that is only predicted counts 0. Arguments and errors as `accuracy`.
+    Of a table of 100,000 images and 1,000 classes, 0.8 GB, each intermediate result would have as much.
 
-    >>> balanced_accuracy(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1]))
-    0.5
+    >>> [len(block) for block, _ in in_blocks(torch.ones(5, 1), torch.zeros(5))]
+    [5]
     """
-    hits, images, predictions = _per_class(*checked(probs, labels))
-    return (hits / images.clamp(min=1))[images + predictions > 0].mean().item()
-
-
-def macro_f1(probs: Tensor, labels: Tensor) -> float:
-    """Mean over the classes of `F1 = 2 · hits / (images + predictions)`, in [0, 1].
-
-    A class that has neither images nor predictions is left out. Arguments and errors as `accuracy`.
-
-    >>> round(macro_f1(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1])), 4)
-    0.4286
-    """
-    hits, images, predictions = _per_class(*checked(probs, labels))
-    both = images + predictions
-    return (2 * hits / both.clamp(min=1))[both > 0].mean().item()
-
-
-def top5_accuracy(probs: Tensor, labels: Tensor) -> float:
-    """Fraction in [0, 1] of images whose label is among the five most probable classes.
-
-    Arguments and errors as `accuracy`.
-
-    >>> top5_accuracy(torch.tensor([[0.3, 0.25, 0.2, 0.13, 0.1, 0.02]]), torch.tensor([4]))
-    1.0
-    """
-    probs, labels = checked(probs, labels)
-    best = probs.topk(min(TOP, probs.shape[1]), dim=-1).indices
-    return (best == labels[:, None]).any(dim=-1).double().mean().item()
-
-
-def class_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
-    """`balanced_accuracy`, `macro_f1` and, of more than ten classes, `top5_accuracy`; arguments as theirs.
-
-    >>> sorted(class_metrics(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1])))
-    ['balanced_accuracy', 'macro_f1']
-    """
-    metrics = [balanced_accuracy, macro_f1] + ([top5_accuracy] if probs.shape[-1] > 2 * TOP else [])
-    return {metric.__name__: metric(probs, labels) for metric in metrics}
+    rows = max(1, BLOCK_VALUES // probs.shape[1])
+    return zip(probs.split(rows), labels.split(rows), strict=True)
 
 
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
@@ -203,7 +155,7 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     probs, labels = checked(probs, labels)
 
     def loss(log_temperature: float) -> float:
-        return _nll(apply_temperature(probs, math.exp(log_temperature)), labels)
+        return _tempered(probs, labels, math.exp(log_temperature))[0].mean().item()
 
     low, high = (math.log(bound) for bound in TEMPERATURE_RANGE)
     spacing = (high - low) / 24  # an even number, so that T = 1 is on the grid
@@ -227,9 +179,31 @@ def all_metrics(probs: Tensor, labels: Tensor, temperature: float | None = None)
     """
     metrics = {metric.__name__: metric(probs, labels) for metric in (accuracy, nll, ece, brier)}
     if temperature is not None:
-        calibrated = apply_temperature(probs, temperature)
-        metrics |= {"cnll": nll(calibrated, labels), "cece": ece(calibrated, labels)}
+        probs, labels = checked(probs, labels)
+        losses, confidence, hits = _tempered(probs, labels, temperature)
+        metrics |= {"cnll": losses.mean().item(), "cece": _ece(confidence, hits)}
     return metrics
+
+
+def _tempered(probs: Tensor, labels: Tensor, temperature: float) -> list[Tensor]:
+    """Of each image after the temperature -log p, the largest probability, and whether it is the label's."""
+    parts = []
+    for block, theirs in in_blocks(probs, labels):
+        calibrated = apply_temperature(block, temperature)
+        parts.append((_losses(calibrated, theirs), calibrated.amax(dim=-1), _hits(calibrated, theirs)))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _ece(confidence: Tensor, hits: Tensor) -> float:
+    per_bin = torch.zeros(ECE_BINS, dtype=torch.float64, device=hits.device)
+    per_bin.index_add_(0, _bins(confidence), confidence - hits)
+    return (per_bin.abs().sum() / len(hits)).item()
+
+
+def _bins(confidence: Tensor) -> Tensor:
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64, device=confidence.device)
+    # Rounding may leave a confidence just above 1; it belongs to the last bin.
+    return (torch.bucketize(confidence, edges) - 1).clamp(0, ECE_BINS - 1)
 
 
 def _nll(probs: Tensor, labels: Tensor) -> float:
@@ -238,14 +212,6 @@ def _nll(probs: Tensor, labels: Tensor) -> float:
 
 def _hits(probs: Tensor, labels: Tensor) -> Tensor:
     return (probs.argmax(dim=-1) == labels).double()
-
-
-def _per_class(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each class its images that were recognised, its images, and the images it was predicted for."""
-    classes, predicted = probs.shape[1], probs.argmax(dim=-1)
-    counted = (labels[predicted == labels], labels, predicted)
-    hits, images, predictions = (torch.bincount(of, minlength=classes).double() for of in counted)
-    return hits, images, predictions
 
 
 def _losses(probs: Tensor, labels: Tensor) -> Tensor:

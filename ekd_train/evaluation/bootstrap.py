@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekd_train.metrics import ECE_BINS, apply_temperature, confidence_bins, per_image
+from ekd_train.metrics import (
+    ECE_BINS,
+    apply_temperature,
+    confidence_bins,
+    in_blocks,
+    per_image,
+    squared_error,
+)
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 CALIBRATED = ("cnll", "cece")
@@ -72,7 +79,7 @@ class Bootstrap(Paired):
     fitted again: they come from other images, and are the same in every resample.
 
     Args:
-        probs: for each predictor its probabilities `(b, c)` of the same images.
+        probs: for each predictor its probabilities `(b, c)` of the same images, each looked up once.
         labels: `(b,)`.
         temperatures: for every predictor, fitted on validation images; without them no `CALIBRATED` metrics.
         resamples: how many.
@@ -93,7 +100,10 @@ class Bootstrap(Paired):
         if temperatures and temperatures.keys() != probs.keys():
             odd = ", ".join(sorted(temperatures.keys() ^ probs.keys()))
             raise ValueError(f"temperatures must be for all predictors or none; see {odd}")
-        parts = {name: _per_image(p, labels, (temperatures or {}).get(name)) for name, p in probs.items()}
+        parts = {}
+        for name, table in probs.items():
+            temperature = (temperatures or {}).get(name)
+            parts[name] = torch.cat([_per_image(*block, temperature) for block in in_blocks(table, labels)])
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
         width = columns.shape[1] // len(parts)
@@ -126,9 +136,7 @@ def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tens
     The last two again after the temperature, if there is one.
     """
     probs, labels = probs.double(), labels.long()
-    one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1])
-    squared = (probs - one_hot).square().sum(dim=-1)
-    columns = [per_image(probs, labels)["accuracy"][:, None], squared[:, None]]
+    columns = [per_image(probs, labels)["accuracy"][:, None], squared_error(probs, labels)[:, None]]
     scaled = [] if temperature is None else [apply_temperature(probs, temperature)]
     for one in (probs, *scaled):
         columns += [per_image(one, labels)["nll"][:, None], _surplus(one, labels)]

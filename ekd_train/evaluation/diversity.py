@@ -1,5 +1,7 @@
 """How differently members, or teachers, predict."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +24,23 @@ def diversity(probs: Tensor) -> dict[str, float]:
     if probs.ndim != 3 or 0 in probs.shape:
         raise ValueError(f"probs must be (s, b, c), none of them 0, not {tuple(probs.shape)}")
     return {name: value.item() for name, value in _measured(probs).items()}
+
+
+def diversity_of_blocks(blocks: Iterable[Tensor]) -> dict[str, float]:
+    """`diversity` of probabilities that come as `(s, rows, c)`, one image after the other.
+
+    >>> import torch
+    >>> probs = torch.rand(3, 4, 5).softmax(-1)
+    >>> diversity_of_blocks(probs.split(2, dim=1)).keys() == diversity(probs).keys()
+    True
+    """
+    total, images = dict.fromkeys(("pairwise_kl", "agreement"), 0.0), 0
+    for block in blocks:
+        if not (found := diversity(block)):
+            return {}
+        images += block.shape[1]
+        total = {name: total[name] + value * block.shape[1] for name, value in found.items()}
+    return {name: value / images for name, value in total.items()}
 
 
 @torch.no_grad()

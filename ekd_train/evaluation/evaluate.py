@@ -34,23 +34,27 @@ def predict_logits(
     images: Tensor | StreamedImages,
     workers: Workers = Workers(),
     batch_size: int | None = None,
+    rows: range | None = None,
 ) -> Tensor:
     """Logits `(s, n, c)` of `network` for uint8 `images (n, ...)`, on every worker; float32 at least.
 
     The network is evaluated in evaluation mode and left in the mode it was in. A plain
     network has s = 1; `Teachers` and a student with subnetworks have one row for each.
-    `batch_size`: images at once; None: as suits the device.
+    `batch_size`: images at once; None: as suits the device. `rows`: of which images alone, one after the
+    other; None: of all.
     """
+    rows = rows or range(len(images))
     training = network.training
     network.eval()
-    start, stop = workers.shard(len(images))
+    first, last = workers.shard(len(rows))
+    start, stop = rows.start + first, rows.start + last
     batch_size = batch_size or _images_at_once(network, images.device)
     # At least one batch: where there are fewer images than workers, an empty one has the right shape.
     starts = range(start, max(stop, start + 1), batch_size)
     batches = in_batches(images, [slice(i, min(i + batch_size, stop)) for i in starts])
-    rows = [_precise(member_logits(network, as_float(batch))) for batch in batches]
+    logits = [_precise(member_logits(network, as_float(batch))) for batch in batches]
     network.train(training)
-    return workers.concatenate(torch.cat(rows, dim=1), len(images), dim=1)
+    return workers.concatenate(torch.cat(logits, dim=1), len(rows), dim=1)
 
 
 def _precise(logits: Tensor) -> Tensor:

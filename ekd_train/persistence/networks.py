@@ -1,7 +1,6 @@
 """Finished networks in a store: their weights, and a record of how they came about."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -11,11 +10,10 @@ from torch import Tensor, nn
 
 from ekd_train.data.description import DataDescription
 from ekd_train.data.seeds import derive_seed
-from ekd_train.metrics import checked
 from ekd_train.models.build_network import averaged, build_network, build_plain, network_on_paper
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.pruning import prune_channels
-from ekd_train.persistence.bounded_tensors import MOST_HEADER_BYTES, room_for
+from ekd_train.persistence.bounded_tensors import room_for
 from ekd_train.persistence.checkpoint import (
     DamagedCheckpoint,
     load_tensors,
@@ -25,7 +23,7 @@ from ekd_train.persistence.checkpoint import (
     save_tensors,
 )
 from ekd_train.persistence.identity import identity_of
-from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.persistence.store import Store
 from ekd_train.settings import TrainingRun
 
@@ -194,83 +192,3 @@ def _filled(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.
         why = " ".join(str(error).split())[:300]
         raise DamagedCheckpoint(f"{name}: of another network than its run's: {why}") from error
     return network.eval()
-
-
-PREDICTIONS = "evaluation/predictions"
-SPLITS = ("validation", "test")
-MOST_MEMBERS = 256
-"""Of a student, for the room that predictions may take."""
-
-
-def save_predictions(
-    store: Store, tensors: Mapping[str, Tensor], record: PredictionsRecord
-) -> PredictionsRecord:
-    """Store what an evaluation predicted and then its record, which commits it; the record with the hash."""
-    sha256 = save_tensors(store, f"{PREDICTIONS}.safetensors", tensors)
-    record = record.model_copy(update={"sha256": sha256})
-    save_record(store, f"{PREDICTIONS}.json", record.model_dump())
-    return record
-
-
-class _OfLogits(Mapping[str, Tensor]):
-    """Tensors of which the logits are probabilities once they are looked up: float64, one at a time.
-
-    In float32 a class whose logit is 104 below the largest has probability 0, and no temperature brings it
-    back; in float64 one that is 745 below.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, key: str) -> Tensor:
-        folder, _, name = key.partition("/")
-        tensor = self._tensors[key]
-        return tensor.double().softmax(dim=-1) if folder in SPLITS and name != "labels" else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def load_predictions(store: Store, data: DataDescription, predictors: Iterable[str]) -> Mapping[str, Tensor]:
-    """What an evaluation predicted: `<split>/labels` (n,) and probabilities `<split>/<predictor>` (s, n, c).
-
-    And, of runs since they are kept, the test images that the averaged student gets wrong and is surest of:
-    `mistakes/indices` (m,) and `mistakes/images` uint8 (m, channel, height, width).
-
-    `data`, `predictors`: of which data set, and whose predictions there must be. Raises `DamagedCheckpoint`
-    where they are not that, or a `LookupError` if there are none.
-    """
-    record = load_typed(store, f"{PREDICTIONS}.json", PredictionsRecord)
-    key = f"{PREDICTIONS}.safetensors"
-    names = tuple(predictors)
-    image = data.num_classes * (MOST_MEMBERS + 2 * len(names)) + math.prod(data.image_shape)
-    most = 8 * (data.validation + data.test) * image + MOST_HEADER_BYTES
-    tensors: Mapping[str, Tensor] = load_tensors(store, key, record.sha256, most)
-    if record.holds == "logits":
-        tensors = _OfLogits(tensors)
-    try:
-        for split in SPLITS:
-            count = getattr(data, split)
-            for name in names:
-                probs = tensors[f"{split}/{name}"]
-                if probs.ndim != 3 or probs.shape[1:] != (count, data.num_classes) or len(probs) == 0:
-                    raise ValueError(f"{name} on {split} is of shape {tuple(probs.shape)}")
-                checked(probs.mean(0), tensors[f"{split}/labels"])
-        if "mistakes/indices" in tensors:
-            _check_mistakes(tensors["mistakes/indices"], tensors["mistakes/images"], data)
-    except (KeyError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())
-        raise DamagedCheckpoint(f"{key}: not what was predicted on this run's images ({why})") from error
-    return tensors
-
-
-def _check_mistakes(indices: Tensor, images: Tensor, data: DataDescription) -> None:
-    if indices.dtype != torch.int64 or images.dtype != torch.uint8:
-        raise ValueError("the mistakes are of other types")
-    if indices.ndim != 1 or images.shape != (len(indices), *data.image_shape):
-        raise ValueError(f"the mistakes' images are of shape {tuple(images.shape)}")
-    if not torch.isin(indices, torch.arange(data.test)).all():
-        raise ValueError("a mistake is none of the test images")

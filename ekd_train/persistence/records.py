@@ -167,8 +167,12 @@ class PredictionsRecord(Record):
 
     WHAT = "the record of predictions"
 
+    format: int = 2
+    """1: all tensors are in one file."""
     sha256: str = ""
-    """Of the file of predictions."""
+    """Of the file of predictions, in format 1."""
+    objects: dict[str, tuple[str, ...]] = {}
+    """SHA-256 of the objects of every tensor, block by block."""
     holds: Literal["probabilities", "logits"] = "probabilities"
     """What the file has of every predictor; probabilities in runs of versions that did not note it."""
     cost: dict[str, Cost]

@@ -1,7 +1,7 @@
 """The jobs of a worker pool and how one worker does them, without Ray."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from ekd_train.models.cost import count_macs, count_parameters
 from ekd_train.models.subnetworks import Subnetworks
 from ekd_train.models.teachers import Teachers
 from ekd_train.persistence.checkpoint import Checkpoints
-from ekd_train.persistence.networks import Networks, load_network_record, save_predictions
+from ekd_train.persistence.networks import Networks, load_network_record
+from ekd_train.persistence.predictions import IMAGES, INDICES, PredictionsWriter, rows_of_a_block
 from ekd_train.persistence.records import MemberWeights, NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from ekd_train.training.loop import Trained, train
@@ -127,21 +128,26 @@ def _evaluate(
 ) -> PredictionsRecord:
     loaded = load_predictors(networks, job.control, job.student, workers.device, job.controls)
     predictors = loaded.named
-    shape = data.description.image_shape
-    tensors: dict[str, Tensor] = {}
+    shape, classes = data.description.image_shape, data.description.num_classes
+    made = PredictionsWriter(networks.run) if workers.is_first else None
+    surest: list[Any] = []
     for split, images in (("validation", data.training.validation), ("test", data.test)):
-        tensors[f"{split}/labels"] = images.labels
+        _add(made, {f"{split}/labels": images.labels})
         for name, predictor in predictors.items():
-            tensors[f"{split}/{name}"] = predict_logits(predictor, images.images, workers)
+            for block in _predicted(predictor, images, workers, classes):
+                _add(made, {f"{split}/{name}": block})
+                if (split, name) == ("test", "averaged"):
+                    surest.append(block.softmax(dim=-1).mean(0).max(dim=-1))
     if job.baseline is not None and (found := networks.find(job.baseline, reporter.warning)) is not None:
         baseline = networks.load(job.baseline, found).to(workers.device)
         weights = member_weights(baseline, data.training.validation, workers) if job.member_weights else None
         plain = averaged(baseline, None if weights is None else torch.tensor(weights))
-        tensors["validation/baseline"] = predict_logits(plain, data.training.validation.images, workers)
+        for block in _predicted(plain, data.training.validation, workers, classes):
+            _add(made, {"validation/baseline": block})
     cost: dict[str, dict[str, Any]] = {
         name: {"params": count_parameters(p), "macs": count_macs(p, shape)} for name, p in predictors.items()
     }
-    if not workers.is_first:
+    if made is None:
         return PredictionsRecord(cost=cost)
     few = as_float(data.test.images[: max(LATENCY_BATCHES)])
     for name, measured in measure_latency(predictors, few).items():
@@ -150,9 +156,10 @@ def _evaluate(
     effect = perturbation_effect(
         job.student, loaded.teachers, loaded.student, train_images.images, train_images.labels
     )
-    tensors |= {f"perturbation/{name}": tensor for name, tensor in effect.items()}
-    surest = confident_mistakes(tensors["test/averaged"].softmax(dim=-1).mean(0), data.test.labels)
-    tensors |= {"mistakes/indices": surest, "mistakes/images": data.test.images[surest]}
+    _add(made, {f"perturbation/{name}": tensor for name, tensor in effect.items()})
+    confidence, predicted = (torch.cat(parts) for parts in zip(*surest, strict=True))
+    wrong = confident_mistakes(confidence, predicted, data.test.labels)
+    _add(made, {INDICES: wrong, IMAGES: data.test.images[wrong]})
     latency = latency_setting(workers.device)
     connected = None
     if isinstance(loaded.student, Subnetworks):
@@ -163,5 +170,19 @@ def _evaluate(
             shown.labels[:MOST_IMAGES],
             torch.tensor(job.member_weights) if job.member_weights else None,
         )
-    record = PredictionsRecord(holds="logits", cost=cost, latency=latency, connectivity=connected)
-    return save_predictions(networks.run, tensors, record)
+    return made.commit(PredictionsRecord(cost=cost, latency=latency, connectivity=connected))
+
+
+def _predicted(predictor: nn.Module, images: Images, workers: Workers, classes: int) -> Iterator[Tensor]:
+    """Logits `(s, rows, c)`, predicted together, of as many images at a time as one stored object holds."""
+    members = len(predictor) if isinstance(predictor, Teachers) else getattr(predictor, "num_members", 1)
+    count, step = len(images.labels), rows_of_a_block(members, classes)
+    for start in range(0, count, step):
+        rows = range(start, min(start + step, count))
+        yield predict_logits(predictor, images.images, workers, rows=rows)
+
+
+def _add(made: PredictionsWriter | None, tensors: Mapping[str, Tensor]) -> None:
+    if made is not None:
+        for key, tensor in tensors.items():
+            made.add(key, tensor)

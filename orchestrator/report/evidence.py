@@ -16,6 +16,8 @@ from orchestrator.storage import Storage
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ekd_train.persistence.predictions import Predictions
+
 History = Sequence[Mapping[str, float]]
 """One record for each validated epoch, as `ekd_train.evaluation.evaluate.validate` names the values."""
 
@@ -31,7 +33,7 @@ class Evidence:
     data: DataDescription
     histories: Mapping[str, History]
     """By training run."""
-    tensors: "Mapping[str, Tensor]"
+    tensors: "Predictions"
     """`<split>/labels` (n,), `<split>/<predictor>` (s, n, c), `perturbation/...`."""
     evaluation: Mapping[str, Any] | None = None
     """Of `ekd evaluate`; None where nobody asked."""
@@ -45,7 +47,7 @@ class Evidence:
 
     def probs(self, predictor: str, split: str = "test") -> "Tensor":
         """Pooled probabilities `(n, c)` of a predictor: the mean over its members."""
-        return self.tensors[f"{split}/{predictor}"].mean(0)
+        return self.tensors.pooled(f"{split}/{predictor}")
 
     def labels(self, split: str = "test") -> "Tensor":
         """`(n,)`."""
@@ -58,7 +60,7 @@ def load_evidence(storage: Storage) -> Evidence:
     Raises `ExperimentError`: the run has not come that far; `DamagedCheckpoint`: a stored object is not what
     was written; `StorageError`: the store refuses or cannot be reached.
     """
-    from ekd_train.persistence.networks import load_network_record, load_predictions
+    from ekd_train.persistence import networks, predictions
 
     found = read_run(storage, "evaluate")
     if found is None:
@@ -75,8 +77,8 @@ def load_evidence(storage: Storage) -> Evidence:
         experiment=experiment.resolved(),
         summary=summarise(manifest),
         data=manifest.prepared.data,
-        histories={run: load_network_record(storage, run).history for run in manifest.trained},
-        tensors=load_predictions(storage, manifest.prepared.data, manifest.evaluated.predictors),
+        histories={run: networks.load_network_record(storage, run).history for run in manifest.trained},
+        tensors=predictions.load_predictions(storage, manifest.prepared.data, manifest.evaluated.predictors),
         evaluation=read_evaluation(storage),
         search=load_search(storage, manifest),
     )

@@ -1,14 +1,16 @@
 """What the report says, computed from the evidence: numbers with intervals, and sentences."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ekd_train.class_metrics import class_metrics, recall_per_class
 from ekd_train.evaluation.bootstrap import CALIBRATED, METRICS, Bootstrap, Interval
 from ekd_train.evaluation.diversity import diversity
-from ekd_train.metrics import ECE_BINS, apply_temperature, class_metrics, confidence_bins, recall_per_class
+from ekd_train.metrics import ECE_BINS, apply_temperature, confidence_bins, in_blocks
 from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.summary import order, weighed
 from orchestrator.report.evidence import Evidence
@@ -44,6 +46,22 @@ class Reliability:
     """Of the images."""
 
 
+class _Pooled(Mapping[str, Tensor]):
+    """The probabilities of each predictor, read when they are looked up."""
+
+    def __init__(self, evidence: Evidence, names: Sequence[str]) -> None:
+        self._evidence, self._names = evidence, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._evidence.probs(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class Findings:
     """Everything computed once from the evidence."""
 
@@ -51,7 +69,7 @@ class Findings:
         self.evidence = evidence
         names = order(evidence.predictors)
         self.bootstrap = Bootstrap(
-            {name: evidence.probs(name) for name in names},
+            _Pooled(evidence, names),
             evidence.labels(),
             {name: evidence.predictors[name].temperature for name in names},
         )
@@ -117,11 +135,12 @@ class Findings:
 
     def reliability(self, name: str, calibrated: bool) -> Reliability:
         """Bins of the largest probability on the test images, before or after the temperature."""
-        probs = self.evidence.probs(name).double()
-        if calibrated:
-            probs = apply_temperature(probs, self.evidence.predictors[name].temperature)
-        confidence, bins = confidence_bins(probs)
-        correct = (probs.argmax(dim=-1) == self.evidence.labels()).double()
+        temperature = self.evidence.predictors[name].temperature if calibrated else 1.0
+        parts = []
+        for block, labels in in_blocks(self.evidence.probs(name), self.evidence.labels()):
+            probs = apply_temperature(block, temperature)
+            parts.append((*confidence_bins(probs), (probs.argmax(dim=-1) == labels).double()))
+        confidence, bins, correct = (torch.cat(column) for column in zip(*parts, strict=True))
         held = [bins == index for index in range(ECE_BINS)]
         filled = [chosen for chosen in held if int(chosen.sum()) >= FEWEST_IN_A_BIN]
         return Reliability(

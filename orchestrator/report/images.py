@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -79,10 +80,11 @@ def mistakes(evidence: Evidence) -> list[Mistake]:
     if "mistakes/indices" not in tensors:
         return []
     made = []
-    indices, images = tensors["mistakes/indices"][:SHOWN].tolist(), tensors["mistakes/images"]
-    for index, image in zip(indices, images, strict=False):
-        probs = evidence.probs("averaged")[index]
-        votes = Counter(names[vote] for vote in tensors["test/ensemble"][:, index].argmax(-1).tolist())
+    indices, images = tensors["mistakes/indices"][:SHOWN], tensors["mistakes/images"]
+    averaged = evidence.probs("averaged")[indices]
+    voted = torch.cat([block.argmax(-1) for block in tensors.blocks("test/ensemble")], dim=1)[:, indices]
+    for index, image, probs, theirs in zip(indices.tolist(), images, averaged, voted.T, strict=False):
+        votes = Counter(names[vote] for vote in theirs.tolist())
         made.append(
             Mistake(
                 image=png(image / 255),

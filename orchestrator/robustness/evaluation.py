@@ -22,7 +22,7 @@ from ekd_train.data.description import DataDescription
 from ekd_train.data.subsets import balanced_order
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.persistence.identity import differing, identity_of
-from ekd_train.persistence.networks import load_predictions
+from ekd_train.persistence.predictions import load_predictions
 from ekd_train.robustness import evaluate
 from ekd_train.robustness.ood_data import OodData, load_held_out, load_outside
 from ekd_train.robustness.settings import RobustnessSettings

@@ -5,18 +5,8 @@ import pytest
 import sklearn.metrics as sklearn_metrics
 import torch
 
-from ekd_train.metrics import (
-    ECE_BINS,
-    PROB_FLOOR,
-    accuracy,
-    all_metrics,
-    brier,
-    class_metrics,
-    ece,
-    fit_temperature,
-    nll,
-    recall_per_class,
-)
+from ekd_train.class_metrics import class_metrics, recall_per_class
+from ekd_train.metrics import ECE_BINS, PROB_FLOOR, accuracy, all_metrics, brier, ece, fit_temperature, nll
 from ekd_train.robustness.evaluate import mean_corruption_error
 from ekd_train.robustness.risk_coverage import aurc, excess_aurc, risk_coverage
 

@@ -1,6 +1,7 @@
 """Small training runs on made-up images, and the store that they write to."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,6 +49,16 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
         self.states.append(dict(self.objects))
+
+
+class Tables(dict[str, Tensor]):
+    """`Predictions` in memory."""
+
+    def pooled(self, key: str) -> Tensor:
+        return self[key].mean(0)
+
+    def blocks(self, key: str) -> Iterator[Tensor]:
+        yield self[key]
 
 
 def networks_in(store: Any, description: DataDescription | None = None, **changes: Any) -> Networks:

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
+from ekd_train.class_metrics import class_metrics, recall_per_class
 from ekd_train.evaluation.bootstrap import Bootstrap
-from ekd_train.evaluation.diversity import diversity
-from ekd_train.metrics import all_metrics, class_metrics, fit_temperature, recall_per_class
-from ekd_train.persistence.networks import load_predictions
+from ekd_train.evaluation.diversity import diversity_of_blocks
+from ekd_train.metrics import all_metrics, fit_temperature
+from ekd_train.persistence.predictions import Predictions, load_predictions
 from ekd_train.persistence.records import Cost
 from ekd_train.settings import Evaluation, TrainingRun
 from orchestrator.experiment.controls import further_controls
@@ -53,42 +52,42 @@ def _baseline(context: RunContext) -> TrainingRun | None:
     return trial_experiment(pool, found.baseline.values).student_run()
 
 
-def _gain(tensors: Mapping[str, Tensor]) -> Gain | None:
+def _gain(tensors: Predictions) -> Gain | None:
     """Validation accuracy of the averaged student minus the baseline's, paired by image."""
     if "validation/baseline" not in tensors:
         return None
     return difference(tensors, "validation", "averaged", "baseline")
 
 
-def difference(tensors: Mapping[str, Tensor], split: str, predictor: str, reference: str) -> Gain:
+def difference(tensors: Predictions, split: str, predictor: str, reference: str) -> Gain:
     """Of accuracies on one split; the same resamples as the report's give the same interval."""
-    probs = {name: tensors[f"{split}/{name}"].mean(0) for name in (predictor, reference)}
+    probs = {name: tensors.pooled(f"{split}/{name}") for name in (predictor, reference)}
     found = Bootstrap(probs, tensors[f"{split}/labels"]).difference(predictor, reference, "accuracy")
     return Gain(value=found.value, low=found.low, high=found.high)
 
 
-def measure(tensors: Mapping[str, Tensor], cost: Mapping[str, Cost]) -> dict[str, Predictor]:
-    """Metrics of each predictor from its probabilities.
+def measure(tensors: Predictions, cost: Mapping[str, Cost]) -> dict[str, Predictor]:
+    """Metrics of each predictor from its probabilities on both splits, one table at a time.
 
-    `tensors`: `<split>/labels` (n,) and `<split>/<predictor>` (s, n, c) for both splits. For each predictor
-    its cost, `temperature` (fitted on validation alone), `validation` and `test` metrics, and on test
-    `recall_per_class`, and `diversity` where it has several members.
+    For each predictor its cost, `temperature` (fitted on validation alone), `validation` and `test` metrics,
+    and on test `recall_per_class`, and `diversity` where it has several members.
     """
     predictors = {}
     for name, price in cost.items():
-        pooled = {split: tensors[f"{split}/{name}"].mean(0) for split in ("validation", "test")}
-        temperature = fit_temperature(pooled["validation"], tensors["validation/labels"])
-        metrics = {
-            split: all_metrics(probs, labels, temperature) | class_metrics(probs, labels)
-            for split, probs in pooled.items()
-            for labels in (tensors[f"{split}/labels"],)
-        }
-        one_teacher = name.startswith("teacher/")
+        validation, labels = tensors.pooled(f"validation/{name}"), tensors["validation/labels"]
+        temperature = fit_temperature(validation, labels)
+        on_validation = all_metrics(validation, labels, temperature) | class_metrics(validation, labels)
+        del validation  # as large as the next one
+        test, labels = tensors.pooled(f"test/{name}"), tensors["test/labels"]
+        on_test = all_metrics(test, labels, temperature) | class_metrics(test, labels)
+        recalls = () if name.startswith("teacher/") else recall_per_class(test, labels)
+        del test
         predictors[name] = Predictor(
             **price.model_dump(),
             temperature=temperature,
-            **metrics,
-            recall_per_class=() if one_teacher else recall_per_class(pooled["test"], tensors["test/labels"]),
-            diversity=diversity(tensors[f"test/{name}"]) or None,
+            validation=on_validation,
+            test=on_test,
+            recall_per_class=recalls,
+            diversity=diversity_of_blocks(tensors.blocks(f"test/{name}")) or None,
         )
     return predictors

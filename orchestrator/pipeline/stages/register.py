@@ -5,7 +5,7 @@ import shlex
 import time
 
 from ekd_train.data.description import DataDescription
-from ekd_train.persistence.networks import load_predictions
+from ekd_train.persistence.predictions import load_predictions
 from ekd_train.settings import Architecture
 from orchestrator.experiment.infrastructure import ChampionBy
 from orchestrator.experiment.redaction import one_line

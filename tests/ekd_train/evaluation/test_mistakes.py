@@ -13,10 +13,10 @@ def test_the_most_confident_mistakes_come_first_and_equals_in_the_images_order()
         if row.index(max(row)) != label:
             ranked.append((-max(row), index))
     expected = [index for _, index in sorted(ranked)]
-    assert confident_mistakes(probs, labels).tolist() == expected[:12]
-    assert confident_mistakes(probs, labels, count=1000).tolist() == expected
+    assert confident_mistakes(*probs.max(-1), labels).tolist() == expected[:12]
+    assert confident_mistakes(*probs.max(-1), labels, count=1000).tolist() == expected
 
 
 def test_a_network_that_is_always_right_has_none():
     probs = torch.eye(4)
-    assert confident_mistakes(probs, torch.arange(4)).shape == (0,)
+    assert confident_mistakes(*probs.max(-1), torch.arange(4)).shape == (0,)

@@ -1,21 +1,16 @@
-import math
-
 import pytest
 import torch
 from training_runs import MemoryStore, a_description, label_run, networks_in, student_run
 
-from ekd_train.metrics import all_metrics
 from ekd_train.models.build_network import averaged, build_network, build_plain
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, save_record, save_tensors
 from ekd_train.persistence.networks import (
     Networks,
     identity,
     load_average,
-    load_predictions,
     save_average,
-    save_predictions,
 )
-from ekd_train.persistence.records import NetworkRecord, PredictionsRecord
+from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 
 SPEC = a_description()
@@ -171,25 +166,3 @@ def test_the_averaged_student_loads_into_the_plain_architecture():
     loaded = load_average(store, build_plain(RUN.architecture, SPEC))
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded(images), plain.eval()(images))
-
-
-def test_a_class_that_vanishes_in_float32_costs_what_its_logit_says_after_a_temperature():
-    store, data = MemoryStore(), a_description(num_classes=3, validation=1, test=1)
-    logits, temperature = torch.tensor([[[0.0, -600.0, -650.0]]]), 100.0
-    tensors = {"validation/labels": torch.tensor([1]), "test/labels": torch.tensor([1])}
-    tensors |= {"validation/one": logits, "test/one": logits.clone()}
-    save_predictions(store, tensors, PredictionsRecord(holds="logits", cost={}))
-    probs = load_predictions(store, data, ["one"])["test/one"].mean(0)
-    assert probs[0, 1].float() == 0
-    expected = 6 + math.log(1 + math.exp(-6) + math.exp(-6.5))
-    calibrated = all_metrics(probs, tensors["test/labels"], temperature)["cnll"]
-    assert calibrated == pytest.approx(expected, abs=1e-5)  # the metric adds 1e-8 to the probability
-
-
-def test_probabilities_that_an_earlier_version_stored_are_read_as_they_are():
-    store, data = MemoryStore(), a_description(num_classes=3, validation=1, test=1)
-    probs = torch.tensor([[[0.2, 0.3, 0.5]]])
-    tensors = {"validation/labels": torch.tensor([1]), "test/labels": torch.tensor([1])}
-    tensors |= {"validation/one": probs, "test/one": probs.clone()}
-    save_predictions(store, tensors, PredictionsRecord(cost={}))
-    assert torch.equal(load_predictions(store, data, ["one"])["test/one"], probs)

@@ -21,7 +21,8 @@ from ekd_train.distributed import Workers
 from ekd_train.metrics import all_metrics
 from ekd_train.models.build_network import averaged
 from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_tensors
-from ekd_train.persistence.networks import load_network_record, load_predictions, save_average
+from ekd_train.persistence.networks import load_network_record, save_average
+from ekd_train.persistence.predictions import load_predictions
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from ekd_train.training.reporter import Silent

@@ -17,7 +17,8 @@ from smoke_runs import run_smoke
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import averaged
-from ekd_train.persistence.networks import load_predictions, save_average
+from ekd_train.persistence.networks import save_average
+from ekd_train.persistence.predictions import load_predictions
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import (
     Architecture,

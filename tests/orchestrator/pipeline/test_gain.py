@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from training_runs import Tables
 
 from orchestrator.pipeline.manifest_content import (
     Evaluated,
@@ -32,12 +33,13 @@ def test_the_gain_is_that_of_the_accuracies_and_its_interval_that_of_the_images(
     right, wrong = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
     averaged = torch.stack([right] * 360 + [wrong] * 40)[None]
     baseline = torch.stack([right] * 320 + [wrong] * 80)[None]
-    tensors = {"validation/labels": labels, "validation/averaged": averaged, "validation/baseline": baseline}
+    tensors = Tables({"validation/labels": labels, "validation/averaged": averaged})
+    assert _gain(tensors) is None
+    tensors["validation/baseline"] = baseline
     found = _gain(tensors)
     assert found.value == pytest.approx(0.1)
     # 40 of 400 images differ: a standard deviation of sqrt(0.1 * 0.9 / 400) = 0.015.
     assert (found.low, found.high) == pytest.approx((0.1 - 0.0294, 0.1 + 0.0294), abs=0.004)
-    assert _gain({"validation/labels": labels, "validation/averaged": averaged}) is None
 
 
 def test_a_gain_is_said_with_its_interval_and_whether_it_may_be_chance():

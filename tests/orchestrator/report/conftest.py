@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_runs import a_description
+from training_runs import Tables, a_description
 
 from ekd_train.evaluation.diversity import diversity
 from ekd_train.metrics import per_image
@@ -29,7 +29,7 @@ def make_evidence(classes: int = 4, *, method: str = "latent_be", names=None, **
     counts = {"control": 1, "teacher/0": 1, "teacher/1": 1, "ensemble": TEACHERS, "averaged": 1}
     if method != "kd":
         counts["members"] = MEMBERS
-    tensors = {}
+    tensors = Tables()
     for split in ("validation", "test"):
         labels = torch.arange(IMAGES) % classes
         tensors[f"{split}/labels"] = labels

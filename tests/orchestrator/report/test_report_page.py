@@ -13,6 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 from PIL import Image
+from training_runs import Tables
 
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import summarise
@@ -209,7 +210,7 @@ def test_a_perturbation_that_hardly_acted_is_said_to_be_one(evidence, times, har
     apart = 0.1 * times**0.5  # the KL between such a pair grows with its square, nearly
     perturbed = torch.tensor([[[0.5 + apart, 0.5 - apart]], [[0.5 - apart, 0.5 + apart]]])
     tensors = {f"perturbation/teachers/{k}": v for k, v in (("clean", clean), ("perturbed", perturbed))}
-    findings = Findings(replace(evidence, tensors={**evidence.tensors, **tensors}))
+    findings = Findings(replace(evidence, tensors=Tables({**evidence.tensors, **tensors})))
     assert findings.hardly_perturbed is hardly
 
 
@@ -235,14 +236,14 @@ def test_names_are_text_not_markup():
 
 def test_the_surest_mistakes_are_shown_with_what_the_teachers_make_of_them():
     made = make_evidence(3, names=["<cat>", "dog", "eel"])
-    tensors = dict(made.tensors)
+    tensors = Tables(made.tensors)
     shown = [7, 2]
     for index, row in ((7, [0.0, 0.0, 1.0]), (2, [0.875, 0.125, 0.0])):  # of classes 1 and 2
         tensors["test/averaged"][0, index] = torch.tensor(row)
     tensors["test/ensemble"][:, 7] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     tensors["test/ensemble"][:, 2] = torch.tensor([0.0, 0.0, 1.0])
     pixels = torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8) * 2 + 1
-    tensors |= {"mistakes/indices": torch.tensor(shown), "mistakes/images": pixels}
+    tensors.update({"mistakes/indices": torch.tensor(shown), "mistakes/images": pixels})
     gallery = (
         render(replace(made, tensors=tensors)).partition("Surest mistakes</h3>")[2].partition("</ul>")[0]
     )

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ekd_train.data import describe, load_dataset
-from ekd_train.evaluation.evaluate import predict
+from ekd_train.evaluation.evaluate import predict_logits
 from ekd_train.evaluation.predictors import load_predictors
 from ekd_train.models.build_network import averaged, build_network
-from ekd_train.persistence.networks import save_average, save_predictions
+from ekd_train.persistence.networks import save_average
+from ekd_train.persistence.predictions import PredictionsWriter, load_predictions
 from ekd_train.persistence.records import Cost, NetworkRecord, PredictionsRecord
 from ekd_train.robustness.settings import RobustnessSettings
 from orchestrator.cli.main import main
@@ -62,14 +63,15 @@ def make_run(storage, **data) -> None:
     named = load_predictors(
         networks, experiment.control_run(), experiment.student_run(), torch.device("cpu")
     ).named
-    tensors = {}
+    writer = PredictionsWriter(storage)
     for split in ("validation", "test"):
         part = getattr(dataset, split)
-        tensors[f"{split}/labels"] = torch.from_numpy(part.labels)
+        writer.add(f"{split}/labels", torch.from_numpy(part.labels))
         for name, network in named.items():
-            tensors[f"{split}/{name}"] = predict(network, torch.from_numpy(part.images))
+            writer.add(f"{split}/{name}", predict_logits(network, torch.from_numpy(part.images)))
     cost = {name: Cost(params=1, macs=1) for name in named}
-    save_predictions(storage, tensors, PredictionsRecord(cost=cost))
+    writer.commit(PredictionsRecord(cost=cost))
+    tensors = load_predictions(storage, description, cost)
     outputs = {
         "prepare": {"data": description.model_dump(mode="json")},
         "teachers": {name: trained[name] for name in ("teacher-0", "teacher-1")},
