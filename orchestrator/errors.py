@@ -21,7 +21,8 @@ def causes_of(error: BaseException) -> list[BaseException]:
     following: BaseException | None = error
     while following is not None and following not in found:
         found.append(following)
-        following = following.__cause__ or following.__context__
+        hidden = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or hidden
     return found
 
 

@@ -8,38 +8,49 @@ from torch import Tensor, nn
 
 from ekd_train.data.tensors import Images
 from ekd_train.distributed import Workers
-from ekd_train.evaluation.evaluate import predict
+from ekd_train.evaluation.evaluate import predict_logits
 from ekd_train.metrics import nll
 from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
 
+MOST_IMAGES = 10_000
 PICKS = 8
 """Of the search; weights are multiples of 1 / n for an n of at most these."""
 
 
 def member_weights(
-    student: nn.Module, validation: Images, workers: Workers = Workers()
+    student: nn.Module,
+    validation: Images,
+    workers: Workers = Workers(),
+    passed: Callable[[int], None] = lambda _: None,
 ) -> tuple[float, ...] | None:
     """The weights whose average has the lowest NLL on `validation`, as far as `picked` sees.
 
     The mean of all members is tried too, so that the weights are never worse there than it is. None: a plain
     network, which has no members. All `workers` must call it, and get the same. At most
-    `PICKS * num_members + 1` passes of a plain network over the images.
+    `PICKS * num_members + 1` passes of a plain network over the images, `MOST_IMAGES` at most; `passed` is
+    called with the number of each.
     """
     if not isinstance(student, Subnetworks):
         return None
+    count = min(len(validation.labels), MOST_IMAGES)
+    labels, passes = validation.labels[:count], 0
 
     @cache  # 1/2 of a member is 2/4 of it
     def loss(*weights: float) -> float:
+        nonlocal passes
         plain = averaged(student, torch.tensor(weights))
-        return nll(predict(plain, validation.images, workers).mean(0), validation.labels)
+        logits = predict_logits(plain, validation.images, workers, rows=range(count))
+        passed(passes := passes + 1)
+        # The first worker's: of unlike processors a rounding could part those that pick for themselves.
+        return workers.gather(nll(logits.softmax(dim=-1).mean(0), labels))[0]
 
     def loss_of(weights: Tensor) -> float:
         return loss(*weights.tolist())
 
-    count = student.num_members
-    mean = torch.full((count,), 1 / count)
-    return tuple(min(mean, picked(count, loss_of), key=loss_of).tolist())
+    members = student.num_members
+    mean = torch.full((members,), 1 / members)
+    return tuple(min(mean, picked(members, loss_of), key=loss_of).tolist())
 
 
 def picked(members: int, loss_of: Callable[[Tensor], float]) -> Tensor:

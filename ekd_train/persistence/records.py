@@ -89,7 +89,7 @@ class NetworkRecord(Record):
     precision: str | None = None
     """In which it was trained; None: an average, or not recorded."""
     averaged_from: str | None = None
-    member_weights: tuple[float, ...] = ()
+    member_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     """Of an average: how much each member counts, where they do not count alike."""
 
     def reused_by(self, run_id: str) -> str | None:

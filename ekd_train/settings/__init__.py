@@ -228,9 +228,10 @@ class Evaluation(Settings):
     controls: tuple[TrainingRun, ...] = ()
     """Further ones, by name `control-...`."""
     member_weights: tuple[float, ...] = ()
-    """Of the student's members in its average; empty: they count alike, as the baseline's then do."""
+    """Of the student's members in its average; empty: they count alike."""
     baseline: TrainingRun | None = None
     """The student before a search changed it: its average predicts the validation images, and them alone."""
+    baseline_average: Average = "mean"
 
 
 class TrialStep(Settings):

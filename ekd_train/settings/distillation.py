@@ -50,8 +50,9 @@ class Distillation(Settings):
     options: Options = Field(default_factory=dict)
     """Keyword arguments of an objective of your own, beside these settings."""
     pairs_members: bool = False
-    """True says of an objective of your own that member m learns from teacher m: members are then as many as
-    teachers, in every trial of a search too, or `assignment: rotating` gives each a teacher in turn."""
+    """Says of an objective of your own that member m learns from teacher m, as of built-in ones is known:
+    members are then as many as teachers, in every trial of a search too, or `assignment: rotating` gives
+    each a teacher in turn."""
     temperature: Temperature = 4.0
     """Divides the logits of teachers and student before the softmax; 1 leaves them, more softens them."""
     alpha: Fraction = 1.0
@@ -73,12 +74,10 @@ class Distillation(Settings):
         if (own or self.objective == "proxy_end2") and (self.standardise or self.teacher_weights != "equal"):
             whose = self.objective if own else f"objective={self.objective}"
             raise ValueError(f"{whose} has a target of its own: leave out standardise and teacher_weights")
-        if self.pairs_members and not own and self.objective not in PAIRING:
-            raise ValueError(f"objective={self.objective} pairs no members: leave out pairs_members")
         refuse_options(self.options, self.objective)
         return self
 
     @property
     def pairs(self) -> bool:
         """Whether member m of a student that has some learns from teacher m."""
-        return self.objective in PAIRING or self.pairs_members
+        return self.objective in PAIRING or (self.pairs_members and is_own(self.objective))

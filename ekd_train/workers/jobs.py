@@ -45,7 +45,8 @@ def execute(
         return _evaluate(job, data, networks, reporter, workers)
     if isinstance(job, MemberWeighing):
         student = networks.load(job.student).to(workers.device)
-        return MemberWeights(member_weights=member_weights(student, data.training.validation, workers))
+        found = member_weights(student, data.training.validation, workers, reporter.stepped)
+        return MemberWeights(member_weights=found)
     return _train(job, data, networks, reporter, workers, keep_checkpoints)
 
 
@@ -140,7 +141,8 @@ def _evaluate(
                     surest.append(block.softmax(dim=-1).mean(0).max(dim=-1))
     if job.baseline is not None and (found := networks.find(job.baseline, reporter.warning)) is not None:
         baseline = networks.load(job.baseline, found).to(workers.device)
-        weights = member_weights(baseline, data.training.validation, workers) if job.member_weights else None
+        picked = job.baseline_average == "picked"
+        weights = member_weights(baseline, data.training.validation, workers) if picked else None
         plain = averaged(baseline, None if weights is None else torch.tensor(weights))
         for block in _predicted(plain, data.training.validation, workers, classes):
             _add(made, {"validation/baseline": block})

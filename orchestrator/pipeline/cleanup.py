@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+from ekd_train.data.packed.index import INDEX
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import SHARED_PACKS
 from orchestrator.experiment.schema import Experiment
@@ -43,32 +44,44 @@ def clean_run(run: Storage, run_id: str, *, dry: bool = False) -> int:
 def remove_packs(storage: Storage, *, dry: bool = False) -> int:
     """Remove the packed images that hosts of other runs fetched; how many packs.
 
-    None while a run is going on, a host of which may still fetch them. A later run puts them there again.
+    None while a run is going on, a host of which may still fetch them, or one cannot be read. A later run
+    puts them there again.
     """
-    ids = [
-        key.split("/")[0] for key in storage.list() if key.count("/") == 1 and key.endswith(f"/{MANIFEST}")
-    ]
-    for run_id in ids:
-        with suppress(ExperimentError):
+    for run_id in _run_ids(storage):
+        try:
             if _state(storage.child(run_id)) == "running":
                 return 0
-    packs = {key.partition("/")[0] for key in storage.child(SHARED_PACKS).list() if "/" in key}
+        except ExperimentError:  # of a newer version, perhaps
+            return 0
+    shared = storage.child(SHARED_PACKS)
+    packs = {key.partition("/")[0] for key in shared.list() if "/" in key}
     for name in () if dry else packs:
-        storage.child(SHARED_PACKS).delete_prefix(name)
+        shared.delete(f"{name}/{INDEX}")  # first: it says that the others are there
+        shared.delete_prefix(name)
     return len(packs)
 
 
-def remove_run(storage: Storage, run: Storage, run_id: str, say: Callable[[str], None]) -> None:
-    """Remove all of a run, whatever its manifest says. Raises `ExperimentError` while a driver is at it.
+def remove_run(
+    storage: Storage, run: Storage, run_id: str, say: Callable[[str], None], *, dry: bool = False
+) -> int:
+    """Remove all of a run, whatever its manifest says; how many objects. `dry`: count, and remove nothing.
 
-    `say` is called with a line if a driver that may have ended has to be waited for.
+    Raises `ExperimentError` while a driver is at it. `say` is called with a line if a driver that may have
+    ended has to be waited for.
     """
+    there = len(run.list())
+    if dry:
+        with suppress(ExperimentError):  # a damaged one is removed too
+            if _state(run) == "running":
+                raise LeaseHeld(f"run {run_id}: it is being run")
+        return there
     try:
         # The lease itself, not its age: hosts' clocks differ.
         with Lease(run).acquire(say):
             storage.delete_prefix(run_id)
     except LeaseHeld as error:
         raise ExperimentError(f"run {run_id}: {error}") from None
+    return there
 
 
 def _run_ids(storage: Storage) -> list[str]:

@@ -64,7 +64,7 @@ class Averaged(Output):
     """Its key in the run's storage, without suffix."""
     weights_sha256: str
     """Of the network's state dict."""
-    member_weights: tuple[float, ...] = ()
+    member_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     """How much each member counts in it, where they do not count alike."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from ekd_train.objectives import objective_for
+from ekd_train.own_code import is_own
 from ekd_train.persistence.identity import differing
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import is_small
@@ -65,7 +66,7 @@ def _idle(experiment: Experiment, searched: Collection[str]) -> Iterator[str]:
     by_objective = f"distillation.objective={objective}", {"distillation.objective", "student.method"}
     by_method = f"student.method={method}", {"student.method"}
     papa = method == "papa" or "papa" in experiment.evaluation.controls
-    own = ":" in objective  # which may read all of them
+    own = is_own(objective)  # which may read all of them
     groups = (
         ("distillation.ekd", distillation.ekd, own or objective == "ekd", *by_objective),
         ("distillation.dkd", distillation.dkd, own or objective == "dkd", *by_objective),
@@ -76,3 +77,5 @@ def _idle(experiment: Experiment, searched: Collection[str]) -> Iterator[str]:
     for name, settings, used, reader, deciding in groups:
         if not used and (changed := differing(settings)) and not deciding & set(searched):
             yield f"{name}.{next(iter(changed))} does nothing: {reader} does not read {name}"
+    if student.average == "picked" and method == "kd" and "student.method" not in searched:
+        yield "student.average=picked does nothing: student.method=kd has no members to be weighed"

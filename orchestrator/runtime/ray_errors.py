@@ -55,7 +55,7 @@ _FULL = Meaning(
 )
 _DISK = Meaning(_BY_TEXT[r"No space left on device|ENOSPC|disk is full"])
 _MEMORY = Meaning(
-    "lower batch_size, raise training.accumulate, or train fewer runs at once (cluster.cpus_per_worker)",
+    "lower batch_size, raise training.accumulate, or train fewer runs at once (cluster.runs_at_once)",
     transient=False,
 )
 _NO_PLACE = Meaning("the cluster took its resources back: `ray status` shows what it has")
@@ -83,12 +83,13 @@ _CLASSES = {
         ActorUnschedulableError TaskUnschedulableError ActorPlacementGroupRemoved
         TaskPlacementGroupRemoved""",
     _SLOW: "GetTimeoutError PendingCallsLimitExceeded",
-    _ENDED: "TaskCancelledError AsyncioActorExit ActorAlreadyExistsError",
+    _ENDED: "TaskCancelledError AsyncioActorExit",
     _ENVIRONMENT: "RuntimeEnvSetupError",
     _TOKEN: "AuthenticationError",
     _OF_THE_CODE: "RayTaskError UserCodeException UnserializableException",
     _UNUSED: """
-        CrossLanguageError ObjectRefStreamEndOfStreamError OufOfBandObjectRefSerializationException
+        CrossLanguageError ActorAlreadyExistsError ObjectRefStreamEndOfStreamError
+        OufOfBandObjectRefSerializationException
         RayCgraphCapacityExceeded RayChannelError RayChannelTimeoutError RayDirectTransportError
         StreamingGeneratorReplayInconsistentError""",
 }
@@ -117,8 +118,9 @@ def remedy_in(text: str) -> str | None:
     >>> remedy_in("WorkerGroupError: rank 1: ray.exceptions.OutOfDiskError: full")[:15]
     'free some space'
     """
-    named = (MEANINGS.get(word) for word in re.findall(r"\w+", text))
-    return next((meaning.remedy for meaning in named if meaning is not None), None)
+    named = [MEANINGS[word] for word in re.findall(r"\w+", text) if word in MEANINGS and word != "RayError"]
+    telling = (meaning for meaning in named if meaning is not _OF_THE_CODE)  # which wraps another
+    return next((meaning.remedy for meaning in (*telling, *named)), None)
 
 
 def _about_permission(error: OSError) -> str:

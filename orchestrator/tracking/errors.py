@@ -12,13 +12,15 @@ from orchestrator.errors import causes_of
 _LATER = "wait, and give the same command again: what is done is kept"
 _ITS_LOG = "if it is a server, its log says why"
 _VERSION = (
-    "is that the address of an MLflow server? Use the same version there as here, which "
-    "`python -m mlflow --version` tells"
+    "if it is a server, use the same MLflow there as here (`python -m mlflow --version`), and check that "
+    "tracking.uri leads to it"
 )
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _RIGHT = "ask for the right to write experiments and models there"
 _CHANGED = "something else changed it at the same time: give the same command again"
-_GONE = "it was deleted meanwhile, or never made: `ekd doctor` says what is there"
+_GONE = "it was deleted meanwhile, or never made: MLflow's page shows what is there"
+_OVERLOADED = "the server answers, and cannot: its log says why; what is done is kept, so try again later"
+_REFUSED = "the server, or a proxy before it, refuses this: its log says why"
 _FULL = "its limit is reached: delete what is not needed, or have the limit raised"
 _DATABRICKS = "it is of a service of Databricks' beside MLflow, whose message says what is wrong"
 _ADDRESS = "check tracking.uri, or the variable that it comes from"
@@ -29,6 +31,7 @@ _TLS = "check http/https in tracking.uri, and MLFLOW_TRACKING_SERVER_CERT_PATH f
 _NETWORK = "check that it runs, tracking.uri and the network"
 _PROXY = "check HTTP_PROXY and HTTPS_PROXY, or name its host in NO_PROXY"
 _NO_SERVER = "what answers there is no MLflow server: check tracking.uri (its port, above all) and proxies"
+_ARTIFACTS = "it is of the bucket where MLflow keeps artifacts: check that it answers, and AWS_ variables"
 _LIBRARY = "MLflow itself failed: install it again (`pip install --force-reinstall mlflow`)"
 
 BY_TEXT = {
@@ -39,7 +42,14 @@ BY_TEXT = {
     r"database is locked": "end the other process that holds its database",
     r"out-of-date database schema": "run `mlflow db upgrade` with the MLflow that is installed here",
     r"Can't locate revision": "a newer MLflow made its database: install that, or use another tracking.uri",
-    r"No module named '": _DRIVER,
+    r"No module named '(psycopg|MySQLdb|pymysql|pyodbc|oracledb|cx_Oracle)": _DRIVER,
+    r"No module named '": "install the module that it names, here or at the server, whichever says so",
+    r"no such column|has no column named": _SCHEMA,
+    r"unable to open database file|disk I/O error|disk image is malformed": (
+        "check the file and its folder, restore it, or name another in tracking.uri"
+    ),
+    r"\b413\b": "the server, or the proxy before it, takes no files so large: have its limit raised",
+    r"must be in the 'active' state": "it was deleted: restore it in MLflow, or use another --run-id",
     r"password authentication failed|Access denied for user": "correct user and password in tracking.uri",
     r"database \"\S+\" does not exist|Unknown database": "create that database, or name one that exists",
     r"permission denied for": "let the database's user create and write tables there",
@@ -82,15 +92,16 @@ _CODES = {
 
 _CLASSES = {
     # requests
-    _NETWORK: "ConnectionError ConnectTimeout Timeout ReadTimeout RetryError",
+    _NETWORK: "ConnectionError ConnectTimeout Timeout ReadTimeout ChunkedEncodingError",
+    _OVERLOADED: "RetryError",  # of answers 429 and 5xx, which came again and again
+    _LOGIN: "InvalidHeader",  # a line's end in a token
+    _REFUSED: "HTTPError",
     _PROXY: "ProxyError InvalidProxyURL",
     _TLS: "SSLError",
     _ADDRESS: """
-        MissingSchema InvalidSchema InvalidURL URLRequired InvalidHeader InvalidUrlException
-        ArgumentError""",
+        MissingSchema InvalidSchema InvalidURL URLRequired InvalidUrlException ArgumentError""",
     _NO_SERVER: """
-        HTTPError TooManyRedirects ChunkedEncodingError ContentDecodingError InvalidJSONError
-        JSONDecodeError""",
+        TooManyRedirects ContentDecodingError InvalidJSONError JSONDecodeError""",
     _LIBRARY: """
         RequestException StreamConsumedError UnrewindableBodyError
         MlflowException RestException ExecutionException MissingConfigException
@@ -101,20 +112,23 @@ _CLASSES = {
         EmulatedDBAPIException IdentifierError IllegalStateChangeError InvalidRequestError MissingGreenlet
         MultipleResultsFound NoForeignKeysError NoInspectionAvailable NoReferenceError
         NoReferencedColumnError NoReferencedTableError NoResultFound ObjectNotExecutableError
-        PendingRollbackError ResourceClosedError StatementError UnboundExecutionError
+        NotSupportedError StatementError UnboundExecutionError
         UnsupportedCompilationError ConcurrentModificationError DetachedInstanceError FlushError
         LoaderStrategyException MappedAnnotationError ObjectDereferencedError UnmappedClassError
         UnmappedColumnError UnmappedError UnmappedInstanceError""",
     # SQLAlchemy
-    _DRIVER: "NoSuchModuleError NoDBAPILoaded NotSupportedError",
+    _DRIVER: "NoSuchModuleError NoDBAPILoaded",
     _DATABASE: """
         OperationalError InterfaceError DBAPIError DatabaseError DisconnectionError InvalidatePoolError""",
     _SCHEMA: """
         ProgrammingError DataError InternalError NoSuchTableError NoSuchColumnError
         UnreflectableTableError""",
     _CHANGED: "IntegrityError StaleDataError ObjectDeletedError",
-    _LATER: "TimeoutError",
+    _LATER: "TimeoutError PendingRollbackError ResourceClosedError",
 }
+
+LIBRARIES = ("mlflow", "requests", "sqlalchemy")
+"""Whose classes `CLASSES` has."""
 
 CODES = {code: remedy for remedy, codes in _CODES.items() for code in codes.split()}
 """MLflow's error code -> what to do."""
@@ -139,5 +153,11 @@ def remedy_of(error: BaseException) -> str:
 
 
 def _row(error: BaseException) -> str:
-    """Of its class, or of the nearest one above it."""
-    return next((CLASSES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CLASSES), "")
+    """Of its class, or of the nearest one above it; other libraries have classes of the same names."""
+    for kind in type(error).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in LIBRARIES and kind.__name__ in CLASSES:
+            return CLASSES[kind.__name__]
+        if library in ("botocore", "boto3", "s3transfer"):
+            return _ARTIFACTS
+    return ""

@@ -14,6 +14,7 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
+from ekd_train.own_code import is_own
 from ekd_train.settings import TrainingRun
 from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
@@ -108,7 +109,8 @@ def same_in_all_trials(run: TrainingRun, keys: Iterable[str]) -> bool:
 def _needed(tree: Mapping[str, Any], pool: Experiment) -> int:
     """As many teachers as members where they are paired, else the whole pool."""
     student, distillation = tree["student"], tree["distillation"]
-    paired = distillation["objective"] in PAIRING or distillation["pairs_members"]
+    objective = distillation["objective"]
+    paired = objective in PAIRING or (distillation["pairs_members"] and is_own(objective))
     compared = tree["perturbation"]["kind"] == "tdiv_sdiv"
     if distillation["assignment"] == "rotating":
         return pool.teacher_count

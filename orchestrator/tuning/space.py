@@ -86,6 +86,11 @@ def check_space(space: Space, experiment: Experiment) -> None:
                 f"space {space.name}: {key}: teachers are trained once, for all trials; "
                 "only teachers.count, how many of them a trial uses, can be searched"
             )
+        if key == "student.average":
+            raise ExperimentError(
+                f"space {space.name}: {key}: a trial is scored by the mean, whatever it says: set it for the "
+                "experiment"
+            )
     pool = pool_experiment(experiment, space.domains)
     for values in _corners(space, experiment):
         try:

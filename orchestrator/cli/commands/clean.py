@@ -28,9 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.everything:
                 count = clean_run(stored, run_id, dry=dry)
             else:
-                count = len(stored.list())
-                if not dry:
-                    remove_run(storage, stored, run_id, PlainConsole(stderr=True).say)
+                say = PlainConsole(stderr=True).say
+                count = remove_run(storage, stored, run_id, say, dry=dry)
         print(f"{stored.uri()}: {count} objects {gone}")
     with nothing_started():
         gone_too = arguments.run_id if arguments.everything else ""

@@ -15,8 +15,11 @@ from orchestrator.registry.provenance import weights_sha256
 
 def average(context: RunContext) -> Averaged:
     """Load the student, average it, store the plain network: `networks/averaged`."""
+    return _averaged(context, _picked(context))
+
+
+def _averaged(context: RunContext, weights: tuple[float, ...]) -> Averaged:
     checked = context.checked
-    weights = _picked(context)
     student = context.networks.load(checked.experiment.student_run())
     plain = averaged(student, torch.tensor(weights) if weights else None)
     record = NetworkRecord(
@@ -32,11 +35,12 @@ def _picked(context: RunContext) -> tuple[float, ...]:
     if experiment.student.average == "mean":
         return ()
     (found,) = context.wait([MemberWeighing(student=experiment.student_run())])
-    return found.member_weights or ()
+    weights: tuple[float, ...] = found.member_weights or ()
+    return weights if len(set(weights)) > 1 else ()
 
 
 def averaged_student(context: RunContext) -> nn.Module:
-    """The averaged student from storage; averaged again if its file is missing or damaged."""
+    """The averaged student from storage; averaged again, as it was, if its file is missing or damaged."""
     checked = context.checked
     plain = build_plain(checked.experiment.student.architecture, checked.description)
     try:
@@ -44,5 +48,6 @@ def averaged_student(context: RunContext) -> nn.Module:
     except (DamagedCheckpoint, LookupError) as error:
         context.view.warn(f"{error}; the student is averaged again")
         context.wait([checked.experiment.student_run()])  # found whole, or trained again
-        average(context)
+        # As it was: other hosts may round otherwise, and the card tells these weights.
+        _averaged(context, context.manifest.content.averaged.member_weights)
         return load_average(checked.storage, plain)

@@ -27,6 +27,7 @@ def evaluate(context: RunContext) -> Evaluated:
         student=experiment.student_run(),
         controls=further_controls(experiment.student_run(), experiment.evaluation),
         baseline=_baseline(context),
+        baseline_average=experiment.student.average,  # no search decides it
         member_weights=context.manifest.content.averaged.member_weights,
     )
     (record,) = context.wait([job])

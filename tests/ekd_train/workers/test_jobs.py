@@ -196,7 +196,9 @@ def test_members_are_weighed_and_the_lines_of_the_report_lead_to_the_weighed_ave
     student = networks_in(store, data.description).load(STUDENT)
     second = averaged(student, torch.tensor([0.0, 1.0]))
     save_average(store, second, NetworkRecord(identity="x"))
-    job = Evaluation(control=CONTROL, student=STUDENT, member_weights=(0, 1), baseline=STUDENT)
+    job = Evaluation(
+        control=CONTROL, student=STUDENT, member_weights=(0, 1), baseline=STUDENT, baseline_average="picked"
+    )
     evaluated, _ = do(job, data, store)
     tensors = load_predictions(store, data.description, evaluated.cost)
     torch.testing.assert_close(tensors["test/averaged"][0], tensors["test/members"][1])

@@ -43,7 +43,7 @@ def context(request, tmp_path) -> Any:
             experiment=experiment, storage=storage.child("mine"), description=description
         ),
         networks=networks,
-        manifest=SimpleNamespace(content=SimpleNamespace(result_hash="h")),
+        manifest=SimpleNamespace(content=SimpleNamespace(result_hash="h", averaged=None)),
         view=SimpleNamespace(warn=said.append),
         wait=wait,
         student=student,
@@ -66,9 +66,15 @@ def test_it_is_the_mean_or_of_the_weights_that_a_worker_group_found(context):
     assert context.said == []
 
 
+def test_members_that_count_alike_are_told_as_the_mean(context):
+    context.wait = lambda jobs: [MemberWeights(member_weights=(0.5, 0.5)) for _ in jobs]
+    assert average(context).member_weights == ()
+
+
 @pytest.mark.parametrize("harm", ["cut", "gone"])
 def test_a_damaged_average_is_made_again(context, harm):
-    average(context)
+    context.manifest.content.averaged = average(context)
+    context.asked.clear()
     key = "networks/averaged.safetensors"
     before = context.checked.storage.read(key)
     if harm == "cut":
@@ -77,6 +83,7 @@ def test_a_damaged_average_is_made_again(context, harm):
         context.checked.storage.delete(key)
     averaged_student(context)
     assert context.checked.storage.read(key) == before
+    assert context.asked == [context.checked.experiment.student_run()]  # and not for weights that are known
     (said,) = context.said
     assert "averaged" in said
     assert said.endswith("the student is averaged again")

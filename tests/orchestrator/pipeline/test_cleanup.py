@@ -7,7 +7,7 @@ import pytest
 from ekd_train.persistence.checkpoint import save_record
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.cli.main import main
-from orchestrator.errors import ExperimentError
+from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.cleanup import (
     clean_run,
@@ -88,6 +88,8 @@ def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
     )
     with pytest.raises(ExperimentError, match="is being run"):
         remove_run(storage, run, "a", print)
+    with pytest.raises(EkdError, match="is being run"):
+        remove_run(storage, run, "a", print, dry=True)
     run.delete(LEASE)
     other = make(storage, "ab", "done")
     remove_run(storage, run, "a", print)
@@ -145,8 +147,13 @@ def test_packed_images_go_unless_a_run_may_still_fetch_them(storage):
     going_on = make(storage, "b", "running")
     going_on.write(LEASE, this_process("t").model_dump_json().encode())
     assert remove_packs(storage) == 0
-    assert len(storage.list("packed")) == 3
     going_on.delete(LEASE)
+    newer = make(storage, "c", "done")
+    manifest = newer.read("manifest.json")
+    newer.write("manifest.json", manifest.replace(b'"format":', b'"format": 99, "was":', 1))
+    assert remove_packs(storage) == 0  # nobody here knows whether that goes on
+    assert len(storage.list("packed")) == 3
+    newer.write("manifest.json", manifest)
     assert remove_packs(storage, dry=True) == 2
     assert len(storage.list("packed")) == 3
     assert remove_packs(storage) == 2

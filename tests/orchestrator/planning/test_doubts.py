@@ -56,6 +56,13 @@ def test_settings_that_nothing_reads_are_doubted(setting, line):
     assert not doubts(load_experiment("digits", [setting]), (), 2000, ["student.method"])
 
 
+def test_weights_of_members_are_doubted_of_a_plain_student():
+    plain = ["student.method=kd", "perturbation.kind=none", "student.average=picked"]
+    (doubt,) = doubts(load_experiment("digits", plain), (), 2000)
+    assert doubt.startswith("student.average=picked does nothing")
+    assert not doubts(load_experiment("digits", ["student.average=picked"]), (), 2000)
+
+
 def test_settings_that_something_reads_are_not():
     used = {
         "distillation.dkd.non_target=4": ["distillation.objective=dkd"],

@@ -7,7 +7,7 @@ import ray.exceptions
 
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.runtime import address, ray_session
-from orchestrator.runtime.ray_errors import ASK_THE_DOCTOR, MEANINGS, advice
+from orchestrator.runtime.ray_errors import ASK_THE_DOCTOR, MEANINGS, advice, remedy_in
 from orchestrator.runtime.ray_session import LaunchError, start_ray
 from orchestrator.runtime.retry import failure_kind
 
@@ -123,3 +123,8 @@ def test_what_may_pass_is_tried_again(name, kind):
 def test_what_a_training_failed_of_says_what_to_do():
     error = RuntimeError("Training failed: rank 0: ray.exceptions.ObjectStoreFullError: no room")
     assert "--object-store-memory" in advice(error)
+
+
+def test_what_a_wrapper_holds_says_more_than_the_wrapper():
+    assert "--object-store-memory" in str(remedy_in("ray.exceptions.RayTaskError(ObjectStoreFullError): x"))
+    assert "the code that ran" in str(remedy_in("ray.exceptions.RayTaskError(MineError): x"))

@@ -3,6 +3,7 @@
 import inspect
 from types import ModuleType
 
+import botocore.exceptions
 import mlflow.exceptions
 import pytest
 import requests.exceptions
@@ -52,13 +53,27 @@ def caused_by(cause: Exception, message: str = "API request failed") -> MlflowEx
         (MlflowException("x", databricks_pb2.RESOURCE_DOES_NOT_EXIST), "deleted meanwhile"),
         (MlflowException("x", databricks_pb2.PERMISSION_DENIED), "ask for the right"),
         (MlflowException("x", databricks_pb2.TEMPORARILY_UNAVAILABLE), "wait"),
-        (MlflowException("x", databricks_pb2.ENDPOINT_NOT_FOUND), "the address of an MLflow server"),
+        (MlflowException("x", databricks_pb2.ENDPOINT_NOT_FOUND), "the same MLflow there as here"),
         (MlflowException("x"), "its log says why"),
         (caused_by(requests.exceptions.ConnectionError("reset")), "check that it runs"),
         (caused_by(requests.exceptions.ConnectionError("[Errno 111] Connection refused")), "start it again"),
         (caused_by(requests.exceptions.ProxyError("403")), "check HTTP_PROXY"),
         (caused_by(requests.exceptions.SSLError("handshake")), "https in tracking.uri"),
         (caused_by(requests.exceptions.JSONDecodeError("no", "<html>", 0)), "no MLflow server"),
+        (caused_by(requests.exceptions.RetryError("too many 503 error responses")), "the server answers"),
+        (requests.exceptions.HTTPError("413 Client Error: Request Entity Too Large"), "files so large"),
+        (requests.exceptions.HTTPError("403 Client Error: Forbidden for url"), "refuses this"),
+        (requests.exceptions.InvalidHeader("Invalid leading whitespace"), "MLFLOW_TRACKING_TOKEN"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://s3"), "the bucket where MLflow"),
+        (
+            sqlalchemy.exc.OperationalError("INSERT", {}, Exception("no such column: runs.x")),
+            "mlflow db upgrade",
+        ),
+        (
+            sqlalchemy.exc.OperationalError("SELECT", {}, Exception("disk I/O error")),
+            "check the file and its folder",
+        ),
+        (ModuleNotFoundError("No module named 'google'"), "install the module that it names"),
         (
             sqlalchemy.exc.NoSuchModuleError("Can't load plugin: sqlalchemy.dialects:oracel"),
             "install the database's driver",
@@ -92,6 +107,12 @@ def test_it_says_what_to_do_by_the_cause(error, says):
         raise error
     assert says in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_what_was_hidden_on_purpose_decides_nothing():
+    error = RuntimeError("this")
+    error.__context__, error.__suppress_context__ = KeyError("No module named 'x'"), True
+    assert remedy_of(error) == ""
 
 
 def test_of_what_is_unknown_it_says_nothing():

@@ -123,5 +123,13 @@ def test_only_one_that_pairs_members_may_have_teachers_in_rotation_or_wants_as_m
         load_experiment("digits", [*OWN, *rotating])
     with pytest.raises(ExperimentError, match=r"student\.members is 2 but there are 4 teachers"):
         load_experiment("digits", [*PAIRS, "student.members=2"])
-    with pytest.raises(ExperimentError, match="mean_kd pairs no members"):
-        load_experiment("digits", ["distillation.objective=mean_kd", "distillation.pairs_members=true"])
+
+
+def test_a_space_may_have_it_beside_built_in_objectives() -> None:
+    objectives = ("docs.examples.mine:SquaredError", "mean_kd")
+    space = {"distillation.objective": choice(*objectives), "student.members": choice(2)}
+    pool = pool_experiment(load_experiment("digits", PAIRS), space)
+    own, built_in = (
+        trial_experiment(pool, {"distillation.objective": name, "student.members": 2}) for name in objectives
+    )
+    assert (own.teacher_count, built_in.teacher_count) == (2, 4)
