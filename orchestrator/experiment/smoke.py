@@ -37,9 +37,9 @@ def make_small(experiment: Experiment) -> Experiment:
     Networks keep their kind and depth; what is wide becomes thin, and large images small where every
     network takes small ones and none exists already: WRN-28-10 would need an hour on two cores for the
     images of a smoke run. Where weights that others publish are named, small networks of random weights
-    stand in for every network.
+    stand in for every network but those whose weights are here.
     """
-    if any((a.weights or "").startswith(PUBLISHED) for a in _architectures(experiment)):
+    if any(_published(a) for a in _architectures(experiment)):
         experiment = _with_stand_ins(experiment)
     # A batch has an image for each worker at least.
     student_batch = experiment.student.training.batch_size
@@ -95,8 +95,17 @@ def _architectures(experiment: Experiment) -> list[Architecture]:
     return [experiment.student.architecture, *(group.wanted for group in experiment.teachers)]
 
 
+def _published(of: Pretrained) -> bool:
+    return (of.weights or "").startswith(PUBLISHED)
+
+
+def _is_here(of: Pretrained) -> bool:
+    return of.weights is not None and not _published(of)
+
+
 def _with_stand_ins(experiment: Experiment) -> Experiment:
-    """Every network a ResNet-8: given teachers are trained, and what was frozen by name learns."""
+    """Every network a ResNet-8 but those whose weights are here: given teachers are trained, and what was
+    frozen by name learns."""
     stand_in = Architecture(name="resnet", depth=8, stem_channels=8)
 
     def thawed(training: Training) -> Training:
@@ -104,11 +113,14 @@ def _with_stand_ins(experiment: Experiment) -> Experiment:
             update={"freeze": tuple(part for part in training.freeze if part == "backbone")}
         )
 
-    groups = tuple(
-        Teachers(count=group.count, architecture=stand_in, training=thawed(_training_of(group, experiment)))
-        for group in experiment.teachers
-    )
+    def small(group: Teachers) -> Teachers:
+        training = thawed(_training_of(group, experiment))
+        return Teachers(count=group.count, architecture=stand_in, training=training)
+
+    groups = tuple(group if _is_here(group) else small(group) for group in experiment.teachers)
     student = experiment.student
+    if _is_here(student.architecture):
+        return experiment.model_copy(update={"teachers": groups})
     changes = {
         "architecture": stand_in.model_copy(update={"pruned": student.architecture.pruned}),
         "training": thawed(student.training),

@@ -226,6 +226,16 @@ def test_small_networks_stand_in_for_published_weights_in_a_smoke_run(name):
     assert not any(group.given for group in small.teachers)
 
 
+def test_of_given_teachers_those_that_exist_here_stay_in_a_smoke_run():
+    published = "{weights: 'timm:resnet18.a1_in1k'}"
+    mine = "{weights: mine.safetensors, architecture: {name: resnet18}, image_size: 64}"
+    settings = [f"teachers=[{published}, {mine}]", "student.members=2", "perturbation.kind=none"]
+    stands_in, stays = make_small(load_experiment("digits", settings)).teachers
+    assert (stands_in.weights, stands_in.architecture.depth) == (None, 8)
+    assert stays.given
+    assert (stays.weights, stays.architecture.name, stays.image_size) == ("mine.safetensors", "resnet18", 64)
+
+
 def test_the_rows_of_the_results_page_differ_in_how_much_is_pruned_alone():
     shares = {"25": 0.25, "375": 0.375, "50": 0.5}
     found = [load_experiment(f"imagenet_adlik_{name}") for name in shares]
