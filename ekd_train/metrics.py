@@ -16,7 +16,7 @@ PROB_FLOOR = 1e-8
 
 ECE_BINS = 15
 
-BLOCK_VALUES = 4 << 20
+BLOCK_VALUES = 1 << 20
 """Probabilities in a block of `in_blocks`."""
 
 TEMPERATURE_RANGE = (0.05, 20.0)

@@ -24,8 +24,8 @@ PREDICTIONS = "evaluation/predictions"
 SPLITS = ("validation", "test")
 MOST_MEMBERS = 256
 """Of a student, for the room that predictions may take."""
-BLOCK_VALUES = 4 << 20
-"""Logits in one stored object, 16 MiB of them."""
+BLOCK_VALUES = 2 << 20
+"""Logits in one stored object, 8 MiB of them: temporary copies of larger ones break the heap into pieces."""
 MOST_SHOWN = 1024
 """Images of an evaluation that are shown: mistakes, or what a perturbation does."""
 INDICES, IMAGES = "mistakes/indices", "mistakes/images"
