@@ -64,6 +64,7 @@ _PAPA = ("student.method=papa", "perturbation.kind=none", "student.papa={every: 
 """Pulled together as often as in the paper's tens of thousands of steps: with its rate, 1 % every tenth step,
 some hundred steps leave networks that have nothing in common, and an average at chance."""
 _LATENT_BE = ("student.method=latent_be", "perturbation.kind=none")
+_EKD = ("student.method=ekd", "perturbation.kind=none")
 _LSKD = "distillation.standardise=true"
 _EMA = "student.training.ema=0.99"
 """Over some hundred steps, a sixth of the shortest training here."""
@@ -83,6 +84,7 @@ ARMS: dict[str, Arm] = {
         *(_arm(method, kind) for method in ("batch_ensemble", "latent_be", "ekd") for kind in KINDS),
         Arm("latent_be-lskd", (*_LATENT_BE, _LSKD)),
         Arm("latent_be-ema", (*_LATENT_BE, _EMA)),
+        Arm("ekd-clipped", (*_EKD, "student.training.clip_norm=3")),
         Arm("ekd-mixed", ("student.method=ekd", "perturbation.kind=none"), pool="mixed"),
         Arm("latent_be-mixed", _LATENT_BE, pool="mixed"),
     )

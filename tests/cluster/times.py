@@ -17,8 +17,8 @@ HEADER = """# Faults
 these faults once, in a run of two workers. Every run ends with the same registered weights, metrics and
 history as the run that nothing happened to. (In an elastic run other numbers of workers compute other batch
 statistics: there the history is the same, and the accuracy has a floor.) CI runs those marked *always* and
-three of the others, chosen by the commit's hash. `make faults` writes this page when all have passed. Run after
-run with faults at random, an hour of it: [`make soak`](soak.md).
+three of the others, chosen by the commit's hash. `make faults` writes this page when all have passed. Run
+after run with faults at random, an hour of it: [`make soak`](soak.md).
 
 Last at {commit}, {day}: {rows} runs in {minutes:.0f} minutes. Seconds from the fault until it was noticed,
 and until training went on; of the whole run, with the start of its driver.
