@@ -14,6 +14,7 @@ from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
 
 MOST_IMAGES = 10_000
+"""Of the validation images: every pick passes over all of these, for each member."""
 PICKS = 8
 """Of the search; weights are multiples of 1 / n for an n of at most these."""
 

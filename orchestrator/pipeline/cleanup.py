@@ -70,12 +70,12 @@ def remove_run(
     ended has to be waited for.
     """
     there = len(run.list())
-    if dry:
-        with suppress(ExperimentError):  # a damaged one is removed too
-            if _state(run) == "running":
-                raise LeaseHeld(f"run {run_id}: it is being run")
-        return there
     try:
+        if dry:
+            with suppress(ExperimentError):  # a damaged one is removed too
+                if _state(run) == "running":
+                    raise LeaseHeld("it is being run")
+            return there
         # The lease itself, not its age: hosts' clocks differ.
         with Lease(run).acquire(say):
             storage.delete_prefix(run_id)

@@ -48,7 +48,9 @@ BY_TEXT = {
     r"unable to open database file|disk I/O error|disk image is malformed": (
         "check the file and its folder, restore it, or name another in tracking.uri"
     ),
-    r"\b413\b": "the server, or the proxy before it, takes no files so large: have its limit raised",
+    r"\b413 (Client Error|Request Entity|Payload|Content)": (
+        "the server, or the proxy before it, takes no files so large: have its limit raised"
+    ),
     r"must be in the 'active' state": "it was deleted: restore it in MLflow, or use another --run-id",
     r"password authentication failed|Access denied for user": "correct user and password in tracking.uri",
     r"database \"\S+\" does not exist|Unknown database": "create that database, or name one that exists",

@@ -32,7 +32,7 @@ def _averaged(context: RunContext, weights: tuple[float, ...]) -> Averaged:
 def _picked(context: RunContext) -> tuple[float, ...]:
     """How much each member counts, found by a worker group; empty: they count alike."""
     experiment = context.checked.experiment
-    if experiment.student.average == "mean":
+    if experiment.student.average == "mean" or experiment.student.method == "kd":
         return ()
     (found,) = context.wait([MemberWeighing(student=experiment.student_run())])
     weights: tuple[float, ...] = found.member_weights or ()

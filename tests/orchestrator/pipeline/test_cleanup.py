@@ -7,7 +7,7 @@ import pytest
 from ekd_train.persistence.checkpoint import save_record
 from ekd_train.persistence.records import NetworkRecord
 from orchestrator.cli.main import main
-from orchestrator.errors import EkdError, ExperimentError
+from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.cleanup import (
     clean_run,
@@ -88,7 +88,7 @@ def test_a_run_is_removed_whole_unless_a_driver_is_at_it(storage):
     )
     with pytest.raises(ExperimentError, match="is being run"):
         remove_run(storage, run, "a", print)
-    with pytest.raises(EkdError, match="is being run"):
+    with pytest.raises(ExperimentError, match="is being run"):
         remove_run(storage, run, "a", print, dry=True)
     run.delete(LEASE)
     other = make(storage, "ab", "done")
