@@ -51,12 +51,16 @@ _BATCH_ENSEMBLE = (
 it LatentBE wherever nothing is perturbed."""
 
 
+_UNCLIPPED = "student.training.clip_norm=null"
+"""What `ekd` means in records from before a sum's gradients were clipped by default."""
+
+
 def _arm(method: str, kind: str) -> Arm:
     name = method if kind == "none" else f"{method}+{kind}"
     settings = (f"student.method={method}", f"perturbation.kind={kind}")
     if method == "batch_ensemble":
         return Arm(name, (*settings, *_BATCH_ENSEMBLE), predictor="members")
-    return Arm(name, settings)
+    return Arm(name, (*settings, _UNCLIPPED) if method == "ekd" else settings)
 
 
 _KD = ("student.method=kd", "perturbation.kind=none")
@@ -85,7 +89,7 @@ ARMS: dict[str, Arm] = {
         Arm("latent_be-lskd", (*_LATENT_BE, _LSKD)),
         Arm("latent_be-ema", (*_LATENT_BE, _EMA)),
         Arm("ekd-clipped", (*_EKD, "student.training.clip_norm=3")),
-        Arm("ekd-mixed", ("student.method=ekd", "perturbation.kind=none"), pool="mixed"),
+        Arm("ekd-mixed", (*_EKD, _UNCLIPPED), pool="mixed"),
         Arm("latent_be-mixed", _LATENT_BE, pool="mixed"),
     )
 }

@@ -91,7 +91,8 @@ class Training(Settings):
     from the weight itself, times the learning rate."""
     optimiser: Optimiser = Optimiser()
     clip_norm: PositiveFloat | None = None
-    """The gradient of the loss is shortened to this Euclidean norm over all parameters; null: never."""
+    """The gradient of the loss is shortened to this Euclidean norm over all parameters; null: never. Where
+    EKD's student leaves it out, it is 3: its loss is a sum."""
     accumulate: Positive = 1
     """Parts in which a worker takes its share of a batch, one after the other, to need less memory: the same
     gradient, but for batch statistics, which are of each part."""

@@ -37,6 +37,7 @@ from orchestrator.experiment.infrastructure import (
     name_of_file,
     refuse_credentials_in,
 )
+from orchestrator.experiment.method_defaults import with_defaults_of_its_method
 from orchestrator.experiment.packaged import find_experiment, read_experiment
 from orchestrator.experiment.teachers import Teachers
 from orchestrator.experiment.yaml_tree import apply_overrides, read_yaml
@@ -209,10 +210,8 @@ class Experiment(Settings):
         return self._label_run("unpruned", whole, self.student.training)
 
     def control_run(self) -> TrainingRun:
-        """One plain network of the student's architecture, trained alike, on labels alone.
-
-        Of a pruned student: the same pruned network, trained on.
-        """
+        """One plain network of the student's architecture, trained alike, on labels alone; of a pruned
+        student the same pruned network, trained on."""
         run = self._label_run("control", self.student.architecture, self.student.training)
         return run.model_copy(update={"starts_from": self.unpruned_run()})
 
@@ -284,9 +283,10 @@ def load_experiment(source: str, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def named_by_its_user(tree: Mapping[str, Any]) -> Experiment:
-    """As `build_experiment`, of what a user wrote: the modules that it names may run."""
+    """As `build_experiment`, of what a user wrote: its modules may run, its method's defaults hold."""
     experiment = build_experiment({**tree, "code": {}})
-    return experiment.model_copy(update={"code": allow_named(experiment.own_modules)})
+    student = with_defaults_of_its_method(experiment.student, experiment.distillation)
+    return experiment.model_copy(update={"student": student, "code": allow_named(experiment.own_modules)})
 
 
 def build_experiment(tree: Mapping[str, Any]) -> Experiment:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from ekd_train.objectives import objective_for
 from ekd_train.own_code import is_own
 from ekd_train.persistence.identity import differing
-from ekd_train.settings import TrainingRun
+from orchestrator.experiment.method_defaults import sums_losses
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.order import training_runs
@@ -28,6 +28,13 @@ def doubts(
     if is_small(experiment):
         return []
     lines = [*findings, *_idle(experiment, searched)]
+    if experiment.student.training.clip_norm is None and sums_losses(
+        experiment.student, experiment.distillation
+    ):
+        lines.append(
+            "student.training.clip_norm is null, and EKD's loss is a sum of N + 1, whose gradients lost 8 of "
+            "20 students in one regime: leave it out, or set it to 3, which lost none"
+        )
     for run in training_runs(experiment):
         if run.role == "given":
             continue
@@ -47,11 +54,6 @@ def doubts(
                     f"student.papa: {run.name}'s networks are pulled together {pulls} times by "
                     f"{100 * rate:g} %, too little to be averaged: raise rate, or lower every"
                 )
-        if _summed_unclipped(run):
-            lines.append(
-                "student.training.clip_norm is not set, and EKD's loss is a sum of N + 1, whose gradients "
-                "lost 8 of 20 students in one regime: set student.training.clip_norm=3, which lost none"
-            )
         if warmup >= epochs:
             lines.append(
                 f"{group}.training.schedule.warmup_epochs={warmup:g} is not over before the last of {epochs} "
@@ -63,14 +65,6 @@ def doubts(
                 f"last of {epochs} epochs: the factors never learn at the full rate"
             )
     return list(dict.fromkeys(lines))  # teachers share theirs
-
-
-def _summed_unclipped(run: TrainingRun) -> bool:
-    if run.student is None or run.distillation is None:
-        return False
-    objective = objective_for(run.student.method, run.distillation.objective)
-    summed = objective == "ekd" and run.distillation.ekd.reduction == "sum"
-    return summed and run.training.clip_norm is None and run.training.optimiser.name == "sgd"
 
 
 def _idle(experiment: Experiment, searched: Collection[str]) -> Iterator[str]:

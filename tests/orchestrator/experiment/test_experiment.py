@@ -229,3 +229,24 @@ def test_how_members_are_averaged_is_part_of_the_run_and_of_no_network_that_is_t
     mean, picked = (load_experiment("digits", [f"student.average={way}"]) for way in ("mean", "picked"))
     assert mean.default_run_id() == load_experiment("digits").default_run_id() != picked.default_run_id()
     assert mean.student_run() == picked.student_run()
+
+
+EKD = ("student.method=ekd", "perturbation.kind=none")
+
+
+def test_ekd_clips_the_gradient_of_its_sum_where_nothing_else_is_written():
+    assert load_experiment("digits").student.training.clip_norm is None
+    clipped = load_experiment("digits", EKD)
+    assert clipped.student.training.clip_norm == 3
+    assert clipped.control_run().training.clip_norm == 3  # trained alike
+    assert clipped.teachers[0].training.clip_norm is None
+    assert load_experiment("digits", [*EKD, "student.training.clip_norm=1"]).student.training.clip_norm == 1
+    for other in ("distillation.ekd.reduction=mean", "student.training.optimiser={name: adamw}"):
+        assert load_experiment("digits", [*EKD, other]).student.training.clip_norm is None
+
+
+def test_a_run_of_ekd_that_an_earlier_version_began_is_continued_as_it_was():
+    old = load_experiment("digits", [*EKD, "student.training.clip_norm=null"])
+    assert build_experiment(old.resolved()) == old
+    assert old.default_run_id() == "digits-7c781a8d0a"
+    assert load_experiment("digits", EKD).default_run_id() != old.default_run_id()
