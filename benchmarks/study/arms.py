@@ -36,6 +36,11 @@ class Arm:
         return self.made_by not in ("labels", "papa")
 
     @property
+    def standardises(self) -> bool:
+        """Whether its temperature is of z-scores."""
+        return "distillation.standardise=true" in self.overrides
+
+    @property
     def perturbs(self) -> bool:
         """Whether it has a strength."""
         return any(text.startswith("perturbation.kind=") and "none" not in text for text in self.overrides)

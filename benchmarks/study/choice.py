@@ -22,6 +22,8 @@ TRIALS = 8
 """Of every arm's search: the whole grid where it has so many points, else so many of them at random."""
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+TEMPERATURES_OF_Z_SCORES = (0.25, 0.5, 1.0, 2.0)
+"""Of standardised logits, whose deviation is one: at 2, the paper's, ten classes are nearly uniform."""
 STRENGTHS = (0.5, 1.0, 2.0)
 RATES = (0.5, 1.0)
 """Shares of the regime's learning rate."""
@@ -55,7 +57,7 @@ def domains(arm: Arm, rate: float) -> dict[str, dict[str, Any]]:
     shares = RATES if arm.distils else RATES_OF_LABELS
     found: dict[str, tuple[float, ...]] = {RATE: tuple(share * rate for share in shares)}
     if arm.distils:
-        found[TEMPERATURE] = TEMPERATURES
+        found[TEMPERATURE] = TEMPERATURES_OF_Z_SCORES if arm.standardises else TEMPERATURES
     if arm.perturbs:
         found[STRENGTH] = STRENGTHS
     return {
