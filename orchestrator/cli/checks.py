@@ -45,6 +45,7 @@ def requested_search(
     found = load_space(space)
     code = experiment.code | allow_named(modules_of(found))
     experiment = experiment.model_copy(update={"code": code})
+    check_space(found, experiment)
     pool = pool_experiment(experiment, found.domains)
     unlike = unlike_pool(experiment, pool)
     baseline = baseline_values(pool, found.domains, unlike)
@@ -58,7 +59,6 @@ def requested_search(
         item = error.errors()[0]
         option = str(item["loc"][0]).removesuffix("_s").replace("_", "-")
         raise ExperimentError(f"--{option}: {item['msg']}, not {item['input']!r}") from None
-    check_space(found, experiment)
     check_request(request, experiment, baseline)
     return request, pool
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ def explain(error: ValidationError, root: type[Settings], *, one_group: bool) ->
             item["type"], item["msg"] = "value_error", "name at least one"
         location = [part for part in item["loc"] if not _is_union_label(part)]
         shown = [part for i, part in enumerate(location) if not (one_group and i == 1 and part == 0)]
-        key = ".".join(map(str, shown))
+        key = ".".join(map(shown_key, shown))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = f"unknown key; {_nearest(root, location, shown[:-1])}"
@@ -60,6 +61,11 @@ def quoted(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def shown_key(part: int | str) -> str:
+    """Of a key that could be taken for something else than a key: quoted."""
+    return str(part) if isinstance(part, int) or re.fullmatch(r"[\w.:-]{1,60}", part) else quoted(part)
 
 
 def _nearest(root: type[Settings], location: list[Any], shown_parents: list[Any]) -> str:

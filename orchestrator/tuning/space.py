@@ -12,6 +12,7 @@ import tune_spaces
 from ekd_train.own_code import is_own, module_of
 from ekd_train.settings import Settings
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.explanation import shown_key
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.yaml_tree import read_text, read_yaml
 from orchestrator.tuning.domains import Domain
@@ -28,7 +29,7 @@ class Space(Settings):
 
     name: str
     description: Annotated[str, Field(min_length=1)]
-    domains: Annotated[dict[str, Domain], Field(min_length=1)]
+    domains: Annotated[dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Domain], Field(min_length=1)]
 
 
 def load_space(source: str) -> Space:
@@ -115,10 +116,12 @@ def _short(value: Any) -> str:
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        location = [str(part) for part in item["loc"]]
+        location = [shown_key(part) for part in item["loc"]]
         message = item["msg"].removeprefix("Value error, ")
         if location[0] == "domains" and len(location) > 1:
-            if item["type"] != "value_error":
+            if item["loc"][-1] == "[key]":
+                message = "write a key as in distillation.temperature"
+            elif item["type"] != "value_error":
                 message = "give it choice, uniform, log_uniform or integer, and a reason"
             lines.append(f"{location[1]}: {message}")
         else:

@@ -83,7 +83,8 @@ WRONG_SETTINGS = {
         "student.training.lr: unknown key; did you mean student.training.learning_rate?",
     ),
     "a key like none": ("zzz=1", "zzz: unknown key; known here: name,"),
-    "a key with a bracket": ("a(b=1", "a(b: unknown key"),
+    "a key with a bracket": ("a(b=1", "'a(b': unknown key"),
+    "a key of two lines": ("student.a\nb=1", r"student.'a\nb': unknown key"),
     "no key": ("=4", "write it as key=value"),
     "no value": ("seed", "write it as key=value"),
     "an empty part": ("student..members=4", "is not a key"),
@@ -181,6 +182,14 @@ def test_a_wrong_setting_is_refused_in_one_line(refused, override, line):
 
 def test_run_refuses_as_plan_does(refused):
     assert "did you mean student.members?" in refused("run", "digits", "--set", "student.member=4")
+
+
+def test_a_wrong_key_of_a_space_is_not_taken_for_one_that_the_experiment_leaves_out(refused, tmp_path):
+    (space := tmp_path / "mine.yaml").write_text(
+        "{description: x, domains: {student.membrs: {choice: [1, 2], reason: x}}}"
+    )
+    line = refused("plan", "digits", "--space", str(space))
+    assert "student.membrs: unknown key; did you mean student.members?" in line
 
 
 def test_a_smoke_run_without_its_gpu_is_refused_in_one_line_too(refused):

@@ -44,6 +44,7 @@ def test_a_file_of_the_users_own_is_a_space(tmp_path: Path) -> None:
         (f"  student.members: {{choice: [], {REASON}}}", "student.members"),
         ("  student.members: {choice: [2, four]}", "and a reason"),
         (f"  student.members: {{choice: [2, four], {REASON}}}", "student.members=four.*valid integer"),
+        (f'  "student.\\n": {{uniform: [1, 4], {REASON}}}', r"'student.\\n': write a key as in"),
         (f"  teachers.count: {{choice: [4, null], {REASON}}}", "teachers.count=None"),
         (f"  student.training.epochs: {{choice: [2, four], {REASON}}}", "epochs=four.*valid integer"),
     ],
