@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,11 +168,11 @@ def _files_of(module: str) -> dict[str, Path]:
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)
     top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise OwnCodeError(f"{module}: is a module of Python's own, and none of yours")
     try:
-        spec = importlib.util.find_spec(top)
-        if spec is not None and _installed(spec.origin):
-            spec = importlib.util.find_spec(module)
-    except Exception as error:  # of a parent package's own
+        spec = _found(module)
+    except (ImportError, AttributeError, ValueError) as error:
         raise OwnCodeError(f"{module}: {_said(error)}; {_searched()}") from error
     if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         raise OwnCodeError(f"{module}: there is no such module; {_searched()}")
@@ -179,11 +180,23 @@ def _files_of(module: str) -> dict[str, Path]:
         root = Path(next(iter(spec.submodule_search_locations)))
         return {file.relative_to(root.parent).as_posix(): file for file in sorted(root.rglob("*.py"))}
     file = Path(spec.origin or "")
-    if top in sys.stdlib_module_names:
-        raise OwnCodeError(f"{module}: is a module of Python's own, and none of yours")
     if file.suffix != ".py":
         raise OwnCodeError(f"{module}: is not Python source")
     return {file.name: file}
+
+
+def _found(module: str) -> ModuleSpec | None:
+    """Where a module of a package is, without importing the package, which would run it; of one that is not
+    installed, where the package is."""
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not _installed(spec.origin):
+        return spec
+    for part in below:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return spec
 
 
 def travelling(module: str) -> dict[str, Path]:

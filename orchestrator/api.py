@@ -12,16 +12,18 @@ line is the message of what is raised, an `orchestrator.errors.EkdError`.
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from orchestrator.cli.checks import check_experiment
 from orchestrator.cli.searches import check_search
 from orchestrator.experiment import schema
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import make_small
 from orchestrator.experiment.yaml_tree import apply_overrides
-from orchestrator.pipeline import pipeline
 from orchestrator.pipeline.summary import Summary, summarise
+from orchestrator.runtime.address import loopback_alone
 from orchestrator.runtime.ray_logging import logging_kept
 from orchestrator.tuning.names import SchedulerName, SearcherName
 
@@ -66,7 +68,8 @@ def run(experiment: Experiment, *, run_id: str | None = None) -> Summary:
     >>> summary.predictors["averaged"].test["accuracy"], summary.registered_model.uri  # doctest: +SKIP
     """
     with logging_kept():
-        return summarise(pipeline.run(check_experiment(experiment, run_id, smoke=False)).content)
+        checked = check_experiment(experiment, run_id, smoke=False)
+        return summarise(pipeline_on(experiment.cluster).run(checked).content)
 
 
 def tune(
@@ -111,4 +114,14 @@ def tune(
             time_budget=time_budget,
             max_concurrent=max_concurrent,
         )
-        return summarise(pipeline.run(checked, request).content)
+        return summarise(pipeline_on(experiment.cluster).run(checked, request).content)
+
+
+def pipeline_on(cluster: Cluster) -> ModuleType:
+    """The pipeline's module, whose Ray, where it starts one, listens on 127.0.0.1 alone.
+
+    Of a program that has imported Ray before, Ray listens where it was told then.
+    """
+    with loopback_alone(cluster):
+        from orchestrator.pipeline import pipeline  # Ray reads where to listen as it is imported
+    return pipeline

@@ -15,6 +15,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from ekd_train.settings import DataSettings
 
 from .errors import DataError
+from .hub import hub_name
 from .image_files import ImageFiles, Listing, check_image_file, stamp_of
 from .split_names import split_of
 
@@ -47,10 +48,14 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     if settings.path is None:
         raise DataError("data.path", "is needed for hugging_face", "set it to owner/name or a folder")
     folder = Path(settings.root or ".") / settings.path
-    # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
-    if folder.is_dir():
+    if (on_hub := hub_name(settings)) is not None:
+        found = _load(on_hub)
+    elif folder.is_dir():
         _check_stays_below(folder)
-    found = _load(str(folder.resolve()) if folder.is_dir() else settings.path)
+        # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
+        found = _load(str(folder.resolve()))
+    else:
+        raise DataError(folder, "is no folder, and no `owner/name` of the hub", "set data.root or data.path")
     splits: dict[str, Any] = {}
     findings = []
     for name, rows in found.items():
@@ -79,7 +84,7 @@ def list_hugging_face(settings: DataSettings) -> Listing:
                 "remove it, or set data.label_column",
             )
         else:
-            roots = (folder, *CACHES) if folder.is_dir() else CACHES
+            roots = CACHES if on_hub else (folder, *CACHES)
             listed[split] = _files(rows, image_column, labels, f"{settings.path}/{split}", roots)
     return Listing(settings.path, listed, names, tuple(findings))
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from orchestrator.cli.search_options import add_search_options
 from orchestrator.cli.table import COMMANDS
 from orchestrator.errors import EkdError, ExperimentError
-from orchestrator.experiment.redaction import redacted, visible
+from orchestrator.experiment.redaction import redacted, visible, without_user_info
 
 EPILOG = """examples:
   ekd run digits                               the whole job, no download
@@ -113,8 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def print_error(error: EkdError) -> None:
     """Print the error's one line, and its hint, on stderr."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # What is wrong with an input, whoever wrote it has on this terminal: "key=value" is no secret there.
-    print("ekd:", visible(text if isinstance(error, ExperimentError) else redacted(text)), file=sys.stderr)
+    # Of what is wrong with an input `key=value` is no secret: whoever wrote it has it on this terminal.
+    shown = without_user_info(text) if isinstance(error, ExperimentError) else redacted(text)
+    print("ekd:", visible(shown), file=sys.stderr)
     if error.hint is not None:
         print("ekd:", error.hint, file=sys.stderr)
 
@@ -135,6 +136,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):
             near = get_close_matches(unknown[1], COMMANDS, n=1)
             message = f"no command {unknown[1]!r}" + "".join(f"; did you mean {name}?" for name in near)
+        message = visible(without_user_info(message))
         self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` shows how\n")
 
 

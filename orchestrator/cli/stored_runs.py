@@ -3,8 +3,8 @@
 import argparse
 import shlex
 from collections.abc import Collection
-from pathlib import Path
 
+from ekd_train.data.hub import hub_name
 from ekd_train.own_code import allow
 from ekd_train.settings import DataSettings
 from orchestrator.cli.checks import nothing_started
@@ -68,12 +68,14 @@ def with_own_places(
 
     With `--trust-stored` the modules that it names may run here, if their source is the same, and its data
     are fetched from wherever it says; else, and where no `named` key of the user's says so, a place that
-    would be sent credentials is an `ExperimentError`.
+    would be sent credentials is an `ExperimentError`, and nothing is downloaded.
     """
     if arguments.trust_stored:
         allow(stored.code)
     else:
         _refuse_elsewhere(stored.data, arguments, named)
+        # The run had its data: nothing is fetched, nor written, where a stored setting says.
+        stored = stored.model_copy(update={"data": stored.data.model_copy(update={"download": False})})
     here = {"uri": arguments.storage, "endpoint_url": arguments.endpoint_url}
     return stored.model_copy(
         update={
@@ -84,10 +86,9 @@ def with_own_places(
 
 
 def _refuse_elsewhere(data: DataSettings, arguments: argparse.Namespace, named: Collection[str]) -> None:
-    on_hub = data.name == "hugging_face" and data.path and not Path(data.path).expanduser().exists()
     places = {
         "data.root": data.root if (data.root or "").startswith("s3://") else None,
-        "data.path": data.path if on_hub else None,
+        "data.path": hub_name(data),
     }
     below = f"{arguments.storage.rstrip('/')}/"
     for key, place in places.items():

@@ -27,6 +27,18 @@ def host_of(address: str) -> str:
     return ""
 
 
+def is_malformed(address: str) -> bool:
+    """Whether what a URI or HOST:PORT has in the place of host and port cannot be these.
+
+    >>> is_malformed("head:6379"), is_malformed("h]:1"), is_malformed("http://h:port")
+    (False, True, True)
+    """
+    try:
+        return urlsplit(address if "://" in address else f"//{address}").port == 0
+    except ValueError:
+        return True
+
+
 def endpoint_of(endpoint_url: str | None) -> str | None:
     """The address of the S3 store: the setting, else the SDK's own variables; None: AWS."""
     return endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

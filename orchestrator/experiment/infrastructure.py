@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 from ekd_train.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Settings
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.explanation import quoted
+from orchestrator.experiment.hosts import is_malformed
 from orchestrator.experiment.redaction import redacted
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -78,8 +79,8 @@ class Cluster(Settings):
 
     @field_validator("address")
     @classmethod
-    def _no_credentials(cls, value: str | None) -> str | None:
-        return refuse_credentials(value)
+    def _an_address_without_credentials(cls, value: str | None) -> str | None:
+        return refuse_malformed(refuse_credentials(value))
 
     @field_validator("workers_per_run", mode="before")
     @classmethod
@@ -149,6 +150,11 @@ class StorageSettings(Settings):
     def _no_credentials(cls, value: str | None) -> str | None:
         return refuse_credentials(value)
 
+    @field_validator("endpoint_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        return refuse_malformed(value)
+
 
 _LEADS_ELSEWHERE = {"host", "hostaddr", "service", "dsn", "unix_socket", "read_default_file"}
 """Parameters of databases' addresses that say where the server is, whatever stands before."""
@@ -208,6 +214,13 @@ def refuse_credentials(value: str | None, key: str = "") -> str | None:
     """`value`, a URI or None, if it holds no credentials; raises `ValueError`, which begins with `key`."""
     if value and redacted(value) != value:
         raise ValueError(f"{key}credentials do not belong in an experiment; set them in the environment")
+    return value
+
+
+def refuse_malformed(value: str | None) -> str | None:
+    """`value`, an address or None, if host and port can be told apart in it; raises `ValueError`."""
+    if value and is_malformed(value):
+        raise ValueError(f"{quoted(value)} is no address: its host or its port cannot be one")
     return value
 
 

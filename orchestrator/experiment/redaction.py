@@ -8,8 +8,9 @@ _USER = re.compile(r"""['"(<]?(?:\w+=)?[\w.%+-]+""")
 _HOST = re.compile(r"(?!sha256:)(?:\w[\w-]*\.[\w.-]+|localhost|\w[\w-]*:\d+)(?!\w)")
 _NAME = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=['"]?|['"]\s*:\s*['"])(?=[^&\s'"])""")
 _IN_HEADER = re.compile(
-    r"\b(Bearer|Authorization:\s*\w+|x-[\w-]*(?:key|token):)\s+[\w.~+/=-]{4,}", re.IGNORECASE
+    r"\b(Bearer|Authorization:\s*\w+|x-[\w-]*(?:key|token):|passw\w*:)\s+[\w.~+/=-]{4,}", re.IGNORECASE
 )
+_COOKIE = re.compile(r"\b((?:set-)?cookie:)[^\n]+", re.IGNORECASE)
 _SECRET = re.compile(
     r"passw|passphrase|secret|token|api[_-]?key|(access|account)[_-]?key|credential|signature|authorization"
     r"|(private|subscription)[_-]?key|jwt|odbc_connect|^x-amz-|^(pass|pwd|pw|sig|sas|auth)$",
@@ -32,11 +33,15 @@ def redacted(text: str) -> str:
     >>> redacted("cannot reach https://ann:s3/cr@et@mlflow.example.org/x?api_key=1&a=2")
     'cannot reach https://***@mlflow.example.org/x?api_key=***&a=2'
     """
-    shown = _without_parameters(re.sub(r"\S+", lambda word: _without_user_info(word[0]), text))
-    return _IN_HEADER.sub(r"\1 ***", shown)
+    return _COOKIE.sub(r"\1 ***", _IN_HEADER.sub(r"\1 ***", _without_parameters(without_user_info(text))))
 
 
-def _without_user_info(word: str) -> str:
+def without_user_info(text: str) -> str:
+    """`text` with every URI's user information taken out, and its parameters left as they are."""
+    return re.sub(r"\S+", lambda word: _without_user(word[0]), text)
+
+
+def _without_user(word: str) -> str:
     at = word.rfind("@")
     for scheme in _SCHEME.finditer(word, 0, max(at, 0)):
         start = scheme.end()

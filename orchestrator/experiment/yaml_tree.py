@@ -21,9 +21,22 @@ MOST_CHARACTERS = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and strict about keys."""
+    """Safe, strict about keys, and bounded before anything is made of what is read."""
 
-    merged = 0
+    merged = nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node. Raises `yaml.composer.ComposerError`: it has a tag, or is one too many."""
+        event = self.peek_event()
+        self.nodes += 1
+        problem = (
+            f"has more than {MOST_VALUES} values; is it an experiment?" if self.nodes > MOST_VALUES else ""
+        )
+        if getattr(event, "tag", None) is not None:  # `!!int` takes minutes over what no number looks like
+            problem = f"leave out the tag {event.tag!r}: what is written says what it is"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put in what its merge keys (`<<`) name, and count it: a few lines of them can mean millions."""
@@ -78,7 +91,7 @@ def read_yaml(text: str, where: str) -> Any:
         raise ExperimentError(f"{where}: not usable: nested too deeply, or within itself") from None
     except ExperimentError:
         raise
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ExperimentError(f"{where}: not valid YAML: {error}") from None
 
 

@@ -19,7 +19,13 @@ from orchestrator.experiment.yaml_tree import MOST_CHARACTERS, read_yaml
 from orchestrator.export.formats import Source
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.registry.champion import aliased, version_of
-from orchestrator.registry.exported_model import ARCHIVE_TAG, ExportError, load_exported, refuse_pickles
+from orchestrator.registry.exported_model import (
+    ARCHIVE,
+    ARCHIVE_TAG,
+    ExportError,
+    files_to_fetch,
+    load_exported,
+)
 from orchestrator.registry.logged_model import WEIGHTS_TAG, recorded_of
 from orchestrator.registry.provenance import ARCHITECTURE_TAG, weights_sha256
 from orchestrator.storage import Storage
@@ -89,15 +95,20 @@ def from_registry(
         location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
     check_own_model(tracking_uri, location)
     with patient(tracking_uri), tempfile.TemporaryDirectory() as temporary:
-        folder = mlflow.artifacts.download_artifacts(where, dst_path=temporary)
+        folder = Path(temporary)
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)
         try:
-            refuse_pickles(Path(folder))
-            network = load_exported(Path(folder), archived)
+            for name in files_to_fetch(
+                file
+                for below in (where, f"{where}/{Path(ARCHIVE).parent}")
+                for file in mlflow.artifacts.list_artifacts(artifact_uri=below)
+            ):
+                mlflow.artifacts.download_artifacts(f"{where}/{name}", dst_path=temporary)
+            network = load_exported(folder, archived)
         except ExportError as error:
             raise ExportError(f"{where}: {error}") from error.__cause__
-        class_names = class_names_in(Path(folder), where)
+        class_names = class_names_in(folder, where)
     sha256 = weights_sha256(network)
     tags = recorded_of(client, found).tags
     if ARCHIVE_TAG in found.tags:

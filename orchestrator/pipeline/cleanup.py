@@ -12,8 +12,9 @@ from orchestrator.pipeline.lease import Lease, LeaseHeld
 from orchestrator.pipeline.manifest import MANIFEST, read_experiment, read_manifest
 from orchestrator.pipeline.status import RunState, state_of
 from orchestrator.storage import Storage
+from orchestrator.storage.vendor_settings import RAY
 
-DISPENSABLE = ("checkpoints", "ray")
+DISPENSABLE = ("checkpoints", RAY)
 """Folders of a finished run that nothing reads any more; Ray's holds the state of its worker groups."""
 
 

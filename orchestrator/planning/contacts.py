@@ -2,6 +2,7 @@
 
 import os
 
+from ekd_train.data.hub import hub_name
 from orchestrator.experiment.hosts import endpoint_of
 from orchestrator.experiment.schema import Experiment
 from orchestrator.runtime.address import wanted_address
@@ -21,12 +22,10 @@ def contacts(experiment: Experiment) -> str:
     cluster = wanted_address(experiment.cluster)
     hub = _place(os.environ.get("HF_ENDPOINT", "huggingface.co"))
     server = None if sqlite_file(tracking) else _place(tracking)
-    path = experiment.data.path or ""
-    on_hub = experiment.data.name == "hugging_face" and not os.path.exists(os.path.expanduser(path))
     named = {
         "storage.uri": store if kept.uri.startswith("s3:") else None,
         "data.root": store if (experiment.data.root or "").startswith("s3:") else None,
-        "data.path": hub if on_hub else None,
+        "data.path": hub if hub_name(experiment.data) else None,
         "data.download": f"the mirrors of {experiment.data.name}" if experiment.data.download else None,
         "tracking.uri": server,
         "cluster.address": cluster and _place(cluster),

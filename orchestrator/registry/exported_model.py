@@ -4,7 +4,7 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from orchestrator.runtime.environment import in_the_environment
 
 if TYPE_CHECKING:
     import numpy as np
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import FileInfo, LoggedModel
     from torch import nn
 
 CHECKED_BATCHES = (1, 2, 7)
@@ -28,6 +28,8 @@ ARCHIVE = "data/model.pt2"
 """Where MLflow puts the program among a model's files."""
 ARCHIVE_TAG = "ekd.archive_sha256"
 """On a registered version: of that file's bytes, taken by the process that wrote it."""
+MOST_BYTES = {"MLmodel": 4_000_000, ARCHIVE: 16 << 30}
+"""What is fetched of a registered model, and how large it may be."""
 
 
 class ExportError(EkdError):
@@ -103,12 +105,19 @@ def archive_sha256(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Raise `ExportError` for a model in another form than pt2, before anything looks into its files."""
-    if (folder / ARCHIVE).is_file():
-        return
-    suffixes = (".pth", ".pt", ".pkl", ".pickle")
-    pickled = [path.name for path in folder.rglob("*") if path.suffix in suffixes]
+def files_to_fetch(listed: "Iterable[FileInfo]") -> tuple[str, ...]:
+    """Of a registered model's files the program and what describes it: no other is used.
+
+    Raises `ExportError`: it is in another form than pt2, or too large.
+    """
+    sizes = {file.path: file.file_size or 0 for file in listed if not file.is_dir}
+    if ARCHIVE in sizes:
+        wanted = {name: most for name, most in MOST_BYTES.items() if name in sizes}
+        for name, most in wanted.items():
+            if sizes[name] > most:
+                raise ExportError(f"its {name} has {sizes[name]} bytes; at most {most} are fetched")
+        return tuple(wanted)
+    pickled = [name for name in sizes if Path(name).suffix in (".pth", ".pt", ".pkl", ".pickle")]
     what = f"the pickled flavour ({pickled[0]}), whose loading runs any code" if pickled else "no pt2 form"
     raise ExportError(
         f"it has {what}; where you trust it, log it again with mlflow.pytorch.log_model(..., "

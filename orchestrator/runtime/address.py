@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment.hosts import why_exposed
+from orchestrator.experiment.hosts import is_malformed, why_exposed
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.redaction import redacted
 from orchestrator.planning.capacity import HERE, Capacity, Node
@@ -101,13 +101,13 @@ def why_unreachable(address: str) -> str | None:
         address = _noted()
         if not address:
             return None
+    wanted = "it is not host:port or ray://host:port"
+    if is_malformed(address):
+        return wanted
     parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
+    host, port = parts.hostname, parts.port
     if host is None or (port is None and parts.scheme != "ray"):
-        return "it is not host:port or ray://host:port"
+        return wanted
     try:
         with socket.create_connection((host, port or 10001), timeout=5) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":

@@ -31,7 +31,7 @@ from orchestrator.runtime.ray_errors import remedy_in
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.runtime.retry import cause_of
 from orchestrator.storage import Storage
-from orchestrator.storage.vendor_settings import ray_storage
+from orchestrator.storage.vendor_settings import RAY, ray_storage
 
 ANSWER_S = 2.0
 """How long an answer of the queue or of a worker is waited for before other things are looked after."""
@@ -246,7 +246,7 @@ class WorkerPool:
             ),
             run_config=RunConfig(
                 # Ray keeps nothing of use here: checkpoints are ours, and a name is used once.
-                name=f"ray/workers-{time.time_ns()}",
+                name=f"{RAY}/workers-{time.time_ns()}",
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from ekd_train.persistence.bounded_json import MOST_BYTES
-from orchestrator.experiment.hosts import endpoint_of, why_exposed
+from orchestrator.experiment.hosts import endpoint_of, is_malformed, why_exposed
 from orchestrator.storage import s3_client, s3_errors
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.storage.base import (
@@ -252,6 +252,8 @@ def _refuse_exposed_token(endpoint_url: str) -> None:
 
 
 def _checked_endpoint(endpoint_url: str) -> str:
+    if is_malformed(endpoint_url):
+        raise ValueError("storage.endpoint_url: its host or its port cannot be one")
     parts = urlsplit(endpoint_url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ValueError(

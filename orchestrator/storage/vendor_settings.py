@@ -7,11 +7,15 @@ setting `storage.endpoint_url`.
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from orchestrator.storage.atomic_files import folder_below
 from orchestrator.storage.base import Storage
 from orchestrator.storage.fenced import FencedStorage
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+RAY = "ray"
+"""What Ray writes is below this, in the folder of a run."""
 
 
 def environment(endpoint_url: str | None) -> dict[str, str]:
@@ -35,12 +39,16 @@ def environment(endpoint_url: str | None) -> dict[str, str]:
 
 
 def ray_storage(storage: Storage) -> "tuple[str, FileSystem | None]":
-    """`storage_path` and `storage_filesystem` of Ray's RunConfig for the place `storage`.
+    """`storage_path` and `storage_filesystem` of Ray's RunConfig for the place `storage`, below `RAY`.
 
     For a compatible store, `environment` must already hold in this process.
     """
     if storage.local_folder is not None:
-        return str(storage.local_folder), None
+        # Ray would follow a link there, and delete and write where it leads.
+        if (storage.local_folder / RAY).is_symlink():
+            (storage.local_folder / RAY).unlink()
+        with folder_below(storage.local_folder, (RAY,), make=True):
+            return str(storage.local_folder), None
     from boto3.session import Session
     from pyarrow.fs import S3FileSystem, resolve_s3_region
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EkdError
-from orchestrator.experiment.hosts import why_exposed
+from orchestrator.experiment.hosts import is_malformed, why_exposed
 from orchestrator.tracking.address import redacted, setting_of, sqlite_file
 
 TIMEOUT_S = 5.0
@@ -39,10 +39,11 @@ def check_tracking(uri: str) -> None:
     Raises `TrackingError`: the store cannot be reached, refuses us, is not writable or is corrupt.
     """
     setting = setting_of(uri)
-    try:
-        urlsplit(uri).port  # noqa: B018 - the port is parsed when it is asked for
-    except ValueError as error:
-        raise TrackingError(f"{setting} {redacted(uri)} is not a URI: {error}") from None
+    if "://" in uri and is_malformed(uri):
+        raise TrackingError(  # what the parser says quotes a password that holds a slash
+            f"{setting} {redacted(uri)} is not a URI: its host or its port cannot be one; write %2F for a "
+            "slash in a password"
+        )
     scheme = uri.partition(":")[0].split("+")[0]
     if (file := sqlite_file(uri)) is not None:
         _check_sqlite(file)

@@ -41,7 +41,8 @@ def load_space(source: str) -> Space:
         try:
             name, text = path.stem, read_text(path)
         except (OSError, UnicodeDecodeError) as error:
-            raise ExperimentError(f"--space {source}: cannot be read: {error}") from None
+            why = getattr(error, "strerror", None) or error  # without the path, which may quote a password
+            raise ExperimentError(f"--space {source}: cannot be read: {why}") from None
     else:
         near = difflib.get_close_matches(source, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"packaged are {', '.join(names)}"

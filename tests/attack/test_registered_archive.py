@@ -184,3 +184,26 @@ def test_a_file_of_another_hash_than_the_user_states_is_not_even_fetched(files, 
     with pytest.raises(ExperimentError, match=r"but weights_sha256 states .* it is not loaded"):
         from_registry(client, "models:/m/1", uri, stated=genuine)
     assert not (tmp_path / "ran").exists()
+
+
+def test_of_a_model_the_program_and_its_description_are_fetched_and_nothing_beside_them(files, tmp_path):
+    """Whoever writes the registry's artifacts could fill the disk of whoever exports a model."""
+    with open(files / "data" / "more.bin", "wb") as more:
+        more.truncate(1 << 40)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", str(files), tags={ARCHIVE_TAG: archive_sha256(files)})
+    with pytest.raises(ExportError, match=r"the weights' SHA-256 is \w+\.\.\., recorded was none"):  # read
+        from_registry(client, "models:/m/1", uri)
+
+
+@pytest.mark.parametrize("name", ["MLmodel", ARCHIVE])
+def test_a_file_that_is_too_large_is_not_fetched(files, tmp_path, name):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", str(files), tags={ARCHIVE_TAG: archive_sha256(files)})
+    os.truncate(files / name, 1 << 40)
+    with pytest.raises(ExportError, match=rf"models:/m/1: its {name} has 1099511627776 bytes; at most \d+"):
+        from_registry(client, "models:/m/1", uri)

@@ -120,6 +120,7 @@ def others(heard, monkeypatch):
     [
         ("data.root", {"root": "s3://attacker-bucket/data"}),
         ("data.path", {"name": "hugging_face", "path": "attacker/dataset"}),
+        ("data.path", {"name": "hugging_face", "root": "/nowhere", "path": "attacker/dataset"}),
     ],
 )
 def test_data_are_fetched_from_where_the_user_says(others, capsys, command, key, data):
@@ -130,6 +131,34 @@ def test_data_are_fetched_from_where_the_user_says(others, capsys, command, key,
     assert f"finished/experiment.json says {key} " in err
     assert "add --trust-stored" in err
     assert others.texts == []
+
+
+@pytest.mark.parametrize("command", ["register", "evaluate"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"path": "LICENSE"}, "LICENSE"),
+        ({"root": "/nowhere", "path": "mine"}, "/nowhere/mine"),
+        ({"root": "/nowhere", "path": "of/mine"}, "/nowhere/of/mine"),
+    ],
+)
+def test_what_lies_where_the_user_is_is_not_asked_of_the_hub_nor_read(others, capsys, command, data, said):
+    """A file is not on the hub for being no folder; and the library would read a folder here instead."""
+    stored(data={"name": "hugging_face", **data})
+    Path("LICENSE").touch()
+    for folder in ("mine", "of/mine"):
+        Path(folder).mkdir(parents=True)
+        readme = f"---\nconfigs: [{{data_files: http://127.0.0.1:{others.port}/x.parquet}}]\n---"
+        Path(folder, "README.md").write_text(readme)
+    assert main([command, "finished", "--storage", "runs"]) == 2
+    assert f"{said}: is no folder, and no `owner/name` of the hub" in capsys.readouterr().err
+    assert others.texts == []
+
+
+def test_nothing_is_downloaded_because_a_stored_run_says_so(monkeypatch):
+    elsewhere = load_experiment("cifar10", ["data.root=/of/the/user", "data.download=true"])
+    assert not with_own_places(elsewhere, arguments()).data.download
+    assert with_own_places(elsewhere, arguments(trust_stored=True)).data.download
 
 
 def test_data_in_the_storage_that_the_user_names_or_by_their_own_word_are_not_asked_for():

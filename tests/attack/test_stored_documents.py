@@ -205,6 +205,9 @@ HOSTILE_YAML = {
     "long": "x" * 1_000_001,
     "a long number": "a: " + "9" * 10_000,
     "merged with no mapping": "a: {<<: 5}",
+    "a number of base 60": f'a: !!int "{":".join(["1"] * 400_000)}"',
+    "one that is too large": f'a: !!float "{":".join(["1"] * 200)}"',
+    "many values": f"a: [{','.join(['1'] * 200_000)}]",
 }
 
 

@@ -179,11 +179,29 @@ def test_of_an_installed_package_the_module_is_hashed_and_nothing_travels():
     assert travelling("torch.nn.modules.linear") == {}
 
 
-@pytest.mark.parametrize("module", ["antigravity", "unittest.__main__", "os", "subprocess", "builtins"])
+OF_PYTHON = ["antigravity", "antigravity.x", "this.x.y", "unittest.__main__", "os", "subprocess", "builtins"]
+
+
+@pytest.mark.parametrize("module", OF_PYTHON)
 def test_a_module_of_pythons_own_is_refused_unimported(module):
     with pytest.raises(OwnCodeError, match=r"is a module of Python's own|is not Python source"):
         source_hash(module)
-    assert "antigravity" not in sys.modules
+    assert not {"antigravity", "this"} & sys.modules.keys()
+
+
+def test_a_package_is_not_run_to_find_a_module_of_it(tmp_path, monkeypatch):
+    """An experiment names it, and its first line, whom it contacts, is not printed yet."""
+    package = tmp_path / "site-packages" / "installed_package"
+    (package / "inner").mkdir(parents=True)
+    for folder in (package, package / "inner"):
+        (folder / "__init__.py").write_text("raise SystemExit('it ran')")
+    (package / "inner" / "net.py").write_text("")
+    monkeypatch.syspath_prepend(package.parent)
+    assert list(sources("installed_package.inner.net")) == ["net.py"]
+    for missing in ("installed_package.other", "installed_package.inner.net.x"):
+        with pytest.raises(OwnCodeError, match="there is no such module"):
+            sources(missing)
+    assert "installed_package" not in sys.modules
 
 
 def test_a_module_that_is_nowhere_says_where_it_was_searched(tmp_path, monkeypatch):

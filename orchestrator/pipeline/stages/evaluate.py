@@ -9,6 +9,7 @@ from ekd_train.metrics import all_metrics, fit_temperature
 from ekd_train.persistence.predictions import Predictions, load_predictions
 from ekd_train.persistence.records import Cost
 from ekd_train.settings import Evaluation, TrainingRun
+from ekd_train.workers.allocator import give_back_what_is_freed
 from orchestrator.experiment.controls import further_controls
 from orchestrator.pipeline.manifest import read_experiment
 from orchestrator.pipeline.manifest_content import Evaluated, Gain, Predictor
@@ -73,6 +74,7 @@ def measure(tensors: Predictions, cost: Mapping[str, Cost]) -> dict[str, Predict
     For each predictor its cost, `temperature` (fitted on validation alone), `validation` and `test` metrics,
     and on test `recall_per_class`, and `diversity` where it has several members.
     """
+    give_back_what_is_freed()
     predictors = {}
     for name, price in cost.items():
         validation, labels = tensors.pooled(f"validation/{name}"), tensors["validation/labels"]

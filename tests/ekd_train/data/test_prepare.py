@@ -1,3 +1,6 @@
+import hashlib
+import tarfile
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -9,11 +12,11 @@ from ekd_train.data.prepare import main
 
 @pytest.fixture
 def offline(monkeypatch):
-    def fail(self):
+    def fail(*_):
         raise URLError("no route to host")
 
-    for name in ("FashionMNIST", "CIFAR10", "CIFAR100"):
-        monkeypatch.setattr(getattr(torchvision.datasets, name), "download", fail)
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "download", fail)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", fail)
 
 
 @pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.exists(), reason="dataset-fashion-mnist is not installed")
@@ -41,3 +44,17 @@ def test_damaged_files_are_named_and_not_called_ready(tmp_path, offline, capsys)
         (tmp_path / name).write_bytes(b"damaged")
     assert main(["fashion_mnist", "--root", str(tmp_path)]) == 2
     assert "not an IDX file" in capsys.readouterr().err
+
+
+def test_what_is_fetched_of_cifar_is_unpacked_and_not_unpickled(tmp_path, monkeypatch):
+    """By torchvision itself: whoever may write the folder could put another file in its place."""
+    (folder := tmp_path / "made" / "cifar-10-batches-py").mkdir(parents=True)
+    (folder / "batches.meta").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    with tarfile.open(archive := tmp_path / "cifar-10-python.tar.gz", "w:gz") as file:
+        file.add(folder, folder.name)
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5)
+    monkeypatch.chdir(tmp_path)
+    assert main(["cifar10", "--root", str(tmp_path)]) == 2
+    assert not Path("ran").exists()
+    assert (tmp_path / "cifar-10-batches-py" / "batches.meta").is_file()

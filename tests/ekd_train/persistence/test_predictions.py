@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -159,9 +158,7 @@ def measured(folder, networks: int, images: int, classes: int) -> tuple[float, f
     program = PROGRAM.format(path=[path for path in sys.path if path])
     for what in ("write", "read"):
         words = [sys.executable, "-c", program, str(folder), what, *map(str, (networks, images, classes))]
-        # Fixed, else glibc moves it as it goes, and what a heap keeps differs by hundreds of MiB a run.
-        own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
-        done = subprocess.run(words, env=own, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     mib, accuracy = json.loads(done.stdout)
     return mib, accuracy

@@ -170,7 +170,12 @@ WRONG_SETTINGS = {
     "a name as a path": ("name=../x", "name: use letters, digits"),
     "not YAML": ("seed=[1", "not valid YAML: line 1"),
     "YAML that names itself": ("description=&a [*a]", "nested too deeply, or within itself"),
-    "YAML that makes objects": ("seed=!!python/object:os.system x", "could not determine a constructor"),
+    "an address of no host": ("cluster.address=h]:1", "cluster.address: 'h]:1' is no address: its host or"),
+    "an address of no port": (
+        "storage.endpoint_url=http://h:http",
+        "storage.endpoint_url: 'http://h:http' is no address: its host or its port cannot be one",
+    ),
+    "YAML that makes objects": ("seed=!!python/object:os.system x", "leave out the tag"),
     "a date": ("seed=2024-12-31", "seed: input should be a valid integer"),
 }
 

@@ -16,9 +16,9 @@ from orchestrator.runtime.ray_session import AS_NICE_AS_THE_DRIVER, variables_fo
 PROGRAM = """
 import json, os, pathlib, subprocess, sys
 from orchestrator.experiment.infrastructure import Cluster
-from orchestrator.runtime.address import loopback_alone
-with loopback_alone(Cluster(address="local")):
-    from orchestrator.runtime.ray_session import ray_logs, start_ray
+from orchestrator import api, load_experiment
+api.pipeline_on(load_experiment("digits", ["cluster.address=local"]).cluster)
+from orchestrator.runtime.ray_session import ray_logs, start_ray
 
 unknown = ray_logs()
 capacity = start_ray(Cluster(address="local"), pathlib.Path(sys.argv[1]), {"EKD_ADDRESS": "there"})

@@ -232,6 +232,17 @@ def test_ray_needs_no_filesystem_for_a_folder(tmp_path):
     assert ray_storage(open_storage(str(tmp_path))) == (str(tmp_path), None)
 
 
+@pytest.mark.attack
+def test_ray_is_led_nowhere_by_a_link_in_the_place_of_its_folder(tmp_path):
+    (outside := tmp_path / "outside").mkdir()
+    (run := tmp_path / "run").mkdir()
+    (run / "ray").symlink_to(outside)
+    ray_storage(open_storage(str(run)))
+    assert not (run / "ray").is_symlink()
+    assert (run / "ray").is_dir()
+    assert outside.is_dir()
+
+
 MLFLOW = """
 import sys
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
