@@ -218,8 +218,16 @@ def test_hostile_yaml_is_one_line(text):
     assert "\n" not in str(caught.value)
 
 
+tagged = st.builds(
+    "a: !{}{} {}".format,
+    st.sampled_from(["", "!", "<tag:yaml.org,2002:"]),
+    st.sampled_from(["int", "float", "binary", "timestamp", "set", "omap", "pairs", "null", "bool", "merge"]),
+    st.text("01:._-+eE[]{},x", max_size=300),
+)
+
+
 @fuzzed
-@given(st.text() | st.text("[]{}:,&*<!-#?|>'\" \n\tab01.~"))
+@given(st.text() | st.text("[]{}:,&*<!-#?|>'\" \n\tab01.~") | tagged)
 def test_any_text_is_a_value_or_an_experiment_error(text):
     value = readable(text)
     assert value is None or isinstance(value, bool | int | float | str | list | dict)

@@ -15,7 +15,7 @@ from fuzzing import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekd_train.persistence.checkpoint import DamagedCheckpoint
+from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint, save_record
 from orchestrator.errors import EkdError
 from orchestrator.pipeline.status import all_runs, one_run
 from orchestrator.report import load_evidence
@@ -57,7 +57,7 @@ def changed(data: st.DataObject, tree):
 @given(data=st.data(), name=st.sampled_from(["finished", "searched"]))
 def test_a_changed_document_is_read_or_named(runs, data, name):
     documents = ["manifest.json", "experiment.json", "networks/student.json", "evaluation/predictions.json"]
-    documents += ["search.json"] if name == "searched" else []
+    documents += ["search.json", "trials/trial-0000/trial.json"] if name == "searched" else []
     document = data.draw(st.sampled_from(documents))
     file = runs / name / document
     whole = file.read_text()
@@ -70,6 +70,21 @@ def test_a_changed_document_is_read_or_named(runs, data, name):
                 look()
     finally:
         file.write_text(whole)
+
+
+@fuzzed
+@given(data=st.data())
+def test_a_changed_record_of_a_checkpoint_is_passed_over(tmp_path_factory, data):
+    """The one before it is taken."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(GOLDEN / "unfinished" / "checkpoints", folder / "checkpoints")
+    key = "checkpoints/student/epoch-00150.json"
+    record = json.loads((folder / key).read_text())["record"]
+    store = open_storage(str(folder))
+    save_record(store, key, changed(data, record))  # with its right hash
+    found = Checkpoints(store, "checkpoints/student", record["identity"]).newest()
+    assert found is not None
+    assert found.epoch in (100, 150)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from ekd_train.own_code import OwnCodeError, allow, load, source_hash, sources, 
 from ekd_train.perturbations import perturb
 from ekd_train.settings import Architecture, DataSettings, Distillation, PerturbationSettings
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):

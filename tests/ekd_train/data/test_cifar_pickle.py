@@ -10,6 +10,8 @@ import pytest
 from ekd_train.data.cifar_pickle import read_pickle
 from ekd_train.data.errors import DataError
 
+pytestmark = pytest.mark.attack
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
 
 

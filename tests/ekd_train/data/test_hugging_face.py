@@ -11,6 +11,8 @@ from PIL import Image
 from ekd_train.data import DataError, load_dataset
 from ekd_train.settings import DataSettings
 
+pytestmark = pytest.mark.attack
+
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -12,6 +12,8 @@ from pyarrow import parquet
 from ekd_train.data import DataError, load_dataset, table_file
 from ekd_train.settings import DataSettings
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture
 def rows(tmp_path):

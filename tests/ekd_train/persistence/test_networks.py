@@ -13,6 +13,8 @@ from ekd_train.persistence.networks import (
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 
+pytestmark = pytest.mark.attack
+
 SPEC = a_description()
 RUN = student_run()
 

@@ -19,6 +19,8 @@ from orchestrator.experiment.schema import build_experiment, load_experiment
 from orchestrator.planning.preflight import check
 from orchestrator.tuning.pool import trial_experiment
 
+pytestmark = pytest.mark.attack
+
 DOCS = Path(__file__).parents[3] / "docs"
 EXAMPLE = "docs/examples/own_code.yaml"
 

@@ -23,7 +23,7 @@ from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.provenance import ARCHITECTURE_TAG
 from orchestrator.registry.registration import register_averaged_student
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
 SERVING = Path(__file__).parents[3] / "docs" / "serving.md"
 SHAPE = (1, 32, 32)

@@ -18,6 +18,8 @@ from orchestrator.pretrained.fit import fitted
 from orchestrator.pretrained.read import read_pretrained
 from orchestrator.registry.exported_model import archive_sha256
 
+pytestmark = pytest.mark.attack
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

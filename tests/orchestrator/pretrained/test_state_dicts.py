@@ -21,6 +21,8 @@ from orchestrator.pretrained.check import read_given
 from orchestrator.pretrained.given import Given
 from orchestrator.pretrained.measure import measured
 
+pytestmark = pytest.mark.attack
+
 DATA = {"name": "digits", "validation_size": 300, "test_size": 300}
 SHAPE = {"name": "resnet", "depth": 8, "stem_channels": 4}
 IMAGES = {"mean": [0.3], "std": [0.35]}

@@ -22,6 +22,8 @@ from ekd_train.models import build_model
 from orchestrator.registry.logged_model import Recorded
 from orchestrator.registry.registration import register_averaged_student
 
+pytestmark = pytest.mark.attack
+
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "serve_student.py"
 SHAPE = (1, 8, 8)
 GOOD = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)).tolist()

@@ -69,6 +69,7 @@ def test_its_workers_have_the_variables_and_the_driver_is_left_as_it_was(session
     assert session["own"]
 
 
+@pytest.mark.attack
 @pytest.mark.slow
 def test_it_listens_on_the_loopback_alone(session):
     hosts = {place.rpartition(":")[0] for place in session["listening"]}

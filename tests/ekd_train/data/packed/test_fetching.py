@@ -8,6 +8,8 @@ from ekd_train.data.packed.fetch import put
 from ekd_train.data.shared import SharedData
 from ekd_train.settings import DataSettings
 
+pytestmark = pytest.mark.attack
+
 
 class CountingStore(MemoryStore):
     reads = 0
