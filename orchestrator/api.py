@@ -11,6 +11,7 @@ line is the message of what is raised, an `orchestrator.errors.EkdError`.
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,6 +123,5 @@ def pipeline_on(cluster: Cluster) -> ModuleType:
 
     Of a program that has imported Ray before, Ray listens where it was told then.
     """
-    with loopback_alone(cluster):
-        from orchestrator.pipeline import pipeline  # Ray reads where to listen as it is imported
-    return pipeline
+    with loopback_alone(cluster):  # Ray reads where to listen as it is imported
+        return import_module("orchestrator.pipeline.pipeline")
