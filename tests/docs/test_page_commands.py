@@ -21,14 +21,24 @@ from ekd_train.data.prepare import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.by_hand, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[2]
-PAGES = ("start", "reuse", "choosing", "evaluation", "methods", "tutorial_search", "students")
+PAGES = (
+    "start",
+    "reuse",
+    "choosing",
+    "evaluation",
+    "methods",
+    "tutorial_search",
+    "students",
+    "own_code",
+    "keys",
+)
 INSTEAD = {"make demo": "ekd run digits"}  # which is what it runs once `.venv` is there
-LONG = ("fashion_mnist", "lora.yaml", "pruned_mixed_teachers.yaml")
+LONG = ("fashion_mnist", "lora.yaml", "own_code.yaml", "pruned_mixed_teachers.yaml")
 
 
 def commands(page: str) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
-    return [line.partition("  # ")[0].strip() for block in blocks for line in block.splitlines()]
+    return [re.split("  # | > ", line)[0].strip() for block in blocks for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -96,5 +106,5 @@ def test_every_command_of_a_page_does_its_work(page, folder, environment):
         print(f"{time.monotonic() - began:.0f} s: {command}")
         if words[1] == "run":
             assert printed.splitlines()[-1].startswith("models:/ekd-")
-        if page == "reuse" and "distillation.temperature=2" in command:
+        if command.startswith("ekd plan digits --set distillation.temperature=2"):
             assert "reused" in printed
