@@ -72,7 +72,7 @@ def _of_check(check: Check) -> str:
 def _of_row(row: Row) -> str:
     numbers = row.why_not and f"{row.why_not} |"
     numbers = numbers or f"{row.images_per_s:,.0f} | {100 * row.share_of_peak:.1f} %"
-    return f"| {row.what} | {row.batch_size} | {'yes' if row.compiled else 'no'} | {numbers} |"
+    return f"| {row.what} | {row.batch_size} | {row.compiled} | {numbers} |"
 
 
 if __name__ == "__main__":

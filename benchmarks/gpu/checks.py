@@ -48,6 +48,9 @@ def checks(device: torch.device, second: torch.device | None) -> Iterator[Check]
         kinds = ("none", "tdiv") if method == "kd" else ("none", "tdiv", "tdiv_sdiv")
         for kind in kinds:
             yield _as_on_a_cpu(replace(SMALL, method=method, perturbation=kind), device)
+    for compiled in ("blocks", "graphs"):
+        for method in ("label", "latent_be"):
+            yield _as_uncompiled(replace(SMALL, method=method, compile=compiled), device)
     for precision in ("float32", "bfloat16"):
         case = replace(SMALL, method="latent_be", perturbation="tdiv_sdiv", precision=precision)
         yield _waits_for_nothing(case, device)
@@ -67,8 +70,22 @@ def _losses(case: Case, workers: Workers) -> torch.Tensor:
 
 def _as_on_a_cpu(case: Case, device: torch.device) -> Check:
     ours, theirs = (_losses(case, Workers(device=place)) for place in (device, torch.device("cpu")))
+    return _alike(f"{STEPS} steps of {case.method} with {case.perturbation} are the CPU's", ours, theirs)
+
+
+def _as_uncompiled(case: Case, device: torch.device) -> Check:
+    what = f"{STEPS} steps of {case.method} with speed.compile={case.compile} are those without"
+    if device.type != "cuda":
+        return Check(what, None, "nothing is compiled here")
+    try:
+        ours, theirs = (_losses(each, Workers(device=device)) for each in (case, replace(case, compile="no")))
+    except Exception as error:  # of torch's compiler
+        return Check(what, False, f"{type(error).__name__}: {str(error).splitlines()[0][:80]}")
+    return _alike(what, ours, theirs)
+
+
+def _alike(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> Check:
     apart = float(((ours - theirs).abs() / theirs.abs()).max())
-    what = f"{STEPS} steps of {case.method} with {case.perturbation} are the CPU's"
     return Check(what, apart <= LOSS_TOLERANCE, f"losses at most {apart:.1e} apart")
 
 

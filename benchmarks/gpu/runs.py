@@ -41,6 +41,7 @@ class Case:
     perturbation: str = "none"
     members: int = 4
     precision: str = "bfloat16"
+    compile: str = "no"
     batch_norm: str = "per_worker"
     epochs: int = 1
 
@@ -57,7 +58,7 @@ class Case:
                 "batch_size": self.batch_size,
                 "learning_rate": 0.02,
                 "batch_norm": self.batch_norm,
-                "speed": Speed.model_validate({"precision": self.precision}),
+                "speed": Speed.model_validate({"precision": self.precision, "compile": self.compile}),
             }
         )
         augmentation = Augmentation(crop_padding=min(4, self.image_size // 8), flip=True)

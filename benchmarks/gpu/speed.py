@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.runs import TINY, Case
@@ -18,12 +18,13 @@ from benchmarks.timing import DTYPES
 from ekd_train.distributed import Workers
 from ekd_train.models.build_network import build_network
 from ekd_train.settings import Architecture
-from ekd_train.training.step import Step
+from ekd_train.training.compiled import begin_step, compile_blocks
 
 BATCHES = (128, 256)
 TIMED_STEPS, WARM_UP_STEPS = 10, 3
-RECOMPILE_LIMIT = 256
-"""Each block is compiled for each mode, member and way of taking gradients, and all share one forward."""
+How = Literal["no", "blocks", "graphs"]
+COMPILED: tuple[How, ...] = ("no", "blocks", "graphs")
+"""As `speed.compile` says."""
 
 WIDE = Case("WRN-28-4", Architecture(name="wide_resnet", depth=28, width=4), 32, 100, 128)
 RESNET = Case("ResNet-50", Architecture(name="resnet50"), 224, 1000, 128)
@@ -36,7 +37,7 @@ class Row:
 
     what: str
     batch_size: int
-    compiled: bool
+    compiled: How
     images_per_s: float = 0.0
     share_of_peak: float = 0.0
     """Of multiplications a second, against those of one large matrix product in the same run."""
@@ -52,14 +53,14 @@ def rows(device: torch.device, deadline: float, *, tiny: bool = False) -> Iterat
             case, name=f"{case.name} LatentBE-{case.members}", method="latent_be", perturbation="tdiv_sdiv"
         )
         for batch_size in (MINIATURE.batch_size,) if tiny else BATCHES:
-            kinds: list[tuple[str, Case, Callable[[Case, torch.device, bool], Callable[[], object]]]] = [
+            kinds: list[tuple[str, Case, Callable[[Case, torch.device, How], Callable[[], object]]]] = [
                 (f"{case.name}, plain PyTorch", case, _reference),
                 (f"{case.name}, a teacher's step", case, _ours),
                 (f"{student.name}, TDiv-SDiv", student, _ours),
             ]
             for what, chosen, make in kinds:
                 flops = 0.0  # counted where nothing is compiled: torch compiles nothing that is watched
-                for compiled in (False, True):
+                for compiled in COMPILED[: 2 if tiny else 3]:  # a CPU has no graphs to record
                     row = Row(what, batch_size, compiled)
                     sized = replace(chosen, batch_size=batch_size)
                     if time.monotonic() > deadline:
@@ -76,7 +77,7 @@ def _timed(
     """The row with its images a second, and a step's operations: `flops`, or counted where that is 0."""
     try:
         step = make()
-        with nullcontext() if row.compiled else FlopCounterMode(display=False) as counter:
+        with nullcontext() if row.compiled != "no" else FlopCounterMode(display=False) as counter:
             step()
         for _ in range(WARM_UP_STEPS):
             step()
@@ -111,32 +112,31 @@ def _matrix_product(device: torch.device, size: int) -> float:
     return 2 * size**3 / _seconds(lambda: a @ b, 10, device)
 
 
-def _ours(case: Case, device: torch.device, compiled: bool) -> Callable[[], object]:
+def _ours(case: Case, device: torch.device, compiled: How) -> Callable[[], object]:
     step, batches = case.made(Workers(device=device))
-    if compiled:
-        compile_blocks(step, device)
+    compile_blocks(step.trainee.network, compiled, device, _backend(device))
     rows = batches.of_epoch(0)
     numbers = iter(range(1 << 30))
 
     def one() -> object:
+        begin_step(compiled)
         number = next(numbers)
         return step(batches.draw(number, rows[number % len(rows)]))
 
     return one
 
 
-def _reference(case: Case, device: torch.device, compiled: bool) -> Callable[[], object]:
+def _reference(case: Case, device: torch.device, compiled: How) -> Callable[[], object]:
     """As a tutorial would have it: one network, cross-entropy, SGD, on one batch that lies there."""
     network = build_network(case.run, case.spec).to(device).train()
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, nesterov=True, fused=True)
     images = torch.rand(case.batch_size, *case.spec.image_shape, device=device)
     labels = torch.arange(case.batch_size, device=device) % case.classes
-    if compiled:
-        for block in blocks_of(network):
-            block.compile(fullgraph=True, recompile_limit=RECOMPILE_LIMIT, backend=_backend(device))
+    compile_blocks(network, compiled, device, _backend(device))
 
     def one() -> object:
+        begin_step(compiled)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, DTYPES[case.precision]):
             loss = F.cross_entropy(network(images).float(), labels)
@@ -145,20 +145,6 @@ def _reference(case: Case, device: torch.device, compiled: bool) -> Callable[[],
         return loss.detach()
 
     return one
-
-
-def compile_blocks(step: Step, device: torch.device) -> None:
-    """Have the residual blocks of the network in training compiled, each as one graph."""
-    for block in blocks_of(step.trainee.network):
-        block.compile(fullgraph=True, recompile_limit=RECOMPILE_LIMIT, backend=_backend(device))
-
-
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """Its residual blocks."""
-    return [module for module in network.modules() if type(module).__name__ in BLOCKS]
-
-
-BLOCKS = ("PreActivationBlock", "BasicBlock", "Bottleneck")
 
 
 def _backend(device: torch.device) -> str:

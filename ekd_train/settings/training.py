@@ -50,10 +50,20 @@ class Speed(Settings):
     checkpoint_activations: bool = False
     """Keep what each layer was given instead of all that it computed, and compute it again for the gradient:
     about a third more time, much less memory, the same gradients."""
+    compile: Literal["no", "blocks", "graphs"] = "no"
+    """On a GPU: `blocks` compiles each residual or transformer block of the network in training as one
+    graph, `graphs` records them as CUDA graphs too; the first steps take minutes. Not together with
+    `checkpoint_activations`."""
     cache_teachers: bool = False
     """Evaluate the student's teachers once on every augmented variant of every training image, and
     keep their logits in a file below the user's cache folder. For unperturbed images only, and no
     more variants than epochs: beyond that it would cost more than it saves."""
+
+    @model_validator(mode="after")
+    def _one_way_to_run_a_block(self) -> "Speed":
+        if self.compile != "no" and self.checkpoint_activations:
+            raise ValueError("compile and checkpoint_activations exclude each other; leave one out")
+        return self
 
 
 class Optimiser(Settings):

@@ -23,6 +23,7 @@ from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, Predictions, build_objective, objective_for
 from ekd_train.perturbations import Draw, apply, changes_images
 from ekd_train.settings import PerturbationSettings, Training, TrainingRun
+from ekd_train.training.compiled import begin_step, compile_blocks
 from ekd_train.training.optimiser import adjust_factor_gradients, build_optimiser, clip_gradients
 from ekd_train.training.recompute import recompute_activations
 from ekd_train.training.speed import computing, lay_out, precision_on
@@ -85,6 +86,7 @@ class Step:
         With them `{teachers,members}_diversity/*` on the images that the student learned from, where
         there are several: what the perturbation makes of the teachers' disagreement, and who follows.
         """
+        begin_step(self.training.speed.compile)
         self.optimiser.zero_grad(set_to_none=True)
         share = sum(part.weight for part in parts)
         reported: dict[str, Tensor] = {}
@@ -212,6 +214,7 @@ def build_step(
         ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema), use_buffers=True)
     if training.speed.checkpoint_activations:
         recompute_activations(network)
+    compile_blocks(network, training.speed.compile, workers.device)
     trainee = build_trainee(network, objective, teachers, as_float(data.train.images[:2]), frozen)
     factors = run.student.factors if run.student is not None else None
     temperature = run.distillation.temperature if run.distillation is not None else 1.0
