@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, WithJsonSchema
 
 from ekd_train.errors import EkdError
+from ekd_train.regular_file import open_regular
 
 
 def _written_so(name: str) -> str:
@@ -118,7 +119,11 @@ def source_hash(module: str) -> str:
     """SHA-256 of the names and contents of `sources(module)`; raises `OwnCodeError`."""
     digest = hashlib.sha256()
     for name, file in sources(module).items():
-        content = file.read_bytes()
+        try:
+            with open_regular(file) as opened:
+                content = opened.read()
+        except OSError as error:
+            raise OwnCodeError(f"{module}: {file} cannot be read: {error.strerror}") from None
         digest.update(f"{name} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
@@ -151,8 +156,9 @@ def sources(module: str) -> dict[str, Path]:
 def _imported_by(file: Path) -> set[str]:
     """The packages that a file names in its imports, at the top or within a function; not its own."""
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # importing it says so
+        with open_regular(file) as opened:
+            tree = ast.parse(opened.read())
+    except (OSError, SyntaxError, ValueError):  # hashing or importing it says so
         return set()
     names = set()
     for node in ast.walk(tree):

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ekd_train.regular_file import open_regular
+
 from .errors import DataError
 
 REMEDY = "fetch the file again from its publisher"
@@ -67,7 +69,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise DataError(path, f"is larger than {MOST_BYTES >> 20} MiB", REMEDY)
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except FileNotFoundError:
         raise DataError(path, "does not exist", "check data.root, or set data.download: true") from None
     except OSError as error:

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from ekd_train.regular_file import open_regular
 from ekd_train.settings import DataSettings
 
 from .errors import DataError
@@ -93,7 +94,7 @@ def _check_stays_below(folder: Path) -> None:
     """Raise `DataError` if the descriptions in a folder name data elsewhere: a file, or a server."""
     for name in DESCRIPTIONS:
         try:
-            with open(folder / name, encoding="utf-8") as file:
+            with io.TextIOWrapper(open_regular(folder / name), encoding="utf-8") as file:
                 text = file.read(MOST_CHARACTERS + 1)
         except OSError:  # there is none, or reading the data will say more
             continue

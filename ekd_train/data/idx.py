@@ -10,9 +10,11 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
+
+from ekd_train.regular_file import open_regular
 
 from .errors import DataError
 
@@ -31,11 +33,12 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
             or longer than its header says, or damaged within its gzip stream.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as stream:
+            file.seek(0)
             capacity = path.stat().st_size * (MAX_DEFLATE_RATIO if compressed else 1)
-            return _read(stream, path, axes, capacity)  # type: ignore[arg-type]
+            stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
+            return _read(stream, path, axes, capacity)
     except FileNotFoundError:
         raise DataError(path, "does not exist", "check data.root") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

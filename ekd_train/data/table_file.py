@@ -7,6 +7,8 @@ import pyarrow
 import pyarrow.compute
 from pyarrow import parquet
 
+from ekd_train.regular_file import open_regular
+
 from .errors import DataError
 
 MOST_BYTES = 1 << 30
@@ -53,7 +55,7 @@ def _read_csv(file: Path) -> pandas.DataFrame:
 
     Raises `ValueError` beyond the bounds, and whatever pandas does.
     """
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         header = opened.readline(MOST_TEXT)
     if len(header) == MOST_TEXT or header.count(b",") > MOST_COLUMNS:
         raise ValueError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ekd_train.regular_file import open_regular
 from ekd_train.settings import DataSettings
 
 from .dataset import Channels, Source
@@ -72,7 +73,8 @@ def _columns(path: Path) -> list[tuple[str, str]]:
     try:
         if path.stat().st_size > MOST_TEXT_BYTES:
             raise DataError(path, f"is larger than {MOST_TEXT_BYTES >> 20} MiB", "fetch the archive again")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open_regular(path) as file:
+            lines = file.read().decode().splitlines()
     except FileNotFoundError:
         raise DataError(path, "does not exist", "check data.root, or fetch the archive again") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ mapping that contains itself are errors; `1e-3` is a number, as everywhere else;
 or a date, which YAML 1.1 reads as 8, as 90 and as an object, is text, which no number's key takes.
 """
 
+import io
 import re
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ekd_train.regular_file import open_regular
 from orchestrator.errors import ExperimentError
 
 MOST_VALUES = 100_000
@@ -97,7 +99,7 @@ def read_yaml(text: str, where: str) -> Any:
 
 def read_text(path: Path) -> str:
     """The text of a file, no more of it than `read_yaml` takes; raises `OSError` or `UnicodeDecodeError`."""
-    with path.open(encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8") as file:
         return file.read(MOST_CHARACTERS + 1)
 
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import pickle
-import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
 from ekd_train.persistence.bounded_tensors import parse_tensors
 from ekd_train.persistence.bounded_zip import check_pickle, check_zip
+from ekd_train.regular_file import open_regular
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.pretrained.network import PretrainedNetwork
@@ -57,15 +57,11 @@ def _read(uri: str, endpoint_url: str | None, patience_s: float, most_bytes: int
         except ValueError as error:
             raise ExperimentError(str(error)) from None
     try:
-        # A pipe would be waited for, for ever.
-        opened = os.open(Path(uri).expanduser(), os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(opened, "rb") as file:
-            found = os.fstat(opened)
-            if not stat.S_ISREG(found.st_mode):
-                raise ExperimentError("is no file")
-            if found.st_size > most_bytes:
-                raise ExperimentError(f"{found.st_size} bytes, more than the {most_bytes} that it may have")
-            return file.read(found.st_size)
+        with open_regular(Path(uri).expanduser()) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
+                raise ExperimentError(f"{size} bytes, more than the {most_bytes} that it may have")
+            return file.read(size)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
