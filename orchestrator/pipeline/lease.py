@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ekd_train.persistence.bounded_json import read_bounded_json
-from ekd_train.persistence.records import Record
+from ekd_train.persistence.records import NewerRecord, Record
 from orchestrator.errors import EkdError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, TooLarge, Version
@@ -92,7 +92,10 @@ class Fence:
 
     def check(self) -> None:
         """Raise `TakenOver` unless the stored lease is this one, `StorageError` if that cannot be seen."""
-        current, _ = _read(self.storage)
+        try:
+            current, _ = _read(self.storage)
+        except NewerRecord as error:
+            raise TakenOver(str(error)) from None
         if current is None or (current.term, current.token) != (self.term, self.token):
             raise TakenOver(_lost_to(current))
         if current.released:
@@ -123,7 +126,8 @@ class Lease:
     def acquire(self, waiting: Callable[[str], None] = lambda _: None) -> "Lease":
         """Take the lease, waiting for that of a driver that may have ended to run out if need be.
 
-        `waiting` is called with a line if it has to wait. Raises `LeaseHeld` when the holder is alive.
+        `waiting` is called with a line if it has to wait. Raises `LeaseHeld` when the holder is alive;
+        `NewerRecord` for a lease of a newer version of ekd.
         """
         seen: Holder | None = None
         deadline = time.monotonic() + self.lease_s
@@ -170,7 +174,11 @@ class Lease:
     def confirm(self) -> None:
         """As `check`, and looks at the stored lease: before a write to another place than `fenced`."""
         self.check()
-        self._fence.check()
+        try:
+            self._fence.check()
+        except TakenOver as error:
+            self.lost = self.lost or str(error)
+            raise
 
     def release(self) -> None:
         """Give the run up. Never raises: a lease that cannot be given up ends by itself."""
@@ -178,7 +186,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         if self.lost is None and self._version is not None:
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError, NewerRecord):
                 current, version = _read(self.storage)
                 if current is not None and current.token == self._token:
                     # Its process ended long ago, for versions of ekd that do not know what is given up.
@@ -227,7 +235,11 @@ class Lease:
     def _look(self, began: float) -> None:
         """After a conflict: a renewal whose answer got lost conflicts with itself when it is sent again."""
         with contextlib.suppress(StorageError):  # to be seen at the next renewal
-            current, version = _read(self.storage)
+            try:
+                current, version = _read(self.storage)
+            except NewerRecord as error:
+                self.lost = str(error)
+                return
             if current is None or current.token != self._token:
                 self.lost = _lost_to(current)
             else:
@@ -272,9 +284,14 @@ def this_process(token: str = "", term: int = 0) -> Holder:
 
 
 def holder_in(data: bytes) -> Holder | None:
-    """The holder that a stored lease names; None if it is damaged, and so holds nobody up."""
+    """The holder that a stored lease names; None if it is damaged, and so holds nobody up.
+
+    Raises `NewerRecord`.
+    """
     try:
         return Holder.parse(read_bounded_json(data), LEASE)
+    except NewerRecord:
+        raise
     except ValueError:
         return None
 

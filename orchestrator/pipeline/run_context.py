@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from orchestrator.runtime import ray_session, worker_pool
 from orchestrator.runtime.address import wanted_address
 from orchestrator.runtime.event import Done, Event, Failed, Restarted, Started, Validated
 from orchestrator.runtime.ray_errors import remedy_in
+from orchestrator.storage import StorageError
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.run_state import RunState
@@ -272,10 +274,14 @@ class RunContext:
                     # With epochs whose events died with an earlier driver.
                     self.tracker.show({event.run: network_state(made, self.checked.run_id)})
             case Failed(failure="hopeless"):
-                self.stop_if_taken_over()
+                if self.lease is not None:  # a worker may have seen first that the run is not ours any more
+                    with suppress(StorageError):
+                        self.lease.confirm()
                 self.tracker.finish(event.run, "FAILED")
                 remedy = f"; {remedy}" if (remedy := remedy_in(event.error)) else ""
-                raise RunFailed(f"{event.run}: {event.reason}{remedy}")
+                failed = RunFailed(f"{event.run}: {event.reason}{remedy}")
+                failed.continues = False  # it would end there again
+                raise failed
             case Failed():
                 self.view.warn(f"{event.run}: {event.reason}; its workers {STARTED_AGAIN}")
             case Restarted():

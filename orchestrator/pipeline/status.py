@@ -1,5 +1,6 @@
 """The state of runs, read from their storage alone: neither Ray nor MLflow is asked."""
 
+import math
 import os
 import re
 import time
@@ -64,7 +65,7 @@ def _row(run: Storage, run_id: str) -> tuple[float, list[str]]:
     except StorageError:
         raise
     except Exception:  # whatever somebody has written there
-        return 0.0, [run_id, "unreadable", "", "", "`ekd status` with its id says why", ""]
+        return -math.inf, [run_id, "unreadable", "", "", "`ekd status` with its id says why", ""]
 
 
 def _readable_row(run: Storage, run_id: str) -> tuple[float, list[str]]:
@@ -72,13 +73,14 @@ def _readable_row(run: Storage, run_id: str) -> tuple[float, list[str]]:
     if manifest.done("evaluate"):
         measured = manifest.evaluated.predictors["averaged"].test
         accuracy = f"{100 * measured['accuracy']:.2f} %"
-    return manifest.updated, [
+    age = run.age_s(MANIFEST)  # by the store's clock: what a manifest says is by its driver's
+    return time.monotonic() - age, [
         run_id,
         state_of(run, manifest),
         next(reversed(manifest.stages), ""),
         accuracy,
         manifest.registered.uri if manifest.done("register") else "",
-        _ago(time.time() - manifest.updated),
+        _ago(age),
     ]
 
 

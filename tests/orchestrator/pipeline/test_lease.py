@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ekd_train.persistence.records import NewerRecord
 from orchestrator.pipeline import lease as lease_module
 from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, TakenOver, holder_in, this_process
 from orchestrator.storage import Conflict, StorageError
@@ -144,6 +145,27 @@ def test_without_proc_a_dead_holder_is_waited_for_not_refused_for_ever(storage, 
 def test_a_damaged_lease_belongs_to_nobody(storage, content):
     storage.write(LEASE, content)
     Lease(storage).acquire().release()
+
+
+def of_a_newer_version(storage) -> bytes:
+    holder = this_process("theirs", 7).model_dump() | {"format": 2, "host": "elsewhere"}
+    return json.dumps(holder).encode()
+
+
+def test_a_lease_of_a_newer_version_is_left_to_it(storage):
+    storage.write(LEASE, theirs := of_a_newer_version(storage))
+    with pytest.raises(NewerRecord, match=r"owner\.json: format 2 is of a newer version of ekd"):
+        Lease(storage).acquire()
+    assert storage.read(LEASE) == theirs
+
+
+def test_a_newer_version_that_takes_over_ends_the_older_one(storage):
+    with Lease(storage, **QUICK).acquire() as mine:
+        storage.write(LEASE, theirs := of_a_newer_version(storage))
+        with pytest.raises(TakenOver, match="format 2 is of a newer version of ekd"):
+            mine.fenced.write("manifest.json", b"{}")
+        assert eventually(lambda: mine.lost is not None)
+    assert storage.read(LEASE) == theirs
 
 
 def test_the_lease_is_renewed_while_the_driver_lives(storage):

@@ -21,6 +21,7 @@ from orchestrator.pipeline.stages.register import register
 from orchestrator.planning.preflight import Checked
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
+from orchestrator.runtime.event import Failed
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 from orchestrator.tuning.request import SearchRequest
@@ -37,6 +38,9 @@ class FakeTracker:
 
     def flush(self, *, force: bool) -> bool:
         return True
+
+    def finish(self, name: str, status: str) -> None:
+        self.shown.append(f"{name}: {status}")
 
     def show(self, states: dict[str, object]) -> None:
         self.shown += states
@@ -233,6 +237,36 @@ def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(checked, tra
         run(checked, {"one": taken_over, "two": never})
     assert tracker.closed == []
     assert manifest(checked).content.status == "running"
+
+
+def hopeless(error: str):
+    """A stage whose worker has given up for this reason."""
+    failed = Failed(run="student", failure="hopeless", out_of_memory=False, error=error, message="why")
+
+    def stage(context):
+        context._handle(failed)
+
+    return stage
+
+
+def test_where_the_runs_folder_was_deleted_nothing_is_said_to_be_kept(checked, tracker, capsys):
+    """A worker is the first to see it, and says so by what it raises."""
+
+    def deleted(context):
+        checked.storage.delete(LEASE)
+        hopeless("TakenOver")(context)
+
+    with pytest.raises(TakenOver, match="was deleted or damaged, perhaps with all of") as error:
+        run(checked, {"one": deleted})
+    assert error.value.hint is None
+    assert tracker.closed == []
+    assert "MLflow" not in capsys.readouterr().err
+
+
+def test_of_what_would_fail_again_it_is_not_said_that_the_same_command_continues(checked, tracker):
+    with pytest.raises(RunFailed, match="student: TrainingDiverged: why") as error:
+        run(checked, {"one": hopeless("TrainingDiverged")})
+    assert error.value.hint is None
 
 
 def test_a_run_that_another_driver_has_is_not_begun(checked, tracker):
