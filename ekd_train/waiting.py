@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from ekd_train.errors import EkdError
 
@@ -58,12 +59,12 @@ def waiting_for(what: Callable[[], str]) -> Iterator[None]:
         over.set()
 
 
-def lock_holder(number: int) -> str:
-    """In words, who has the lock (flock) of the file of this inode: a process of this host, as Linux says."""
+def lock_holder(number: int, kind: Literal["FLOCK", "POSIX"] = "FLOCK") -> str:
+    """In words, who has the lock of the file of this inode: a process of this host, as Linux says."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/locks").read_text().splitlines():
-            _, *fields = line.split()  # its number; FLOCK ADVISORY WRITE pid device:inode start end
-            if fields[0] == "FLOCK" and fields[4].rpartition(":")[2] == str(number):
+            _, *fields = line.split()  # its number; FLOCK or POSIX ADVISORY WRITE pid device:inode start end
+            if fields[0] == kind and fields[4].rpartition(":")[2] == str(number):
                 return process_in_words(int(fields[3]))
     return "a process that this host does not know"
 

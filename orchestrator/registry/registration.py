@@ -29,7 +29,7 @@ from orchestrator.registry.logged_model import (
 )
 from orchestrator.registry.promotion import CHAMPION, Promotion, Validation, decide_promotion
 from orchestrator.registry.provenance import weights_sha256
-from orchestrator.tracking.connection import explained, patient
+from orchestrator.tracking.connection import explained, global_store
 from orchestrator.tracking.run_state import shortened
 from orchestrator.tracking.runs import RUN_ID_TAG
 from orchestrator.tracking.tracker import Tracker
@@ -101,7 +101,7 @@ def register_averaged_student(
     sha256 = weights_sha256(module)
     made_from = {**lineage, RUN_ID_TAG: tracker.ekd_run_id, PARENT_RUN_TAG: run}
     client = tracker.client
-    with patient(tracker.uri):
+    with global_store(tracker.uri):
         with explained(tracker.uri, "look for the model in"):
             version = _find_version(tracker, run, name, sha256)
             logged = None if version else find_logged_model(tracker, run, sha256)

@@ -6,12 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ekd_train.data.user_cache import locked
+from ekd_train.waiting import lock_holder, waiting_for
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.atomic_files import replacing
@@ -33,6 +34,9 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # stderr is for what is wrong
 }
 UPLOAD_TIMEOUT_S = 300
+_PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(UPLOAD_TIMEOUT_S)}
+TRANSFERS = ("log_artifact", "log_model_artifacts", "download_artifacts")
+"""What the names of the client's methods that carry files begin with: these alone may take minutes."""
 MIGRATION_S = 300
 """How long another process may take to create or migrate a SQLite file."""
 
@@ -54,8 +58,10 @@ def connect(uri: str) -> "MlflowClient":
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with explained(uri, "open"), _first_use(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        if not uri.startswith(("http:", "https:")):  # the database is written by this process
-            client = cast("MlflowClient", Uninterrupted(client))
+        if uri.startswith(("http:", "https:")):
+            client = cast("MlflowClient", Audible(client, uri))
+        else:  # the database is written by this process
+            client = cast("MlflowClient", Uninterrupted(client, lambda: _database(uri)))
         client.search_experiments(max_results=1)
     return client
 
@@ -166,13 +172,31 @@ def upload(
 
 @contextmanager
 def patient(uri: str) -> Iterator[None]:
-    """For uploads: time enough for a large file, and `uri` as MLflow's global store.
-
-    Its model registry asks the *global* client for a logged model, whatever client called it.
-    """
-    wanted = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(UPLOAD_TIMEOUT_S)}
-    with in_the_environment(wanted):
+    """For files that MLflow's own functions fetch: time enough, and a voice; `uri` as its global store."""
+    with global_store(uri), in_the_environment(_PATIENT), waiting_for(lambda: _server(uri, files=True)):
         yield
+
+
+@contextmanager
+def global_store(uri: str) -> Iterator[None]:
+    """`uri` as MLflow's global store, which its registry asks for a logged model, whoever called it."""
+    with in_the_environment({"MLFLOW_TRACKING_URI": uri}):
+        yield
+
+
+def _server(uri: str, *, files: bool = False) -> str:
+    doing = "to take or give a file" if files else "which does not answer"
+    return f"the tracking store {redacted(uri)}{' ' if files else ', '}{doing}"
+
+
+def _database(uri: str) -> str:
+    """The database at `uri`; of a file, who holds it."""
+    file = sqlite_file(uri)
+    if file is None:
+        return _server(uri)
+    with suppress(OSError):
+        return f"MLflow's file {file}, which is locked by {lock_holder(file.stat().st_ino, 'POSIX')}"
+    return f"MLflow's file {file}, which is gone"
 
 
 @contextmanager
@@ -198,8 +222,9 @@ class Uninterrupted:
     ['one', 'two']
     """
 
-    def __init__(self, target: object) -> None:
-        self._target = target
+    def __init__(self, target: object, what: Callable[[], str] = lambda: "MLflow") -> None:
+        """`what` is waited for, in words."""
+        self._target, self._what = target, what
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
 
     def __getattr__(self, name: str) -> Any:
@@ -209,7 +234,33 @@ class Uninterrupted:
 
         @functools.wraps(found)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._thread.submit(found, *args, **kwargs).result()
+            with waiting_for(self._what):
+                return self._thread.submit(found, *args, **kwargs).result()
+
+        return call
+
+
+class Audible:
+    """Whose methods are those of `target`, a client of the server at `uri`: who waits for one says so.
+
+    >>> Audible("one two", "http://127.0.0.1:5000").split()
+    ['one', 'two']
+    """
+
+    def __init__(self, target: object, uri: str) -> None:
+        self._target, self._uri = target, uri
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            files = name.startswith(TRANSFERS)
+            limits = _PATIENT if files else {}
+            with waiting_for(lambda: _server(self._uri, files=files)), in_the_environment(limits):
+                return found(*args, **kwargs)
 
         return call
 

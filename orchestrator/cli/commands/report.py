@@ -20,7 +20,7 @@ from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
-from orchestrator.tracking.connection import connect, explained, patient, upload
+from orchestrator.tracking.connection import connect, explained, upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,7 +76,7 @@ def _standing(client: "MlflowClient", evidence: Evidence, uri: str) -> RegistryS
         return None
     day = datetime.now(UTC).date().isoformat()
     try:
-        with patient(uri), explained(uri, "read from"):
+        with explained(uri, "read from"):
             version = version_of(client, model.name, model.version)
     except NoSuchVersion:
         return RegistryStatus((), "not in the registry any more", day)
@@ -90,7 +90,6 @@ def _refresh(
     try:
         with (
             in_the_environment(environment(arguments.endpoint_url)),
-            patient(uri),
             explained(uri, "write to"),
         ):
             parent = evidence.manifest.mlflow["parent"]
