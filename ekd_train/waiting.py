@@ -12,6 +12,7 @@ from ekd_train.errors import EkdError
 
 FIRST_S = 10.0
 AGAIN_S = 60.0
+UNKNOWN = "a process that this host does not know"
 
 log = logging.getLogger(__name__)
 """Whoever has a terminal shows its lines there; without anybody's doing Python writes them to stderr."""
@@ -66,7 +67,7 @@ def lock_holder(number: int, kind: Literal["FLOCK", "POSIX"] = "FLOCK") -> str:
             _, *fields = line.split()  # its number; FLOCK or POSIX ADVISORY WRITE pid device:inode start end
             if fields[0] == kind and fields[4].rpartition(":")[2] == str(number):
                 return process_in_words(int(fields[3]))
-    return "a process that this host does not know"
+    return UNKNOWN
 
 
 def process_in_words(pid: int) -> str:

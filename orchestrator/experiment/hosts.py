@@ -6,6 +6,9 @@ import socket
 from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from orchestrator.experiment.redaction import redacted
 
 ALLOWED = "EKD_ALLOW_INSECURE"
 """The variable that names hosts, with commas between them, to which credentials may go unencrypted. It is in
@@ -39,9 +42,28 @@ def is_malformed(address: str) -> bool:
         return True
 
 
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""The SDK's own variables; the first counts."""
+
+
 def endpoint_of(endpoint_url: str | None) -> str | None:
     """The address of the S3 store: the setting, else the SDK's own variables; None: AWS."""
-    return endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+
+
+def endpoint_setting(endpoint_url: str | None) -> str:
+    """Where the address of the S3 store comes from, by name."""
+    return next((n for n in ENDPOINTS if os.environ.get(n) and not endpoint_url), "storage.endpoint_url")
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy, without credentials, that requests to `address` go through as the environment says, and the
+    variables that say so; None: they go there themselves."""
+    scheme = address.partition("://")[0].lower()
+    proxy, host = getproxies().get(scheme), host_of(address)
+    if not proxy or not host or proxy_bypass(host):
+        return None
+    return f"the proxy {redacted(proxy)} ({scheme.upper()}_PROXY, NO_PROXY)"
 
 
 def is_this_machine(host: str) -> bool:

@@ -10,28 +10,21 @@ was stopped, or cut off, until another one came writes and deletes nothing more.
 """
 
 import contextlib
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from ekd_train.persistence.bounded_json import read_bounded_json
-from ekd_train.persistence.records import NewerRecord, Record
+from ekd_train.persistence.records import NewerRecord
 from orchestrator.errors import EkdError
 from orchestrator.experiment.redaction import one_line
+from orchestrator.pipeline.lease_holder import LEASE, Holder, holder_in, this_process
 from orchestrator.storage import Conflict, MissingKey, Storage, StorageError, TooLarge, Version
 from orchestrator.storage.fenced import FencedStorage
 
-LEASE = "owner.json"
-"""The name is that of format 1, so that drivers of every version see each other's."""
 LEASE_S = 60.0
 RENEW_S = 15.0
-_ENDED = ("Z", "X")
-"""States of a process that has ended and that nobody has waited for: in a container perhaps for ever."""
 
 
 class LeaseHeld(EkdError):
@@ -42,43 +35,6 @@ class TakenOver(EkdError):
     """This process, or the driver that it works for, does not own the run any more: it writes nothing."""
 
     continues = False
-
-
-class Holder(Record):
-    """The process that holds a lease, told from every other one, also of other hosts and containers."""
-
-    WHAT = "a run's lease"
-
-    host: str
-    boot: str = ""
-    """Of its kernel."""
-    pids: str = ""
-    """Its space of process ids."""
-    pid: int
-    started: str | None = None
-    """When it began, in the kernel's ticks."""
-    token: str = ""
-    """Of this lease alone."""
-    term: int = 0
-    """Larger than that of every owner before; 0: of an earlier version of ekd."""
-    released: bool = False
-    """Whether the run was given up; the number stays, so that the next one is larger."""
-    since: float = 0.0
-    """When it was taken or renewed, by its host's clock, in seconds since 1970."""
-
-    @property
-    def is_on_this_host(self) -> bool:
-        """Whether its process id means something in this process: same kernel, same id space."""
-        here = this_process()
-        return bool(here.boot) and (self.host, self.boot, self.pids) == (here.host, here.boot, here.pids)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it gave the run up, or was a process of this host that has ended."""
-        return self.released or (self.is_on_this_host and _start_of(self.pid) != self.started)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
 
 
 @dataclass(frozen=True)
@@ -267,50 +223,3 @@ def _lost_to(holder: Holder | None) -> str:
 def _now() -> float:
     """Seconds, of a clock that goes on while this machine sleeps, if there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def this_process(token: str = "", term: int = 0) -> Holder:
-    """The holder that this process is."""
-    return Holder(
-        host=socket.gethostname(),
-        boot=_read_text("/proc/sys/kernel/random/boot_id"),
-        pids=_pid_namespace(),
-        pid=os.getpid(),
-        started=_start_of(os.getpid()),
-        token=token,
-        term=term,
-        since=time.time(),
-    )
-
-
-def holder_in(data: bytes) -> Holder | None:
-    """The holder that a stored lease names; None if it is damaged, and so holds nobody up.
-
-    Raises `NewerRecord`.
-    """
-    try:
-        return Holder.parse(read_bounded_json(data), LEASE)
-    except NewerRecord:
-        raise
-    except ValueError:
-        return None
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _pid_namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _start_of(pid: int) -> str | None:
-    """When that process began, in the kernel's ticks, which tells reused ids apart; None if it has ended."""
-    fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in _ENDED else None

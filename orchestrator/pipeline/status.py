@@ -11,7 +11,8 @@ from rich.table import Table
 
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
-from orchestrator.pipeline.lease import LEASE, LEASE_S, holder_in
+from orchestrator.pipeline.lease import LEASE_S
+from orchestrator.pipeline.lease_holder import LEASE, holder_in
 from orchestrator.pipeline.manifest import MANIFEST, STATES, read_experiment, read_manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.order import training_runs

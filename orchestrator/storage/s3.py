@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from ekd_train.persistence.bounded_json import MOST_BYTES
-from orchestrator.experiment.hosts import endpoint_of, is_malformed, why_exposed
+from orchestrator.experiment.hosts import endpoint_of, endpoint_setting, is_malformed, why_exposed
 from orchestrator.storage import s3_client, s3_errors
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.storage.base import (
@@ -72,9 +72,9 @@ class S3Storage(Storage):
         if prefix and (not is_key(prefix) or "?" in prefix or "#" in prefix):
             raise ValueError(f"storage.uri has the invalid prefix {prefix!r}; valid form: s3://bucket/prefix")
         _refuse_exposed_token(endpoint_of(endpoint_url) or "")
-        return cls(
-            bucket, prefix, None if endpoint_url is None else _checked_endpoint(endpoint_url), patience_s
-        )
+        if (address := endpoint_of(endpoint_url)) is not None:
+            address = _checked_endpoint(address, endpoint_setting(endpoint_url))
+        return cls(bucket, prefix, None if endpoint_url is None else address, patience_s)
 
     def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
         """The bytes of an object."""
@@ -251,14 +251,12 @@ def _refuse_exposed_token(endpoint_url: str) -> None:
             raise ValueError(f"{endpoint_url}: {reason}")
 
 
-def _checked_endpoint(endpoint_url: str) -> str:
-    if is_malformed(endpoint_url):
-        raise ValueError("storage.endpoint_url: its host or its port cannot be one")
-    parts = urlsplit(endpoint_url)
+def _checked_endpoint(address: str, setting: str) -> str:
+    if is_malformed(address):
+        raise ValueError(f"{setting}: its host or its port cannot be one")
+    parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError(
-            "storage.endpoint_url must be http(s)://host[:port], with credentials in the environment only"
-        )
+        raise ValueError(f"{setting} must be http(s)://host[:port], with credentials in the environment only")
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(f"storage.endpoint_url {endpoint_url!r}: nothing may follow host and port")
-    return endpoint_url.rstrip("/")
+        raise ValueError(f"{setting} {address!r}: nothing may follow host and port")
+    return address.rstrip("/")

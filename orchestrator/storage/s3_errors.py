@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from urllib.request import getproxies
 
 import botocore.exceptions as botocore
 import s3transfer.exceptions as s3transfer  # type: ignore[import-untyped]
@@ -11,6 +10,7 @@ from boto3.exceptions import Boto3Error, S3TransferFailedError, S3UploadFailedEr
 from botocore.eventstream import ParserError
 from botocore.parsers import ResponseParserError
 
+from orchestrator.experiment.hosts import endpoint_of, endpoint_setting, proxy_of
 from orchestrator.experiment.redaction import one_line
 from orchestrator.storage.base import StorageError
 from orchestrator.storage.s3_error_table import meaning_of
@@ -79,14 +79,21 @@ def transient(error: Exception) -> bool:
 
 def explain(error: Exception, uri: str, endpoint_url: str | None) -> StorageError:
     """The `StorageError` for what boto3 raised about `uri`."""
-    error, store = _cause(error), endpoint_url or "AWS S3"
+    error, address = _cause(error), endpoint_of(endpoint_url)
+    store = address or "AWS S3"
+    setting = endpoint_setting(endpoint_url)
+    proxy = proxy_of(address or "https://s3.amazonaws.com")
     if isinstance(error, botocore.ClientError):
         problem, remedy = _words_for_reply(error, store)
-        if getproxies() and "x-amz-request-id" not in _headers(error):  # every store's reply has one
-            remedy += "; or the proxy answered (HTTP_PROXY, HTTPS_PROXY): name the store's host in NO_PROXY"
-        return StorageError(uri, problem, remedy)
-    meaning = meaning_of(error)
-    return StorageError(uri, meaning.problem.format(store=store, line=_line(error)), meaning.remedy)
+        if proxy and "x-amz-request-id" not in _headers(error):  # every store's reply has one
+            problem = f"{problem}, said by {proxy} or the store"
+            remedy = f"name the store's host in NO_PROXY if it was the proxy; else {remedy}"
+    else:
+        meaning = meaning_of(error)
+        problem, remedy = meaning.problem.format(store=store, line=_line(error)), meaning.remedy
+        if proxy and meaning.transient:
+            problem, remedy = f"{problem}, through {proxy}", f"{remedy}, and the proxy"
+    return StorageError(uri, problem, remedy.replace("storage.endpoint_url", setting))
 
 
 def _cause(error: Exception) -> Exception:

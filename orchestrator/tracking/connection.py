@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ekd_train.data.user_cache import locked
-from ekd_train.waiting import lock_holder, waiting_for
+from ekd_train.waiting import UNKNOWN, lock_holder, waiting_for
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.atomic_files import replacing
@@ -194,9 +194,10 @@ def _database(uri: str) -> str:
     file = sqlite_file(uri)
     if file is None:
         return _server(uri)
+    holder = UNKNOWN
     with suppress(OSError):
-        return f"MLflow's file {file}, which is locked by {lock_holder(file.stat().st_ino, 'POSIX')}"
-    return f"MLflow's file {file}, which is gone"
+        holder = lock_holder(file.stat().st_ino, "POSIX")
+    return f"MLflow's file {file}" + (f", which is locked by {holder}" if holder != UNKNOWN else "")
 
 
 @contextmanager

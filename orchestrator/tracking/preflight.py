@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EkdError
-from orchestrator.experiment.hosts import is_malformed, why_exposed
+from orchestrator.experiment.hosts import is_malformed, proxy_of, why_exposed
 from orchestrator.tracking.address import redacted, setting_of, sqlite_file
 
 TIMEOUT_S = 5.0
@@ -136,24 +136,31 @@ def _request(uri: str, url: str, body: dict[str, int] | None) -> None:
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
-    shown = redacted(uri)
+    shown, proxy = redacted(uri), proxy_of(url)
     try:
         urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_tls()).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             if has_credentials(uri) and not _authorisation(uri):
                 return  # MLflow's client adds them itself
+            by = "" if proxy is None else f", or {proxy},"
+            first = "" if proxy is None else "name the server's host in NO_PROXY if it was the proxy; else "
             raise TrackingError(
-                f"the MLflow server at {shown} refuses the credentials (HTTP {error.code}); set "
+                f"the MLflow server at {shown}{by} refuses the credentials (HTTP {error.code}); {first}set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
+        by = "" if proxy is None else f", or {proxy} did"
         raise TrackingError(
-            f"{shown} answered HTTP {error.code} to {urlsplit(url).path}; is it an MLflow server?"
+            f"{shown} answered HTTP {error.code} to {urlsplit(url).path}{by}; is it an MLflow server? "
+            f"({setting_of(uri)} names it)"
         ) from None
     except (OSError, ValueError) as error:
         reason = redacted(str(getattr(error, "reason", error)))
+        way, remedy = "", "start it"
+        if proxy is not None:
+            way, remedy = f" through {proxy}", "check the proxy, or name the server's host in NO_PROXY"
         raise TrackingError(
-            f"cannot reach the MLflow server at {shown} ({reason}); start it, or set tracking.uri"
+            f"cannot reach the MLflow server at {shown}{way} ({reason}); {remedy}, or set {setting_of(uri)}"
         ) from None
 
 
@@ -222,5 +229,6 @@ def _check_database(uri: str, scheme: str) -> None:
         socket.create_connection((parts.hostname, parts.port or default_port), TIMEOUT_S).close()
     except OSError as error:
         raise TrackingError(
-            f"cannot reach the tracking database {redacted(uri)} ({error}); start it, or set tracking.uri"
+            f"cannot reach the tracking database {redacted(uri)} ({error}); start it, or set "
+            f"{setting_of(uri)}"
         ) from None

@@ -24,7 +24,8 @@ from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.export.source import from_run
-from orchestrator.pipeline.lease import LEASE, Lease
+from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.lease_holder import LEASE
 from orchestrator.pipeline.manifest import read_run
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.order import training_runs

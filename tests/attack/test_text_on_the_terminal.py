@@ -18,7 +18,8 @@ from orchestrator.cli.main import main
 from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.redaction import redacted, visible
 from orchestrator.pipeline import cleanup
-from orchestrator.pipeline.lease import LEASE, Lease, this_process
+from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.lease_holder import LEASE, this_process
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.registry.listing import list_versions
 from orchestrator.registry.model_card import escaped

@@ -16,7 +16,7 @@ from orchestrator.pipeline.cleanup import (
     remove_run,
     stored_experiment,
 )
-from orchestrator.pipeline.lease import LEASE, this_process
+from orchestrator.pipeline.lease_holder import LEASE, this_process
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import remove_unused
 from orchestrator.storage import open_storage

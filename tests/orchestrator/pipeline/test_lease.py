@@ -13,7 +13,9 @@ import pytest
 
 from ekd_train.persistence.records import NewerRecord
 from orchestrator.pipeline import lease as lease_module
-from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, TakenOver, holder_in, this_process
+from orchestrator.pipeline import lease_holder
+from orchestrator.pipeline.lease import Lease, LeaseHeld, TakenOver
+from orchestrator.pipeline.lease_holder import LEASE, holder_in, this_process
 from orchestrator.storage import Conflict, StorageError
 from orchestrator.storage.local import LocalStorage
 
@@ -92,14 +94,14 @@ def test_a_run_that_was_given_up_on_another_host_is_free_at_once(storage):
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_run_whose_driver_was_killed_on_this_host_is_taken_over_at_once(storage, reaped):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    put_holder(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    put_holder(storage, pid=process.pid, started=lease_holder._start_of(process.pid))
     with pytest.raises(LeaseHeld):
         Lease(storage).acquire()
     process.kill()
     if reaped:
         process.wait()
     else:  # a zombie, as under an init that waits for nobody
-        assert eventually(lambda: lease_module._start_of(process.pid) is None)
+        assert eventually(lambda: lease_holder._start_of(process.pid) is None)
     Lease(storage).acquire(lambda said: pytest.fail(f"it waits: {said}")).release()
     process.communicate()
 
@@ -135,8 +137,8 @@ def test_elsewhere_a_driver_that_renews_is_refused(storage):
 
 def test_without_proc_a_dead_holder_is_waited_for_not_refused_for_ever(storage, monkeypatch):
     # Other systems than Linux: nothing is known about the processes of this host.
-    monkeypatch.setattr(lease_module, "_read_text", lambda path: "")
-    monkeypatch.setattr(lease_module, "_pid_namespace", lambda: "")
+    monkeypatch.setattr(lease_holder, "_read_text", lambda path: "")
+    monkeypatch.setattr(lease_holder, "_pid_namespace", lambda: "")
     put_holder(storage, pid=2**22 + 1)
     Lease(storage, **QUICK).acquire().release()
 
@@ -328,7 +330,7 @@ def test_of_several_that_take_a_run_at_once_exactly_one_wins(tmp_path):
 
 def test_a_stopped_process_is_still_a_holder(storage):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    put_holder(storage, pid=process.pid, started=lease_module._start_of(process.pid))
+    put_holder(storage, pid=process.pid, started=lease_holder._start_of(process.pid))
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(LeaseHeld):
         Lease(storage).acquire()

@@ -12,7 +12,8 @@ from training_runs import a_description
 
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline import pipeline
-from orchestrator.pipeline.lease import LEASE, Lease, LeaseHeld, TakenOver
+from orchestrator.pipeline.lease import Lease, LeaseHeld, TakenOver
+from orchestrator.pipeline.lease_holder import LEASE
 from orchestrator.pipeline.manifest import MANIFEST, Manifest
 from orchestrator.pipeline.manifest_content import Registered
 from orchestrator.pipeline.order import SEARCH, Stage

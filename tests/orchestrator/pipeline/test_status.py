@@ -14,7 +14,8 @@ from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.estimate import Training
-from orchestrator.pipeline.lease import LEASE, Lease
+from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.lease_holder import LEASE
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.status import all_runs, one_run, stored_runs
 from orchestrator.pipeline.training_now import Noter

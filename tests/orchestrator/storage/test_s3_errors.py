@@ -9,7 +9,7 @@ import pytest
 import s3transfer
 from botocore.exceptions import ClientError
 
-from orchestrator.storage import s3_errors
+from orchestrator.storage import open_storage, s3_errors
 from orchestrator.storage.s3_error_table import MEANINGS
 
 
@@ -165,5 +165,26 @@ def test_a_proxys_refusal_is_told_from_the_stores(monkeypatch):
     by_the_store = reply("403", 403, "Forbidden", headers={"x-amz-request-id": "1"})
     assert "NO_PROXY" not in s3_errors.explain(by_the_store, "s3://bucket/key", None).remedy
     assert "NO_PROXY" in s3_errors.explain(reply("403", 403), "s3://bucket/key", None).remedy
-    monkeypatch.delenv("HTTPS_PROXY")
+    by_the_proxy = s3_errors.explain(reply("403", 403), "s3://bucket/key", None)
+    assert "said by the proxy http://proxy:3128 (HTTPS_PROXY, NO_PROXY) or the store" in by_the_proxy.problem
+    assert by_the_proxy.remedy.startswith("name the store's host in NO_PROXY if it was the proxy; else check")
+    monkeypatch.setenv("NO_PROXY", "amazonaws.com")
     assert "NO_PROXY" not in s3_errors.explain(reply("403", 403), "s3://bucket/key", None).remedy
+
+
+def test_a_proxy_that_says_nothing_is_named(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://ann:secret@proxy:3128")
+    silent = botocore.exceptions.ReadTimeoutError(endpoint_url="http://store:9000")
+    said = str(s3_errors.explain(silent, "s3://bucket/key", "http://store:9000"))
+    assert "through the proxy http://***@proxy:3128 (HTTP_PROXY, NO_PROXY)" in said
+
+
+def test_an_address_from_a_variable_is_called_by_its_name(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    away = botocore.exceptions.EndpointConnectionError(endpoint_url="http://store:9000")
+    said = str(s3_errors.explain(away, "s3://bucket/key", None))
+    assert "cannot connect to http://store:9000" in said
+    assert "check that it runs, AWS_ENDPOINT_URL and the network" in said
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
+    with pytest.raises(ValueError, match=r"AWS_ENDPOINT_URL must be http\(s\)://host\[:port\]"):
+        open_storage("s3://bucket/prefix")

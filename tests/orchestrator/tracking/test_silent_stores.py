@@ -47,7 +47,7 @@ def test_who_holds_the_file_of_a_database_is_named(tmp_path, caplog, monkeypatch
         assert holder.stdout.readline() == "held\n"
 
         def end_it_once_it_is_named() -> None:
-            while "waiting for" not in caplog.text:
+            while f"waiting for MLflow's file {file}" not in caplog.text:
                 time.sleep(0.05)
             holder.kill()
 

@@ -70,6 +70,30 @@ def test_refused_credentials_name_the_variables_to_set(serve, monkeypatch, tmp_p
         check_tracking(server.address)
 
 
+def test_a_proxy_before_the_server_is_named(serve, monkeypatch):
+    """It answers for any host; a proxy's refusal looks like the server's own."""
+    monkeypatch.setenv("http_proxy", serve(**{"http://mlflow.lan:5000/health": 403}).address)
+    with pytest.raises(TrackingError) as refused:
+        check_tracking("http://mlflow.lan:5000")
+    assert "http://mlflow.lan:5000, or the proxy http://127.0.0.1:" in str(refused.value)
+    assert "name the server's host in NO_PROXY if it was the proxy; else set MLFLOW_" in str(refused.value)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(TrackingError, match=r"through the proxy .* check the proxy, or name") as away:
+            check_tracking("http://mlflow.lan:5000")
+    assert str(away.value).endswith("or set tracking.uri")
+
+
+def test_an_address_from_the_environment_is_called_by_its_variable(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(TrackingError, match="start it, or set MLFLOW_TRACKING_URI"):
+            check_tracking(uri)
+
+
 def test_a_server_that_is_not_mlflow_is_told_apart(serve):
     with pytest.raises(TrackingError, match="is it an MLflow server"):
         check_tracking(serve(**{"/health": 404}).address)
