@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.persistence.bounded_json import read_bounded_json
+from ekd_train.waiting import Wait, waiting_for
 from orchestrator.errors import EkdError
-from orchestrator.experiment.redaction import one_line, visible
+from orchestrator.experiment.redaction import one_line, redacted, visible
 from orchestrator.runtime.deadline import within
 
 PACKAGES = ("ekd_train", "orchestrator", "tune_spaces")
 """What a job runs: the code as it is here; everything that it imports is installed on the cluster."""
 RUNNING, SUCCEEDED = ("PENDING", "RUNNING"), "SUCCEEDED"
 ENDED = (SUCCEEDED, "FAILED", "STOPPED")
+CONNECT_TIMEOUT_S = 30.0
+"""For the first answer, Ray's imports with it."""
 REQUEST_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 300.0
 """For a submission, which uploads the code."""
@@ -78,7 +81,7 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._client = self._ask(lambda: _client(address))
+        self._client = self._ask(lambda: _client(address), CONNECT_TIMEOUT_S)
 
     def statuses(self) -> dict[str, str]:
         """All jobs that were submitted, by submission id."""
@@ -107,11 +110,11 @@ class Jobs:
         replaced by a new one) or stays away raises `SubmissionError`.
         """
         shown = passed = 0
-        away_since: float | None = None
+        away: Wait | None = None
 
         def new(text: str) -> None:
-            nonlocal shown, passed, away_since
-            away_since = None
+            nonlocal shown, passed, away
+            away = None
             passed += len(text)
             if passed > shown:  # after a new connection the log comes from its beginning again
                 show(text[shown - passed :])
@@ -124,8 +127,8 @@ class Jobs:
                 asyncio.run(self._tail(job, new))
                 status = self._status(job)
             except Exception as error:
-                away_since = away_since or time.monotonic()
-                if "does not exist" in str(error) or time.monotonic() - away_since > PATIENCE_S:
+                away = away or Wait(lambda: f"the cluster at {redacted(self.address)}, which is away")
+                if away.look() > PATIENCE_S or "does not exist" in str(error):
                     raise SubmissionError(
                         f"lost sight of job {job} at {self.address} ({_line(error)}); if its head was "
                         "replaced, submit the same run again: it continues"
@@ -151,16 +154,21 @@ class Jobs:
             new(text)
 
     def _status(self, job: str) -> str:
-        return str(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_status(job)).value)
+        with self._voice():
+            return str(within(REQUEST_TIMEOUT_S, lambda: self._client.get_job_status(job)).value)
 
     def why(self, job: str) -> str:
         """Ray's own word on how the job ended."""
         message = _line(self._ask(lambda: self._client.get_job_info(job)).message or "")
         return message.partition(", last available logs")[0]  # they were shown as they came
 
+    def _voice(self) -> contextlib.AbstractContextManager[None]:
+        return waiting_for(lambda: f"Ray's dashboard at {redacted(self.address)}, which does not answer")
+
     def _ask(self, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
         try:
-            return within(timeout_s or REQUEST_TIMEOUT_S, call)
+            with self._voice():
+                return within(timeout_s or REQUEST_TIMEOUT_S, call)
         except Exception as error:
             raise SubmissionError(_words(error, self.address)) from error
 

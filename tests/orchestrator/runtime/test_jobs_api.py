@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ekd_train import waiting
 from orchestrator.api import load_experiment as load
 from orchestrator.cli.commands.submit import _say
 from orchestrator.experiment.schema import load_experiment
@@ -191,13 +193,25 @@ def test_a_head_that_is_replaced_is_told_from_one_that_is_away(api, monkeypatch)
         Jobs("http://head:8265").follow("j", print)
 
 
-def test_a_head_that_accepts_a_connection_and_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(jobs_api, "REQUEST_TIMEOUT_S", 0.3)
+def test_a_head_that_accepts_a_connection_and_never_answers_is_named_and_given_up(monkeypatch, caplog):
+    monkeypatch.setattr(jobs_api, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(waiting, "FIRST_S", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(SubmissionError, match="cannot reach"),
     ):
         Jobs(f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert "waiting for Ray's dashboard at http://127.0.0.1:" in caplog.text
+
+
+def test_a_head_that_is_away_is_said_to_be_while_a_log_is_followed(api, monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    monkeypatch.setattr(jobs_api, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(api, "get_job_status", lambda job: 1 / 0)
+    monkeypatch.setattr(jobs_api, "Wait", partial(waiting.Wait, first_s=0.0))
+    with pytest.raises(SubmissionError, match="lost sight of job j"):
+        Jobs("http://head:8265").follow("j", print)
+    assert "waiting for the cluster at http://head:8265, which is away" in caplog.text
 
 
 def test_a_number_that_looks_like_a_refusal_is_none(api, monkeypatch):
