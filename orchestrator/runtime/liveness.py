@@ -18,6 +18,9 @@ was stopped, slept, or waited for a busy machine, has not heard anything either.
 IN_VAIN = 2
 """Restarts without a new step after which the next silence ends the run."""
 
+BETWEEN_SAID, BETWEEN_LOST = 5, 20
+"""Times the longest that a run has taken between two steps before."""
+
 Verdict = Literal["well", "silent", "lost"]
 
 
@@ -30,15 +33,26 @@ def verdict(silent_s: float, step_s: float, settings: LivenessSettings) -> Verdi
     return "well"
 
 
-def verdict_on_work(silent_s: float, sign: Sign, settings: LivenessSettings) -> Verdict:
-    """The same of the work of a worker that gives signs, but the same for `silent_s` seconds."""
+def verdict_on_work(
+    silent_s: float, sign: Sign, settings: LivenessSettings, between_s: float | None = None
+) -> Verdict:
+    """The same of the work of a worker that gives signs, but the same for `silent_s` seconds.
+
+    `between_s`: the longest that its training run has taken so far for what are no steps; None: it has not
+    come so far, and still loads, or takes its first step.
+    """
     if not sign.run:
         return "well"
     if sign.step is not None:
         return verdict(silent_s, sign.step_s, settings)
-    if silent_s > settings.between_steps_s:
+    said_s, lost_s = settings.between_steps_s / 12, settings.between_steps_s
+    if between_s is not None:
+        # What waits for its storage ends by itself, sooner than it is started again.
+        lost_s = min(lost_s, max(said_s, BETWEEN_LOST * between_s))
+        said_s = min(said_s, max(settings.said_after_s, BETWEEN_SAID * between_s))
+    if silent_s > lost_s:
         return "lost"
-    return "silent" if silent_s > settings.between_steps_s / 12 else "well"
+    return "silent" if silent_s > said_s else "well"
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,8 @@ class Watch:
     now: float = field(default=0.0, init=False)
     _looked: float | None = field(default=None, init=False)
     _known: dict[int, _Known] = field(default_factory=dict, init=False)
+    _between: dict[str, float] = field(default_factory=dict, init=False)
+    """The longest that each training run has taken so far for what are no steps, after its first one."""
     _said: dict[int, float] = field(default_factory=dict, init=False)
     _restarts: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     """Of a run: how often it was started again since it had come furthest, and how far that was."""
@@ -119,8 +135,12 @@ class Watch:
 
     def _note(self, rank: int, sign: Sign, now: float) -> None:
         known = self._known.get(rank)
+        began = sign.run in self.furthest
         if sign.step is not None:
             self.furthest[sign.run] = max(sign.step, self.furthest.get(sign.run, 0))
+            if began and known is not None and known.sign.run == sign.run and known.sign.step is None:
+                took_s = now - known.moved
+                self._between[sign.run] = max(took_s, self._between.get(sign.run, 0.0))
         if known is None or known.sign.pid != sign.pid:
             self._known[rank] = _Known(sign, now, now)
         elif known.sign.count != sign.count:
@@ -130,7 +150,8 @@ class Watch:
     def _judge(self, known: _Known, since: float, now: float, *, heard: bool) -> Silence | None:
         sign, silent_s = known.sign, now - since
         if heard:
-            found = verdict_on_work(silent_s, sign, self.settings) if sign.first else "well"
+            between_s = self._between.get(sign.run)
+            found = verdict_on_work(silent_s, sign, self.settings, between_s) if sign.first else "well"
             step = f"no step after step {sign.step}" if sign.step is not None else "nothing new"
             what = f"{step} from {sign}, which lives,"
         else:

@@ -153,3 +153,50 @@ def test_a_step_is_as_long_as_the_longest_lately_and_a_validation_is_none():
     for number in range(5, 500):
         step(number, 1)
     assert heart.sign.step_s == 1
+
+
+def between_steps(world: World, step: int | None) -> None:
+    """All workers have done `step`, or do what is no step."""
+    for rank, sign in world.signs.items():
+        world.signs[rank] = Sign(
+            rank, "host", sign.pid, None, sign.count + 1, sign.run, step, sign.step_s, sign.first
+        )
+
+
+def test_what_takes_far_longer_than_ever_between_two_steps_is_said_and_then_ended():
+    """A store that hangs while a checkpoint goes there: the worker gives signs of life all the time."""
+    world = World()
+    world.pass_(10)
+    between_steps(world, None)
+    assert world.pass_(4) == []  # the first validation
+    between_steps(world, 20)
+    world.pass_(10)
+    between_steps(world, None)
+    assert world.pass_(29) == []
+    (said,) = world.pass_(5)
+    assert str(said).startswith("student: nothing new from worker 0")
+    assert not said.lost
+    assert not [found for found in world.pass_(560) if found.lost]
+    assert [found for found in world.pass_(20) if found.lost]
+
+
+def test_nobody_knows_how_long_the_first_step_takes():
+    """Loading and compiling may take long, once."""
+    world = World()
+    between_steps(world, None)
+    world.watch.furthest.clear()
+    assert world.pass_(590) == []
+    assert not [found for found in world.pass_(6500) if found.lost]
+
+
+def test_a_validation_that_always_takes_long_is_waited_for():
+    world = World()
+    world.pass_(10)
+    for step in (20, 40, 60):
+        between_steps(world, None)
+        found = world.pass_(500)
+        assert not [silence for silence in found if silence.lost]
+        between_steps(world, step)
+        world.pass_(10)
+    between_steps(world, None)
+    assert world.pass_(500) == []  # five times 500 s would be longer than a twelfth of the limit
