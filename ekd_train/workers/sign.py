@@ -48,6 +48,8 @@ class Heart:
     every_s: float = EVERY_S
     clock: Callable[[], float] = time.monotonic
     _stepped: float | None = field(default=None, init=False)
+    _count: int = field(default=0, init=False)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def start(self) -> None:
         """Begin; it beats as long as the process lives."""
@@ -67,9 +69,13 @@ class Heart:
         self._stepped = now if step is not None else None
         self.sign = replace(self.sign, step=step, step_s=step_s)
 
+    def beat(self) -> None:
+        """Give a sign now, from whichever thread, which waits until it is given."""
+        with self._one_at_a_time:
+            self._count += 1
+            self.give(replace(self.sign, count=self._count))
+
     def _beat(self) -> None:
-        count = 0
         while True:
-            count += 1
-            self.give(replace(self.sign, count=count))
+            self.beat()
             time.sleep(self.every_s)

@@ -116,10 +116,9 @@ class RunContext:
         """
         self.submit(jobs)
         while any(job.name not in self.records for job in jobs):
-            self.stop_if_taken_over()
+            self.go_on()
             for event in self._start_workers().poll_events():
                 self._handle(event)
-            self._noter.note(self.view.runs)
             self.tracker.flush()
         return [self.records[job.name] for job in jobs]
 
@@ -158,6 +157,11 @@ class RunContext:
         """Raise `TakenOver` if another driver owns the run, or may: two would write over each other."""
         if self.lease is not None:
             self.lease.check()
+
+    def go_on(self) -> None:
+        """Before whatever comes next: note what is training. Raises `TakenOver`."""
+        self.stop_if_taken_over()
+        self._noter.note(self.view.runs)
 
     def show_in_mlflow(self) -> None:
         """Write to MLflow what it lacks of all that is stored."""

@@ -107,7 +107,8 @@ def one_run(run: Storage, run_id: str) -> str:
     now = read_training(run) if state_of(run, manifest) == "running" else {}
     teachers = experiment.teacher_runs() if experiment is not None else ()
     given = {run.name for run in teachers if run.role == "given"}
-    for name, epochs in _epochs(experiment):
+    planned = _epochs(experiment)
+    for name, epochs in planned:
         if f"networks/{name}.json" in keys:
             reused = manifest.trained[name].reused_from if name in manifest.trained else None
             done = "given" if name in given else "trained"
@@ -120,6 +121,8 @@ def one_run(run: Storage, run_id: str) -> str:
         lines.append(
             f"  {name:12s} " + (f"checkpoint after epoch {max(saved)} of {epochs}" if saved else "not begun")
         )
+    trials = sorted(now.keys() - {name for name, _ in planned})
+    lines += [f"  {name:12s} {now[name]}" for name in trials]
     if manifest.done("register"):
         lines += ["", f"  {manifest.registered.uri}  {manifest.registered.promotion}"]
     return "\n".join(lines)

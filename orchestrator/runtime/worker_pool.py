@@ -174,7 +174,7 @@ class WorkerPool:
         self._answered = self._watch.now + self.cluster.liveness.restart_after_s  # another has to start first
         if self._watch.in_vain(""):
             raise LaunchError(f"{queue} does not answer; it was started again {IN_VAIN} times in vain")
-        _kill(self.job_queue, again=True)
+        kill(self.job_queue, again=True)
         return [
             Warned(run="", message=f"{queue} has not answered for {silent_s:.0f} s: it is ended, and {AGAIN}")
         ]
@@ -185,14 +185,14 @@ class WorkerPool:
         again: set[str] = set()
         for silence in silences:
             sign = silence.of
-            if (sign.rank, sign.pid) in self._ended or _has_ended(sign):
+            if (sign.rank, sign.pid) in self._ended or has_ended(sign):
                 continue
             if silence.lost:
                 if sign.run not in again and self._watch.in_vain(sign.run):
                     raise LaunchError(f"{silence}; its workers were started again {IN_VAIN} times in vain")
                 again.add(sign.run)
                 self._ended.add((sign.rank, sign.pid))
-                _kill(sign.actor)
+                kill(sign.actor)
             ending = f": it is ended, and {AGAIN}" if silence.lost else ""
             events.append(Warned(run=sign.run, message=f"{silence}{ending}"))
         return events
@@ -256,7 +256,8 @@ class WorkerPool:
         )
 
 
-def _has_ended(sign: Sign) -> bool:
+def has_ended(sign: Sign) -> bool:
+    """Whether the process that gave `sign` is gone; one that does not answer is not."""
     try:
         ray.get(sign.actor.__ray_ready__.remote(), timeout=ANSWER_S)
     except GetTimeoutError:
@@ -266,7 +267,7 @@ def _has_ended(sign: Sign) -> bool:
     return False
 
 
-def _kill(actor: Any, *, again: bool = False) -> None:
+def kill(actor: Any, *, again: bool = False) -> None:
     """End the process of an actor, also one that stands still (in 5 s); `again`: Ray is to start it again."""
     with suppress(RayError):
         ray.kill(actor, no_restart=not again)

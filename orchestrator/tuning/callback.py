@@ -11,11 +11,12 @@ from ray import tune
 from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import shown_of_trial, trial_state
-from orchestrator.runtime.event import Done, Started, Validated
+from orchestrator.runtime.event import Advanced, Done, Event, Started, Validated, Warned
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
 from orchestrator.tuning.table import STATES, standing
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore, trial_name
+from orchestrator.tuning.trial_watch import TrialWatch
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -30,6 +31,7 @@ class SearchCallback(tune.Callback):
         while_idle: called again and again while fewer trials are left than could train side by side.
         after_trial: called when a trial has ended and is written down.
         expected: how long a trial will take, for the estimate of the time left.
+        watch: over the trials' processes; None: nobody hears of them.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class SearchCallback(tune.Callback):
         after_trial: Callable[[], None] = lambda: None,
         while_idle: Callable[[], None] = lambda: None,
         expected: Callable[[TrialRecord], Training | None] = lambda record: None,
+        watch: TrialWatch | None = None,
     ) -> None:
         self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
         self.total, self.at_once = total, at_once
         self.before_event, self.after_trial, self.while_idle = before_event, after_trial, while_idle
-        self.expected = expected
+        self.expected, self.watch = expected, watch
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.began: dict[int, float] = {}
@@ -64,6 +67,9 @@ class SearchCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Another event: whatever is written next is written after this."""
         self.before_event()
+        if self.watch is not None:
+            for event in self.watch.look(trials):
+                self._hear(event)
         if len(trials) == self.total and sum(not trial.is_finished() for trial in trials) < self.at_once:
             self.while_idle()
 
@@ -106,11 +112,11 @@ class SearchCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed more often than it may."""
         if (record := self._record(trial)) is not None:
-            self._end(record, "failed", _reason(trial))
+            self._end(record, "failed", self._ended_for(record) or _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process was lost; it is started again."""
-        if (record := self._record(trial)) is not None:
+        if (record := self._record(trial)) is not None and not self._ended_for(record):
             self.view.warn(f"{record.name}: {_reason(trial)}; it continues from its last checkpoint")
 
     def out_of_time(self) -> None:
@@ -118,6 +124,19 @@ class SearchCallback(tune.Callback):
         for record in list(self.store.trials.values()):
             if record.status == "proposed":
                 self._end(record, "out_of_time")
+
+    def _hear(self, event: Event) -> None:
+        """What a trial's process has told, or what is said of it; epochs are told by Tune."""
+        match event:
+            case Warned(run=run, message=message):
+                named = not run or message.startswith(f"{run}: ")
+                self.view.warn(message if named else f"{run}: {message}")
+            case Advanced():
+                self.view.show(event)
+
+    def _ended_for(self, record: TrialRecord) -> str | None:
+        """Why the watch has ended the trial's process, which it has said; None: it has not."""
+        return self.watch.take_reason(record.name) if self.watch is not None else None
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
         seconds = record.seconds + time.monotonic() - self.began.pop(record.number, time.monotonic())

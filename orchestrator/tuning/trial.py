@@ -29,6 +29,9 @@ class Trial(tune.Trainable):
         assert trial_setup is not None
         self.trial_setup = trial_setup
         self.pool = build_experiment(trial_setup.pool)
+        self.reporter = trial_setup.reporter
+        here = self.pool.cluster.most_workers == 1
+        self.reporter.attend(trial_name(config["number"]), here=here)
         self.executor = trial_setup.open_executor(trial_setup)
         self._begin(config)
 
@@ -58,6 +61,7 @@ class Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.name = trial_name(config["number"])
+        self.reporter.about(self.name)
         found = find_trial(self.trial_setup.storage, config["number"])
         self.ended = found if found is not None and found.ended else None
         self.known = deque(self.ended.history if self.ended else ())

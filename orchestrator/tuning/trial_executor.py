@@ -1,7 +1,7 @@
 """Where trials train: in the trial's own process, or in a worker pool of several."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import ray
@@ -13,15 +13,17 @@ from ekd_train.distributed import Workers
 from ekd_train.own_code import allow
 from ekd_train.persistence.networks import Networks
 from ekd_train.settings import TrialStep
-from ekd_train.training.reporter import Silent
 from ekd_train.workers.node_notice import NodeNotice
 from ekd_train.workers.trial_runner import TrialRunner
 from orchestrator.errors import EkdError
 from orchestrator.experiment.schema import build_experiment
-from orchestrator.runtime.event import Done, Failed
+from orchestrator.runtime.event import Advanced, Done, Failed, Restarted, Warned
 from orchestrator.runtime.ray_session import LaunchError, cluster_capacity
 from orchestrator.runtime.worker_pool import WorkerPool
 from orchestrator.storage import Storage
+from orchestrator.tuning.trial_reporter import TrialReporter
+
+AGAIN = "its workers are started again and continue from the last checkpoint"
 
 
 class TrialFailed(EkdError, ValueError):
@@ -49,6 +51,8 @@ class TrialSetup:
     data: Any
     """A `ray.ObjectRef` of a `SharedData`: data set and teachers, once a node."""
     open_executor: "Callable[[TrialSetup], TrialExecutor]"
+    reporter: TrialReporter = field(default_factory=TrialReporter)
+    """Whom trials tell how far they are, and that they live."""
 
     @property
     def storage(self) -> Storage:
@@ -78,7 +82,7 @@ class InProcess:
         data = place(shared.here(), workers.device, experiment.cluster.cpus_per_worker)
         keep = experiment.storage.keep_checkpoints
         self.runner = TrialRunner(data.training, setup.networks, workers, keep, shared.weights)
-        self.reporter = Silent()
+        self.reporter = setup.reporter
 
     def step(self, step: TrialStep) -> dict[str, float]:
         """Train here until the next record."""
@@ -105,6 +109,7 @@ class InWorkerPool:
         group = self._open()
         group.add([step])
         reason = ""
+        tell = self.setup.reporter
         while True:
             try:
                 events = group.poll_events()
@@ -112,8 +117,14 @@ class InWorkerPool:
                 self.close()
                 raise TrialFailed(reason or str(error)) from error
             for event in events:
+                if isinstance(event, Warned):  # of whatever run: of all workers, too
+                    tell.warning(event.message)
                 if event.run != step.name:
                     continue
+                if isinstance(event, Advanced):
+                    tell.progress(event.epoch, event.step, event.steps, event.loss, event.images_per_s)
+                if isinstance(event, Restarted):
+                    tell.warning(f"workers were lost or have come; {AGAIN}")
                 if isinstance(event, Done):
                     record: Any = event.record
                     if "failure" in record:
@@ -125,6 +136,7 @@ class InWorkerPool:
                         group.cancel()
                         self.close()
                         raise TrialFailed(reason)
+                    tell.warning(f"{reason}; {AGAIN}")
 
     def close(self) -> None:
         """End the workers: what they held is free."""

@@ -22,6 +22,7 @@ from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.table import short_values, spare_columns, standing, trials_table
 from orchestrator.tuning.trial_executor import TrialSetup, open_executor
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set, trial_name
+from orchestrator.tuning.trial_watch import TrialWatch
 
 
 def search(context: RunContext) -> Searched:
@@ -75,6 +76,7 @@ def _run_trials(
     stops, effort = stopping(request, pool), efforts(pool, checked.description)["student"]
     if doubt := stops.doubt(request.searcher):
         context.view.warn(doubt)
+    watch = TrialWatch(pool.cluster.liveness)
     callback = SearchCallback(
         trials,
         searcher,
@@ -82,15 +84,16 @@ def _run_trials(
         context.view,
         request.trials,
         at_once,
-        before_event=context.stop_if_taken_over,
+        before_event=context.go_on,
         after_trial=budget.save,
         expected=lambda record: expected_trial(
             pool, request, stops, record.number, effort, record.values, record.epochs
         ),
         while_idle=context.work_beside,
+        watch=watch,
     )
     context.view.at_once = at_once
-    setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor)
+    setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor, watch.reporter())
     context.view.panel = partial(_panel, trials, request.trials, context.view)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time: {standing(trials.trials, request.trials)}"
@@ -102,6 +105,7 @@ def _run_trials(
         callback.out_of_time()
     finally:
         context.view.panel = None
+        watch.close()
         if not context.taken_over:
             budget.save()
     context.tracker.flush()

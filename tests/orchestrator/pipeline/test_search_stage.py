@@ -21,6 +21,7 @@ from orchestrator.planning.capacity import Capacity, Node
 from orchestrator.storage import LocalStorage
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.space import load_space
+from orchestrator.tuning.trial_reporter import TrialReporter
 
 REQUEST = SearchRequest(space=load_space("student"), trials=2)
 VALUES = {"distillation.temperature": 4.0, "student.members": 4, "perturbation.strength": 1.0}
@@ -33,12 +34,32 @@ class Deaf:
         return lambda *args, **kwargs: "run"
 
 
+class Hearing:
+    """A watch that hears nothing."""
+
+    def __init__(self, settings: Any) -> None:
+        self.closed = False
+
+    def reporter(self) -> TrialReporter:
+        return TrialReporter()
+
+    def look(self, trials: list[Any]) -> list[Any]:
+        return []
+
+    def take_reason(self, trial: str) -> None:
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     """Of a run whose teachers are there, with nothing behind `ray.put`."""
     monkeypatch.setattr("ray.put", lambda value: None)
     monkeypatch.setattr("ekd_train.persistence.networks.Networks.load", lambda *args: None)
     monkeypatch.setattr("orchestrator.pipeline.stages.search.network_arrays", lambda networks: {})
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.TrialWatch", Hearing)
     checked = SimpleNamespace(
         experiment=load_experiment("digits"),
         storage=LocalStorage(tmp_path),

@@ -220,6 +220,17 @@ def test_of_a_run_that_is_running_it_says_what_trains_and_how_long_ago_that_was_
     assert "training:" not in said.out
 
 
+def test_of_a_running_search_it_says_which_trials_train_and_how_far_they_are(storage, capsys):
+    run = begin(storage, stages=["prepare", "teachers"])
+    training = Training("trial-0007", 9, effort=1, trial=True, status="training", epoch=2, step=15, steps=90)
+    training.seen = time.monotonic() - 20
+    with Lease(run).acquire():
+        Noter(run).note({"trial-0007": training, "trial-0008": Training("trial-0008", 9, effort=1)})
+        _, said = shown(capsys, storage, "mine")
+    assert re.search(r"^  trial-0007   training: step 15 of 90 in epoch 2 of 9, 2\d s ago$", said.out, re.M)
+    assert "trial-0008" not in said.out  # has not begun
+
+
 def test_what_trains_is_gone_from_storage_once_the_run_has_ended(storage):
     noter = Noter(storage)
     noter.note({})

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.progress import View
+from orchestrator.runtime.event import Advanced, Warned
 from orchestrator.storage import open_storage
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.callback import SearchCallback
@@ -96,3 +97,58 @@ def test_in_a_log_a_search_says_now_and_then_how_it_stands(
     assert "1 waiting, 1 running; best so far trial-0000, 50.00 %" in said[0]
     assert "trial-0000 epoch 2/10, 48 s left" in said[0]  # 6 s an epoch
     assert said[0].endswith("all training: 48 s left")
+
+
+class Watched:
+    """A watch that has ended the process of trial 0, and has heard what the test says."""
+
+    def __init__(self, *events: Any) -> None:
+        self.events = list(events)
+        self.ended_for = {"trial-0000": "trial-0000: nothing heard of its process"}
+
+    def look(self, trials: list[Any]) -> list[Any]:
+        return self.events
+
+    def take_reason(self, trial: str) -> str | None:
+        return self.ended_for.pop(trial, None)
+
+
+def test_what_trials_tell_is_shown_and_names_them(
+    callback: SearchCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(callback.view, "warn", warned.append)
+    callback.expected = lambda record: Training(record.name, 10, 1.0, trial=True)
+    callback.store.add(0, {"perturbation.temperature": 2.0}, 1.0)
+    callback.on_trial_start(0, [], told(0))
+    callback.watch = Watched(  # type: ignore[assignment]
+        Advanced(run="trial-0000", epoch=3, step=25, steps=100, loss=0.5, images_per_s=1.0),
+        Warned(run="trial-0000", message="the gap has opened"),
+        Warned(run="trial-0000", message="trial-0000: nothing heard of worker 1"),
+        Warned(run="", message="the queue was lost"),
+    )
+    callback.on_step_begin(0, [])
+    assert warned == [
+        "trial-0000: the gap has opened",
+        "trial-0000: nothing heard of worker 1",
+        "the queue was lost",
+    ]
+    run = callback.view.runs["trial-0000"]
+    assert (run.status, run.epoch, run.step, run.steps) == ("training", 3, 25, 100)
+
+
+def test_of_a_trial_whose_process_the_watch_has_ended_the_reason_is_that_and_is_said_once(
+    callback: SearchCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(callback.view, "warn", warned.append)
+    for number in range(2):
+        callback.store.add(number, {"perturbation.temperature": 2.0}, 1.0)
+    callback.watch = Watched()  # type: ignore[assignment]
+    callback.on_trial_recover(0, [], told(0))
+    assert warned == []
+    callback.on_trial_recover(0, [], told(0))  # this time it died by itself
+    assert warned == ["trial-0000: unknown reason; it continues from its last checkpoint"]
+    callback.watch.ended_for["trial-0001"] = "nothing heard of it; it was started again 2 times in vain"
+    callback.on_trial_error(1, [], told(1))
+    assert callback.store.trials[1].error == ("nothing heard of it; it was started again 2 times in vain")

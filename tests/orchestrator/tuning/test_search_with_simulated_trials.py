@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from orchestrator.tuning.searchers import build_searcher
 from orchestrator.tuning.space import Space
 from orchestrator.tuning.trial_executor import TrialSetup
 from orchestrator.tuning.trial_store import TrialStore, best_trial
+from orchestrator.tuning.trial_watch import TrialWatch
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,18 @@ class Starving(Simulated):
         return super().step(step)
 
 
+class Stopping(Simulated):
+    """The process of trial 1 is stopped in its third epoch, once; that of trial 2 whenever it begins."""
+
+    def step(self, step: TrialStep) -> dict[str, float]:
+        if step.name == "trial-0001" and step.after == 2 and not self.store.exists("stopped"):
+            self.store.write("stopped", b"")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if step.name == "trial-0002":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().step(step)
+
+
 class Hopeless(Simulated):
     """The process of trial 1 is killed whenever it begins."""
 
@@ -110,13 +124,18 @@ def own_ray(environment_given_back: None, tmp_path_factory: pytest.TempPathFacto
 
 
 def search(
-    folder: Path, executor: type[Simulated] = Simulated, at_once: int = 2, **options: Any
+    folder: Path,
+    executor: type[Simulated] = Simulated,
+    at_once: int = 2,
+    settings: tuple[str, ...] = (),
+    said: list[str] | None = None,
+    **options: Any,
 ) -> TrialStore:
     from training_runs import networks_in  # which the trials' processes, that import this file, cannot
 
     overrides = [f"student.training.epochs={EPOCHS}", "student.training.schedule.warmup_epochs=0"]
     overrides += ["student.training.evaluate_every=1", "cluster.max_failures=1"]
-    experiment = load_experiment("digits", overrides)
+    experiment = load_experiment("digits", [*overrides, *settings])
     request = SearchRequest.model_validate({"space": SPACE, **options})
     check_request(request, experiment, baseline_values(experiment, SPACE.domains))
     store = open_storage(str(folder))
@@ -124,10 +143,14 @@ def search(
     searcher = build_searcher(request, 0, baseline_values(experiment, SPACE.domains))
     view = View()
     view.console.quiet = True
-    callback = SearchCallback(trials, searcher, None, view, request.trials)
-    setup = TrialSetup(networks_in(store), experiment.resolved(), 1, None, executor)
+    if said is not None:
+        view.warn = said.append  # type: ignore[method-assign]
+    watch = TrialWatch(experiment.cluster.liveness)
+    callback = SearchCallback(trials, searcher, None, view, request.trials, watch=watch)
+    setup = TrialSetup(networks_in(store), experiment.resolved(), 1, None, executor, watch.reporter())
     asked = Search(request, experiment, trials, searcher, setup)
     run_search(asked, callback, at_once, request.time_budget_s)
+    watch.close()
     callback.out_of_time()
     return trials
 
@@ -194,6 +217,30 @@ def test_a_trial_that_dies_again_and_again_fails_and_the_search_goes_on(tmp_path
     assert found.trials[1].status == "failed"
     assert "died" in str(found.trials[1].error)
     assert [found.trials[n].status for n in (0, 2)] == ["completed"] * 2
+
+
+def test_a_trial_that_stands_still_is_named_and_goes_on_in_another_process_twice_at_most(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    bounds = ("cluster.liveness.said_after_s=10", "cluster.liveness.restart_after_s=20")
+    settings = (*bounds, "cluster.max_failures=3")
+    found = search(tmp_path, Stopping, settings=settings, said=said, trials=4, scheduler="none")
+    assert [found.trials[n].status for n in range(4)] == ["completed", "completed", "failed", "completed"]
+    assert [r["epoch"] for r in found.trials[1].history] == list(range(1, EPOCHS + 1))
+    assert re.fullmatch(
+        r"nothing heard of its process \(\d+ on \S+\) for \d+ s; it was started again 2 times in vain",
+        str(found.trials[2].error),
+    )
+    silent, ended = r"nothing heard of its process \(\d+ on \S+\) for \d+ s", "it is ended"
+    lines = [re.sub(silent, "silent", line) for line in said]
+    again = f"{ended}, and the trial goes on from its last checkpoint"
+    assert {"trial-0001: silent", f"trial-0001: silent: {again}", "trial-0002: silent"} < set(lines), said
+    assert [line for line in lines if line.startswith(f"trial-0002: silent: {ended}")] == [
+        f"trial-0002: silent: {again}",
+        f"trial-0002: silent: {again}",
+        f"trial-0002: silent: {ended}; the trial was started again 2 times in vain, and fails",
+    ]
 
 
 def test_trials_that_had_ended_are_not_run_again(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ekd_train.settings import TrialStep
+from ekd_train.training.reporter import Silent
 from orchestrator.experiment.schema import load_experiment
-from orchestrator.runtime.event import Done, Event
+from orchestrator.runtime.event import Advanced, Done, Event, Restarted, Warned
 from orchestrator.runtime.job_queue import JobQueueClient
 from orchestrator.runtime.ray_session import LaunchError
 from orchestrator.tuning.trial_executor import InWorkerPool, TrialFailed
@@ -52,9 +53,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda reference: reference)
 
 
-def executor(group: Group) -> InWorkerPool:
+def executor(group: Any, reporter: Any = None) -> InWorkerPool:
     made = InWorkerPool.__new__(InWorkerPool)
-    made._group = group
+    made._group, made.setup = group, SimpleNamespace(reporter=reporter or Silent())
     return made
 
 
@@ -79,3 +80,32 @@ def test_what_the_same_settings_raise_again_is_not_tried_again() -> None:
     with pytest.raises(TrialFailed, match="ValueError: wrong shape"):
         executor(group).step(STEP)
     assert (group.left, group.ended) == (8, "cancelled")
+
+
+def test_what_its_workers_have_to_say_is_passed_on_of_whichever_run_it_is() -> None:
+    advanced = Advanced(run=STEP.name, epoch=1, step=2, steps=9, loss=0.5, images_per_s=10)
+    others = Advanced(run="another", epoch=1, step=7, steps=9, loss=0.5, images_per_s=10)
+    said: list[Event] = [Warned(run="", message="the queue was lost"), Restarted(run=STEP.name)]
+    said += [Warned(run="another", message="nothing heard of worker 1"), advanced, others]
+    told = Told()
+    group = SimpleNamespace(
+        add=lambda jobs: None, poll_events=lambda: [*said, Done(run=STEP.name, record={"epoch": 1.0})]
+    )
+    assert executor(group, told).step(STEP) == {"epoch": 1.0}
+    assert told.steps == [2]
+    assert told.warnings == [
+        "the queue was lost",
+        "workers were lost or have come; its workers are started again and continue from the last checkpoint",
+        "nothing heard of worker 1",
+    ]
+
+
+class Told(Silent):
+    """A reporter that keeps steps too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def progress(self, epoch: int, step: int, steps: int, loss: float, images_per_s: float) -> None:
+        self.steps.append(step)
