@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,20 @@ def mlflow_artifacts(folder: Path, run_id: str, path: str) -> set[str]:
 def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> None:
     """`kill -9` one of the worker group that trains a trial, and nothing else."""
     Started(process, str(folder), folder).kill_a_worker()
+
+
+def stop_trials(process: subprocess.Popen[str], folder: Path) -> list[int]:
+    """Stop the processes that train trials where they are; their ids."""
+    found: list[int] = []
+
+    def seen() -> bool:
+        members = Started(process, str(folder), folder).members()
+        found[:] = [pid for pid, command in members.items() if "Trainable" in command]
+        return bool(found)
+
+    while not seen():  # while it is called, its title is that of the call
+        assert process.poll() is None
+        time.sleep(0.05)
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    return found

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import searches
 
+from orchestrator.pipeline.status import one_run
+from orchestrator.storage import open_storage
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -162,3 +165,43 @@ def test_workers_of_a_stopped_trial_are_taken_over_and_one_that_is_killed_is_rep
         assert record["history"][-1]["epoch"] < 9
         assert not list((tmp_path / f"runs/search/trials/trial-{record['number']:04d}").glob("seed-*/*"))
     assert out.splitlines()[-1] == "models:/ekd-digits/1"
+
+
+def test_a_trial_that_stands_still_is_named_started_again_and_costs_the_search_nothing(
+    tmp_path: Path,
+) -> None:
+    """One at a time: what stands still is the second trial, in the process that has trained the first."""
+    changes = {
+        "cluster.liveness.said_after_s": 10,
+        "cluster.liveness.restart_after_s": 20,
+        "student.training.epochs": 80,
+        "student.training.evaluate_every": 8,
+        "student.training.checkpoint_every": 8,
+    }
+    options = ("--trials", "2", "--max-concurrent", "1", "--scheduler", "none")
+    harmed, unharmed = tmp_path / "harmed", tmp_path / "unharmed"
+    process = searches.start(harmed, *options, **changes)
+    while not list((harmed / "runs/search/trials/trial-0001").glob("seed-0/epoch-*.json")):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.05)
+    (stopped,) = searches.stop_trials(process, harmed)
+    run, silent = open_storage(str(harmed / "runs/search")), None
+    while silent is None or int(silent[1]) < 5:
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        silent = re.search(r"trial-0001 +training: .*epoch \d+ of 80, (\d+) s ago", one_run(run, "search"))
+        time.sleep(0.5)
+    status, out, err = searches.finish(process)
+    assert status == 0, err[-2000:]
+    named = rf"WARNING: trial-0001: nothing heard of its process \({stopped} on \S+\) for \d+ s"
+    assert re.search(rf"{named}$", err, re.MULTILINE), err[-2000:]
+    again = re.search(rf"{named}: it is ended, and the trial goes on from its last checkpoint$", err, re.M)
+    assert again, err[-2000:]
+    status, its_out, err = searches.finish(searches.start(unharmed, *options, **changes))
+    assert status == 0, err[-2000:]
+    assert {n: record["history"] for n, record in searches.trials(harmed).items()} == {
+        n: record["history"] for n, record in searches.trials(unharmed).items()
+    }
+    best, its_best = (
+        next(line for line in said.splitlines() if "Best on" in line) for said in (out, its_out)
+    )
+    assert best == its_best
