@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from itertools import takewhile
@@ -64,9 +65,12 @@ def named_address(cluster: Cluster) -> str | None:
 
 def note_of_ray_start() -> Path:
     """Where `ray start` notes the address of the cluster that it started on this machine."""
-    return Path(
-        os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster"
-    )
+    return folder_of_ray() / "ray_current_cluster"
+
+
+def folder_of_ray() -> Path:
+    """Where a Ray that is started on this machine keeps its sessions."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
 
 
 @contextlib.contextmanager
@@ -97,7 +101,7 @@ def why_unreachable(address: str) -> str | None:
 
     Ray 2.60 itself was still waiting after eight minutes.
     """
-    if address == "auto":  # Ray looks in the same note first, and waits as long
+    if address == "auto":  # Ray looks in the same note first, and then among the processes of this machine
         address = _noted()
         if not address:
             return None
@@ -111,13 +115,25 @@ def why_unreachable(address: str) -> str | None:
     try:
         with socket.create_connection((host, port or 10001), timeout=5) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return None
+                return _why_no_tls(connection)
             connection.sendall(GRPC_GREETING)
             answer = connection.recv(9)
     except OSError as error:
         return f"nothing answers there ({error.strerror or error})"
     if answer[3:4] != SETTINGS:
         return "what answers there is not Ray (its port is 6379, or 10001 with ray://; not the dashboard)"
+    return None
+
+
+def _why_no_tls(connection: socket.socket) -> str | None:
+    """Who it is, Ray itself finds out by its certificates: here nothing is said that others may not hear."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        context.wrap_socket(connection).close()
+    except ssl.SSLError as error:  # of those, others may be answers of a server that wants a certificate
+        if error.reason == "WRONG_VERSION_NUMBER":
+            return "what answers there does not speak TLS, and RAY_USE_TLS is set"
     return None
 
 

@@ -50,7 +50,7 @@ def guard(session: Path) -> "subprocess.Popen[bytes]":
     It is told by the pipe between them, which the system closes. It has a session of its own, so that what
     kills this process's group spares it.
     """
-    _sign(session)
+    sign(session)
     return subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(session), str(GRACE_S)],
         stdin=subprocess.PIPE,
@@ -59,6 +59,12 @@ def guard(session: Path) -> "subprocess.Popen[bytes]":
         start_new_session=True,
         cwd="/",
     )
+
+
+def sessions_of_this_process(parent: Path) -> set[Path]:
+    """The folders that Ray has named after this process; older processes may have had its number."""
+    named = parent.glob(f"session_*_{os.getpid()}")
+    return {folder for folder in named if folder.is_dir() and not folder.is_symlink()}
 
 
 def sweep(parent: Path, names: str = "session_*") -> None:
@@ -76,7 +82,7 @@ def scratch(prefix: str, *, keep: str = "") -> Iterator[Path]:
     """
     sweep(Path(tempfile.gettempdir()), f"{prefix}*")
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    _sign(folder)
+    sign(folder)
     kept = False
     try:
         yield folder
@@ -88,7 +94,8 @@ def scratch(prefix: str, *, keep: str = "") -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sign(folder: Path) -> None:
+def sign(folder: Path) -> None:
+    """Note that this process made `folder`."""
     (folder / NOTE).write_text(f"{os.getpid()} {_began(os.getpid())}")
 
 

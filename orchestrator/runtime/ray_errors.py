@@ -32,7 +32,10 @@ _BY_TEXT = {
     r"object store memory|/dev/shm|shared memory": (
         "give this machine more shared memory (Docker: --shm-size=2g), or free some of /dev/shm"
     ),
-    r"[Cc]onnection refused|[Tt]imed out|DEADLINE|UNAVAILABLE|failed to connect": (
+    r"gcs_server_port": (
+        "Ray's own processes did not come up in the 30 s that it gives them: end what keeps this machine busy"
+    ),
+    r"no answer within|[Cc]onnection refused|[Tt]imed out|DEADLINE|UNAVAILABLE|failed to connect": (
         "check that the cluster's head runs and answers (`ray status`), and start it again if it was stopped"
     ),
 }

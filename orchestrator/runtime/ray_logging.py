@@ -9,9 +9,20 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from ekd_train import waiting
+
 
 class RunLog(logging.StreamHandler[TextIO]):
     """Ours, told from one that a caller from Python has."""
+
+
+class Unheard(logging.Handler):
+    """Says on stderr what is waited for where nothing else on this terminal does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of `record`."""
+        if waiting.log.handlers == [self]:
+            print(f"WARNING: {record.getMessage()}", file=sys.stderr, flush=True)
 
 
 def divert_logging(log_file: Path) -> None:
@@ -23,6 +34,7 @@ def divert_logging(log_file: Path) -> None:
     root = logging.getLogger()
     _forget_others(root)
     root.addHandler(handler)
+    waiting.log.addHandler(Unheard())
     logging.getLogger("orchestrator").setLevel(logging.INFO)  # what the run says
     for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
         logger = logging.getLogger(name)
@@ -37,6 +49,8 @@ def _forget_others(root: logging.Logger) -> None:
         old.close()
         with contextlib.suppress(OSError):  # a full disk
             old.stream.close()
+    for unheard in [handler for handler in waiting.log.handlers if isinstance(handler, Unheard)]:
+        waiting.log.removeHandler(unheard)
 
 
 def _appending(log_file: Path) -> BinaryIO:
@@ -64,12 +78,24 @@ def quieten(log_file: Path) -> None:
 
 @contextlib.contextmanager
 def quiet_stderr(log_file: Path) -> Iterator[None]:
-    """While Ray starts, what its processes write to stderr goes to `log_file`."""
-    with _appending(log_file) as file:
-        saved = os.dup(2)
+    """While Ray starts, what its processes write to stderr goes to `log_file`; what we print does not."""
+    with _appending(log_file) as file, open(os.dup(2), "w", buffering=1, errors="backslashreplace") as saved:
+        before = sys.stderr
+        if _is_the_terminals(before):
+            before.flush()
+            sys.stderr = saved
         os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            os.dup2(saved.fileno(), 2)
+            if sys.stderr is saved:
+                sys.stderr = before
+
+
+def _is_the_terminals(stream: TextIO | None) -> bool:
+    """Whether it writes to the process's stderr; one that was put in its place writes elsewhere."""
+    try:
+        return stream is not None and stream.fileno() == 2
+    except (OSError, ValueError):
+        return False

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from ekd_train.waiting import waiting_for
 from ekd_train.workers.allocator import KEEP_FREED_MEMORY
 from orchestrator.errors import EkdError
 from orchestrator.experiment.infrastructure import Cluster
@@ -20,8 +21,10 @@ from orchestrator.experiment.redaction import one_line
 from orchestrator.planning.capacity import HERE, Capacity, Node
 from orchestrator.runtime.address import (
     exposed_token,
+    folder_of_ray,
     local_capacity,
     named_address,
+    note_of_ray_start,
     token_file,
     wanted_address,
     why_unreachable,
@@ -32,6 +35,7 @@ from orchestrator.runtime.leftovers import end_processes_of, guard, sweep
 from orchestrator.runtime.ray_errors import advice
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
+from orchestrator.runtime.starting import TooSlow, connected, started, why_no_room
 
 POLL_S = "0.5"
 """How often Ray Train's controller looks after its workers: how soon it sees a death or an end."""
@@ -95,24 +99,29 @@ def start_ray(
             )
         if address == cluster.address and (exposed := exposed_token(address)):
             raise LaunchError(f"cluster.address {address}: {exposed}")
+    if address is None:
+        sweep(folder_of_ray())
+        if full := why_no_room(folder_of_ray()):
+            raise LaunchError(f"Ray cannot start on this machine: {full}")
     try:
         with quiet_stderr(log_file), _sigterm_kept():
             if address is not None:
-                _init(options, 1)
+                _init(options, 1, address)
             else:
                 # Its processes inherit them, daemons too: with a runtime environment each worker would be
                 # started twice.
                 with in_the_environment(variables), private_token():
-                    _init(options, START_ATTEMPTS)
+                    _init(options, START_ATTEMPTS, None)
         atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
         if address is None and (folder := _session.get("session_dir")):
-            sweep(Path(folder).parent)
             _guards.append(guard(Path(folder)))
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         problem = f"could not {where}: {one_line(error, 300)}; see {log_file}"
-        raise LaunchError(f"{problem}; {advice(error)}") from error
-    capacity = cluster_capacity(address or HERE)
+        reason = _unnamed(address, error) if address else why_no_room(folder_of_ray())
+        raise LaunchError(f"{problem}; {reason or advice(error)}") from error
+    with waiting_for(lambda: "Ray to say which machines there are"):
+        capacity = cluster_capacity(address or HERE)
     if capacity.groups:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROWING_S)
     return capacity
@@ -128,15 +137,31 @@ def variables_for_workers(environment: Mapping[str, str], *, own: bool) -> dict[
     return {name: value for name, value in ours.items() if name not in os.environ} | dict(environment)
 
 
-def _init(options: dict[str, Any], attempts: int) -> None:
+def _unnamed(address: str, error: Exception) -> str | None:
+    note = note_of_ray_start()
+    if address != "auto" or note.exists() or not isinstance(error, TooSlow):
+        return None
+    return (
+        f"`ray start` has noted no cluster in {note}, so that Ray looks for any on this machine: name "
+        "yours, host:port, in RAY_ADDRESS or cluster.address (cluster.address=local: one of its own)"
+    )
+
+
+def _init(options: dict[str, Any], attempts: int, address: str | None) -> None:
     global _session
     for left in reversed(range(attempts)):
         try:
-            context = ray.init(**options)
+            if address is None:
+                context = started(lambda: ray.init(**options), folder_of_ray())
+            else:
+                context = connected(lambda: ray.init(**options), address)
             _session = dict(getattr(context, "address_info", {}))  # a client of ray:// has none
             return
+        except TooSlow:
+            atexit.unregister(ray.shutdown)  # Ray's own, which may wait for the same
+            raise
         except Exception as error:
-            if not left:
+            if not left or why_no_room(folder_of_ray()):
                 raise
             log.warning("Ray did not start, trying again: %s", error)
             ray.shutdown()
@@ -184,7 +209,8 @@ def stop_ray() -> None:
     if not ray.is_initialized():
         return
     try:
-        within(LEAVING_S, ray.shutdown)
+        with waiting_for(lambda: "Ray to be left"):
+            within(LEAVING_S, ray.shutdown)
     except ConnectionError:
         log.error("Ray could not be left within %g s", LEAVING_S)
         atexit.unregister(ray.shutdown)  # Ray's own, which would wait once more
