@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,13 +51,26 @@ def guard(session: Path) -> "subprocess.Popen[bytes]":
     kills this process's group spares it.
     """
     sign(session)
+    return _outliving("end", str(session), str(GRACE_S))
+
+
+def afterwards(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """A small process that becomes `command` once this one has ended, as `guard` does, or closes its pipe.
+
+    What this process can import, it can.
+    """
+    return _outliving("run", *command, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)))
+
+
+def _outliving(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(session), str(GRACE_S)],
+        [sys.executable, "-I", "-S", __file__, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
+        env={**os.environ, **variables},
     )
 
 
@@ -132,11 +145,17 @@ def _began(pid: int) -> str:
         return ""
 
 
-def watch(session: Path, grace_s: float) -> None:
-    """Wait until standard input ends, with the process that holds its other end; then end the session's."""
+def watch(what: str, *arguments: str) -> None:
+    """Wait until standard input ends, with the process that holds its other end; then do what it wanted.
+
+    `end`, a session and a grace: end the session's processes. `run`, and a command: become it.
+    """
     sys.stdin.buffer.read()
-    end_processes_of(session, grace_s)
+    if what == "run":
+        os.execv(arguments[0], arguments)
+    session, grace_s = arguments
+    end_processes_of(Path(session), float(grace_s))
 
 
 if __name__ == "__main__":
-    watch(Path(sys.argv[1]), float(sys.argv[2]))
+    watch(*sys.argv[1:])

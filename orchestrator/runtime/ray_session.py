@@ -29,6 +29,7 @@ from orchestrator.runtime.address import (
     wanted_address,
     why_unreachable,
 )
+from orchestrator.runtime.cluster_leftovers import guard_cluster
 from orchestrator.runtime.deadline import within
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.runtime.leftovers import end_processes_of, guard, sweep
@@ -60,6 +61,9 @@ _session: dict[str, Any] = {}
 
 _guards: list[Any] = []
 """Processes that outlive this one, and end what is left of a Ray of its own."""
+
+_cluster_guards: list[Any] = []
+"""The same for what is left of this one's trainings on a cluster that goes on."""
 
 
 class LaunchError(EkdError):
@@ -115,6 +119,8 @@ def start_ray(
         atexit.register(quieten, log_file)  # runs before Ray's own, which leaves the cluster
         if address is None and (folder := _session.get("session_dir")):
             _guards.append(guard(Path(folder)))
+        elif address is not None:
+            _cluster_guards.append(guard_cluster(options["address"]))
     except Exception as error:
         where = f"connect to Ray at {address}" if address else "start Ray on this machine"
         problem = f"could not {where}: {one_line(error, 300)}; see {log_file}"
@@ -218,6 +224,10 @@ def stop_ray() -> None:
             end_processes_of(Path(_session["session_dir"]))
     while _guards:  # a process that goes on, from Python, has nothing more to be guarded
         _guards.pop().stdin.close()
+    while _cluster_guards:  # what was left in order has left nothing
+        guarding = _cluster_guards.pop()
+        guarding.kill()
+        guarding.communicate()
 
 
 @contextlib.contextmanager

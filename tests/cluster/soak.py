@@ -28,7 +28,15 @@ SETTINGS = ("cluster.liveness.said_after_s=10", "cluster.liveness.restart_after_
 SUBMISSIONS = 30
 """More for one run is in vain."""
 AS_IT_SHOULD = "as unharmed"
-LEFT_OVER = ("RayTrainWorker", "ray::JobQueue", "-m orchestrator run")
+LEFT_OVER = ("ray::", "-m orchestrator run", "cluster_leftovers")
+"""What belongs to a run, by its command line; of Ray's own ..."""
+OF_THE_CLUSTER = (
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::IDLE",
+    "ray::_AutoscalingCoordinatorActor",
+)
+"""... these stay, or come and go by themselves: `cluster/README.md` says of each why."""
 
 
 PAGE = """# Soak
@@ -115,10 +123,10 @@ def _soak(cluster: RayHosts, seconds: float, mean_s: float, draw: Random) -> lis
         try:
             _to_its_end(job, mean_s, draw, run.faults)
             run.made = AS_IT_SHOULD if job.result() == unharmed else "OTHER"
-            wait_until(lambda: not _left_over(cluster), "an end of everything that belongs to the run")
+            wait_until(lambda: not left_over(cluster), "an end of everything that belongs to the run")
         except (AssertionError, TimeoutError) as error:
             run.made = f"FAILED: {str(error).splitlines()[0]}"
-            print(f"{error}\nleft over: {_left_over(cluster)}\n{job.log[-5000:]}", flush=True)
+            print(f"{error}\nleft over: {left_over(cluster)}\n{job.log[-5000:]}", flush=True)
         run.seconds, run.submissions = time.monotonic() - run_began, job.submissions
         print(run.row(), flush=True)
     return runs
@@ -145,12 +153,13 @@ def _to_its_end(job: Job, mean_s: float, draw: Random, happened: Counter[str]) -
     raise AssertionError(f"it has not ended after {job.submissions} submissions")
 
 
-def _left_over(cluster: RayHosts) -> list[str]:
+def left_over(cluster: RayHosts) -> list[str]:
+    """What of a run is still there, and on which host."""
     return [
         f"{what} on {name}"
         for name, host in cluster.hosts.items()
         for what in LEFT_OVER
-        if host.processes(what)
+        if set(host.processes(what)).difference(*map(host.processes, OF_THE_CLUSTER))
     ]
 
 

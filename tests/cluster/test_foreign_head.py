@@ -2,10 +2,13 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from hosts import Host
 from ray_hosts import BIN
+from servers import end, wait_until
+from soak import left_over
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -20,10 +23,10 @@ def laptop(cluster):
     host.destroy()
 
 
-def start(host: Host, **variables: str) -> None:
+def start(host: Host, *options: str, **variables: str) -> None:
     done = host.call(
         *(str(BIN / "ray"), "start", "--head", "--num-cpus=2", "--object-store-memory=100000000"),
-        *("--disable-usage-stats", f"--node-ip-address={host.address}"),
+        *("--disable-usage-stats", f"--node-ip-address={host.address}", *options),
         **variables,
     )
     assert done.returncode == 0, done.stderr
@@ -80,3 +83,27 @@ def test_a_ray_of_somebody_elses_is_joined_with_or_without_a_token_and_named_whe
     assert status != 0
     assert "RAY_AUTH_MODE=token" in shown, shown
     watch.note()
+
+
+@pytest.mark.fault("kill -9 of a driver on a Ray of somebody else's")
+def test_of_a_killed_run_nothing_stays_on_a_cluster_that_goes_on(laptop, watch):
+    """Without a dashboard, which Ray Train's cleaner would ask whether its training lives."""
+    no_token = {"RAY_AUTH_MODE": "disabled"}
+    start(laptop, "--include-dashboard=false", **no_token)
+    driver = laptop.start(
+        *(str(BIN / "ekd"), "run", "digits", "--run-id", "killed"),
+        *("--set", f"storage.uri={laptop.folder}/runs", "--set", "teachers.training.epochs=1"),
+        *("--set", "student.training.epochs=2000"),
+        log="killed",
+        **no_token,
+    )
+    try:
+        wait_until(
+            lambda: "student: epoch" in (laptop.folder / "killed").read_text(), "a student in training"
+        )
+        assert laptop.processes("ray::PlacementGroupCleaner")
+    finally:
+        end(driver)
+    hosts = SimpleNamespace(hosts={"laptop": laptop})
+    watch.note(wait_until(lambda: not left_over(hosts), "an end of everything that belongs to the run"))
+    assert laptop.processes("raylet/raylet")

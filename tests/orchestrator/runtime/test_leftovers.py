@@ -111,5 +111,5 @@ def test_after_an_error_a_temporary_folder_stays_for_its_log_alone(tmp_path, mon
 
 def test_the_guard_needs_the_standard_library_alone():
     """It starts in 20 ms and stays small: Ray and torch are not imported by it."""
-    command = [sys.executable, "-I", "-S", leftovers.__file__, "/nowhere", "0"]
+    command = [sys.executable, "-I", "-S", leftovers.__file__, "end", "/nowhere", "0"]
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0
