@@ -19,11 +19,11 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ekd_train.persistence.networks import Networks
-from ekd_train.waiting import Wait
 from ekd_train.workers.sign import Sign
 from ekd_train.workers.worker import WorkerSetup, work
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.planning.capacity import Capacity, runs_at_once
+from orchestrator.runtime.coming import Coming
 from orchestrator.runtime.event import Done, Event, Failed, Warned
 from orchestrator.runtime.job_queue import JobQueueClient, News, open_job_queue
 from orchestrator.runtime.liveness import IN_VAIN, Silence, Watch, verdict
@@ -35,9 +35,6 @@ from orchestrator.storage.vendor_settings import RAY, ray_storage
 
 ANSWER_S = 2.0
 """How long an answer of the queue or of a worker is waited for before other things are looked after."""
-
-COMING_S = 60.0
-"""Workers usually need a quarter of it to come up: to import torch and form groups."""
 
 AGAIN = "all workers start again from the last checkpoint"
 
@@ -87,7 +84,7 @@ class WorkerPool:
         """The question that the queue has not answered yet: what it answers must not get lost."""
         self._queue: News | None = None
         self._answered = 0.0
-        self._coming = Wait(self._wanted, COMING_S)
+        self._coming = Coming(cluster)
         self._ended: set[tuple[int, int]] = set()
         """Rank and process of each worker that was ended here."""
 
@@ -97,6 +94,7 @@ class WorkerPool:
         fewest, most = self.cluster.fewest_workers, groups * self.cluster.most_workers
         if capacity.own and not self.cluster.elastic:
             fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
+        self._coming.begin(shared=not capacity.own)
         self.thread = threading.Thread(target=self._serve, args=(fewest, most), name="workers", daemon=True)
         self.thread.start()
         return groups
@@ -148,20 +146,10 @@ class WorkerPool:
                     )
                 )
         if news.signs or not self._undone:
-            self._coming = Wait(self._wanted, COMING_S)
+            self._coming.again()
         else:
             self._coming.look()
         return events + self._heed(self._watch.look(news.signs))
-
-    def _wanted(self) -> str:
-        cluster = self.cluster
-        total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
-        if free >= cluster.cpus_per_worker * cluster.fewest_workers:
-            return "workers to load Python and torch, and to meet"
-        return (
-            f"workers to come up, with {cluster.cpus_per_worker} CPU each, {cluster.fewest_workers} at "
-            f"least; of {total:g} CPUs {free:g} are free, if these workers do not hold the others"
-        )
 
     def _unanswered(self) -> list[Event]:
         """The queue says nothing: end it if that lasts, so that Ray starts another one."""

@@ -40,14 +40,6 @@ class Played:
         events, self.events = self.events, []
         return News(self.queue, 7, "host", events, self.signs)
 
-    def cluster_resources(self):
-        return {"CPU": 8.0}
-
-    free = 0.0
-
-    def available_resources(self):
-        return {"CPU": self.free}
-
     def kill(self, actor, *, no_restart):
         self.killed.append((actor, no_restart))
 
@@ -134,16 +126,17 @@ def test_another_queue_is_given_what_is_not_done(ray, pool):
     assert pool.poll_events() == []
 
 
-def test_workers_that_do_not_come_up_are_waited_for_with_a_voice(ray, pool, caplog, monkeypatch):
-    monkeypatch.setattr(pool._coming, "_clock", lambda: ray.time)
-    monkeypatch.setattr(pool._coming, "_began", ray.time)
+def test_workers_that_do_not_come_up_are_waited_for_with_a_voice(ray, pool, caplog):
+    pool._coming.clock = lambda: ray.time
+    pool._coming.begin(shared=False)
     pool.add([SimpleNamespace(name="teacher-0")])
-    assert polls(ray, pool, 100) == []
-    ray.free = 1.0
-    assert polls(ray, pool, 100) == []
+    assert polls(ray, pool, 140) == []
     assert caplog.messages == [
-        "waiting for workers to come up, with 1 CPU each, 1 at least; of 8 CPUs 0 are free, if these workers "
-        "do not hold the others (60 s)",
+        "waiting for workers to load Python and torch, and to meet (60 s)",
         "waiting for workers to load Python and torch, and to meet (120 s)",
-        "waiting for workers to load Python and torch, and to meet (180 s)",
     ]
+    ray.signs = [student(actor=ray)]
+    polls(ray, pool, 2.5)
+    ray.signs, caplog_before = [], len(caplog.messages)
+    polls(ray, pool, 50)
+    assert len(caplog.messages) == caplog_before
