@@ -119,7 +119,8 @@ def why_unreachable(address: str) -> str | None:
             connection.sendall(GRPC_GREETING)
             answer = connection.recv(9)
     except OSError as error:
-        return f"nothing answers there ({error.strerror or error})"
+        reason = "timed out" if isinstance(error, TimeoutError) else error.strerror or error
+        return f"nothing answers there ({reason})"
     if answer[3:4] != SETTINGS:
         return "what answers there is not Ray (its port is 6379, or 10001 with ray://; not the dashboard)"
     return None

@@ -22,6 +22,9 @@ GRACE_S = 10.0
 NOTE = "ekd-driver"
 """The file in a folder that says which process made it: its id, and when it began."""
 
+SHELL_S = 600.0
+"""How old a session has to be to be taken for a shell: between its folder and its files Ray takes less."""
+
 _POLL_S = 0.2
 
 
@@ -80,7 +83,15 @@ def sessions_of_this_process(parent: Path) -> set[Path]:
     return {folder for folder in named if folder.is_dir() and not folder.is_symlink()}
 
 
-def sweep(parent: Path, names: str = "session_*") -> None:
+def sweep_sessions(parent: Path) -> None:
+    """`sweep` the sessions of Ray; those that hold nothing go too, as no logs are lost with them."""
+    for session in parent.glob("session_*"):
+        if not session.is_symlink() and _is_shell(session):
+            shutil.rmtree(session, ignore_errors=True)
+    sweep(parent, "session_*")
+
+
+def sweep(parent: Path, names: str) -> None:
     """Remove folders of such names that ended processes of this user left, but the newest, for its logs."""
     old = [folder for folder in parent.glob(names) if not folder.is_symlink() and _is_left(folder)]
     for folder in sorted(old, key=lambda folder: folder.stat().st_mtime)[:-1]:
@@ -108,8 +119,32 @@ def scratch(prefix: str, *, keep: str = "") -> Iterator[Path]:
 
 
 def sign(folder: Path) -> None:
-    """Note that this process made `folder`."""
-    (folder / NOTE).write_text(f"{os.getpid()} {_began(os.getpid())}")
+    """Note that this process made `folder`; whenever it is killed, the note is whole or not there."""
+    written = folder / f"{NOTE}.new"
+    written.write_text(f"{os.getpid()} {_began(os.getpid())}")
+    written.replace(folder / NOTE)
+
+
+def _is_shell(session: Path) -> bool:
+    """Whether a start of Ray that was killed at once left it: too early for a signature, or for a word.
+
+    What `ray start` leaves is like it, but its processes wrote something first.
+    """
+    try:
+        found, pid = session.stat(), session.name.rpartition("_")[2]
+        return (
+            found.st_uid == os.geteuid()
+            and time.time() - found.st_mtime > SHELL_S
+            and not (session / NOTE).exists()
+            and not _began(int(pid))
+            and not processes_of(session)
+            and not any(
+                file.is_file() and file.stat().st_size and file.name != f"{NOTE}.new"
+                for file in session.rglob("*")
+            )
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def _is_left(session: Path) -> bool:

@@ -32,7 +32,7 @@ from orchestrator.runtime.address import (
 from orchestrator.runtime.cluster_leftovers import guard_cluster
 from orchestrator.runtime.deadline import within
 from orchestrator.runtime.environment import in_the_environment
-from orchestrator.runtime.leftovers import end_processes_of, guard, sweep
+from orchestrator.runtime.leftovers import end_processes_of, guard, sweep_sessions
 from orchestrator.runtime.ray_errors import advice
 from orchestrator.runtime.ray_logging import divert_logging, quiet_stderr, quieten
 from orchestrator.runtime.ray_private import node_groups
@@ -104,7 +104,7 @@ def start_ray(
         if address == cluster.address and (exposed := exposed_token(address)):
             raise LaunchError(f"cluster.address {address}: {exposed}")
     if address is None:
-        sweep(folder_of_ray())
+        sweep_sessions(folder_of_ray())
         if full := why_no_room(folder_of_ray()):
             raise LaunchError(f"Ray cannot start on this machine: {full}")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ekd_train.waiting import Wait
+from orchestrator.errors import EkdError
 from orchestrator.runtime.leftovers import end_processes_of, sessions_of_this_process, sign
 
 CONNECT_S = 60.0
@@ -23,7 +24,7 @@ ROOM = 100 * 10**6
 _LOOK_S = 0.1
 
 
-class TooSlow(ConnectionError):
+class TooSlow(EkdError, ConnectionError):
     """Ray neither started nor answered in time; the thread that waits for it goes on waiting."""
 
 

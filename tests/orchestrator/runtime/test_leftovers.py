@@ -8,7 +8,15 @@ import time
 import pytest
 
 from orchestrator.runtime import leftovers
-from orchestrator.runtime.leftovers import NOTE, end_processes_of, guard, processes_of, scratch, sweep
+from orchestrator.runtime.leftovers import (
+    NOTE,
+    end_processes_of,
+    guard,
+    processes_of,
+    scratch,
+    sweep,
+    sweep_sessions,
+)
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
 
@@ -72,11 +80,34 @@ def test_old_sessions_are_removed_but_the_newest_those_of_living_drivers_and_tho
     living = tmp_path / "session_5"
     living.mkdir()
     process = guard(living)
-    sweep(tmp_path)
+    sweep(tmp_path, "session_*")
     process.stdin.close()
     process.wait()
     left = sorted(folder.name for folder in tmp_path.iterdir())
     assert left == ["session_2", "session_3", "session_4", "session_5"]
+
+
+def test_a_session_that_nobody_signed_is_removed_if_nothing_is_in_it_and_it_is_old(tmp_path):
+    """One of Ray's that was killed at once; others hold the logs of what `ray start` began, or may yet."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = ("shell", "logs", "living", "young", "used")
+    sessions = {name: tmp_path / f"session_{name}_{ended.pid}" for name in names}
+    sessions["living"] = tmp_path / f"session_living_{os.getpid()}"
+    for session in sessions.values():
+        (session / "logs").mkdir(parents=True)
+        (session / "logs" / "raylet.out").touch()
+    (sessions["logs"] / "logs" / "gcs.out").write_text("began")
+    process = sleeper(sessions["used"] / "logs" / "raylet.out")
+    for name, session in sessions.items():
+        if name != "young":
+            os.utime(session, (1, 1))
+    try:
+        sweep_sessions(tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+    assert {name for name, session in sessions.items() if not session.exists()} == {"shell"}
 
 
 def test_temporary_folders_of_killed_processes_do_not_pile_up(tmp_path, monkeypatch):

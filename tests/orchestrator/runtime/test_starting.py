@@ -13,7 +13,7 @@ from ekd_train import waiting
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.runtime import ray_logging, ray_session, starting
 from orchestrator.runtime.address import why_unreachable
-from orchestrator.runtime.leftovers import NOTE, processes_of, sweep
+from orchestrator.runtime.leftovers import NOTE, processes_of, sweep_sessions
 from orchestrator.runtime.ray_logging import divert_logging, logging_kept, quiet_stderr
 from orchestrator.runtime.ray_session import LaunchError, start_ray
 from orchestrator.runtime.starting import TooSlow, connected, started, why_no_room
@@ -141,8 +141,29 @@ def test_a_session_is_signed_while_ray_still_starts_and_is_ended_with_it(tmp_pat
     assert processes_of(session) == []
     assert (session / NOTE).read_text().startswith(f"{os.getpid()} ")
     assert not (of_another / NOTE).exists()
-    sweep(tmp_path)
+    sweep_sessions(tmp_path)
     assert session.exists()  # this process lives
+
+
+@linux
+def test_the_sessions_of_starts_that_were_killed_do_not_pile_up(tmp_path):
+    """Each time the process ends itself once its session is signed, which is before Ray has started."""
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from orchestrator.runtime.leftovers import NOTE, sweep_sessions\n"
+        "from orchestrator.runtime.starting import started\n"
+        "folder = Path(sys.argv[1]); session = folder / f'session_1_{os.getpid()}'\n"
+        "sweep_sessions(folder)\n"
+        "def begin():\n"
+        "    (session / 'logs').mkdir(parents=True); (session / 'logs' / 'gcs').write_text('began')\n"
+        "    while not (session / NOTE).exists(): pass\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "started(begin, folder)\n"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=300)
+        assert done.returncode == -9
+        assert len(list(tmp_path.iterdir())) <= 2  # the newest is kept for its logs, and the one just made
 
 
 class Impatient:
@@ -212,7 +233,7 @@ def server(monkeypatch):
 def test_with_tls_what_accepts_and_says_nothing_is_not_waited_for(server, monkeypatch):
     connect = socket.create_connection
     monkeypatch.setattr(socket, "create_connection", lambda place, timeout: connect(place, timeout=0.2))
-    assert str(why_unreachable(server(b""))).startswith("nothing answers there (")
+    assert why_unreachable(server(b"")) == "nothing answers there (timed out)"
 
 
 def test_with_tls_what_answers_without_it_is_said(server):
