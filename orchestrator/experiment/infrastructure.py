@@ -33,7 +33,7 @@ LONGEST_NAME = 80
 
 
 class LivenessSettings(Settings):
-    """How long nothing may be heard of a worker that trains."""
+    """How long nothing may be heard of a worker that trains, or of a trial of a search."""
 
     said_after_s: PositiveFloat = 30
     """Seconds of silence, or `said_after_steps` where that is longer, after which a line says of whom."""
@@ -41,7 +41,8 @@ class LivenessSettings(Settings):
     """The same in steps of the training run, as long as its longest lately."""
     restart_after_s: PositiveFloat = 120
     """Seconds of silence, or `restart_after_steps` where that is longer, after which the worker group is
-    started again from its last checkpoint; the third time without a new step the run ends."""
+    started again from its last checkpoint; the third time without a new step the run ends, of trials the
+    trial."""
     restart_after_steps: Positive = 60
     """The same in steps."""
     between_steps_s: PositiveFloat = 7200

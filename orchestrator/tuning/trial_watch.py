@@ -1,11 +1,13 @@
 """What the driver of a search hears of its trials' processes, and what it does about silent ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
+from ekd_train.waiting import Wait
 from ekd_train.workers.sign import EVERY_S, Sign
 from orchestrator.experiment.infrastructure import LivenessSettings
 from orchestrator.runtime.event import Event, Warned
@@ -17,6 +19,9 @@ from orchestrator.tuning.trial_store import trial_name
 
 PATIENCE_S = 1.0
 """How long the queue may keep a question, to answer it with something new; Tune's loop does not wait."""
+
+COMING_S = 60.0
+"""A trial's process usually needs a quarter of it to come up: to import torch, and to place data."""
 
 SIGNS_BEFORE_A_WORD = 3
 """Signs that may be late or lost before a trial is called silent."""
@@ -38,6 +43,8 @@ class TrialWatch:
         """Apart: while the queue does not answer, nothing can be heard of the trials."""
         self._asked: Any = None
         self._answered = 0.0
+        self._coming: dict[str, Wait] = {}
+        """Of trials that have no process yet, or one that has not come up."""
         self._ended: set[tuple[int, int]] = set()
         """Rank and process id of processes that have ended: the queue keeps their last signs."""
 
@@ -45,9 +52,10 @@ class TrialWatch:
         """What a trial's process reports to."""
         return TrialReporter(self.queue, min(EVERY_S, self.settings.said_after_s / SIGNS_BEFORE_A_WORD))
 
-    def look(self, trials: Iterable[Any]) -> list[Event]:
+    def look(self, trials: Sequence[Any]) -> list[Event]:
         """What is new, without waiting; `trials`: Tune's, all that it knows."""
         now = self._of_queue.tick()
+        self._wait_for([trial_name(t.config["number"]) for t in trials if t.status == "PENDING"])
         if self._asked is None:
             self._asked = self.queue.news.remote(PATIENCE_S)
         if not ray.wait([self._asked], timeout=0)[0]:
@@ -68,6 +76,15 @@ class TrialWatch:
     def close(self) -> None:
         """No trial trains any more."""
         kill(self.queue)
+
+    def _wait_for(self, coming: list[str]) -> None:
+        """Say now and then which trials do not begin."""
+        self._coming = {
+            name: self._coming.get(name) or Wait(partial(_wanted, name), COMING_S, self._watch.clock)
+            for name in coming
+        }
+        for wait in self._coming.values():
+            wait.look()
 
     def _unanswered(self, now: float) -> list[Event]:
         silent_s = now - self._answered
@@ -109,6 +126,11 @@ class TrialWatch:
             self.ended_for[silence.of.run] = reason
         kill(silence.of.actor)
         return what
+
+
+def _wanted(trial: str) -> str:
+    total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
+    return f"a process for {trial} to come up; of {total:g} CPUs {free:g} are free, if it holds no others"
 
 
 def _key(sign: Sign) -> tuple[int, int]:

@@ -42,6 +42,12 @@ class Played:
                 self.sign(number, sign.pid, sign.count + 1, sign.step)
         return News("queue", 7, "host", events, list(self.signs.values()))
 
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 8.0}
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
     def kill(self, actor: Any, *, no_restart: bool) -> None:
         self.killed.append((actor, no_restart))
 
@@ -71,7 +77,9 @@ def watch(ray: Played) -> TrialWatch:
 def trials() -> list[Any]:
     """Two trials as Tune keeps them, which may fail three times."""
     return [
-        SimpleNamespace(config={"number": number}, is_finished=lambda: False, max_failures=3)
+        SimpleNamespace(
+            config={"number": number}, status="RUNNING", is_finished=lambda: False, max_failures=3
+        )
         for number in range(2)
     ]
 
@@ -181,6 +189,20 @@ def test_while_the_queue_does_not_answer_no_trial_is_silent_and_after_a_while_an
     assert ray.killed == [(ray, False)]
     ray.answers, ray.silent = True, {0}
     assert turns(ray, watch, trials, 25) == []
+
+
+def test_a_trial_whose_process_does_not_come_up_is_waited_for_with_a_voice(
+    ray: Played, watch: TrialWatch, trials: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials[1].status = "PENDING"
+    assert turns(ray, watch, trials, 100) == []
+    trials[1].status = "RUNNING"
+    turns(ray, watch, trials, 100)
+    trials[1].status = "PENDING"  # its process was lost, and the next one is on its way
+    turns(ray, watch, trials, 50)
+    assert caplog.messages == [
+        "waiting for a process for trial-0001 to come up; of 8 CPUs 1 are free, if it holds no others (60 s)",
+    ]
 
 
 def test_what_trials_tell_is_passed_on(ray: Played, watch: TrialWatch, trials: Any) -> None:
