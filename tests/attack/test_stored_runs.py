@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ekd_train.persistence.checkpoint import Checkpoints, DamagedCheckpoint, save_record
+from ekd_train.persistence.records import NewerRecord
 from orchestrator.errors import EkdError
 from orchestrator.pipeline.status import all_runs, one_run
 from orchestrator.report import load_evidence
@@ -75,16 +76,17 @@ def test_a_changed_document_is_read_or_named(runs, data, name):
 @fuzzed
 @given(data=st.data())
 def test_a_changed_record_of_a_checkpoint_is_passed_over(tmp_path_factory, data):
-    """The one before it is taken."""
+    """The one before it is taken; one of a newer version is left to it."""
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(GOLDEN / "unfinished" / "checkpoints", folder / "checkpoints")
     key = "checkpoints/student/epoch-00150.json"
     record = json.loads((folder / key).read_text())["record"]
     store = open_storage(str(folder))
     save_record(store, key, changed(data, record))  # with its right hash
-    found = Checkpoints(store, "checkpoints/student", record["identity"]).newest()
-    assert found is not None
-    assert found.epoch in (100, 150)
+    with suppress(NewerRecord):
+        found = Checkpoints(store, "checkpoints/student", record["identity"]).newest()
+        assert found is not None
+        assert found.epoch in (100, 150)
 
 
 @pytest.mark.parametrize(
