@@ -192,7 +192,9 @@ class JobQueueClient:
         ray.get(self.actor.begin.remote())
 
     def of(self, group: int) -> "JobQueueClient":
-        """The jobs of one worker group."""
+        """The jobs of one worker group, once all have begun."""
+        if self._heart is not None:
+            self._heart.beat()  # `begin` has forgotten all signs: one that stops before its next is not known
         return JobQueueClient(self.actor, group, self._heart, self._queue)
 
     def next(self, finished: int | None) -> Any:

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from ekd_train.workers.sign import Sign
+from ekd_train.workers.sign import Heart, Sign
 from orchestrator.runtime.event import Advanced, Failed, Restarted, Started, Validated, Warned
-from orchestrator.runtime.job_queue import JobQueue, QueueLost
+from orchestrator.runtime.job_queue import JobQueue, JobQueueClient, QueueLost
 
 
 def jobs_of(answers) -> list:
@@ -198,3 +198,14 @@ def test_the_latest_sign_of_each_worker_is_news_until_the_pool_is_started_again(
     before, after = run(steps)
     assert [(sign.rank, sign.count) for sign in before] == [(0, 2), (1, 2)]
     assert after == []
+
+
+def test_a_worker_that_stops_as_soon_as_the_pool_has_started_is_known():
+    """What it gave before is forgotten when the pool starts, and the next sign would be 5 s away."""
+    jobs = JobQueue()
+    heart = Heart(Sign(1, "host", 7), give=lambda sign: asyncio.run(jobs.sign(sign)))
+    heart.beat()
+    asyncio.run(jobs.begin())
+    JobQueueClient(None, heart=heart).of(0)
+    (sign,) = asyncio.run(jobs.news(timeout_s=0.01)).signs
+    assert (sign.rank, sign.pid) == (1, 7)
