@@ -119,7 +119,7 @@ def _ours(case: Case, device: torch.device, compiled: How) -> Callable[[], objec
     numbers = iter(range(1 << 30))
 
     def one() -> object:
-        begin_step(compiled)
+        begin_step(compiled, device)
         number = next(numbers)
         return step(batches.draw(number, rows[number % len(rows)]))
 
@@ -136,7 +136,7 @@ def _reference(case: Case, device: torch.device, compiled: How) -> Callable[[], 
     compile_blocks(network, compiled, device, _backend(device))
 
     def one() -> object:
-        begin_step(compiled)
+        begin_step(compiled, device)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, DTYPES[case.precision]):
             loss = F.cross_entropy(network(images).float(), labels)

@@ -56,7 +56,10 @@ def list_hugging_face(settings: DataSettings) -> Listing:
         # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
         found = _load(str(folder.resolve()))
     else:
-        raise DataError(folder, "is no folder, and no `owner/name` of the hub", "set data.root or data.path")
+        here = f", and {settings.path} is something where this process is" * Path(settings.path).exists()
+        raise DataError(
+            folder, f"is no folder, and no `owner/name` of the hub{here}", "set data.root or data.path"
+        )
     splits: dict[str, Any] = {}
     findings = []
     for name, rows in found.items():

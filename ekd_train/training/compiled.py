@@ -30,7 +30,7 @@ def compile_blocks(
         block.compile(fullgraph=True, recompile_limit=RECOMPILE_LIMIT, backend=backend, mode=mode)
 
 
-def begin_step(how: Literal["no", "blocks", "graphs"]) -> None:
+def begin_step(how: Literal["no", "blocks", "graphs"], device: torch.device) -> None:
     """Say that what recorded graphs have put out before is used no more."""
-    if how == "graphs":
+    if how == "graphs" and device.type == "cuda":
         torch.compiler.cudagraph_mark_step_begin()

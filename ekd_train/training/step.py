@@ -86,7 +86,7 @@ class Step:
         With them `{teachers,members}_diversity/*` on the images that the student learned from, where
         there are several: what the perturbation makes of the teachers' disagreement, and who follows.
         """
-        begin_step(self.training.speed.compile)
+        begin_step(self.training.speed.compile, parts[0].images.device)
         self.optimiser.zero_grad(set_to_none=True)
         share = sum(part.weight for part in parts)
         reported: dict[str, Tensor] = {}

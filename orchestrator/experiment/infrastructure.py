@@ -47,9 +47,8 @@ class LivenessSettings(Settings):
     """The same in steps."""
     between_steps_s: PositiveFloat = 7200
     """Seconds that a worker which gives signs of life may take for what are no steps: to load, to take the
-    first step, to validate, to store, to evaluate. A line says so from a twelfth of it on. Once a run has
-    done so between two steps: a line after five times as long (`said_after_s` at least), its workers are
-    started again after twenty times as long (a twelfth of this at least)."""
+    first step, to validate, to store, to evaluate. A line says so from a twelfth of it on; once it is known
+    what that takes between two steps, after five times as long (`said_after_s` at least)."""
 
 
 class Cluster(Settings):

@@ -99,12 +99,12 @@ def from_registry(
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)
         try:
-            for name in files_to_fetch(
+            for path in files_to_fetch(
                 file
                 for below in (where, f"{where}/{Path(ARCHIVE).parent}")
                 for file in mlflow.artifacts.list_artifacts(artifact_uri=below)
             ):
-                mlflow.artifacts.download_artifacts(f"{where}/{name}", dst_path=temporary)
+                mlflow.artifacts.download_artifacts(f"{where}/{path}", dst_path=temporary)
             network = load_exported(folder, archived)
         except ExportError as error:
             raise ExportError(f"{where}: {error}") from error.__cause__

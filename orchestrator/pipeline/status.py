@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 from rich.table import Table
 
+from ekd_train.persistence.records import NewerRecord
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.lease import LEASE_S
@@ -140,7 +141,10 @@ def state_of(run: Storage, manifest: ManifestContent) -> RunState:
     if manifest.status in STATES.values():
         return cast(RunState, manifest.status)
     with suppress(MissingKey, TooLarge):
-        holder = holder_in(run.read(LEASE))
+        try:
+            holder = holder_in(run.read(LEASE))
+        except NewerRecord:  # who knows; nothing of it is touched
+            return "running"
         if holder is not None and not holder.has_ended:
             # Not by what it says of the time: that is of its own host's clock.
             fresh = holder.is_on_this_host or run.age_s(LEASE) <= 2 * LEASE_S

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from ekd_train.objectives import objective_for
 from ekd_train.own_code import is_own
 from ekd_train.persistence.identity import differing
-from orchestrator.experiment.method_defaults import sums_losses
+from orchestrator.experiment.method_defaults import CLIP_NORM, sums_losses
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.order import training_runs
@@ -28,9 +28,8 @@ def doubts(
     if is_small(experiment):
         return []
     lines = [*findings, *_idle(experiment, searched)]
-    if experiment.student.training.clip_norm is None and sums_losses(
-        experiment.student, experiment.distillation
-    ):
+    unclipped = experiment.student.training.clip_norm is None and CLIP_NORM not in searched
+    if unclipped and sums_losses(experiment.student, experiment.distillation):
         lines.append(
             "student.training.clip_norm is null, and EKD's loss is a sum of N + 1, whose gradients lost 8 of "
             "20 students in one regime: leave it out, or set it to 3, which lost none"

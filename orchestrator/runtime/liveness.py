@@ -18,7 +18,7 @@ was stopped, slept, or waited for a busy machine, has not heard anything either.
 IN_VAIN = 2
 """Restarts without a new step after which the next silence ends the run."""
 
-BETWEEN_SAID, BETWEEN_LOST = 5, 20
+BETWEEN_SAID = 5
 """Times the longest that a run has taken between two steps before."""
 
 Verdict = Literal["well", "silent", "lost"]
@@ -45,12 +45,10 @@ def verdict_on_work(
         return "well"
     if sign.step is not None:
         return verdict(silent_s, sign.step_s, settings)
-    said_s, lost_s = settings.between_steps_s / 12, settings.between_steps_s
+    said_s = settings.between_steps_s / 12
     if between_s is not None:
-        # What waits for its storage ends by itself, sooner than it is started again.
-        lost_s = min(lost_s, max(said_s, BETWEEN_LOST * between_s))
         said_s = min(said_s, max(settings.said_after_s, BETWEEN_SAID * between_s))
-    if silent_s > lost_s:
+    if silent_s > settings.between_steps_s:
         return "lost"
     return "silent" if silent_s > said_s else "well"
 
@@ -75,6 +73,8 @@ class _Known:
     heard: float
     moved: float
     """When its work was seen to go on."""
+    stepped: bool
+    """Whether this process has done a step of it; before, it loads or compiles, for nobody knows how long."""
 
 
 @dataclass
@@ -135,22 +135,23 @@ class Watch:
 
     def _note(self, rank: int, sign: Sign, now: float) -> None:
         known = self._known.get(rank)
-        began = sign.run in self.furthest
+        same = known is not None and (known.sign.pid, known.sign.run) == (sign.pid, sign.run)
+        stepped = sign.step is not None or (same and known is not None and known.stepped)
         if sign.step is not None:
             self.furthest[sign.run] = max(sign.step, self.furthest.get(sign.run, 0))
-            if began and known is not None and known.sign.run == sign.run and known.sign.step is None:
+            if same and known is not None and known.stepped and known.sign.step is None:
                 took_s = now - known.moved
                 self._between[sign.run] = max(took_s, self._between.get(sign.run, 0.0))
         if known is None or known.sign.pid != sign.pid:
-            self._known[rank] = _Known(sign, now, now)
+            self._known[rank] = _Known(sign, now, now, stepped)
         elif known.sign.count != sign.count:
             moved = (known.sign.run, known.sign.step) != (sign.run, sign.step)
-            self._known[rank] = _Known(sign, now, now if moved else known.moved)
+            self._known[rank] = _Known(sign, now, now if moved else known.moved, stepped)
 
     def _judge(self, known: _Known, since: float, now: float, *, heard: bool) -> Silence | None:
         sign, silent_s = known.sign, now - since
         if heard:
-            between_s = self._between.get(sign.run)
+            between_s = self._between.get(sign.run) if known.stepped else None
             found = verdict_on_work(silent_s, sign, self.settings, between_s) if sign.first else "well"
             step = f"no step after step {sign.step}" if sign.step is not None else "nothing new"
             what = f"{step} from {sign}, which lives,"

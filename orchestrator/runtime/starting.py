@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ def started(call: Callable[[], Any], folder: Path) -> Any:
 
     def look() -> None:
         for session in sessions_of_this_process(folder) - before - ours:
-            sign(session)
-            ours.add(session)
+            with suppress(OSError):  # at the next look, perhaps
+                sign(session)
+                ours.add(session)
 
     try:
         return _answer(call, lambda: f"Ray to start on this machine, in {folder}", START_S, look, stays=True)
-    except TooSlow:
-        for session in ours:
+    except (TooSlow, KeyboardInterrupt, SystemExit):  # Ray would go on to start, and nobody would know
+        for session in sessions_of_this_process(folder) - before:
             end_processes_of(session)
         raise
 

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from ekd_train.persistence.bounded_json import MOST_BYTES
-from orchestrator.experiment.hosts import endpoint_of, endpoint_setting, is_malformed, why_exposed
+from orchestrator.experiment.hosts import ENDPOINTS, endpoint_of, endpoint_setting, is_malformed, why_exposed
 from orchestrator.storage import s3_client, s3_errors
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.storage.base import (
@@ -257,6 +257,6 @@ def _checked_endpoint(address: str, setting: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ValueError(f"{setting} must be http(s)://host[:port], with credentials in the environment only")
-    if parts.path.strip("/") or parts.query or parts.fragment:
+    if setting not in ENDPOINTS and (parts.path.strip("/") or parts.query or parts.fragment):
         raise ValueError(f"{setting} {address!r}: nothing may follow host and port")
     return address.rstrip("/")

@@ -1,22 +1,27 @@
 """Opening MLflow's client: bounded waits, a quiet log, and the SQLite file migrated once."""
 
-import functools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from ekd_train.data.user_cache import locked
-from ekd_train.waiting import UNKNOWN, lock_holder, waiting_for
+from ekd_train.waiting import waiting_for
 from orchestrator.errors import EkdError
 from orchestrator.runtime.environment import in_the_environment
 from orchestrator.storage.atomic_files import replacing
 from orchestrator.tracking.address import local_folder, redacted, sqlite_file
+from orchestrator.tracking.clients import (
+    Audible,
+    Uninterrupted,
+    database_in_words,
+    for_files,
+    server_in_words,
+)
 from orchestrator.tracking.errors import remedy_of
 from orchestrator.tracking.preflight import TrackingError, check_sqlite_place, has_credentials
 
@@ -33,10 +38,6 @@ _DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # stderr is for what is wrong
 }
-UPLOAD_TIMEOUT_S = 300
-_PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(UPLOAD_TIMEOUT_S)}
-TRANSFERS = ("log_artifact", "log_model_artifacts", "download_artifacts")
-"""What the names of the client's methods that carry files begin with: these alone may take minutes."""
 MIGRATION_S = 300
 """How long another process may take to create or migrate a SQLite file."""
 
@@ -61,7 +62,7 @@ def connect(uri: str) -> "MlflowClient":
         if uri.startswith(("http:", "https:")):
             client = cast("MlflowClient", Audible(client, uri))
         else:  # the database is written by this process
-            client = cast("MlflowClient", Uninterrupted(client, lambda: _database(uri)))
+            client = cast("MlflowClient", Uninterrupted(client, lambda: database_in_words(uri)))
         client.search_experiments(max_results=1)
     return client
 
@@ -151,6 +152,13 @@ def upload(
     writes through links, which somebody else may have put there; here none is followed.
     """
     check_location(uri, location)
+    with in_the_environment(for_files()), waiting_for(lambda: server_in_words(location, files=True)):
+        _upload(uri, location, folder, through_mlflow, storage_uri)
+
+
+def _upload(
+    uri: str, location: str, folder: str, through_mlflow: Callable[[str], None], storage_uri: str
+) -> None:
     if (own := own_folder(uri, location, storage_uri)) is not None:
         place, root = own
         for file in (file for file in Path(folder).rglob("*") if file.is_file()):
@@ -173,7 +181,11 @@ def upload(
 @contextmanager
 def patient(uri: str) -> Iterator[None]:
     """For files that MLflow's own functions fetch: time enough, and a voice; `uri` as its global store."""
-    with global_store(uri), in_the_environment(_PATIENT), waiting_for(lambda: _server(uri, files=True)):
+    with (
+        global_store(uri),
+        in_the_environment(for_files()),
+        waiting_for(lambda: server_in_words(uri, files=True)),
+    ):
         yield
 
 
@@ -182,22 +194,6 @@ def global_store(uri: str) -> Iterator[None]:
     """`uri` as MLflow's global store, which its registry asks for a logged model, whoever called it."""
     with in_the_environment({"MLFLOW_TRACKING_URI": uri}):
         yield
-
-
-def _server(uri: str, *, files: bool = False) -> str:
-    doing = "to take or give a file" if files else "which does not answer"
-    return f"the tracking store {redacted(uri)}{' ' if files else ', '}{doing}"
-
-
-def _database(uri: str) -> str:
-    """The database at `uri`; of a file, who holds it."""
-    file = sqlite_file(uri)
-    if file is None:
-        return _server(uri)
-    holder = UNKNOWN
-    with suppress(OSError):
-        holder = lock_holder(file.stat().st_ino, "POSIX")
-    return f"MLflow's file {file}" + (f", which is locked by {holder}" if holder != UNKNOWN else "")
 
 
 @contextmanager
@@ -212,86 +208,5 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
 
 
-class Uninterrupted:
-    """Whose methods are those of `target`, called one at a time on a thread of their own.
-
-    Python raises a signal's exception in the main thread, between any two instructions: SQLAlchemy so
-    interrupted can leave its transaction open, and SQLite's file locked for as long as the process lives.
-    Here it interrupts the waiting; the call ends, and the next one waits for it.
-
-    >>> Uninterrupted("one two").split()
-    ['one', 'two']
-    """
-
-    def __init__(self, target: object, what: Callable[[], str] = lambda: "MLflow") -> None:
-        """`what` is waited for, in words."""
-        self._target, self._what = target, what
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with waiting_for(self._what):
-                return self._thread.submit(found, *args, **kwargs).result()
-
-        return call
-
-
-class Audible:
-    """Whose methods are those of `target`, a client of the server at `uri`: who waits for one says so.
-
-    >>> Audible("one two", "http://127.0.0.1:5000").split()
-    ['one', 'two']
-    """
-
-    def __init__(self, target: object, uri: str) -> None:
-        self._target, self._uri = target, uri
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            files = name.startswith(TRANSFERS)
-            limits = _PATIENT if files else {}
-            with waiting_for(lambda: _server(self._uri, files=files)), in_the_environment(limits):
-                return found(*args, **kwargs)
-
-        return call
-
-
 AZURE_HOSTS = (".core.windows.net", ".core.usgovcloudapi.net", ".core.chinacloudapi.cn")
 """How the names of its storage's hosts end."""
-
-READING = ("get_", "search_", "download_", "list_")
-"""What the names of the client's methods that write nothing begin with."""
-
-
-class Confirmed:
-    """Whose methods are those of the client `target`; before each that may write, `confirm` is called.
-
-    >>> Confirmed("one two", lambda: print("may I?")).split()
-    may I?
-    ['one', 'two']
-    """
-
-    def __init__(self, target: object, confirm: Callable[[], None]) -> None:
-        self._target, self._confirm = target, confirm
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found) or name.startswith(READING):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._confirm()
-            return found(*args, **kwargs)
-
-        return call

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from orchestrator.tracking.address import redacted
-from orchestrator.tracking.connection import Confirmed, connect, explained
+from orchestrator.tracking.clients import Confirmed
+from orchestrator.tracking.connection import connect, explained
 from orchestrator.tracking.run_state import PARENT, RunState, RunStatus, Unwritten
 from orchestrator.tracking.runs import Runs
 

@@ -18,6 +18,11 @@ from ekd_train.own_code import is_own
 from ekd_train.settings import TrainingRun
 from ekd_train.settings.distillation import PAIRING
 from orchestrator.errors import ExperimentError
+from orchestrator.experiment.method_defaults import (
+    CLIP_NORM,
+    DECIDE_CLIPPING,
+    with_defaults_of_another_method,
+)
 from orchestrator.experiment.schema import Experiment, build_experiment
 from orchestrator.experiment.yaml_tree import set_key
 from orchestrator.tuning.domains import Domain, whole_numbers
@@ -89,7 +94,12 @@ def trial_experiment(pool: Experiment, values: Mapping[str, Any]) -> Experiment:
     if not isinstance(count, int) or not 1 <= count <= pool.teacher_count:
         raise ExperimentError(f"{TEACHERS}={count}: the pool has {pool.teacher_count} teachers")
     tree["teachers"] = _first(tree["teachers"], count)
-    return build_experiment(tree)
+    trial = build_experiment(tree)
+    if CLIP_NORM in values:
+        return trial
+    before = pool.student, pool.distillation
+    student = with_defaults_of_another_method(trial.student, trial.distillation, before)
+    return trial.model_copy(update={"student": student})
 
 
 def trial_runs(pool: Experiment, values: Mapping[str, Any], seeds: int) -> tuple[TrainingRun, ...]:
@@ -102,7 +112,7 @@ def same_in_all_trials(run: TrainingRun, keys: Iterable[str]) -> bool:
     """Whether a training run of the experiment is every trial's, in a space of these keys."""
     if run.role == "student":
         return False
-    of_student = ("student.architecture.", "student.training.")
+    of_student = ("student.architecture.", "student.training.", *DECIDE_CLIPPING)
     return run.name != "control" or not any(key.startswith(of_student) for key in keys)
 
 

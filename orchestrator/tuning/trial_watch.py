@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from ekd_train.waiting import Wait
 from ekd_train.workers.sign import EVERY_S, Sign
@@ -63,7 +63,7 @@ class TrialWatch:
         asked, self._asked = self._asked, None
         try:
             news: News = ray.get(asked)
-        except RayActorError:  # Ray starts it again
+        except RayError:  # Ray starts it again; and a search does not end for what only watches it
             return self._unanswered(now)
         self._answered = now
         signs = [sign for sign in news.signs if _key(sign) not in self._ended]

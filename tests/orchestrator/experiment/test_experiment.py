@@ -10,6 +10,7 @@ from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.pipeline.order import training_runs
+from orchestrator.tuning.pool import same_in_all_trials, trial_experiment
 
 ROOT = Path(__file__).parents[3]
 
@@ -250,3 +251,18 @@ def test_a_run_of_ekd_that_an_earlier_version_began_is_continued_as_it_was():
     assert build_experiment(old.resolved()) == old
     assert old.default_run_id() == "digits-7c781a8d0a"
     assert load_experiment("digits", EKD).default_run_id() != old.default_run_id()
+
+
+def test_in_a_search_over_methods_the_clipping_comes_and_goes_with_ekd():
+    plain, ekd = load_experiment("digits", ["perturbation.kind=none"]), load_experiment("digits", EKD)
+
+    def clip_norm(pool, **values):
+        return trial_experiment(pool, values).student.training.clip_norm
+
+    assert clip_norm(plain, **{"student.method": "ekd"}) == 3
+    assert clip_norm(plain, **{"student.method": "ekd", "student.training.clip_norm": None}) is None
+    assert clip_norm(ekd, **{"student.method": "latent_be"}) is None
+    assert clip_norm(ekd, **{"distillation.ekd.reduction": "mean"}) is None
+    assert clip_norm(ekd, **{"distillation.temperature": 2.0}) == 3
+    assert not same_in_all_trials(plain.control_run(), ["student.method"])
+    assert same_in_all_trials(plain.control_run(), ["distillation.temperature"])

@@ -160,6 +160,14 @@ def test_a_refused_upload_is_explained_by_the_refusal():
     assert not s3_errors.transient(failed)
 
 
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        for written in (name, name.lower()):
+            monkeypatch.delenv(written, raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
 def test_a_proxys_refusal_is_told_from_the_stores(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     by_the_store = reply("403", 403, "Forbidden", headers={"x-amz-request-id": "1"})
@@ -172,6 +180,7 @@ def test_a_proxys_refusal_is_told_from_the_stores(monkeypatch):
     assert "NO_PROXY" not in s3_errors.explain(reply("403", 403), "s3://bucket/key", None).remedy
 
 
+@pytest.mark.usefixtures("no_proxies")
 def test_a_proxy_that_says_nothing_is_named(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://ann:secret@proxy:3128")
     silent = botocore.exceptions.ReadTimeoutError(endpoint_url="http://store:9000")

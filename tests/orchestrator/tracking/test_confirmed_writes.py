@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.pipeline.lease import TakenOver
-from orchestrator.tracking.connection import READING, Confirmed
+from orchestrator.tracking.clients import READING, Confirmed
 from orchestrator.tracking.run_state import PARENT, Unwritten
 from orchestrator.tracking.runs import Runs
 

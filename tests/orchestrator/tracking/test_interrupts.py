@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from orchestrator.tracking.connection import Uninterrupted, connect
+from orchestrator.tracking.clients import Uninterrupted
+from orchestrator.tracking.connection import connect
 from orchestrator.tracking.run_state import RunState
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from ekd_train import waiting
 from orchestrator.tracking import TrackingError
-from orchestrator.tracking.connection import Audible, connect, patient
+from orchestrator.tracking.clients import Audible
+from orchestrator.tracking.connection import connect, patient
 
 HOLD = """
 import sqlite3, sys
@@ -47,7 +48,8 @@ def test_who_holds_the_file_of_a_database_is_named(tmp_path, caplog, monkeypatch
         assert holder.stdout.readline() == "held\n"
 
         def end_it_once_it_is_named() -> None:
-            while f"waiting for MLflow's file {file}" not in caplog.text:
+            end = time.monotonic() + 300
+            while time.monotonic() < end and f"waiting for MLflow's file {file}" not in caplog.text:
                 time.sleep(0.05)
             holder.kill()
 

@@ -72,6 +72,8 @@ def test_refused_credentials_name_the_variables_to_set(serve, monkeypatch, tmp_p
 
 def test_a_proxy_before_the_server_is_named(serve, monkeypatch):
     """It answers for any host; a proxy's refusal looks like the server's own."""
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", serve(**{"http://mlflow.lan:5000/health": 403}).address)
     with pytest.raises(TrackingError) as refused:
         check_tracking("http://mlflow.lan:5000")
