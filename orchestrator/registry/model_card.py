@@ -122,11 +122,13 @@ Loading needs torch and mlflow only:
 import os, mlflow, torch
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # load only a file whose writer you trust
 mlflow.set_tracking_uri(...)  # the server or file on which you read this; or MLFLOW_TRACKING_URI
-network = mlflow.pytorch.load_model("models:/{name}@champion")  # this version: models:/{name}/NUMBER
+model = "models:/{name}@champion"  # or models:/{name}/NUMBER, the version whose card this is
+network = mlflow.pytorch.load_model(model)
 network = torch.fx.GraphModule(network, network.graph).eval()  # as loaded, .eval() and .train() raise
-class_names = mlflow.models.get_model_info("models:/{name}@champion").metadata["class_names"]
+about = mlflow.models.get_model_info(model).metadata
+class_names, temperature = about["class_names"], about["temperature"]  # {temperature:.4g}: of this card
 probs = network(images).softmax(-1)
-probs = (network(images) / {temperature:.4g}).softmax(-1)  # calibrated on the validation images
+probs = (network(images) / temperature).softmax(-1)  # calibrated on the validation images
 ```
 
 ```bash

@@ -76,6 +76,7 @@ def register_averaged_student(
     description: str,
     recorded: Recorded,
     class_names: Sequence[str],
+    temperature: float = 1.0,
     champion_by: ChampionBy = "accuracy",
     doubted: str | None = None,
 ) -> RegisteredVersion:
@@ -92,6 +93,7 @@ def register_averaged_student(
         recorded: of the logged model; its metrics of `run`, too. Versions are compared by
             `validation/accuracy`, `validation/nll` and `validation/balanced_accuracy`.
         class_names: in the order of the logits.
+        temperature: divides the logits of whoever wants calibrated probabilities.
         champion_by: which of the validation metrics decides who is champion.
         doubted: why it is not to become champion by itself (`promotion.doubt`).
 
@@ -107,7 +109,7 @@ def register_averaged_student(
             logged = None if version else find_logged_model(tracker, run, sha256)
         if version is None:
             if logged is None:
-                metadata = {"class_names": list(class_names)}
+                metadata = {"class_names": list(class_names), "temperature": temperature}
                 about = replace(recorded, tags={**recorded.tags, WEIGHTS_TAG: sha256})
                 logged = log_model(tracker, run, module, example_images, about, metadata)
             with explained(tracker.uri, "create a model version in"):

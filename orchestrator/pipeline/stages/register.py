@@ -107,6 +107,7 @@ def _register(context: RunContext) -> Registered:
             metrics=headline(summary.predictors, to_control),
         ),
         class_names=checked.description.class_names,
+        temperature=float(averaged.temperature),
         champion_by=experiment.tracking.champion_by,
         doubted=doubted,
     )

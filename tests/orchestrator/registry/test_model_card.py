@@ -117,12 +117,14 @@ def test_predictors_without_numbers_leave_their_cells_empty(experiment):
 
 
 def test_it_says_how_to_load_and_serve_this_model(card):
-    assert 'load_model("models:/ekd-digits@champion")  # this version: models:/ekd-digits/NUMBER' in card
+    assert 'model = "models:/ekd-digits@champion"  # or models:/ekd-digits/NUMBER, the version' in card
     assert "mlflow models serve" in card
 
 
-def test_the_temperature_that_calibrates_stands_in_the_lines_that_use_it(card):
-    assert "probs = (network(images) / 1.089).softmax(-1)  # calibrated" in card
+def test_the_temperature_that_calibrates_is_that_of_the_version_that_is_loaded(card):
+    """The champion may be another version than the one whose card this is."""
+    assert "probs = (network(images) / temperature).softmax(-1)  # calibrated" in card
+    assert 'about["temperature"]  # 1.089: of this card' in card
     assert "- distillation: at temperature 4.0 (of" in card
 
 
@@ -130,7 +132,7 @@ def test_a_model_name_of_the_experiment_is_the_one_to_load():
     tree = {"name": "digits", "tracking": {"registered_model": "my-model"}}
     experiment = build_experiment(tree)
     card = model_card(SUMMARY, experiment.resolved(), LINEAGE, DATA)
-    assert f'load_model("models:/{experiment.model_name}@champion")' in card
+    assert f'model = "models:/{experiment.model_name}@champion"' in card
 
 
 def test_it_carries_run_data_recipe_and_lineage(card):

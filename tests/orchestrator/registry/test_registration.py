@@ -141,7 +141,9 @@ uri, images = sys.argv[1], np.load(sys.argv[2])
 network = mlflow.pytorch.load_model(uri)
 network = torch.fx.GraphModule(network, network.graph).eval()
 assert not network.training
-assert mlflow.models.get_model_info(uri).metadata["class_names"] == [f"class {n}" for n in range(10)]
+about = mlflow.models.get_model_info(uri).metadata
+assert about["class_names"] == [f"class {n}" for n in range(10)]
+assert about["temperature"] == 1.0
 trained = network(torch.from_numpy(images))
 assert torch.equal(network.train()(torch.from_numpy(images)), trained)
 assert torch.equal(network.eval()(torch.from_numpy(images)), trained)
