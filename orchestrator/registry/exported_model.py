@@ -117,7 +117,8 @@ def files_to_fetch(listed: "Iterable[FileInfo]") -> tuple[str, ...]:
             if sizes[name] > most:
                 raise ExportError(f"its {name} has {sizes[name]} bytes; at most {most} are fetched")
         return tuple(wanted)
-    pickled = [name for name in sizes if Path(name).suffix in (".pth", ".pt", ".pkl", ".pickle")]
+    names = [Path(path) for path in sizes]
+    pickled = [path.name for path in names if path.suffix in (".pth", ".pt", ".pkl", ".pickle")]
     what = f"the pickled flavour ({pickled[0]}), whose loading runs any code" if pickled else "no pt2 form"
     raise ExportError(
         f"it has {what}; where you trust it, log it again with mlflow.pytorch.log_model(..., "
