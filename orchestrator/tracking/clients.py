@@ -43,7 +43,28 @@ def database_in_words(uri: str) -> str:
     return f"MLflow's file {file}" + (f", which is locked by {holder}" if others else "")
 
 
-class Uninterrupted:
+class _Through:
+    """Whose methods are those of `target`, each called by `_call`."""
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._call(name, functools.partial(found, *args, **kwargs))
+
+        return call
+
+    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        raise NotImplementedError
+
+
+class Uninterrupted(_Through):
     """Whose methods are those of `target`, called one at a time on a thread of their own.
 
     Python raises a signal's exception in the main thread, between any two instructions: SQLAlchemy so
@@ -56,23 +77,16 @@ class Uninterrupted:
 
     def __init__(self, target: object, what: Callable[[], str] = lambda: "MLflow") -> None:
         """`what` is waited for, in words."""
-        self._target, self._what = target, what
+        super().__init__(target)
+        self._what = what
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with waiting_for(self._what):
-                return self._thread.submit(found, *args, **kwargs).result()
-
-        return call
+    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        with waiting_for(self._what):
+            return self._thread.submit(call).result()
 
 
-class Audible:
+class Audible(_Through):
     """Whose methods are those of `target`, a client of the server at `uri`: who waits for one says so.
 
     >>> Audible("one two", "http://127.0.0.1:5000").split()
@@ -80,24 +94,17 @@ class Audible:
     """
 
     def __init__(self, target: object, uri: str) -> None:
-        self._target, self._uri = target, uri
+        super().__init__(target)
+        self._uri = uri
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            files = name.startswith(TRANSFERS)
-            limits = for_files() if files else {}
-            with waiting_for(lambda: server_in_words(self._uri, files=files)), in_the_environment(limits):
-                return found(*args, **kwargs)
-
-        return call
+    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        files = name.startswith(TRANSFERS)
+        limits = for_files() if files else {}
+        with waiting_for(lambda: server_in_words(self._uri, files=files)), in_the_environment(limits):
+            return call()
 
 
-class Confirmed:
+class Confirmed(_Through):
     """Whose methods are those of the client `target`; before each that may write, `confirm` is called.
 
     >>> Confirmed("one two", lambda: print("may I?")).split()
@@ -106,16 +113,10 @@ class Confirmed:
     """
 
     def __init__(self, target: object, confirm: Callable[[], None]) -> None:
-        self._target, self._confirm = target, confirm
+        super().__init__(target)
+        self._confirm = confirm
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found) or name.startswith(READING):
-            return found
-
-        @functools.wraps(found)
-        def call(*args: Any, **kwargs: Any) -> Any:
+    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        if not name.startswith(READING):
             self._confirm()
-            return found(*args, **kwargs)
-
-        return call
+        return call()

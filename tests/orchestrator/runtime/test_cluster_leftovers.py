@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def actor():
         process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE)
         begun.append(process)
         while not Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(title.encode()):
-            pass
+            time.sleep(0.02)
         return process
 
     yield begin
@@ -59,7 +60,7 @@ def test_a_command_runs_once_its_driver_s_process_group_is_killed_and_not_before
     os.killpg(driver.pid, 9)
     driver.communicate()
     while os.path.exists(f"/proc/{watching}/fd/0"):
-        pass
+        time.sleep(0.02)
     assert (tmp_path / "ran").read_text() == "ran"
 
 
