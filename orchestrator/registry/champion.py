@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ExperimentError
 from orchestrator.registry.promotion import CHALLENGER, CHAMPION
+from orchestrator.tracking.run_state import shortened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,9 +26,11 @@ _HISTORY = "ekd.champion."
 HISTORY_TAG = f"{_HISTORY}history"
 """A line for each move, the newest last. Earlier versions of ekd wrote each to a tag of its own, named by its
 time (UTC): sorted by name, they come first."""
+_ROLLED_BACK = "Not to be used: rolled back"
 _REGISTERED_AS = " (when registered, "
 _MAX_HISTORY_CHARACTERS = 5000
 """What a registry in PostgreSQL keeps; the oldest lines go first."""
+MAX_DESCRIPTION_CHARACTERS = 5000
 ALIAS_TAG = "ekd.alias"
 """On the MLflow run that made a version: which alias that has, for the table of runs."""
 ABOUT = """Averaged students of `ekd run`: each version is one plain network whose card is its description.
@@ -176,12 +179,25 @@ def _explain(client: "MlflowClient", name: str, move: Move) -> None:
         replaced = _beside(client, name, move.before, f"replaced by version {move.after}: {move.reason}")
         client.set_model_version_tag(name, move.before, PROMOTION_TAG, replaced)
         say_on_run(client, version_of(client, name, move.before), f"replaced by version {move.after}")
+        if move.kind == "rollback":
+            _say_on_card(client, name, move.before, f"{_ROLLED_BACK} to version {move.after}: {move.reason}")
+    _say_on_card(client, name, move.after, "")
     say_on_run(client, version_of(client, name, move.after), CHAMPION)
     if str(model.aliases.get(CHALLENGER)) == move.after:
         client.delete_registered_model_alias(name, CHALLENGER)
     # Last: it says to a rerun of the registration that nothing is left to do.
     why = _beside(client, name, move.after, f"{CHAMPION}: {_told(move)}")
     client.set_model_version_tag(name, move.after, PROMOTION_TAG, why)
+
+
+def _say_on_card(client: "MlflowClient", name: str, version: str, text: str) -> None:
+    """Begin the card of `version` with `text`, or with nothing, instead of what an earlier rollback said."""
+    card = version_of(client, name, version).description or ""
+    kept = card.partition("\n\n")[2] if card.startswith(_ROLLED_BACK) else card
+    said = "\n\n".join(part for part in (text, kept) if part)
+    if said != card:
+        said = shortened(said, MAX_DESCRIPTION_CHARACTERS)
+        client.update_model_version(name, version, description=said)
 
 
 def _told(move: Move) -> str:

@@ -21,6 +21,7 @@ from orchestrator.pipeline.summary import (
     verdict,
     weighed,
 )
+from orchestrator.registry.promotion import Validation
 
 CARD = "model_card.md"
 """Among the artifacts of the parent run."""
@@ -95,6 +96,7 @@ def _what_it_is(summary: Summary, experiment: Mapping[str, Any]) -> str:
 def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_control: Gain | None) -> str:
     kinds = dict.fromkeys(kind_of(name) for name in order(predictors))
     legend = "\n".join(f"- {kind}: {WHAT_THEY_ARE[kind]}" for kind in kinds)
+    compared = _compared(predictors, data)
     interval = (
         f"""
 - in brackets above: a paired bootstrap over the {data.test:,} test images, of one training seed"""
@@ -105,7 +107,15 @@ def _results(predictors: Mapping[str, Predictor], data: DataDescription, to_cont
 
 {markdown(predictors)}
 {legend}
-- cNLL, cECE: after one temperature that was fitted on the validation images{interval}"""
+- cNLL, cECE: after one temperature that was fitted on the validation images{interval}{compared}"""
+
+
+def _compared(predictors: Mapping[str, Predictor], data: DataDescription) -> str:
+    """A line for what decides about the champion; of each only what was measured."""
+    named = {"averaged": "This network", "control": "its control"}
+    found = {name: Validation.of(predictors[name].validation) for name in named if name in predictors}
+    told = "; ".join(f"{named[name]}: {of}" for name, of in found.items() if of is not None)
+    return f"\n- versions are compared on the {data.validation:,} validation images. {told}" if told else ""
 
 
 def _how_to_use(experiment: Mapping[str, Any], temperature: float, class_names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.experiment.infrastructure import ChampionBy
 from orchestrator.registry.champion import (
     ABOUT,
+    MAX_DESCRIPTION_CHARACTERS,
     PROMOTION_TAG,
     champion_of,
     move_champion,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 PARENT_RUN_TAG = "ekd.parent_run_id"
 VALIDATION = "validation/"
 """What names of metrics on the validation images begin with."""
-MAX_DESCRIPTION_CHARACTERS = 5000
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def _promote(client: "MlflowClient", version: "ModelVersion", by: ChampionBy, do
     else:
         champion = _validation_of(client, version_of(client, name, holder)) if holder else None
         candidate = _validation_of(client, version)
+        doubted = doubted or _twin(client, version)
         promotion = decide_promotion(candidate, champion, vacant=holder is None, by=by, doubted=doubted)
     if promotion.alias == CHAMPION:
         # Where an earlier call was interrupted it is noted already, and that reason stays.
@@ -178,6 +179,17 @@ def _promote(client: "MlflowClient", version: "ModelVersion", by: ChampionBy, do
         told = str(promotion)
         client.set_model_version_tag(name, number, PROMOTION_TAG, told)
     return told
+
+
+def _twin(client: "MlflowClient", version: "ModelVersion") -> str | None:
+    """That an earlier version has these very weights: an experiment that was run again, or differs in what
+    changes nothing. None: it is a network of its own."""
+    weights = recorded_of(client, version).tags.get(WEIGHTS_TAG)
+    others = sorted(client.search_model_versions(f"name = '{version.name}'"), key=lambda of: int(of.version))
+    earlier = (each for each in others if int(each.version) < int(version.version))
+    same = (each for each in earlier if recorded_of(client, each).tags.get(WEIGHTS_TAG) == weights)
+    first = next(same, None) if weights else None
+    return f"the same network as version {first.version}, weight for weight" if first else None
 
 
 def _validation_of(client: "MlflowClient", version: "ModelVersion") -> Validation | None:

@@ -82,6 +82,23 @@ def test_what_is_said_at_a_rollback_is_said_of_the_version_that_was_rolled_back(
     assert client.get_registered_model(model).description.startswith(f"Champion: version 1: {restored}.")
 
 
+def test_the_card_of_a_version_that_was_rolled_back_begins_with_it_until_it_is_champion_again(client, model):
+    client.update_model_version(model, "2", description="The verdict.\n\n## Results")
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    for reason in (
+        "wrong on sevens",
+        "wrong on sevens",
+    ):  # the second writes what an interrupted first did not
+        if champion_of(client, model) == "2":
+            roll_back(client, model, reason=reason)
+        else:
+            move_champion(client, model, "1", kind="promoted", reason=reason)
+    rolled_back = "Not to be used: rolled back to version 1: wrong on sevens\n\nThe verdict.\n\n## Results"
+    assert client.get_model_version(model, "2").description == rolled_back
+    move_champion(client, model, "2", kind="promoted", reason="the sevens were mislabelled")
+    assert client.get_model_version(model, "2").description == "The verdict.\n\n## Results"
+
+
 def test_what_was_found_of_a_version_outlives_what_people_decide(client, model):
     found = "challenger: worse than its own control"
     client.set_model_version_tag(model, "2", "ekd.promotion", found)

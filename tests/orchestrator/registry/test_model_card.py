@@ -74,6 +74,14 @@ def test_the_difference_to_control_has_its_interval(experiment):
     assert "in brackets above: a paired bootstrap over the 360 test images" in card
 
 
+def test_it_tells_what_versions_are_compared_by(card):
+    assert (
+        "- versions are compared on the 359 validation images. "
+        "This network: validation accuracy 0.9603, NLL 0.1540; "
+        "its control: validation accuracy 0.9398, NLL 0.2340"
+    ) in card
+
+
 def test_what_speaks_against_it_comes_first(experiment):
     card = model_card(SUMMARY, experiment, LINEAGE, DATA, doubted="worse than its own control")
     assert card.startswith("Not to be used: worse than its own control. Test accuracy 96.03 %")

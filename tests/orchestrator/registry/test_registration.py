@@ -198,6 +198,15 @@ def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, late
     assert "not better" in worse.promotion
 
 
+def test_a_network_that_is_there_already_is_called_so_and_is_no_second_champion(
+    tracker, later_runs, register
+):
+    first = register(tracker, TinyStudent(1), accuracy=0.90)
+    again = register(later_runs(1), TinyStudent(1), accuracy=0.95)
+    assert (again.version, again.aliases) == ("2", ("challenger",))
+    assert again.promotion == f"challenger: the same network as version {first.version}, weight for weight"
+
+
 @pytest.mark.slow
 def test_registering_again_finds_the_same_version_and_moves_no_alias(tracker, later_runs, register):
     first = register(tracker, TinyStudent(1), accuracy=0.90)
