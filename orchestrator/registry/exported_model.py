@@ -108,14 +108,20 @@ def archive_sha256(folder: Path) -> str:
 def files_to_fetch(listed: "Iterable[FileInfo]") -> tuple[str, ...]:
     """Of a registered model's files the program and what describes it: no other is used.
 
-    Raises `ExportError`: it is in another form than pt2, or too large.
+    Raises `ExportError`: it is in another form than pt2, or too large, or its store does not tell how large.
     """
-    sizes = {file.path: file.file_size or 0 for file in listed if not file.is_dir}
+    sizes = {file.path: file.file_size for file in listed if not file.is_dir}
     if ARCHIVE in sizes:
         wanted = {name: most for name, most in MOST_BYTES.items() if name in sizes}
         for name, most in wanted.items():
-            if sizes[name] > most:
-                raise ExportError(f"its {name} has {sizes[name]} bytes; at most {most} are fetched")
+            size = sizes[name]
+            if size is None:
+                raise ExportError(
+                    f"its store does not tell the size of {name}; "
+                    "download the model yourself and give that file"
+                )
+            if size > most:
+                raise ExportError(f"its {name} has {size} bytes; at most {most} are fetched")
         return tuple(wanted)
     names = [Path(path) for path in sizes]
     pickled = [path.name for path in names if path.suffix in (".pth", ".pt", ".pkl", ".pickle")]

@@ -53,6 +53,8 @@ class TrialSetup:
     open_executor: "Callable[[TrialSetup], TrialExecutor]"
     reporter: TrialReporter = field(default_factory=TrialReporter)
     """Whom trials tell how far they are, and that they live."""
+    where: str = "the cluster"
+    """What the driver calls its Ray: nobody else takes of one of its own."""
 
     @property
     def storage(self) -> Storage:
@@ -149,5 +151,5 @@ class InWorkerPool:
             cluster, keep = self.experiment.cluster, self.experiment.storage.keep_checkpoints
             code = self.experiment.code
             self._group = WorkerPool(cluster, self.setup.networks, self.setup.data, keep, code)
-            self._group.start(cluster_capacity("the cluster"), 1)
+            self._group.start(cluster_capacity(self.setup.where), 1)
         return self._group

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow.entities import FileInfo
 
 from ekd_train.models import build_model
 from orchestrator.errors import ExperimentError
@@ -22,6 +23,7 @@ from orchestrator.registry.exported_model import (
     ARCHIVE_TAG,
     ExportError,
     archive_sha256,
+    files_to_fetch,
     load_exported,
     save_exported,
 )
@@ -207,3 +209,10 @@ def test_a_file_that_is_too_large_is_not_fetched(files, tmp_path, name):
     os.truncate(files / name, 1 << 40)
     with pytest.raises(ExportError, match=rf"models:/m/1: its {name} has 1099511627776 bytes; at most \d+"):
         from_registry(client, "models:/m/1", uri)
+
+
+@pytest.mark.parametrize("name", ["MLmodel", ARCHIVE])
+def test_a_file_whose_size_the_store_keeps_to_itself_is_not_fetched(name):
+    told = {"MLmodel": 100, ARCHIVE: 1000} | {name: None}
+    with pytest.raises(ExportError, match=rf"does not tell the size of {name}; download the model yourself"):
+        files_to_fetch(FileInfo(path, is_dir=False, file_size=size) for path, size in told.items())

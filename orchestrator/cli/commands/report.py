@@ -12,7 +12,9 @@ from orchestrator.cli.stored_runs import own_tracking, run_or_newest
 from orchestrator.cli.terminal import results_console
 from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import visible
+from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import REPORT
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.summary import SPARE, legend, table, verdict
 from orchestrator.registry.champion import PROMOTION_TAG, NoSuchVersion, version_of
 from orchestrator.report import Evidence, RegistryStatus, load_evidence, render
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table of results, and write the page anew; the exit status."""
+    """Print the table of results, and write the page anew; the exit status.
+
+    Raises `LeaseHeld`, after the table, while another process runs the run: the page is that one's.
+    """
     storage = run_or_newest(arguments)
     with nothing_started():
         evidence = load_evidence(storage)
@@ -48,10 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         client = None
         _warn(error)
     page = render(evidence, tracking_uri=uri and redacted(uri), registry_status=registry_status)
-    with nothing_started():
-        storage.write(REPORT, page.encode())
-    if client is not None and uri is not None:
-        _refresh(client, evidence, page, uri, arguments)
+    with Lease(storage).acquire(PlainConsole(stderr=True).say) as lease:
+        with nothing_started():
+            lease.fenced.write(REPORT, page.encode())
+        if client is not None and uri is not None:
+            lease.confirm()
+            _refresh(client, evidence, page, uri, arguments)
     console.say(storage.uri(REPORT))
     return 0
 

@@ -93,7 +93,15 @@ def _run_trials(
         watch=watch,
     )
     context.view.at_once = at_once
-    setup = TrialSetup(networks, pool.resolved(), request.seeds, data, open_executor, watch.reporter())
+    setup = TrialSetup(
+        networks,
+        pool.resolved(),
+        request.seeds,
+        data,
+        open_executor,
+        watch.reporter(),
+        where=capacity.where,
+    )
     context.view.panel = partial(_panel, trials, request.trials, context.view)
     context.view.say(
         f"{request.trials} trials, {at_once} at a time: {standing(trials.trials, request.trials)}"

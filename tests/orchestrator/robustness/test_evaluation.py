@@ -18,6 +18,7 @@ from ekd_train.robustness.settings import RobustnessSettings
 from orchestrator.cli.main import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
+from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.robustness import evaluation
@@ -384,6 +385,17 @@ def test_the_report_is_written_anew_beside_the_run_and_in_mlflow(
     kept = tracker.client.download_artifacts(tracker.run_id, "report.html", str(tmp_path))
     assert Path(kept).read_text() == written.read_text()
     assert tracker.client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_the_page_of_a_run_that_another_process_has_is_left_to_it(runs, capsys):
+    page = runs / "small-1" / "report.html"
+    page.write_text("its owner's")
+    with Lease(open_storage(str(runs / "small-1"))).acquire(print):
+        assert main(["report", "small-1", "--storage", str(runs)]) == 1
+    shown = capsys.readouterr()
+    assert "averaged" in shown.out
+    assert "this run is being run by" in shown.err
+    assert page.read_text() == "its owner's"
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///nowhere/mlflow.db", "nonsense://x", None])
