@@ -72,7 +72,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             content = file.read()
     except FileNotFoundError:
-        raise DataError(path, "does not exist", "check data.root, or set data.download: true") from None
+        remedy = "check data.root; `python -m ekd_train.data.prepare` fetches it"
+        raise DataError(path, "does not exist", remedy) from None
     except OSError as error:
         raise DataError(
             path, f"cannot be read ({error.strerror})", "check the file and its permissions"

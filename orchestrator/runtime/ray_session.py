@@ -212,11 +212,10 @@ def stop_ray() -> None:
 
     Takes 30 s at most; what then is left of a Ray of our own is killed.
     """
-    if not ray.is_initialized():
-        return
     try:
-        with waiting_for(lambda: "Ray to be left"):
-            within(LEAVING_S, ray.shutdown)
+        if ray.is_initialized():
+            with waiting_for(lambda: "Ray to be left"):
+                within(LEAVING_S, ray.shutdown)
     except ConnectionError:
         log.error("Ray could not be left within %g s", LEAVING_S)
         atexit.unregister(ray.shutdown)  # Ray's own, which would wait once more

@@ -103,3 +103,11 @@ def test_leaving_a_cluster_that_does_not_answer_takes_no_longer_than_its_limit(m
     ray_session.stop_ray()
     assert waiting.is_set()
     done.set()
+
+
+def test_where_ray_is_gone_already_its_guard_goes_too(monkeypatch):
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as guard:  # ends with its input, as the guard does
+        monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray_session, "_guards", [guard])
+        ray_session.stop_ray()
+        assert guard.wait(60) == 0
