@@ -75,6 +75,8 @@ some hundred steps leave networks that have nothing in common, and an average at
 _LATENT_BE = ("student.method=latent_be", "perturbation.kind=none")
 _EKD = ("student.method=ekd", "perturbation.kind=none")
 _LSKD = "distillation.standardise=true"
+_LABELS = "distillation.alpha=0.99"
+"""Beside z-scores, as published (9 : 0.1): nothing else tells the student how large its logits are to be."""
 _EMA = "student.training.ema=0.99"
 """Over some hundred steps, a sixth of the shortest training here."""
 
@@ -85,6 +87,7 @@ ARMS: dict[str, Arm] = {
         # Without members there is nothing whose diversity TDiv-SDiv could subtract.
         *(_arm("kd", kind) for kind in KINDS if kind != "tdiv_sdiv"),
         Arm("kd-lskd", (*_KD, _LSKD)),
+        Arm("kd-lskd-labels", (*_KD, _LSKD, _LABELS)),
         Arm("kd-ema", (*_KD, _EMA)),
         Arm("best_teacher", _KD, made_by="best teacher"),
         Arm("papa", _PAPA, made_by="papa"),
