@@ -151,6 +151,7 @@ class Loop:
             if last or epoch % self.settings.evaluate_every == 0:
                 self._validate(epoch, losses)
             self.progress.epoch, self.within, self.sums = epoch, 0, {}
+            self._count_time()
             preempted = self.workers.preemption_announced()
             if last or preempted or epoch % self.settings.checkpoint_every == 0:
                 self.save()
@@ -246,9 +247,7 @@ class Loop:
         """Have a checkpoint of this moment stored, by the first worker; within `checkpoints.storing()`."""
         self.saved = self.checkpoints.key(self.epoch, self.within)
         self.interruptions.saved()
-        now = time.perf_counter()
-        self.progress.seconds += now - self.began
-        self.began = now
+        self._count_time()
         tensors = state_tensors(self.step)
         if self.within:
             tensors |= own_tensors(self.step, self.sums, self.workers)
@@ -257,6 +256,12 @@ class Loop:
         progress = self.progress
         best = (int(progress.best["epoch"]), self.best_weights) if progress.best is not None else None
         self.checkpoints.save(progress.epoch, tensors, vars(progress), best, self.within)
+
+    def _count_time(self) -> None:
+        """Add what has passed of training since this epoch began, or since the last call in it."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.began
+        self.began = now
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`: of this run, or of one with the same networks and schedule."""

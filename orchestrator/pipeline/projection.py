@@ -21,12 +21,14 @@ from orchestrator.pipeline.manifest import (
     EXPERIMENT,
     REPORT,
     SUMMARY,
+    read_experiment,
     read_manifest,
     read_record,
 )
 from orchestrator.pipeline.manifest_content import ManifestContent, Prepared, TrialOutcome
 from orchestrator.pipeline.order import SEARCH, training_runs
 from orchestrator.pipeline.summary import summarise
+from orchestrator.registry.champion import NOT_TO_BE_USED
 from orchestrator.registry.model_card import CARD, escaped
 from orchestrator.robustness.content import FORMAT as EVALUATION_FORMAT
 from orchestrator.robustness.content import read_evaluation
@@ -50,6 +52,8 @@ ALWAYS_SHOWN = (
     *("distillation.temperature", "distillation.alpha", "perturbation.kind", "perturbation.strength"),
 )
 """Params of a run whether or not they differ from the defaults; the artifact `experiment.json` has all."""
+OF_A_STUDENT = tuple(key for key in ALWAYS_SHOWN if key.startswith(("student.m", "distillation", "perturb")))
+"""Those of them that are shown of the student's own run, too."""
 OF_A_NETWORK = ("accuracy", "nll", "cnll")
 """Test metrics of one trained network, by the names that the averaged student's have on the parent."""
 TRIALS = "search/trials.json"
@@ -82,7 +86,11 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
     if found is not None and found["format"] == EVALUATION_FORMAT:
         parent.add_metrics(flat_metrics(found), found["number"] - 1)
     runs = {PARENT: parent}
-    for run in training_runs(experiment):
+    named = {run.name: run for run in training_runs(experiment)}
+    if manifest.done(SEARCH) and (pool := read_experiment(storage)) is not None:
+        # The best trial may have fewer teachers than were trained for the search.
+        named = {run.name: run for run in pool.teacher_runs()} | named
+    for run in named.values():
         if (history := _history(storage, manifest.run_id, run.name)) is not None:
             history.params = network_params(run)
             runs[run.name] = history
@@ -151,13 +159,19 @@ def searched_keys(manifest: ManifestContent) -> Collection[str]:
 
 def network_params(run: TrainingRun) -> dict[str, str]:
     """What tells a training run from the others of its `ekd run`, and its recipe."""
-    same = ("name", "augmentation", "teachers", "starts_from", "student.architecture", "student.training")
-    return flattened(differing(run, without=same))
+    same = ("augmentation", "teachers", "starts_from", "student.architecture", "student.training")
+    shown = {key: text for key, text in flattened(differing(run, without=same)).items() if text != "{}"}
+    if run.role == "student":
+        every = flattened(run.model_dump(include={"student", "distillation", "perturbation"}))
+        shown |= {key: every[key].removesuffix(".0") for key in OF_A_STUDENT if key in every}  # as the others
+    return shown
 
 
 def _note(experiment: Experiment, manifest: ManifestContent, card: str) -> str:
     """The parent run's description, Markdown: what came of it, and where the rest is."""
     verdict = card.partition("\n")[0] or "Not registered yet."
+    if verdict.startswith(NOT_TO_BE_USED):  # a person may have decided otherwise since
+        verdict = f"When it was registered: {verdict}"
     lines = [verdict, f"Of the experiment before `--set`: {escaped(experiment.description)}"]
     if manifest.done("register"):
         made = manifest.registered

@@ -274,9 +274,12 @@ class RunContext:
             case Done(record=NetworkRecord() | MemberWeights() | PredictionsRecord() as made):
                 self.records[event.run] = made
                 self._submit_ready()
-                if isinstance(made, NetworkRecord):
+                job = self._submitted[event.run]
+                if isinstance(made, NetworkRecord) and isinstance(job, TrainingRun):
                     # With epochs whose events died with an earlier driver.
-                    self.tracker.show({event.run: network_state(made, self.checked.run_id)})
+                    state = network_state(made, self.checked.run_id)
+                    state.params = network_params(job)
+                    self.tracker.show({event.run: state})
             case Failed(failure="hopeless"):
                 if self.lease is not None:  # a worker may have seen first that the run is not ours any more
                     with suppress(StorageError):

@@ -26,7 +26,11 @@ _HISTORY = "ekd.champion."
 HISTORY_TAG = f"{_HISTORY}history"
 """A line for each move, the newest last. Earlier versions of ekd wrote each to a tag of its own, named by its
 time (UTC): sorted by name, they come first."""
-_ROLLED_BACK = "Not to be used: rolled back"
+NOT_TO_BE_USED = "Not to be used"
+"""What the card of a version that is doubted begins with."""
+_ROLLED_BACK = f"{NOT_TO_BE_USED}: rolled back"
+_BY_HAND = "Champion by hand"
+_WHEN_REGISTERED = "When it was registered: "
 _REGISTERED_AS = " (when registered, "
 _MAX_HISTORY_CHARACTERS = 5000
 """What a registry in PostgreSQL keeps; the oldest lines go first."""
@@ -176,12 +180,15 @@ def _explain(client: "MlflowClient", name: str, move: Move) -> None:
         described = f"Champion: version {move.after}: {_told(move).rstrip('.')}.{before}\n\n{ABOUT}"
         client.update_registered_model(name, description=described)
     if move.before:
-        replaced = _beside(client, name, move.before, f"replaced by version {move.after}: {move.reason}")
+        rolled_back = move.kind == "rollback"
+        became = f"{'rolled back to' if rolled_back else 'replaced by'} version {move.after}"
+        replaced = _beside(client, name, move.before, f"{became}: {move.reason}")
         client.set_model_version_tag(name, move.before, PROMOTION_TAG, replaced)
-        say_on_run(client, version_of(client, name, move.before), f"replaced by version {move.after}")
-        if move.kind == "rollback":
-            _say_on_card(client, name, move.before, f"{_ROLLED_BACK} to version {move.after}: {move.reason}")
-    _say_on_card(client, name, move.after, "")
+        say_on_run(client, version_of(client, name, move.before), became)
+        warning = f"{_ROLLED_BACK} to version {move.after}: {move.reason}" if rolled_back else ""
+        _say_on_card(client, name, move.before, warning)
+    by_hand = f"{_BY_HAND}: {_told(move)}" if move.kind != "registered" else ""
+    _say_on_card(client, name, move.after, by_hand)
     say_on_run(client, version_of(client, name, move.after), CHAMPION)
     if str(model.aliases.get(CHALLENGER)) == move.after:
         client.delete_registered_model_alias(name, CHALLENGER)
@@ -191,9 +198,12 @@ def _explain(client: "MlflowClient", name: str, move: Move) -> None:
 
 
 def _say_on_card(client: "MlflowClient", name: str, version: str, text: str) -> None:
-    """Begin the card of `version` with `text`, or with nothing, instead of what an earlier rollback said."""
+    """Begin the card of `version` with `text`, or nothing, instead of what an earlier move said there."""
     card = version_of(client, name, version).description or ""
-    kept = card.partition("\n\n")[2] if card.startswith(_ROLLED_BACK) else card
+    kept = card.partition("\n\n")[2] if card.startswith((_ROLLED_BACK, _BY_HAND)) else card
+    kept = kept.removeprefix(_WHEN_REGISTERED)
+    if text.startswith(_BY_HAND) and kept.startswith(NOT_TO_BE_USED):
+        kept = f"{_WHEN_REGISTERED}{kept}"
     said = "\n\n".join(part for part in (text, kept) if part)
     if said != card:
         said = shortened(said, MAX_DESCRIPTION_CHARACTERS)

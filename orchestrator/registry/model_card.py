@@ -21,6 +21,7 @@ from orchestrator.pipeline.summary import (
     verdict,
     weighed,
 )
+from orchestrator.registry.champion import NOT_TO_BE_USED
 from orchestrator.registry.promotion import Validation
 
 CARD = "model_card.md"
@@ -53,7 +54,7 @@ def model_card(
     predictors = summary.predictors
     teachers = {name: values for name, values in predictors.items() if kind_of(name) == "teacher"}
     others = {name: values for name, values in predictors.items() if name not in teachers}
-    doubt = f"Not to be used: {doubted}. " if doubted else ""
+    doubt = f"{NOT_TO_BE_USED}: {doubted}. " if doubted else ""
     sections = [
         f"{doubt}{verdict(predictors, summary.to_control)}",
         _what_it_is(summary, experiment),

@@ -172,6 +172,9 @@ def _promote(client: "MlflowClient", version: "ModelVersion", by: ChampionBy, do
         # Where an earlier call was interrupted it is noted already, and that reason stays.
         move_champion(client, name, number, kind="registered", reason=promotion.reason)
     else:
+        before = client.get_registered_model(name).aliases.get(promotion.alias)
+        if before is not None and str(before) != number:  # said first: afterwards nobody knows which it was
+            say_on_run(client, version_of(client, name, str(before)), f"was {promotion.alias}")
         client.set_registered_model_alias(name, promotion.alias, number)
         say_on_run(client, version, promotion.alias)
     told = version_of(client, name, number).tags.get(PROMOTION_TAG)

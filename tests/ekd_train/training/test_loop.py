@@ -196,6 +196,27 @@ def test_the_weights_of_the_best_epoch_are_returned_validated_in_the_precision_o
     assert measured == {name: best[name] for name in measured}
 
 
+class SecondAStep(Silent):
+    """A clock that goes on by a second with every step, and stands still beside them."""
+
+    now = 0.0
+
+    def stepped(self, step):
+        self.now += step is not None
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_the_seconds_of_training_are_those_of_every_epoch_however_seldom_it_saves(monkeypatch, every):
+    clock, run = SecondAStep(), with_training(label_run(), epochs=5, checkpoint_every=every)
+    monkeypatch.setattr("ekd_train.training.loop.time", clock)
+    found = train_in(MemoryStore(), run, made_up_data(train=14), reporter=clock)
+    assert clock.now >= 5
+    assert found.seconds == clock.now
+
+
 @pytest.mark.parametrize("key", ["evaluate_every", "checkpoint_every"])
 def test_the_last_epoch_validates_and_saves_whatever_the_interval(key):
     store = MemoryStore()

@@ -11,9 +11,16 @@ from ekd_train.persistence.checkpoint import save_record
 from orchestrator.cli.main import main
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.manifest import Manifest
-from orchestrator.pipeline.projection import decided_params, project, shown_params, trial_state
+from orchestrator.pipeline.projection import (
+    decided_params,
+    network_params,
+    project,
+    shown_params,
+    trial_state,
+)
 from orchestrator.storage.local import LocalStorage
 from orchestrator.tracking import PARENT
+from orchestrator.tuning.pool import trial_experiment
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
 
 
@@ -123,6 +130,34 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
     assert tags == {"ekd.search.space": "student", "ekd.search.best": "trial-0000"}
     assert runs[PARENT].metrics == {("search/best_score", 0): 0.5, ("search/trials", 0): 3.0}
     assert len(json.loads(runs[PARENT].artifacts["search/trials.json"])["trials"]) == 3
+
+
+def test_a_teacher_that_the_best_trial_does_without_is_recorded_as_the_others_are(storage, experiment):
+    best = {"trial": "trial-0000", "values": {"student.members": 2}, "score": 0.5}
+    Manifest.open(storage, experiment, "mine", "f" * 64, "code").finish("search", 1.0, {"best": best})
+    for number in range(4):
+        save_record(storage, f"networks/teacher-{number}.json", {"identity": "i", "history": epochs(1, 2)})
+    runs = project(storage, trial_experiment(experiment, best["values"]))
+    assert runs["teacher-1"].params["role"] == "label"
+    assert runs["teacher-3"].params == runs["teacher-1"].params | {"name": "teacher-3"}
+    assert runs["teacher-3"].metrics == values(1, 2)
+
+
+def test_the_runs_own_params_say_what_each_is(experiment):
+    teachers = [network_params(run) for run in experiment.teacher_runs()]
+    assert [params["name"] for params in teachers] == [f"teacher-{number}" for number in range(4)]
+    params = network_params(experiment.student_run())
+    shown = {
+        "student.method": "latent_be",
+        "student.members": "4",
+        "distillation.temperature": "4",
+        "distillation.alpha": "1",
+        "perturbation.kind": "tdiv_sdiv",
+        "perturbation.strength": "1",
+    }
+    assert {key: params.get(key) for key in shown} == shown
+    assert "{}" not in params.values()
+    assert not {key for key in network_params(experiment.control_run()) if key.startswith("student.")}
 
 
 def test_a_trial_that_begins_has_its_settings():

@@ -96,7 +96,25 @@ def test_the_card_of_a_version_that_was_rolled_back_begins_with_it_until_it_is_c
     rolled_back = "Not to be used: rolled back to version 1: wrong on sevens\n\nThe verdict.\n\n## Results"
     assert client.get_model_version(model, "2").description == rolled_back
     move_champion(client, model, "2", kind="promoted", reason="the sevens were mislabelled")
-    assert client.get_model_version(model, "2").description == "The verdict.\n\n## Results"
+    by_hand = "Champion by hand: the sevens were mislabelled\n\nThe verdict.\n\n## Results"
+    assert client.get_model_version(model, "2").description == by_hand
+
+
+def test_a_doubted_version_that_a_person_makes_champion_says_both_on_its_card(client, model):
+    doubted = "Not to be used: worse than its own control. Test accuracy 90 %."
+    client.update_model_version(model, "2", description=doubted)
+    move_champion(client, model, "2", kind="promoted", reason="for the demo")
+    said = f"Champion by hand: for the demo\n\nWhen it was registered: {doubted}"
+    assert client.get_model_version(model, "2").description == said
+    move_champion(client, model, "3", kind="registered", reason="better")
+    assert client.get_model_version(model, "2").description == doubted
+
+
+def test_a_rollback_is_called_one_in_the_tags_of_the_version_that_it_left(client, model):
+    move_champion(client, model, "2", kind="promoted", reason="better")
+    roll_back(client, model, reason="wrong on sevens")
+    tags = client.get_model_version(model, "2").tags
+    assert tags["ekd.promotion"] == "rolled back to version 1: wrong on sevens"
 
 
 def test_what_was_found_of_a_version_outlives_what_people_decide(client, model):

@@ -198,6 +198,14 @@ def test_champion_moves_to_a_better_version_and_not_to_a_worse_one(tracker, late
     assert "not better" in worse.promotion
 
 
+def test_of_two_challengers_only_the_later_ones_run_is_called_so(tracker, later_runs, register):
+    runs = [tracker, later_runs(1), later_runs(2)]
+    for number, run in enumerate(runs):
+        register(run, TinyStudent(number), accuracy=0.9 - 0.1 * number)
+    tags = [run.client.get_run(run.run_id).data.tags["ekd.alias"] for run in runs]
+    assert tags == ["champion", "was challenger", "challenger"]
+
+
 def test_a_network_that_is_there_already_is_called_so_and_is_no_second_champion(
     tracker, later_runs, register
 ):
