@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ekd_train.data.boxes import CROP, crop_boxes
 from ekd_train.data.transfer import to_device
 from ekd_train.settings import Augmentation
 
@@ -54,13 +55,23 @@ def draw_augmentation(generator: torch.Generator, batch: int, settings: Augmenta
     return AugmentationDraw(top, left, flipped, settings.crop_padding, numbers, settings)
 
 
+def crops_of(draw: AugmentationDraw) -> Tensor:
+    """`(b, RECTANGLE)` of `ekd_train.data.boxes`: what decides the crop of each image."""
+    assert draw.numbers is not None
+    return draw.numbers[:, CROP]
+
+
 def augment(images: Tensor, draw: AugmentationDraw) -> Tensor:
-    """uint8 `(b, c, h, w)` varied as drawn; float32 in [0, 1], same shape."""
+    """uint8 `(b, c, h, w)` varied as drawn; float32 in [0, 1], same shape.
+
+    Of `crop: photograph` the images are the crops: they were cut where they were decoded (`crops_of`).
+    """
     if draw.numbers is None:
         return crop_and_flip(images, draw)
     recipe = _recipe()
     if draw.settings.crop == "random_resized":
-        boxes = recipe.crop_boxes(draw.numbers, *images.shape[-2:], draw.settings.scale)
+        height, width = images.shape[-2:]
+        boxes = crop_boxes(crops_of(draw), height, width, draw.settings.scale)
         images = recipe.resized_crop(as_float(images), boxes, draw.flipped)
     else:
         images = crop_and_flip(images, draw)

@@ -62,7 +62,8 @@ def form_of(listing: Listing, settings: DataSettings, room: int | None = None) -
     count = sum(len(files.names) for files in listing.splits.values())
     decoded = count * channels * settings.image_size**2
     room = room_for_images() if room is None else room
-    if settings.pack == "auto" and decoded <= room:
+    whole_photographs = settings.augmentation.crop == "photograph"  # of which memory holds squares only
+    if settings.pack == "auto" and decoded <= room and not whole_photographs:
         return None
     folder, encoded = packed_folder(listing, settings)
     return PackedForm(folder, count, encoded, decoded, room, grey=channels == 1)

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -15,6 +15,9 @@ from ekd_train.settings import DataSettings
 
 from .errors import DataError
 from .image_files import Encoded
+
+BoxOf = Callable[[int, int], tuple[int, int, int, int]]
+"""From height and width of an image, as it is shown, to top, left, height and width of a part."""
 
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -65,8 +68,16 @@ def _png_bits(encoded: Encoded) -> int:
         return file.read(PNG_BITS + 1)[PNG_BITS]
 
 
-def pixels(encoded: Encoded, grey: bool, settings: DataSettings) -> np.ndarray:
-    """An image as uint8 `(c, h, w)`; raises `DataError` if it cannot be decoded, or has too many pixels."""
+def pixels(encoded: Encoded, grey: bool, settings: DataSettings, box_of: BoxOf | None = None) -> np.ndarray:
+    """An image as uint8 `(c, h, w)`; raises `DataError` if it cannot be decoded, or has too many pixels.
+
+    Args:
+        encoded: its bytes and name.
+        grey: whether it is to have one channel.
+        settings: `image_size` and how images come to it.
+        box_of: which part is cut out instead of the middle, as torchvision's `RandomResizedCrop` cuts; needs
+            an `image_size`.
+    """
     size, background = settings.image_size, settings.background
     with _opened(encoded) as image:
         # A packed image's header was looked at where it was packed, and a file may have changed since.
@@ -77,7 +88,11 @@ def pixels(encoded: Encoded, grey: bool, settings: DataSettings) -> np.ndarray:
         _turn(image)
         shown = _over(image, background) if image.has_transparency_data else image
         converted = shown.convert("L" if grey else "RGB")
-        if size and converted.size != (size, size):
+        if size and box_of is not None:
+            top, left, height, width = box_of(converted.height, converted.width)
+            part = converted.crop((left, top, left + width, top + height))
+            converted = part.resize((size, size), Image.Resampling.BILINEAR)
+        elif size and (converted.size != (size, size) or settings.centre_share < 1):
             converted = _framed(converted, size, settings)
         values = np.asarray(converted)
     return values[None] if grey else values.transpose(2, 0, 1)
@@ -128,7 +143,7 @@ def _framed(image: Image.Image, size: int, settings: DataSettings) -> Image.Imag
     if settings.resize == "pad":
         colour = settings.background if image.mode == "L" else (settings.background,) * 3
         return ImageOps.pad(image, square, bilinear, color=colour)
-    return ImageOps.fit(image, square, bilinear)
+    return ImageOps.fit(image, square, bilinear, bleed=(1 - settings.centre_share) / 2)
 
 
 _CURRENT = threading.local()

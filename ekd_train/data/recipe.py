@@ -4,7 +4,6 @@ What an operation does to pixels is torchvision's (`transforms.v2.functional`); 
 image is blended, thresholded or sampled here, because there an operation has one strength for a batch.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,19 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
+from ekd_train.data.boxes import CROP, RECTANGLE, rectangles
 from ekd_train.data.transfer import to_device
 from ekd_train.settings import Augmentation
 
-ATTEMPTS = 10
-"""At a rectangle that lies within the image, before there is none; as torchvision."""
-CROP_RATIO, ERASED_SCALE, ERASED_RATIO = (3 / 4, 4 / 3), (0.02, 0.33), (0.3, 3.3)
+ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 MOST_OPERATIONS = 4
 
-_RECTANGLE = 2 * ATTEMPTS + 2
-CROP = slice(0, _RECTANGLE)
 JITTER = slice(CROP.stop, CROP.stop + 4)
 OPERATIONS = slice(JITTER.stop, JITTER.stop + 3 * MOST_OPERATIONS)
-ERASING = slice(OPERATIONS.stop, OPERATIONS.stop + 1 + _RECTANGLE)
+ERASING = slice(OPERATIONS.stop, OPERATIONS.stop + 1 + RECTANGLE)
 """Which of an image's numbers decide what: its own for each, so that one more choice changes no other."""
 NUMBERS = ERASING.stop
 
@@ -75,43 +71,6 @@ def vary(images: Tensor, numbers: Tensor, settings: Augmentation) -> Tensor:
     if settings.random_erasing > 0:
         images = erase(images, numbers, settings.random_erasing)
     return images
-
-
-def rectangles(
-    numbers: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
-    """`(b, 4)` int64 top, left, height, width; and `(b,)`, whether any attempt lay within the image.
-
-    As torchvision's `RandomResizedCrop.get_params`: a share of the area in `scale`, a logarithm of
-    width / height in `log(ratio)`, the first of `ATTEMPTS` that fits, at any place. `numbers (b, 22)`.
-    """
-    numbers = numbers.double()  # roots and products are then the same on every processor
-    areas, ratios = numbers[:, :ATTEMPTS], numbers[:, ATTEMPTS : 2 * ATTEMPTS]
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
-    low, high = (math.log(value) for value in ratio)
-    aspect = torch.exp(low + (high - low) * ratios)
-    heights, widths = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
-    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    h, w = heights.gather(1, first)[:, 0], widths.gather(1, first)[:, 0]
-    top = (numbers[:, -2] * (height - h + 1)).floor()
-    left = (numbers[:, -1] * (width - w + 1)).floor()
-    return torch.stack([top, left, h, w], dim=1).long(), fits.any(dim=1)
-
-
-def crop_boxes(numbers: Tensor, height: int, width: int, scale: tuple[float, float]) -> Tensor:
-    """`(b, 4)` int64 top, left, height, width of resized crops; the largest middle where no attempt fits.
-
-    `numbers (b, NUMBERS)`; the images may have any size.
-    """
-    boxes, found = rectangles(numbers[:, CROP], height, width, scale, CROP_RATIO)
-    h, w = height, width
-    if width / height < CROP_RATIO[0]:
-        h = round(width / CROP_RATIO[0])
-    elif width / height > CROP_RATIO[1]:
-        w = round(height * CROP_RATIO[1])
-    middle = boxes.new_tensor([(height - h) // 2, (width - w) // 2, h, w])
-    return torch.where(found[:, None], boxes, middle)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
@@ -219,10 +178,23 @@ def _blended(images: Tensor, name: str, factors: Tensor) -> Tensor:
         "brightness": vision.adjust_brightness,
         "contrast": vision.adjust_contrast,
         "color": vision.adjust_saturation,
-        "sharpness": vision.adjust_sharpness,
+        "sharpness": unsharpened,
     }
     factor = to_device(factors, images.device)[:, None, None, None]
     return (factor * images + (1 - factor) * extremes[name](images, 0.0)).clamp_(0, 1)
+
+
+def unsharpened(images: Tensor, _: float) -> Tensor:
+    """The same bits as torchvision's `adjust_sharpness(images, 0)`, which copies a list to the device, and so
+    waits for it."""
+    channels = images.shape[1]
+    kernel = images.new_full((channels, 1, 3, 3), 1 / 13)
+    kernel[:, :, 1, 1] = 5 / 13
+    result = images.clone()
+    inner = result[..., 1:-1, 1:-1]
+    if inner.numel():
+        inner.add_(F.conv2d(images, kernel, groups=channels).sub_(inner))
+    return result.clamp_(0, 1)
 
 
 def _blend(images: Tensor, name: str, level: Tensor, amount: Tensor, ranges: Ranges) -> Tensor:

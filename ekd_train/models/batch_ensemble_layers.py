@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from ekd_train.models.member_layers import CONVOLUTIONS, ActiveMembers, MemberAttention, MemberLayer, rows
 
@@ -63,11 +64,16 @@ class _OneWeight(BatchEnsembleLayer):
     def _scale_activations(self, x: Tensor, members: Sequence[int], *others: Any) -> Tensor:
         r, s = rows(self.r, members), rows(self.s, members)
         tiling = (len(r), len(x) // len(r))  # not -1, which an empty batch leaves open
-        x = (x.unflatten(0, tiling) * self._against_rows(r, x.dim())).flatten(0, 1)
+        device = x.device.type
+        if x.dtype == torch.float32 and is_autocast_available(device) and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        # Factors in the precision of the maps: by float32 ones they would become float32 maps.
+        x = (x.unflatten(0, tiling) * self._against_rows(r.to(x.dtype), x.dim())).flatten(0, 1)
         y = self.layer(x, *others)
-        y = y.unflatten(0, tiling) * self._against_rows(s, y.dim())
+        y = y.unflatten(0, tiling) * self._against_rows(s.to(y.dtype), y.dim())
         if self.member_bias is not None:
-            y = y + self._against_rows(rows(self.member_bias, members), x.dim())
+            bias = rows(self.member_bias, members).to(y.dtype)
+            y = y + self._against_rows(bias, x.dim())
         return y.flatten(0, 1)
 
     def _values(self, members: Sequence[int] | Tensor | None) -> dict[str, Tensor]:

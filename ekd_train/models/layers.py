@@ -8,6 +8,8 @@ from ekd_train.models.branches import Branched
 
 _AROUND = ("network", "shared")
 """What stands before a name of the plain network: `Classifier`, members, a trainee."""
+_SIDE_BY_SIDE = "networks"
+"""What stands before the number of a whole network (`Papa`)."""
 
 BACKBONE = "backbone"
 """All layers but the last."""
@@ -34,9 +36,17 @@ def depths(network: nn.Module) -> dict[str, int]:
     """
     if any(isinstance(module, Branched) for module in network.modules()):
         raise ValueError("layer_decay and freeze are not for the branches of student.method=ekd")
-    layers = {name: layer_of(name) for name, _ in network.named_parameters()}
-    order = list(dict.fromkeys(layers.values()))
-    return {name: len(order) - 1 - order.index(layer) for name, layer in layers.items()}
+    places: dict[str, tuple[str, int]] = {}
+    visits: dict[tuple[str, str], int] = {}
+    before = ("", "")
+    for name, _ in network.named_parameters():
+        layer = _member(name), layer_of(name)
+        # What has no number may stand on both sides of what has one: ViT's `encoder.pos_embedding` and `.ln`.
+        again = layer in visits and layer != before and not layer[1][-1:].isdigit()
+        visits[layer] = visits.get(layer, 0) + again
+        places[name], before = (layer[1], visits[layer]), layer
+    order = list(dict.fromkeys(places.values()))
+    return {name: len(order) - 1 - order.index(place) for name, place in places.items()}
 
 
 def freeze(network: nn.Module, parts: Collection[str]) -> list[nn.Module]:
@@ -73,6 +83,12 @@ def freeze(network: nn.Module, parts: Collection[str]) -> list[nn.Module]:
 
 def _plain(name: str) -> str:
     parts = name.split(".")
-    while parts[0] in _AROUND and len(parts) > 1:
-        parts = parts[1:]
+    while len(parts) > 1 and (parts[0] in _AROUND or parts[0] == _SIDE_BY_SIDE):
+        parts = parts[2 if parts[0] == _SIDE_BY_SIDE else 1 :]
     return ".".join(parts)
+
+
+def _member(name: str) -> str:
+    """Of which whole network it is, where there are several."""
+    parts = name.split(".")
+    return parts[parts.index(_SIDE_BY_SIDE) + 1] if _SIDE_BY_SIDE in parts[:-1] else ""

@@ -21,14 +21,14 @@ class Papa(Subnetworks):
 
     Args:
         networks: alike but for their weights; taken over.
-        every: steps, that is forwards in training mode, from one pull to the next.
+        every: steps of the optimiser from one pull to the next.
         rate: of the way to the mean, in [0, 1].
 
     Raises `ValueError` where there is no network.
     """
 
     steps: Tensor
-    """Forwards in training mode so far; a buffer, so that a continued run pulls when it would have."""
+    """Steps begun so far; a buffer, so that a continued run pulls when it would have."""
 
     def __init__(self, networks: Sequence[nn.Module], every: int = 10, rate: float = 0.01) -> None:
         super().__init__()
@@ -40,12 +40,14 @@ class Papa(Subnetworks):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor, members: Sequence[int] | None = None) -> Tensor:
-        """Logits `(s, b, c)`; see `Subnetworks.forward`. In training mode it counts, and pulls when due."""
-        if self.training:
-            # By nothing where it is not due: to ask the device would cost a wait in every step.
-            self.pull((self.steps > 0) & (self.steps % self.every == 0))
-            self.steps += 1
+        """Logits `(s, b, c)`; see `Subnetworks.forward`."""
         return torch.stack([self.networks[member](images) for member in self.chosen(members)])
+
+    def begin_step(self) -> None:
+        """Before the gradients of a step of the optimiser: count it, and pull when due."""
+        # By nothing where it is not due: to ask the device would cost a wait in every step.
+        self.pull((self.steps > 0) & (self.steps % self.every == 0))
+        self.steps += 1
 
     @torch.no_grad()
     def pull(self, due: Tensor) -> None:

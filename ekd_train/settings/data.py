@@ -53,13 +53,14 @@ class Augmentation(Settings):
     Teachers and student see the same images; what perturbs them comes after.
     """
 
-    crop: Literal["padded", "random_resized"] = "padded"
+    crop: Literal["padded", "random_resized", "photograph"] = "padded"
     """A window of the image's size from the image with `crop_padding` around it; or a window of `scale`,
-    3:4 to 4:3, brought to the image's size (Inception's crop)."""
+    3:4 to 4:3, brought to the image's size (Inception's crop): out of the square that `data.image_size`
+    leaves, or out of the whole photograph, in its own pixels, as it is decoded (so images are packed)."""
     crop_padding: NonNegative = 0
     """Pixels of zero padding on each side before a random crop back to the image size; 0: no crop."""
     scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
-    """`random_resized`: smallest and largest share of the image's area."""
+    """`random_resized`, `photograph`: smallest and largest share of the image's area."""
     flip: bool = False
     """Mirror each image horizontally with probability 1/2."""
     color_jitter: ColorJitter = ColorJitter()
@@ -82,7 +83,7 @@ class Augmentation(Settings):
             raise ValueError("scale: the smallest share comes first")
         if self.trivial_augment and self.rand_augment.operations:
             raise ValueError("trivial_augment and rand_augment are two ways of the same; use one")
-        if self.crop == "random_resized" and self.crop_padding:
+        if self.crop != "padded" and self.crop_padding:
             raise ValueError("crop_padding is for crop: padded; leave one of them out")
         return self
 
@@ -146,6 +147,8 @@ class DataSettings(Settings):
     resize: Literal["shorter_side", "squash", "pad"] = "shorter_side"
     """How images come to `image_size`: the shorter side does, and the middle is cut out; both sides do,
     whatever the aspect ratio; or the longer side does, and `background` fills the rest."""
+    centre_share: PositiveShare = 1.0
+    """`shorter_side`: how much of it the middle shows; 0.875 is ImageNet's usual 224 of 256 pixels."""
     background: Annotated[int, Field(ge=0, le=255)] = 255
     """Grey level that shows where an encoded image is transparent, and beside a padded one."""
     max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = 25_000_000
@@ -170,6 +173,17 @@ class DataSettings(Settings):
     def _can_pack(self) -> "DataSettings":
         if self.pack == "always" and (self.name not in LISTED or self.image_size is None):
             raise ValueError(f"pack=always is for {', '.join(LISTED)} with data.image_size")
-        if self.pack_short_side is not None and self.pack_short_side < (self.image_size or 1):
-            raise ValueError("pack_short_side is less than image_size")
+        if self.augmentation.crop == "photograph" and (
+            self.pack == "never" or self.name not in LISTED or self.image_size is None
+        ):
+            raise ValueError(
+                f"augmentation.crop=photograph is for {', '.join(LISTED)} with data.image_size, and not for "
+                "pack=never: crops are cut as images are decoded"
+            )
+        if self.centre_share < 1 and self.resize != "shorter_side":
+            raise ValueError("centre_share is for resize=shorter_side")
+        if self.pack_short_side is not None and (
+            self.pack_short_side * self.centre_share < (self.image_size or 1) - 0.5
+        ):
+            raise ValueError("pack_short_side is less than image_size / centre_share")
         return self

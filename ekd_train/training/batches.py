@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekd_train.data.augment import draw_augmentation
+from ekd_train.data.augment import AugmentationDraw, crops_of, draw_augmentation
 from ekd_train.data.mixing import Mixing, draw_mixing
-from ekd_train.data.packed.loader import Stream
+from ekd_train.data.packed.loader import Stream, Wanted
 from ekd_train.data.sampler import epoch_order, global_batches, shard_bounds
 from ekd_train.data.seeds import derive_seed
 from ekd_train.data.tensors import TrainingData
@@ -83,8 +83,7 @@ class Batches:
 
     def _draw(self, step: int, rows: Tensor, count: int) -> tuple[Batch, ...]:
         size, device = len(rows), self.workers.device
-        generator = torch.Generator().manual_seed(self._seed("augmentation", step))
-        augmentation = draw_augmentation(generator, size, self.run.augmentation)
+        augmentation = self._augmentation(step, size)
         teachers = self.teachers_at(step)
         perturbation = draw(
             self.run.perturbation.kind,
@@ -129,6 +128,10 @@ class Batches:
             for index, part in enumerate(parts)
         )
 
+    def _augmentation(self, step: int, size: int) -> AugmentationDraw:
+        generator = torch.Generator().manual_seed(self._seed("augmentation", step))
+        return draw_augmentation(generator, size, self.run.augmentation)
+
     def _parts(self, step: int, size: int, count: int) -> list[_Part]:
         """This worker's share of a global batch of `size` images, in at most `count` parts."""
         mixing = None
@@ -161,11 +164,15 @@ class Batches:
         self._next = step + 1
         return next(self._stream)
 
-    def _shares_from(self, step: int, count: int) -> Iterator[Tensor]:
-        """The rows that this worker needs for `step` and each step after it, to the end of the epoch."""
+    def _shares_from(self, step: int, count: int) -> Iterator[Wanted]:
+        """The images that this worker needs for `step` and each step after it, to the end of the epoch."""
         batches = self.of_epoch(step // self.per_epoch + 1)[step % self.per_epoch :]
         for later, rows in enumerate(batches, step):
-            yield rows[torch.cat([part.needed for part in self._parts(later, len(rows), count)])]
+            needed = torch.cat([part.needed for part in self._parts(later, len(rows), count)])
+            crops = None
+            if self.run.augmentation.crop == "photograph":
+                crops = crops_of(self._augmentation(later, len(rows)).at(needed))
+            yield Wanted(rows[needed].numpy(), crops)
 
     def _order(self, epoch: int) -> np.ndarray:
         return epoch_order(self._seed("order"), epoch, len(self.data.train.labels))

@@ -146,7 +146,7 @@ class Loop:
             # Whether or not it validates: a resumed run starts from the first worker's buffers too.
             self.workers.share_buffers(self.step.trainee)
             if self.step.ema is not None:
-                self.workers.share_buffers(self.step.ema)
+                self.workers.share_buffers(self.step.ema.module)
             last = epoch == self.settings.epochs
             if last or epoch % self.settings.evaluate_every == 0:
                 self._validate(epoch, losses)
@@ -164,8 +164,7 @@ class Loop:
         """One pass over the training images; the mean loss and terms of the whole global batches."""
         self.step.trainee.train()
         sums, done = self.sums, self.within
-        reported = began = time.perf_counter()
-        batches = self.batches.of_epoch(epoch)
+        reported, batches = (began := time.perf_counter()), self.batches.of_epoch(epoch)
         for index, rows in enumerate(batches[done:], done):
             if index > done and self.interruptions.due():
                 self._interrupt(index)
@@ -274,15 +273,11 @@ class Loop:
     def _set_learning_rate(self, step: int) -> float:
         """Set every group's learning rate for `step`; the network's own, without that of factors."""
         steps_per_epoch = self.batches.per_epoch
-        factor = learning_rate_factor(
-            self.settings.schedule,
-            step=step,
-            steps_per_epoch=steps_per_epoch,
-            epochs=self.settings.epochs,
-        )
+        schedule, epochs = self.settings.schedule, self.settings.epochs
+        factor = learning_rate_factor(schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
         factors = self.run.student.factors if self.run.student is not None else Factors()
-        warmup = linear_warmup(step, warmup_steps=factors.warmup_epochs * steps_per_epoch)
-        set_learning_rate(self.step.optimiser, factor, warmup)
+        warmup_steps = factors.warmup_epochs * steps_per_epoch
+        set_learning_rate(self.step.optimiser, factor, linear_warmup(step, warmup_steps=warmup_steps))
         return self.settings.learning_rate * factor
 
     def _stop_if_diverged(self, loss: Tensor, step: int, rate: float) -> None:

@@ -15,6 +15,8 @@ from ekd_train.settings import TrainingRun
 from ekd_train.training.step import Step
 
 TRAINEE, AVERAGE, GROUPS, SCALER = "trainee.", "ema.", "groups.", "scaler."
+COUNTER = f"{AVERAGE}n_averaged"
+"""The same on all workers, and on the host, which workers on GPUs exchange nothing of."""
 WORKERS, SUMS = "workers.", "sums."
 """Prefixes of the names of tensors in a checkpoint."""
 
@@ -86,7 +88,8 @@ def load_own_tensors(step: Step, tensors: Mapping[str, Tensor], workers: Workers
     """
     buffers = _buffers(step)
     for name, rows in _below(WORKERS, tensors).items():
-        buffers[name].copy_(rows[workers.rank if len(rows) == workers.size else 0])
+        if name in buffers:  # earlier versions wrote `COUNTER`, too
+            buffers[name].copy_(rows[workers.rank if len(rows) == workers.size else 0])
     return {
         name: (rows[workers.rank] if len(rows) == workers.size else rows.mean()).to(workers.device)
         for name, rows in sorted(
@@ -103,7 +106,7 @@ def _buffers(step: Step) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in _whole(step).items()
-        if name not in parameters and not name.startswith(SCALER)
+        if name not in parameters and name != COUNTER and not name.startswith(SCALER)
     }
 
 

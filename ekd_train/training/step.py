@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ekd_train.data.augment import AugmentationDraw, as_float, augment
 from ekd_train.data.mixing import Mixing, mix, smoothed
@@ -18,12 +17,14 @@ from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity_in_training
 from ekd_train.models.build_network import build_network
 from ekd_train.models.layers import freeze
+from ekd_train.models.papa import Papa
 from ekd_train.models.stages import logits_and_features
 from ekd_train.models.teachers import Teachers
 from ekd_train.objectives import Objective, Predictions, build_objective, objective_for
 from ekd_train.perturbations import Draw, apply, changes_images
 from ekd_train.settings import PerturbationSettings, Training, TrainingRun
 from ekd_train.training.compiled import begin_step, compile_blocks
+from ekd_train.training.moving_average import MovingAverage
 from ekd_train.training.optimiser import adjust_factor_gradients, build_optimiser, clip_gradients
 from ekd_train.training.recompute import recompute_activations
 from ekd_train.training.speed import computing, lay_out, precision_on
@@ -69,7 +70,7 @@ class Step:
     optimiser: torch.optim.Optimizer
     training: Training
     classes: int
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     """The moving average of `trainee.network`, if there is one."""
     scaler: torch.amp.GradScaler
     """Of the loss in float16; of no effect otherwise."""
@@ -87,6 +88,8 @@ class Step:
         there are several: what the perturbation makes of the teachers' disagreement, and who follows.
         """
         begin_step(self.training.speed.compile, parts[0].images.device)
+        if isinstance(self.trainee.network, Papa):
+            self.trainee.network.begin_step()
         self.optimiser.zero_grad(set_to_none=True)
         share = sum(part.weight for part in parts)
         reported: dict[str, Tensor] = {}
@@ -123,7 +126,7 @@ class Step:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update_parameters(self.trainee.network)
+            self.ema.update(self.trainee.network)
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradients of a part of the share; the loss and its terms."""
@@ -209,9 +212,7 @@ def build_step(
     objective = _objective(run)
     training = run.training
     frozen = freeze(network, training.freeze)
-    ema = None
-    if training.ema > 0:
-        ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema), use_buffers=True)
+    ema = MovingAverage(network, training.ema) if training.ema > 0 else None
     if training.speed.checkpoint_activations:
         recompute_activations(network)
     compile_blocks(network, training.speed.compile, workers.device)

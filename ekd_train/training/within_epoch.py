@@ -47,9 +47,10 @@ class Interruptions:
         wait_s = LOOK_EVERY_S if self.every_minutes is None else min(LOOK_EVERY_S, 60 * self.every_minutes)
         steps = 1.0 if self.workers.size == 1 else min(max(1.0, pace * wait_s), 1e6)
         told = [first * late, float(going), first * steps]
-        late_there, going_there, ahead = self.workers.total(
-            torch.tensor(told, dtype=torch.float64, device=self.workers.device)
-        ).tolist()
+        if self.workers.size > 1:  # alone, a GPU would be asked in every step for what is known here
+            device = self.workers.device
+            told = self.workers.total(torch.tensor(told, dtype=torch.float64, device=device)).tolist()
+        late_there, going_there, ahead = told
         self._looked_at = now
         self._steps = self._ahead = int(ahead)
         self.announced = self.announced or going_there > 0

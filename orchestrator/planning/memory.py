@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from ekd_train.data.description import DataDescription
 from ekd_train.data.memory import memory_limit
 from ekd_train.settings import TrainingRun
+from ekd_train.training.speed import precision_on
 from ekd_train.training.step_on_paper import step_on_paper
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.redaction import one_line
@@ -31,6 +34,8 @@ class Need:
     """Weights, momenta, teachers, and all images of a data set that is not packed."""
     step: int
     """What a step of `share` images takes besides."""
+    at_most: bool = False
+    """Whether it takes less: counted in float32, of a step that is computed in half of that."""
 
     @property
     def total(self) -> int:
@@ -61,11 +66,28 @@ def needs(experiment: Experiment, description: DataDescription, *, packed: bool 
 def _need(run: TrainingRun, experiment: Experiment, description: DataDescription, held: int) -> Need:
     workers = experiment.cluster.fewest_workers
     share = -(-run.training.batch_size // workers)
-    cost = step_on_paper(run, description, images=share)
+    counted, at_most = _counted(run, on_gpu=experiment.cluster.gpus_per_worker > 0)
+    cost = step_on_paper(counted, description, images=share)
     lasting = cost.lasting_bytes + held
     if workers > 1:  # gradients lie in the buckets that workers exchange too
         lasting += cost.gradient_bytes
-    return Need(run.name, share, lasting, cost.peak_bytes - cost.lasting_bytes)
+    return Need(run.name, share, lasting, cost.peak_bytes - cost.lasting_bytes, at_most)
+
+
+def _counted(run: TrainingRun, *, on_gpu: bool) -> tuple[TrainingRun, bool]:
+    """`run` in the precision that is counted, and whether that is more than it takes.
+
+    On paper, auto is bfloat16, as GPUs have it; this machine's processor may not. What is computed again for
+    gradients can be counted in float32 only.
+    """
+    speed = run.training.speed
+    precision = speed.precision
+    if precision == "auto" and not on_gpu:
+        precision = precision_on(speed, torch.device("cpu"))
+    at_most = speed.checkpoint_activations and precision != "float32"
+    speed = speed.model_copy(update={"precision": "float32" if at_most else precision})
+    training = run.training.model_copy(update={"speed": speed})
+    return run.model_copy(update={"training": training}), at_most
 
 
 def memory_lines(
@@ -81,7 +103,7 @@ def memory_lines(
     if available is not None:
         for need in found:
             _check(need, available, of)
-    parts = ", ".join(f"{need.run} {_size(need.total)}" for need in found)
+    parts = ", ".join(f"{need.run} {'at most ' if need.at_most else ''}{_size(need.total)}" for need in found)
     has = f", of {_size(available)}" if available is not None else ""
     beside = f"          and about {BESIDE_TENSORS[of]:g} GiB beside tensors"
     return [f"memory    of each {of}: {parts}", f"{beside}{has}"]
@@ -89,7 +111,7 @@ def memory_lines(
 
 def _check(need: Need, available: float, of: str) -> None:
     room = available - BESIDE_TENSORS[of] * GIB
-    if need.total <= room:
+    if need.total <= room or need.at_most:
         return
     fits = need.images_within(room)
     enough = f"about {fits} would fit" if fits else "not even one would fit"

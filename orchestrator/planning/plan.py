@@ -46,16 +46,20 @@ class Passes:
 def passes(run: TrainingRun) -> Passes:
     """What one image costs in a step of `run`: forward 1, full backward 2, backward to the pixels alone 1.
 
+    With `checkpoint_activations` the forward of what learns counts twice.
+
     A perturbation evaluates the networks that its draw names and follows the gradient through one of
     them, whether they are teachers or the student's members.
     """
     if run.role == "given":
         return Passes(0, 0, 0)
+    again = 1 if run.training.speed.checkpoint_activations else 0
+    step = 1 + again + BACKWARD
     if run.student is None:
-        return Passes(0, 1 + BACKWARD, 1 + BACKWARD)
+        return Passes(0, step, step)
     members = 1 if run.student.method == "kd" else run.student.members
-    teachers = calls = float(1 if run.best_teacher_only else len(run.teachers))
-    steps = (1 + BACKWARD) * (2 if _judges_clean_images_too(run) else 1)
+    teachers = calls = float(1 if run.best_teacher_only else _teachers_of_a_step(run))
+    steps = step * (2 if _judges_clean_images_too(run) else 1)
     student = float(members * steps)
     calls += steps
     perturbation = perturbation_of(run.perturbation.kind)
@@ -65,6 +69,12 @@ def passes(run: TrainingRun) -> Passes:
         student += drawn if perturbation.needs_student else 0
         calls += drawn * (2 if perturbation.needs_student else 1)
     return Passes(teachers, student, calls)
+
+
+def _teachers_of_a_step(run: TrainingRun) -> int:
+    if run.student is None or run.distillation is None or run.distillation.assignment != "rotating":
+        return len(run.teachers)
+    return min(run.student.members, len(run.teachers))
 
 
 def _judges_clean_images_too(run: TrainingRun) -> bool:

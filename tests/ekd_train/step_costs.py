@@ -17,13 +17,40 @@ from training_runs import SMALL, made_up_data, student_run, with_training
 
 from ekd_train.own_code import allow, source_hash
 from ekd_train.perturbations import PERTURBATIONS
-from ekd_train.settings import Architecture, ObjectiveName, Speed, StudentMethod, TrainingRun
+from ekd_train.settings import (
+    Architecture,
+    Augmentation,
+    ObjectiveName,
+    Optimiser,
+    Speed,
+    StudentMethod,
+    TrainingRun,
+)
+from ekd_train.settings.data import ColorJitter, RandAugment
 from ekd_train.training.step_on_paper import StepCost, step_on_paper
 
 TABLE = Path(__file__).with_suffix(".json")
 PRECISIONS = ("float32", "bfloat16")
 IMAGES = 64
 WITHOUT_STAGES = Architecture(name="step_costs:OneConvolution")
+
+
+RECIPES: dict[str, tuple[dict[str, Any], Augmentation]] = {
+    "moving average": ({"ema": 0.9}, Augmentation()),
+    "parts, clipped": ({"accumulate": 2, "clip_norm": 1.0}, Augmentation()),
+    "adamw, smoothed labels": (
+        {"optimiser": Optimiser(name="adamw"), "label_smoothing": 0.1},
+        Augmentation(),
+    ),
+    "lamb": ({"optimiser": Optimiser(name="lamb")}, Augmentation()),
+    "crops, mixed": ({}, Augmentation(crop="random_resized", flip=True, mixup=1, cutmix=1)),
+    "jitter, erased": (
+        {},
+        Augmentation(color_jitter=ColorJitter(brightness=0.4, contrast=0.4), random_erasing=0.5),
+    ),
+    "rand_augment": ({}, Augmentation(rand_augment=RandAugment(operations=2))),
+    "trivial_augment": ({}, Augmentation(trivial_augment=True)),
+}
 
 
 class OneConvolution(nn.Sequential):
@@ -68,6 +95,9 @@ def cases() -> Iterator[tuple[str, TrainingRun]]:
             yield f"latent_be with {objective}", _run("latent_be", "gaussian", objective=objective, alpha=0.5)
     features = {"ekd": {"feature": 1.0}}
     yield "ekd with features", _run("ekd", distillation=features)
+    for recipe, (training, augmentation) in RECIPES.items():
+        run = with_training(_run("latent_be", "tdiv_sdiv", alpha=0.5), **training)
+        yield f"latent_be, {recipe}", run.model_copy(update={"augmentation": augmentation})
     attention = Architecture(name="step_costs:Attention")
     for method in ("latent_be", "lora"):
         yield f"{method} of attention", _run(method, "tdiv_sdiv", architecture=attention)

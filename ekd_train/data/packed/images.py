@@ -1,6 +1,7 @@
 """Packed images, decoded when they are asked for."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from ekd_train.data.errors import DataError
 from ekd_train.data.packed.index import INDEX
 from ekd_train.data.packed.records import records_in
-from ekd_train.data.pixels import pixels
+from ekd_train.data.pixels import BoxOf, pixels
 from ekd_train.settings import DataSettings
 
 
@@ -45,13 +46,17 @@ class PackedImages:
         """The images at `indices`, decoded: uint8 `(m, c, h, w)`. Raises `DataError`, naming the file."""
         return self.decoded(self.rows[indices])
 
-    def decoded(self, rows: np.ndarray) -> np.ndarray:
-        """Those images of the folder, whether or not they are among these."""
+    def decoded(self, rows: np.ndarray, boxes: Sequence[BoxOf] | None = None) -> np.ndarray:
+        """Those images of the folder, whether or not they are among these.
+
+        `boxes`: which part of each is cut out; None: all show what `settings.resize` says.
+        """
         records = records_in(self.folder)
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
+            box_of = None if boxes is None else boxes[place]
             try:
-                images[place] = pixels(records.image(row), self.grey, self.settings)
+                images[place] = pixels(records.image(row), self.grey, self.settings, box_of)
             except DataError as error:
                 raise records.named(row, error) from None
         return images
@@ -64,6 +69,7 @@ class PackedImages:
         """A hash of everything that decides the pixels but the decoder's version."""
         settings = self.settings
         framing = f"{self.shape} {settings.resize} {settings.background}"
+        framing += f" {settings.centre_share}" if settings.centre_share < 1 else ""
         made = (self.folder / INDEX).exists()
         # What is not packed yet has no digests; nobody keeps a fingerprint of it.
         which = self.digests() if made else self.rows

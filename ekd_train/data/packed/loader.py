@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.context import BaseContext
 
 import numpy as np
@@ -11,12 +13,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ekd_train.data.boxes import crop_box
 from ekd_train.data.errors import DataError
 from ekd_train.data.packed.images import PackedImages
+from ekd_train.data.pixels import BoxOf
 from ekd_train.data.transfer import to_device
 
 BATCHES_AHEAD = 2
 """That each process decodes before they are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Images that are to be decoded.
+
+    `rows`: int64 `(b,)`. `crops`: `(b, RECTANGLE)` of `ekd_train.data.boxes`, which part of each; None: what
+    the settings frame.
+    """
+
+    rows: np.ndarray
+    crops: Tensor | None = None
 
 
 class _Decoder(Dataset[Tensor]):
@@ -25,20 +41,24 @@ class _Decoder(Dataset[Tensor]):
     def __init__(self, images: PackedImages) -> None:
         self.images = images
 
-    def __getitem__(self, rows: np.ndarray) -> Tensor | DataError:  # type: ignore[override]
+    def __getitem__(self, wanted: Wanted) -> Tensor | DataError:  # type: ignore[override]
         try:
-            return torch.from_numpy(self.images.decoded(rows))
+            return torch.from_numpy(self.images.decoded(wanted.rows, self._boxes(wanted.crops)))
         except DataError as error:  # as a value: the library would rebuild it from its message alone
             return error
 
+    def _boxes(self, crops: Tensor | None) -> list[BoxOf] | None:
+        scale = self.images.settings.augmentation.scale
+        return None if crops is None else [partial(crop_box, numbers, scale) for numbers in crops]
+
 
 class _Requests:
-    """Row numbers of the batches that are wanted next; replaced when something else is."""
+    """The batches that are wanted next; replaced when something else is."""
 
     def __init__(self) -> None:
-        self.wanted: Iterator[np.ndarray] = iter(())
+        self.wanted: Iterator[Wanted] = iter(())
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[Wanted]:
         return self.wanted
 
 
@@ -57,8 +77,8 @@ class Loader:
         self._processes = processes
         self._made: DataLoader[Tensor] | None = None
 
-    def stream(self, batches: Iterable[np.ndarray]) -> "Stream":
-        """The images of each of `batches`, which are row numbers of the folder, in order."""
+    def stream(self, batches: Iterable[Wanted]) -> "Stream":
+        """The images of each of `batches`, whose rows are those of the folder, in order."""
         self._requests.wanted = iter(batches)
         if self._made is None:
             self._made = DataLoader(
@@ -115,10 +135,13 @@ class StreamedImages:
         chosen = indices if isinstance(indices, slice) else indices.cpu().numpy()
         return to_device(torch.from_numpy(self._images[chosen]), self.device)
 
-    def stream(self, batches: Iterable[Tensor | slice]) -> Stream:
+    def stream(self, batches: Iterable[Wanted | slice]) -> Stream:
         """Each of `batches` of these images, decoded ahead by the loader's processes."""
         rows = self._images.rows
-        return self._loader.stream(rows[b] if isinstance(b, slice) else rows[b.numpy()] for b in batches)
+        return self._loader.stream(
+            Wanted(rows[batch]) if isinstance(batch, slice) else replace(batch, rows=rows[batch.rows])
+            for batch in batches
+        )
 
 
 def _end_with_owner(_: int) -> None:

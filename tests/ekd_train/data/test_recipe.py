@@ -8,22 +8,21 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from ekd_train.data.augment import as_float, augment, draw_augmentation
+from ekd_train.data.boxes import CROP, crop_boxes, rectangles
 from ekd_train.data.mixing import draw_mixing, mix, smoothed
 from ekd_train.data.recipe import (
     BINS,
-    CROP,
     ERASED_SCALE,
     NAMES,
     NUMBERS,
     RAND_AUGMENT,
     TRIVIAL_AUGMENT,
-    crop_boxes,
     draw_numbers,
     erase,
     jitter,
     operate,
-    rectangles,
     resized_crop,
+    unsharpened,
 )
 from ekd_train.settings import Augmentation
 
@@ -51,7 +50,7 @@ def numbers(batch=BATCH, seed=1):
 
 def test_resized_crops_are_torchvisions():
     images = as_float(photographs())
-    boxes = crop_boxes(numbers(), SIZE, SIZE, (0.08, 1.0))
+    boxes = crop_boxes(numbers()[:, CROP], SIZE, SIZE, (0.08, 1.0))
     flipped = torch.arange(BATCH) % 3 == 0
     ours = resized_crop(images, boxes, flipped)
     for image, (top, left, h, w), mirrored, found in zip(images, boxes.tolist(), flipped, ours, strict=True):
@@ -61,7 +60,7 @@ def test_resized_crops_are_torchvisions():
 
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (30, 20), (200, 10)])
 def test_resized_crops_have_the_shares_ratios_and_places_of_torchvisions(height, width):
-    boxes = crop_boxes(numbers(4000), height, width, (0.25, 1.0)).double()
+    boxes = crop_boxes(numbers(4000)[:, CROP], height, width, (0.25, 1.0)).double()
     torch.manual_seed(0)
     get_params = v2.RandomResizedCrop(8, scale=(0.25, 1.0)).make_params
     theirs = [get_params([torch.empty(3, height, width)]) for _ in range(2000)]
@@ -186,6 +185,12 @@ def test_a_share_needs_its_own_images_and_their_partners_alone():
         assert torch.equal(kept_here, kept[start:stop])
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 17, 9), (2, 1, 2, 5), (2, 3, 3, 3)])
+def test_what_is_not_sharp_is_torchvisions_bit_for_bit(shape):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(unsharpened(images, 0.0), vision.adjust_sharpness(images, 0.0))
+
+
 def test_smoothed_labels_add_up_to_one():
     probs = smoothed(torch.tensor([2, 0]), 4, 0.2)
     torch.testing.assert_close(probs, torch.tensor([[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]]))
@@ -198,6 +203,7 @@ def test_smoothed_labels_add_up_to_one():
         ({"scale": [0.9, 0.1]}, "smallest share comes first"),
         ({"trivial_augment": True, "rand_augment": {"operations": 1}}, "two ways of the same"),
         ({"crop": "random_resized", "crop_padding": 2}, "crop_padding is for crop: padded"),
+        ({"crop": "photograph", "crop_padding": 2}, "crop_padding is for crop: padded"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, words):

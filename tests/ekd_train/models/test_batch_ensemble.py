@@ -445,3 +445,22 @@ def test_the_same_generator_gives_the_same_factors():
 def test_bad_arguments_say_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         to_batch_ensemble(nn.Conv2d(1, 1, 1), **arguments)
+
+
+@pytest.mark.parametrize("batch", [4, 64], ids=["activations are scaled", "weights are formed"])
+def test_in_a_bfloat16_step_no_map_is_float32(batch):
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+    )
+    ensemble, seen = to_batch_ensemble(plain, 4), []
+    for module in ensemble.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.ReLU):
+            module.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = ensemble(torch.rand(batch, 16, 7, 7))
+    assert logits.dtype == torch.bfloat16
+    assert {torch.bfloat16} == set(seen)
+    logits.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in ensemble.parameters())

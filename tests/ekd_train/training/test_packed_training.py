@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as vision
 from training_runs import MemoryStore, label_run
 
 from ekd_train.data import load_dataset
+from ekd_train.data.augment import augment, crops_of
+from ekd_train.data.boxes import crop_boxes
+from ekd_train.data.mixing import mix
+from ekd_train.data.packed.records import records_in
 from ekd_train.data.tensors import place
 from ekd_train.distributed import Workers
 from ekd_train.persistence.checkpoint import Checkpoints
-from ekd_train.settings import DataSettings
+from ekd_train.settings import Augmentation, DataSettings
 from ekd_train.training.batches import Batches
 from ekd_train.training.loop import train
 from ekd_train.training.reporter import Silent
@@ -26,8 +31,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def both(tmp_path, monkeypatch):
-    """The same 26 training images packed and in memory."""
+def load(tmp_path, monkeypatch):
+    """Loads 26 training images of 12 x 9 pixels, packed or in memory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for label, name in enumerate(("cat", "dog", "owl")):
         for number in range(12):
@@ -37,10 +42,16 @@ def both(tmp_path, monkeypatch):
             coarse[label] += 120
             Image.fromarray(coarse).resize((12, 9), Image.Resampling.BICUBIC).save(path)
 
-    def load(form):
+    def load_it(form, **more):
         values = {"name": "image_folder", "root": str(tmp_path / "images"), "image_size": 8, "pack": form}
-        return load_dataset(DataSettings(**values, validation_size=6, test_size=4))
+        return load_dataset(DataSettings(**values, validation_size=6, test_size=4, **more))
 
+    return load_it
+
+
+@pytest.fixture
+def both(load):
+    """The same images packed and in memory."""
     packed, held = load("always"), load("never")
     alike = replace(held, mean=packed.mean, std=packed.std)  # else those of a sample
     return place(packed, CPU).training, place(alike, CPU).training
@@ -96,6 +107,64 @@ def test_two_runs_that_take_turns_have_their_own_batches(both):
         for mine, other in zip(ours, theirs, strict=True):
             rows = mine.of_epoch(1)[step]
             assert torch.equal(mine.draw(step, rows).images, other.draw(step, rows).images)
+
+
+def with_crops(**more):
+    augmentation = Augmentation(crop="photograph", scale=(0.2, 1.0), flip=True, **more)
+    return label_run(batch_size=8, epochs=3).model_copy(update={"augmentation": augmentation})
+
+
+def opened(images, row):
+    """The photograph itself."""
+    with records_in(images.folder).image(images.rows[row]).open() as file:
+        return Image.open(file).copy()
+
+
+def learned_from(data, steps, workers=Workers()):
+    """The images of each step as its network sees them."""
+    made = batches(data, workers, with_crops(mixup=0.5))
+    found = []
+    for step in steps:
+        (part,) = made.parts(step, made.of_epoch(step // made.per_epoch + 1)[step % made.per_epoch])
+        found.append(mix(augment(part.images, part.augmentation), part.mixing)[0])
+    return found
+
+
+def test_crops_of_whole_photographs_are_the_same_for_any_number_of_workers_and_from_any_step(load):
+    data = place(load("auto", augmentation=with_crops().augmentation), CPU).training
+    alone = learned_from(data, range(9))
+    assert not torch.equal(alone[0], alone[3])
+    assert all(map(torch.equal, learned_from(data, range(4, 9)), alone[4:]))
+    shares = [learned_from(data, range(6), Workers(rank, 3)) for rank in range(3)]
+    for step in range(6):
+        assert torch.equal(torch.cat([share[step] for share in shares]), alone[step])
+
+
+def test_a_crop_is_torchvisions_of_the_whole_photograph(load):
+    dataset = load("auto", augmentation=with_crops().augmentation)
+    made = batches(place(dataset, CPU).training, run=with_crops())
+    rows = made.of_epoch(1)[0]
+    batch, beyond = made.draw(0, rows), 0
+    boxes = crop_boxes(crops_of(batch.augmentation), 9, 12, (0.2, 1.0))
+    for image, row, box in zip(batch.images, rows.tolist(), boxes.tolist(), strict=True):
+        top, left, height, width = box
+        photograph = opened(dataset.train.images, row)
+        cropped = vision.resized_crop(photograph, top, left, height, width, [8, 8])
+        assert torch.equal(image, vision.pil_to_tensor(cropped))
+        beyond += left < 1 or left + width > 11
+    assert beyond  # the square in the middle
+
+
+def test_what_is_measured_is_the_middle_whatever_the_crops(load):
+    """ImageNet's usual 224 of 256 pixels."""
+    data = load("auto", augmentation=with_crops().augmentation, centre_share=0.875)
+    for row in range(len(data.validation)):
+        photograph = opened(data.validation.images, row)  # of 9 pixels the middle 7.875
+        box = (6 - 3.9375, 4.5 - 3.9375, 6 + 3.9375, 4.5 + 3.9375)
+        middle = photograph.resize((8, 8), Image.Resampling.BILINEAR, box=box)
+        assert torch.equal(
+            torch.from_numpy(data.validation.images[row : row + 1][0]), vision.pil_to_tensor(middle)
+        )
 
 
 def test_a_run_ends_with_the_same_weights(both):

@@ -1,5 +1,6 @@
 """When a checkpoint is made in the midst of an epoch."""
 
+import torch
 from training_runs import (
     MemoryStore,
     checkpoints_in,
@@ -48,6 +49,11 @@ def test_a_checkpoint_is_due_when_the_minutes_have_passed_since_the_last():
         if answers[-1]:
             interruptions.saved()
     assert answers == [False, False, True, False, False]
+
+
+def test_alone_nothing_is_asked_of_the_device_that_trains():
+    due = Interruptions(Workers(device=torch.device("meta")), every_minutes=1e-9)
+    assert [due.due() for _ in range(3)] == [True, True, True]
 
 
 def test_without_minutes_or_notice_nobody_asks():

@@ -260,7 +260,7 @@ def test_imagenet_meal_v2_is_the_published_recipe_without_its_discriminator():
     assert (training.learning_rate, training.momentum, training.weight_decay) == (0.01, 0.9, 0)
     assert (training.batch_size, training.epochs, training.schedule.kind) == (512, 180, "steps")
     assert experiment.distillation == Distillation(objective="mean_kd", temperature=1, alpha=1)
-    assert experiment.data.augmentation == Augmentation(crop="random_resized", flip=True)
+    assert experiment.data.augmentation == Augmentation(crop="photograph", flip=True)
 
 
 def test_imagenet_funmatch_is_the_published_recipe():
@@ -272,7 +272,7 @@ def test_imagenet_funmatch_is_the_published_recipe():
     assert training.weight_decay * training.learning_rate == pytest.approx(3e-4)
     steps = training.schedule.warmup_epochs * 1_271_167 / training.batch_size
     assert steps == pytest.approx(5000, rel=0.02)
-    assert experiment.data.augmentation == Augmentation(crop="random_resized", flip=True, mixup=1)
+    assert experiment.data.augmentation == Augmentation(crop="photograph", flip=True, mixup=1)
     assert experiment.distillation == Distillation(objective="mean_kd", temperature=1, alpha=1)
 
 

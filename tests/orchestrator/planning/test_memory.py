@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_runs import a_description
 
+from ekd_train.models import build_model
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.planning.capacity import Capacity, Node
@@ -17,6 +18,7 @@ from orchestrator.runtime import address
 
 GPUS = Capacity((Node(16, 4),), "10.0.0.1:6379")
 IMAGES = a_description(train=6400, num_classes=10, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
+RESNET_8 = {"name": "resnet", "depth": 8, "num_classes": 10, "in_channels": 3, "image_size": 32}
 SMALL = ["teachers.architecture={name: resnet, depth: 8}", "student.architecture={name: resnet, depth: 8}"]
 
 
@@ -64,6 +66,32 @@ def test_the_images_of_a_data_set_lie_on_the_gpu_too_unless_they_are_packed():
     more = needs(on_gpus(), many)[-1].lasting - needs(on_gpus(), few)[-1].lasting
     assert more == 6400 * 3 * 32 * 32
     assert needs(on_gpus(), many, packed=True)[-1].lasting == needs(on_gpus(), few, packed=True)[-1].lasting
+
+
+def test_a_moving_average_is_one_more_network_and_no_reason_not_to_know():
+    plain, averaged = (needs(on_gpus(*ema), IMAGES)[-1] for ema in ([], ["student.training.ema=0.99"]))
+    weights = 4 * sum(p.numel() for p in build_model(**RESNET_8).parameters())
+    assert averaged.lasting - plain.lasting == pytest.approx(weights, rel=0.1)
+    assert averaged.step == pytest.approx(plain.step, rel=0.01)
+
+
+def test_the_way_out_that_a_refusal_names_can_be_planned():
+    speed = "student.training.speed={checkpoint_activations: true, precision: %s}"
+    way_out = [speed % "auto", "cluster.gpu_memory_gib=1.1"]
+    fits = ["teachers.training.batch_size=8", "student.training.batch_size=8"]
+    line, _ = memory_lines(on_gpus(*way_out, *fits), IMAGES, GPUS)
+    assert re.search(r"student at most [\d.]+ MiB", line)
+    counted, in_float32 = (needs(on_gpus(speed % precision), IMAGES)[-1] for precision in ("auto", "float32"))
+    assert (counted.step, counted.at_most, in_float32.at_most) == (in_float32.step, True, False)
+
+
+def test_on_processors_auto_is_the_precision_that_they_have(monkeypatch):
+    steps = {}
+    for has in (True, False):
+        monkeypatch.setattr("ekd_train.training.speed._has_bfloat16", lambda _, has=has: has)
+        experiment = load_experiment("digits", [*SMALL, "student.training.speed.precision=auto"])
+        steps[has] = needs(experiment, IMAGES)[-1].step
+    assert steps[True] < 0.7 * steps[False]
 
 
 def test_a_loss_that_reads_values_leaves_the_need_unknown_and_not_the_plan(monkeypatch):

@@ -79,6 +79,20 @@ def test_a_plain_student_is_one_network():
     assert student_passes(student={"method": "kd"}) == 4 + 3
 
 
+def test_rotating_members_ask_as_many_teachers_as_there_are_members():
+    changes = {
+        "teachers": {"count": 8},
+        "student": {"members": 2},
+        "distillation": {"assignment": "rotating"},
+    }
+    assert student_passes(**changes) == 2 + 2 * 3
+
+
+def test_what_is_computed_again_costs_another_forward_of_what_learns():
+    changes = {"student": {"training": {"speed": {"checkpoint_activations": True}}}}
+    assert student_passes(**changes) == 4 + 4 * 4
+
+
 def test_a_teacher_is_a_forward_and_a_backward():
     assert passes(load_experiment("digits").teacher_runs()[0]).total == 3
 
