@@ -58,28 +58,28 @@ class Listing:
     """What a person should know who has not looked: a sentence each, naming a file."""
 
 
-def files_at(paths: Sequence[Path], labels: np.ndarray) -> ImageFiles:
+def files_at(paths: Sequence[str], labels: np.ndarray) -> ImageFiles:
     """The images at `paths`."""
-    return ImageFiles(
-        [str(path) for path in paths], lambda index: paths[index].open("rb"), labels, lambda: stamp_of(paths)
-    )
+    return ImageFiles(paths, lambda index: open(paths[index], "rb"), labels, lambda: stamp_of(paths))
 
 
-def stamp_of(paths: Sequence[str | Path]) -> tuple[str, int]:
+def stamp_of(paths: Sequence[str]) -> tuple[str, int]:
     """A hash of the files' names, sizes and times of change, in order, and their bytes in all.
 
     Of folders only the nearest one counts, so that a copy elsewhere, times kept, has the same stamp.
     """
-    digest, total = hashlib.sha256(), 0
+    digest, total, before, nearest = hashlib.sha256(), 0, None, ""
     for path in paths:
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition(os.sep)
+        if folder != before:  # there may be a million files
+            before, nearest = folder, os.path.basename(folder)
         try:
             found = os.stat(path)
             total += found.st_size
             said = f"{found.st_size} {found.st_mtime_ns}"
         except OSError:  # reading it will say more
             said = "?"
-        digest.update(f"{os.path.basename(folder)}/{name}\0{said}\n".encode(errors="surrogateescape"))
+        digest.update(f"{nearest}/{name}\0{said}\n".encode(errors="surrogateescape"))
     return digest.hexdigest(), total
 
 
@@ -101,17 +101,23 @@ def check_image_file(path: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
+    """What lies in `folder`; see `scanned`."""
+    return [folder / entry.name for entry in scanned(folder)]
+
+
+def scanned(folder: Path) -> list["os.DirEntry[str]"]:
     """What lies in `folder`, sorted by name, without hidden files and what systems leave behind.
 
     Raises:
         DataError: the folder is missing or unreadable, or a name is not UTF-8.
     """
     try:
-        names = sorted(
-            name
-            for name in os.listdir(folder)
-            if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
-        )
+        with os.scandir(folder) as found:
+            kept = [
+                entry
+                for entry in found
+                if not entry.name.startswith(".") and entry.name.lower() not in LEFT_BY_SYSTEMS
+            ]
     except FileNotFoundError:
         place = "" if folder.is_absolute() else f" in {os.getcwd()}"
         raise DataError(folder, f"does not exist{place}", "check data.root and its layout") from None
@@ -119,7 +125,10 @@ def entries(folder: Path) -> list[Path]:
         raise DataError(
             folder, f"cannot be read as a folder ({error.strerror})", "check the folder and its permissions"
         ) from error
-    for name in names:
-        if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are not UTF-8
-            raise DataError(folder, f"holds {name!r}, whose name is not UTF-8", "rename it")
-    return [folder / name for name in names]
+    kept.sort(key=lambda entry: entry.name)
+    for entry in kept:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:  # bytes that are not UTF-8, as Python shows them
+            raise DataError(folder, f"holds {entry.name!r}, whose name is not UTF-8", "rename it") from None
+    return kept

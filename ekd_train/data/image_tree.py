@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .image_files import SUFFIXES, ImageFiles, check_image_file, entries, files_at
+from .image_files import SUFFIXES, ImageFiles, check_image_file, entries, files_at, scanned
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -53,15 +53,18 @@ def labelled_files(folder: Path, names: tuple[str, ...], inner: str = "") -> Ima
     return files_at([path for paths in per_class for path in paths], labels)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every image in a folder (not deeper), sorted by name.
+def image_files(folder: Path) -> list[str]:
+    """The path of every image in a folder (not deeper), sorted by name.
 
     Raises:
         DataError: the folder is missing, unreadable or empty, or holds anything but images.
     """
-    paths = entries(folder)
-    for path in paths:
-        check_image_file(path)
+    paths = []
+    for entry in scanned(folder):
+        # What the folder itself says of a file is enough for nearly all: there may be a million.
+        if not (entry.is_file(follow_symlinks=False) and os.path.splitext(entry.name)[1].lower() in SUFFIXES):
+            check_image_file(Path(entry.path))
+        paths.append(entry.path)
     if not paths:
         raise DataError(folder, "has no images", "add images or remove the folder")
     return paths

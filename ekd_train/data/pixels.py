@@ -54,6 +54,27 @@ def header(encoded: Encoded, max_pixels: int) -> tuple[str, tuple[int, int]]:
         return image.mode, image.size
 
 
+def may_be_cut(encoded: bytes) -> bool:
+    """Whether an image's bytes may end too early: never of a JPEG, PNG or WebP that ends as it should.
+
+    >>> may_be_cut(b"\xff\xd8 ... \xff\xd9"), may_be_cut(b"\xff\xd8 ...")
+    (False, True)
+    """
+    if encoded.startswith(b"\xff\xd8"):
+        return not encoded.rstrip(b"\0").endswith(b"\xff\xd9")
+    if encoded.startswith(b"\x89PNG"):
+        return encoded[-8:-4] != b"IEND"
+    if encoded.startswith(b"RIFF"):
+        return int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
+    return True
+
+
+def decode_whole(encoded: Encoded) -> None:
+    """Decode an image, and keep nothing of it. Raises `DataError` if that cannot be done."""
+    with _opened(encoded) as image:
+        image.load()
+
+
 def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise DataError(
@@ -151,18 +172,19 @@ _CURRENT = threading.local()
 
 @contextmanager
 def names_in_warnings() -> Iterator[list[str]]:
-    """A list of what Pillow warns of, each with the first file's name."""
-    first: dict[str, str] = {}
+    """A list of what Pillow warns of, each with the first file's name and how many others it is of."""
+    of: dict[str, dict[str, None]] = {}
     found: list[str] = []
 
     def note(message: Warning | str, *_: object, **__: object) -> None:
-        first.setdefault(" ".join(str(message).split()), getattr(_CURRENT, "name", "a file"))
+        of.setdefault(" ".join(str(message).split()), {})[getattr(_CURRENT, "name", "a file")] = None
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
         yield found
-    found += [f"{name}: {message}" for message, name in first.items()]
+    for message, (first, *others) in of.items():
+        found.append(f"{first}{f' and {len(others)} more' if others else ''}: {message}")
 
 
 @contextmanager

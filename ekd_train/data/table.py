@@ -41,7 +41,7 @@ def list_table(settings: DataSettings) -> Listing:
             raise DataError(table_file, f"row {bare[0] + 1} has no {column}", "fill it in, or remove the row")
     names = tuple(sorted(set(rows[label_key])))
     labels = rows[label_key].map({name: index for index, name in enumerate(names)}).to_numpy(np.int64)
-    paths = [_below(root, name, table_file) for name in rows[paths_key]]
+    paths = [str(_below(root, name, table_file)) for name in rows[paths_key]]
     splits = _splits(rows["split"].tolist() if "split" in rows else ["train"] * len(rows), table_file)
     return Listing(
         table_file,

@@ -49,18 +49,17 @@ def _annotated(folder: Path, wnids: tuple[str, ...]) -> ImageFiles:
     annotations = folder / "val_annotations.txt"
     wnid_of = dict(_columns(annotations))
     paths = image_files(folder / "images")
+    names = [Path(path).name for path in paths]
     labels = []
-    for path in paths:
-        if path.name not in wnid_of:
-            raise DataError(annotations, f"has no line for {path.name}", "fetch the archive again")
-        if wnid_of[path.name] not in wnids:
+    for name in names:
+        if name not in wnid_of:
+            raise DataError(annotations, f"has no line for {name}", "fetch the archive again")
+        if wnid_of[name] not in wnids:
             raise DataError(
-                annotations,
-                f"labels {path.name} {wnid_of[path.name]}, which is not a class in train",
-                "correct it",
+                annotations, f"labels {name} {wnid_of[name]}, which is not a class in train", "correct it"
             )
-        labels.append(wnids.index(wnid_of[path.name]))
-    missing = wnid_of.keys() - {path.name for path in paths}
+        labels.append(wnids.index(wnid_of[name]))
+    missing = wnid_of.keys() - set(names)
     if missing:
         raise DataError(
             folder / "images" / min(missing), "does not exist, though annotated", "fetch the archive again"

@@ -6,6 +6,7 @@ every node.
 
 import hashlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ PATIENCE_S = 20.0
 
 INDEX = ".versions.json"
 """Which version of each object the folder holds; no object's name begins with a dot."""
+
+INDEX_EVERY_S = 10.0
+"""How often it is written while objects are fetched."""
 
 
 def local_data(data: DataSettings, endpoint_url: str | None) -> DataSettings:
@@ -66,20 +70,29 @@ def _bring_up_to_date(source: "S3Storage", folder: Path) -> None:
         (folder / gone).unlink(missing_ok=True)
         del kept[gone]
     new = [key for key, version in wanted.items() if kept.get(key) != version or not (folder / key).exists()]
+    written_at = time.monotonic()
     meter = ProgressBar(f"images from {source.uri()}", PlainConsole(stderr=True))
     pool = ThreadPoolExecutor(max_workers=8)
     futures = {pool.submit(source.read_file, key, folder / key): key for key in new}
     try:
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
+            kept[futures[future]] = wanted[futures[future]]
             meter(done, len(new))
+            if time.monotonic() - written_at >= INDEX_EVERY_S:  # whoever is killed now has lost no more
+                _write_index(folder / INDEX, kept)
+                written_at = time.monotonic()
     finally:
         meter.close()
         pool.shutdown(cancel_futures=True)  # those under way come to their end
         whole = [f for f in futures if not f.cancelled() and f.exception() is None]
         kept |= {futures[f]: wanted[futures[f]] for f in whole}
-        with replacing(folder / INDEX) as file:
-            file.write(json.dumps(kept).encode())
+        _write_index(folder / INDEX, kept)
+
+
+def _write_index(file: Path, kept: dict[str, str]) -> None:
+    with replacing(file) as written:
+        written.write(json.dumps(kept).encode())
 
 
 def _read_index(file: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Packed images, decoded when they are asked for."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,12 +54,14 @@ class PackedImages:
         """
         records = records_in(self.folder)
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        for place, row in enumerate(rows.tolist()):
-            box_of = None if boxes is None else boxes[place]
-            try:
-                images[place] = pixels(records.image(row), self.grey, self.settings, box_of)
-            except DataError as error:
-                raise records.named(row, error) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told when they were packed, with their names
+            for place, row in enumerate(rows.tolist()):
+                box_of = None if boxes is None else boxes[place]
+                try:
+                    images[place] = pixels(records.image(row), self.grey, self.settings, box_of)
+                except DataError as error:
+                    raise records.named(row, error) from None
         return images
 
     def digests(self) -> np.ndarray:

@@ -20,7 +20,9 @@ from ekd_train.data.packed.records import digest_of, records_in, write_records
 from ekd_train.data.pixels import (
     GREY_MODES,
     MOST_ENCODED_BYTES,
+    decode_whole,
     header,
+    may_be_cut,
     names_in_warnings,
     pixels,
     shortened,
@@ -145,6 +147,8 @@ def _stored(image: Encoded, settings: DataSettings) -> tuple[bytes, bool]:
         raise DataError(image.name, f"cannot be read ({error.strerror})", "check the file") from error
     whole = Encoded(image.name, lambda: BytesIO(encoded))
     mode, _ = header(whole, settings.max_image_pixels)
+    if may_be_cut(encoded):
+        decode_whole(whole)  # in training it would end the run, hours later
     if settings.pack_short_side is not None:
         encoded = shortened(whole, settings.pack_short_side, settings.background)
     return encoded, mode in GREY_MODES
@@ -152,7 +156,8 @@ def _stored(image: Encoded, settings: DataSettings) -> tuple[bytes, bool]:
 
 def _statistics(images: list[Encoded], grey: bool, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
     framed = settings.model_copy(update={"image_size": STATISTICS_SIZE, "resize": "shorter_side"})
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # What Pillow warns of was noted when they were packed.
+    with names_in_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         decoded = list(pool.map(lambda image: pixels(image, grey, framed), images))
     mean, std = channel_statistics(np.stack(decoded))
     return np.array(mean), np.array(std)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import data_files
@@ -12,7 +16,7 @@ from ekd_train.data import load_dataset
 from ekd_train.data.user_cache import cache_folder
 from ekd_train.settings import DataSettings
 from orchestrator.errors import ExperimentError
-from orchestrator.storage import StorageError
+from orchestrator.storage import StorageError, data_source
 from orchestrator.storage.data_source import INDEX, local_data
 from orchestrator.storage.s3 import S3Storage
 
@@ -63,6 +67,33 @@ def test_only_what_is_new_is_fetched_and_what_is_gone_goes(images: Path, s3: S3S
     second.unlink()
     assert fetched(s3) == folder
     assert second.exists()
+
+
+def test_whoever_is_killed_while_fetching_has_lost_no_more_than_the_last_seconds(
+    images: Path, s3: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, calls = S3Storage.read_file, count()
+
+    def killed_at_the_sixth(self: S3Storage, key: str, file: Path) -> None:
+        if next(calls) == 5:
+            os._exit(9)
+        fetch(self, key, file)
+
+    monkeypatch.setattr(data_source, "INDEX_EVERY_S", 0.0)
+    monkeypatch.setattr(data_source, "ThreadPoolExecutor", lambda max_workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr(S3Storage, "read_file", killed_at_the_sixth)
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            fetched(s3)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (index,) = cache_folder("data").rglob(INDEX)
+    assert 4 <= len(json.loads(index.read_text())) <= 5
+    monkeypatch.setattr(S3Storage, "read_file", fetch)
+    assert (
+        load_dataset(settings(str(fetched(s3)))).fingerprint
+        == load_dataset(settings(str(images))).fingerprint
+    )
 
 
 def test_an_index_that_is_damaged_costs_no_more_than_fetching_again(images: Path, s3: S3Storage) -> None:

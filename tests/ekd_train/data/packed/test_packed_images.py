@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,15 @@ from ekd_train.settings import DataSettings
 EACH = 9
 
 
-def damage_body(write_photograph, file):
-    write_photograph(file, 5, size=(300, 300))
-    file.write_bytes(file.read_bytes()[:-2000])
+def damage_body(file):
+    """A PNG that begins and ends as it should, whatever it is called."""
+    written = BytesIO()
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        written, "PNG"
+    )
+    body = bytearray(written.getvalue())
+    body[1000:3000] = bytes(2000)
+    file.write_bytes(body)
 
 
 def settings(root, **choices):
@@ -155,8 +162,30 @@ def test_a_file_that_is_no_image_is_named(root):
         load_dataset(settings(root))
 
 
-def test_an_image_whose_body_is_damaged_is_named_when_it_is_decoded(root, write_photograph):
-    damage_body(write_photograph, root / "test/cat/1.jpg")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_a_file_that_ends_too_early_is_named_when_it_is_packed_and_not_hours_later(root, suffix):
+    """None of the few that statistics are taken of."""
+    whole = root / f"test/cat/0.{suffix}"
+    Image.open(root / "test/cat/0.jpg").save(whole)
+    load_dataset(settings(root))
+    whole.write_bytes(whole.read_bytes()[:-40])
+    with pytest.raises(DataError, match=rf"test/cat/0\.{suffix}: cannot be decoded"):
+        load_dataset(settings(root))
+
+
+def test_a_photograph_with_an_odd_exif_block_is_named_once_and_with_the_others(root, capfd):
+    for number in range(3):
+        path = root / f"test/cat/{number}.jpg"
+        Image.open(path).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    data = load_dataset(settings(root))
+    data.test.images[:]
+    (finding,) = [finding for finding in data.findings if "EXIF" in finding]
+    assert "test/cat/0.jpg and 2 more: " in finding
+    assert capfd.readouterr().err == ""
+
+
+def test_an_image_whose_body_is_damaged_is_named_when_it_is_decoded(root):
+    damage_body(root / "test/cat/1.jpg")
     data = load_dataset(settings(root))
     with pytest.raises(DataError, match=r"test/cat/1\.jpg: cannot be decoded"):
         data.test.images[:]
@@ -288,8 +317,8 @@ def test_loading_does_not_move_the_global_generator(root):
 
 
 @pytest.mark.slow
-def test_loader_processes_give_the_same_batches_and_name_the_file_that_is_damaged(root, write_photograph):
-    damage_body(write_photograph, root / "test/dog/2.jpg")
+def test_loader_processes_give_the_same_batches_and_name_the_file_that_is_damaged(root):
+    damage_body(root / "test/dog/2.jpg")
     data = load_dataset(settings(root))
     slices = [slice(start, start + 3) for start in range(0, len(data.train), 3)]
     (alone, _), (two, test) = (
