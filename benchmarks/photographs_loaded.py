@@ -25,17 +25,20 @@ from datasets import Image as ImageColumn
 from datasets.arrow_writer import ArrowWriter
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from benchmarks.photographs import write_photographs
 from benchmarks.result import Result, table
 from ekd_train.data import load_dataset
+from ekd_train.data.augment import as_float, crops_of, draw_augmentation
 from ekd_train.data.image_files import Encoded
 from ekd_train.data.packed.images import PackedImages
+from ekd_train.data.packed.loader import Wanted
 from ekd_train.data.packed.records import records_in
 from ekd_train.data.pixels import pixels
 from ekd_train.data.tensors import place
-from ekd_train.settings import DataSettings
+from ekd_train.settings import Augmentation, DataSettings
 
 TARGET = 10
 PHOTOGRAPHS, MANY = 2000, 20_000
@@ -43,6 +46,9 @@ SIZE, SHORT_SIDE, CAMERA = 224, 256, 400
 """Pixels: of what is trained on, of what is stored, and of the shorter side as they come."""
 BATCH = 64
 ROUNDS = 3
+CROPS = Augmentation(crop="photograph", flip=True)
+LISTED = 10_000, 100_000
+"""Files of two listings, from which the time that a million takes is told."""
 
 
 def settings(root: Path, short_side: int | None) -> DataSettings:
@@ -53,6 +59,7 @@ def settings(root: Path, short_side: int | None) -> DataSettings:
         validation_size=100,
         pack="always",
         pack_short_side=short_side,
+        augmentation=CROPS,
     )
 
 
@@ -71,10 +78,19 @@ def torchvision_batches(root: Path) -> Iterator[torch.Tensor]:
 
 
 def our_batches(root: Path, short_side: int | None, processes: int = 0) -> Iterator[torch.Tensor]:
+    """The same, from packed photographs: uint8, cropped as they are decoded, and mirrored."""
     data = place(load_dataset(settings(root, short_side)), torch.device("cpu"), processes).training.train
     assert not isinstance(data.images, torch.Tensor)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(data.labels)))
-    yield from data.images.stream(order.split(BATCH))
+    order = np.random.default_rng(0).permutation(len(data.labels))
+    parts = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
+    draws = [
+        draw_augmentation(torch.Generator().manual_seed(first), len(rows), CROPS)
+        for first, rows in enumerate(parts)
+    ]
+    wanted = (Wanted(rows, crops_of(draw)) for rows, draw in zip(parts, draws, strict=True))
+    for images, draw in zip(data.images.stream(wanted), draws, strict=True):
+        images[draw.flipped] = images[draw.flipped].flip(-1)
+        yield images
 
 
 def rate(batches: Iterator[torch.Tensor], count: int = 8) -> float:
@@ -100,7 +116,8 @@ def _measure(folder: Path) -> list[Result]:
             theirs = rate(torchvision_batches(camera))
             pairs.append((theirs, rate(our_batches(camera, SHORT_SIDE)), rate(our_batches(camera, None))))
         theirs, ours, whole = (float(np.median(column)) for column in zip(*pairs, strict=True))
-        grown = _memory(_linked(small, folder / "many")) - _memory(small)
+        grown = _memory(_linked(small, folder / "many", MANY)) - _memory(small)
+        one, two = (_wall_rate(our_batches(camera, SHORT_SIDE, processes)) for processes in (1, 2))
         return [
             Result(
                 TARGET,
@@ -126,6 +143,28 @@ def _measure(folder: Path) -> list[Result]:
                 better="smaller",
                 unit="MiB more",
             ),
+            Result(
+                TARGET,
+                "two loader processes over one, by the clock",
+                two / one,
+                note=f"{one:.0f} and {two:.0f} images/s, beside the process that asks for them",
+            ),
+            Result(
+                TARGET,
+                "waiting for images, of a step of ResNet-18 with one loader process",
+                _waiting(camera),
+                0.03,
+                better="smaller",
+            ),
+            Result(
+                TARGET,
+                "`ekd plan` of a million images, packed before",
+                _planning(folder / "listed"),
+                10,
+                better="smaller",
+                unit="s",
+                note=f"by those of {LISTED[0]:,} and {LISTED[1]:,}",
+            ),
             *_records(small),
         ]
     finally:
@@ -135,10 +174,59 @@ def _measure(folder: Path) -> list[Result]:
             os.environ["XDG_CACHE_HOME"] = before
 
 
-def _linked(source: Path, target: Path) -> Path:
-    """A folder of `MANY` images: links to those of `source` under further names."""
+def _wall_rate(batches: Iterator[torch.Tensor], count: int = 10) -> float:
+    next(batches)
+    began = time.perf_counter()
+    taken = sum(len(batch) for batch in islice(batches, count))
+    return taken / (time.perf_counter() - began)
+
+
+def _waiting(root: Path, steps: int = 4) -> float:
+    """The share of a training step that its process waits for images."""
+    network, batches = resnet18(num_classes=10), our_batches(root, SHORT_SIDE, 1)
+    next(batches)
+    began, waited = time.perf_counter(), 0.0
+    for _ in range(steps):
+        asked = time.perf_counter()
+        images = next(batches)
+        waited += time.perf_counter() - asked
+        network(as_float(images)).logsumexp(1).sum().backward()
+    return waited / (time.perf_counter() - began)
+
+
+def _planning(folder: Path) -> float:
+    """Seconds of CPU time that `ekd plan` would take for a million images, whose pack is there."""
+    tiny = folder / "tiny"
+    write_photographs(tiny, 100, 16, test=100)
+    took = []
+    for count in LISTED:
+        root = _linked(tiny, folder / str(count), count)
+        experiment = folder / f"{count}.yaml"
+        experiment.write_text(
+            f"""
+data: {{name: image_folder, root: {root}, image_size: 16, pack: always, validation_size: 100}}
+teachers: {{count: 1, architecture: {{name: resnet, depth: 8}}}}
+student: {{method: kd, architecture: {{name: resnet, depth: 8}}}}
+perturbation: {{kind: none}}
+"""
+        )
+        for command in ("pack", "plan"):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, "-m", "orchestrator", command, str(experiment)],
+                check=True,
+                capture_output=True,
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    few, many = took
+    return few + (many - few) / (LISTED[1] - LISTED[0]) * (1_000_000 - LISTED[0])
+
+
+def _linked(source: Path, target: Path, count: int) -> Path:
+    """A folder of `count` images: links to those of `source` under further names."""
     files = sorted((source / "train").rglob("*.jpg"))
-    for number in range(MANY):
+    for number in range(count):
         file = files[number % len(files)]
         link = target / "train" / file.parent.name / f"{number:07d}.jpg"
         link.parent.mkdir(parents=True, exist_ok=True)

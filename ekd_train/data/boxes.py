@@ -1,8 +1,11 @@
 """Rectangles of an image by numbers that were drawn: which part a crop shows, or what is erased."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ATTEMPTS = 10
@@ -52,8 +55,32 @@ def crop_boxes(numbers: Tensor, height: int, width: int, scale: tuple[float, flo
 
 
 def crop_box(
-    numbers: Tensor, scale: tuple[float, float], height: int, width: int
+    numbers: Sequence[float], scale: tuple[float, float], height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of one of `crop_boxes`; `numbers (RECTANGLE)`."""
-    top, left, h, w = crop_boxes(numbers[None], height, width, scale)[0].tolist()
+    """Top, left, height and width of one crop, as `crop_boxes` has it; `numbers`: `RECTANGLE` of them."""
+    low, high = (math.log(ratio) for ratio in CROP_RATIO)
+    for share, ratio in zip(numbers[:ATTEMPTS], numbers[ATTEMPTS : 2 * ATTEMPTS], strict=True):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = math.exp(low + (high - low) * ratio)
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 1 <= h <= height and 1 <= w <= width:
+            return int(numbers[-2] * (height - h + 1)), int(numbers[-1] * (width - w + 1)), h, w
+    top, left, h, w = crop_boxes(torch.tensor([numbers]), height, width, scale)[0].tolist()  # the middle
     return top, left, h, w
+
+
+def cut_out(
+    numbers: Sequence[float], scale: tuple[float, float], size: int, photograph: np.ndarray
+) -> np.ndarray:
+    """The crop of a uint8 photograph `(h, w)` or `(h, w, 3)`, brought to `(c, size, size)`.
+
+    Bilinear and smoothed where it becomes smaller, as torchvision's `RandomResizedCrop` of a tensor; twice as
+    fast as Pillow's, from which it differs by one grey level here and there.
+    """
+    top, left, h, w = crop_box(numbers, scale, *photograph.shape[:2])
+    image = torch.from_numpy(photograph)
+    image = image[None] if image.dim() == 2 else image.permute(2, 0, 1)
+    part = image[None, :, top : top + h, left : left + w]
+    resized = F.interpolate(part, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    made: np.ndarray = resized[0].numpy()
+    return made

@@ -16,8 +16,8 @@ from ekd_train.settings import DataSettings
 from .errors import DataError
 from .image_files import Encoded
 
-BoxOf = Callable[[int, int], tuple[int, int, int, int]]
-"""From height and width of an image, as it is shown, to top, left, height and width of a part."""
+Cut = Callable[[np.ndarray], np.ndarray]
+"""From a decoded image, uint8 `(h, w)` or `(h, w, 3)`, to what is shown of it, `(c, size, size)`."""
 
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -89,15 +89,14 @@ def _png_bits(encoded: Encoded) -> int:
         return file.read(PNG_BITS + 1)[PNG_BITS]
 
 
-def pixels(encoded: Encoded, grey: bool, settings: DataSettings, box_of: BoxOf | None = None) -> np.ndarray:
+def pixels(encoded: Encoded, grey: bool, settings: DataSettings, cut: Cut | None = None) -> np.ndarray:
     """An image as uint8 `(c, h, w)`; raises `DataError` if it cannot be decoded, or has too many pixels.
 
     Args:
         encoded: its bytes and name.
         grey: whether it is to have one channel.
         settings: `image_size` and how images come to it.
-        box_of: which part is cut out instead of the middle, as torchvision's `RandomResizedCrop` cuts; needs
-            an `image_size`.
+        cut: makes something else of the whole image than `settings.resize` says.
     """
     size, background = settings.image_size, settings.background
     with _opened(encoded) as image:
@@ -109,11 +108,9 @@ def pixels(encoded: Encoded, grey: bool, settings: DataSettings, box_of: BoxOf |
         _turn(image)
         shown = _over(image, background) if image.has_transparency_data else image
         converted = shown.convert("L" if grey else "RGB")
-        if size and box_of is not None:
-            top, left, height, width = box_of(converted.height, converted.width)
-            part = converted.crop((left, top, left + width, top + height))
-            converted = part.resize((size, size), Image.Resampling.BILINEAR)
-        elif size and (converted.size != (size, size) or settings.centre_share < 1):
+        if cut is not None:
+            return cut(np.asarray(converted))
+        if size and (converted.size != (size, size) or settings.centre_share < 1):
             converted = _framed(converted, size, settings)
         values = np.asarray(converted)
     return values[None] if grey else values.transpose(2, 0, 1)

@@ -52,12 +52,13 @@ def load_here(data: DataSettings, endpoint_url: str | None, room: int, *, make: 
 def packed_line(form: PackedForm) -> str:
     """What is packed, its size, and why."""
     count, state = f"{form.images:,} images", "are packed in" if form.made else "will be packed into"
-    size = f" ({_gib(form.encoded_bytes)})" if form.encoded_bytes else ""
+    size = f" ({gib(form.encoded_bytes)})" if form.encoded_bytes else ""
     return (
-        f"{count}{size} {state} {form.folder}; decoded they take {_gib(form.decoded_bytes)}, "
-        f"and {_gib(form.room)} of memory are for them"
+        f"{count}{size} {state} {form.folder}; decoded they take {gib(form.decoded_bytes)}, "
+        f"and {gib(form.room)} of memory are for them"
     )
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes in GiB or MiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

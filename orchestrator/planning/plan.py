@@ -17,7 +17,8 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.summary import compact
 from orchestrator.planning.capacity import Capacity, runs_at_once
-from orchestrator.planning.data import packed_line
+from orchestrator.planning.data import gib, packed_line
+from orchestrator.planning.networks import bytes_needed
 from orchestrator.planning.preflight import Checked
 from orchestrator.tracking import redacted
 
@@ -157,6 +158,8 @@ def plan_lines(checked: Checked) -> list[str]:
         f"cluster   {checked.capacity.describe()}{checked.capacity.unused_gpus(experiment.cluster)}",
         *workers_lines(experiment, checked.capacity),
         f"storage   {checked.storage.uri()}",
+        f"disk      at most about {gib(bytes_needed(experiment, described))} there: networks, checkpoints, "
+        "predictions",
         f"tracking  {redacted(checked.tracking_uri)}",
         f"model     {experiment.model_name}",
         *checked.given.lines,

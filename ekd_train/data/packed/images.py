@@ -11,7 +11,7 @@ import numpy as np
 from ekd_train.data.errors import DataError
 from ekd_train.data.packed.index import INDEX
 from ekd_train.data.packed.records import records_in
-from ekd_train.data.pixels import BoxOf, pixels
+from ekd_train.data.pixels import Cut, pixels
 from ekd_train.settings import DataSettings
 
 
@@ -47,19 +47,19 @@ class PackedImages:
         """The images at `indices`, decoded: uint8 `(m, c, h, w)`. Raises `DataError`, naming the file."""
         return self.decoded(self.rows[indices])
 
-    def decoded(self, rows: np.ndarray, boxes: Sequence[BoxOf] | None = None) -> np.ndarray:
+    def decoded(self, rows: np.ndarray, cuts: Sequence[Cut] | None = None) -> np.ndarray:
         """Those images of the folder, whether or not they are among these.
 
-        `boxes`: which part of each is cut out; None: all show what `settings.resize` says.
+        `cuts`: what is shown of each; None: what `settings.resize` says.
         """
         records = records_in(self.folder)
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # told when they were packed, with their names
             for place, row in enumerate(rows.tolist()):
-                box_of = None if boxes is None else boxes[place]
+                cut = None if cuts is None else cuts[place]
                 try:
-                    images[place] = pixels(records.image(row), self.grey, self.settings, box_of)
+                    images[place] = pixels(records.image(row), self.grey, self.settings, cut)
                 except DataError as error:
                     raise records.named(row, error) from None
         return images

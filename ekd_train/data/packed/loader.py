@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ekd_train.data.boxes import crop_box
+from ekd_train.data.boxes import cut_out
 from ekd_train.data.errors import DataError
 from ekd_train.data.packed.images import PackedImages
-from ekd_train.data.pixels import BoxOf
+from ekd_train.data.pixels import Cut
 from ekd_train.data.transfer import to_device
 
 BATCHES_AHEAD = 2
@@ -43,13 +43,15 @@ class _Decoder(Dataset[Tensor]):
 
     def __getitem__(self, wanted: Wanted) -> Tensor | DataError:  # type: ignore[override]
         try:
-            return torch.from_numpy(self.images.decoded(wanted.rows, self._boxes(wanted.crops)))
+            return torch.from_numpy(self.images.decoded(wanted.rows, self._cuts(wanted.crops)))
         except DataError as error:  # as a value: the library would rebuild it from its message alone
             return error
 
-    def _boxes(self, crops: Tensor | None) -> list[BoxOf] | None:
-        scale = self.images.settings.augmentation.scale
-        return None if crops is None else [partial(crop_box, numbers, scale) for numbers in crops]
+    def _cuts(self, crops: Tensor | None) -> list[Cut] | None:
+        if crops is None:
+            return None
+        scale, size = self.images.settings.augmentation.scale, self.images.shape[-1]
+        return [partial(cut_out, numbers, scale, size) for numbers in crops.tolist()]
 
 
 class _Requests:

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from ekd_train.data.augment import as_float, augment, draw_augmentation
-from ekd_train.data.boxes import CROP, crop_boxes, rectangles
+from ekd_train.data.boxes import CROP, crop_box, crop_boxes, rectangles
 from ekd_train.data.mixing import draw_mixing, mix, smoothed
 from ekd_train.data.recipe import (
     BINS,
@@ -183,6 +183,13 @@ def test_a_share_needs_its_own_images_and_their_partners_alone():
         mixed, kept_here = mix(images[needed], share)
         assert torch.equal(mixed, whole[start:stop])
         assert torch.equal(kept_here, kept[start:stop])
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 600), (33, 40), (300, 20)])
+def test_the_box_of_one_image_is_that_of_a_batch(height, width):
+    drawn = numbers(500)[:, CROP]
+    boxes = crop_boxes(drawn, height, width, (0.08, 1.0)).tolist()
+    assert [list(crop_box(one, (0.08, 1.0), height, width)) for one in drawn.tolist()] == boxes
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 17, 9), (2, 1, 2, 5), (2, 3, 3, 3)])

@@ -149,8 +149,8 @@ def test_a_crop_is_torchvisions_of_the_whole_photograph(load):
     for image, row, box in zip(batch.images, rows.tolist(), boxes.tolist(), strict=True):
         top, left, height, width = box
         photograph = opened(dataset.train.images, row)
-        cropped = vision.resized_crop(photograph, top, left, height, width, [8, 8])
-        assert torch.equal(image, vision.pil_to_tensor(cropped))
+        cropped = vision.resized_crop(vision.pil_to_tensor(photograph), top, left, height, width, [8, 8])
+        assert (image.int() - cropped.int()).abs().max() <= 1
         beyond += left < 1 or left + width > 11
     assert beyond  # the square in the middle
 
