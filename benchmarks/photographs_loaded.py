@@ -110,13 +110,14 @@ def _measure(folder: Path) -> list[Result]:
         camera, small = folder / "camera", folder / "small"
         write_photographs(camera, PHOTOGRAPHS // 2, CAMERA, test=100)
         write_photographs(small, PHOTOGRAPHS, SIZE, test=100)
-        packing = per_cpu_second(PHOTOGRAPHS + 100, lambda: load_dataset(settings(small, None)))
+        many = _linked(small, folder / "many", MANY)
+        packing = per_cpu_second(MANY + 100, lambda: load_dataset(settings(many, None)))
         pairs = []
         for _ in range(ROUNDS):  # side by side, so that both meet the same machine
             theirs = rate(torchvision_batches(camera))
             pairs.append((theirs, rate(our_batches(camera, SHORT_SIDE)), rate(our_batches(camera, None))))
         theirs, ours, whole = (float(np.median(column)) for column in zip(*pairs, strict=True))
-        grown = _memory(_linked(small, folder / "many", MANY)) - _memory(small)
+        grown = _memory(many) - _memory(small)
         one, two = (_wall_rate(our_batches(camera, SHORT_SIDE, processes)) for processes in (1, 2))
         return [
             Result(
