@@ -9,11 +9,20 @@ from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
 from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, unrecognised, verdict
 from orchestrator.planning.preflight import Checked
-from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER
+from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER, NOT_FINITE, WORSE_THAN_CONTROL
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.table import failures, short_values, spare_columns, trials_table
 from orchestrator.tuning.trial_store import TrialStore
+
+ADVICE = {
+    AT_CHANCE: "It does not tell the classes apart yet: train longer (student.training.epochs), or with a "
+    "lower student.training.learning_rate; the report shows how the training went.",
+    WORSE_THAN_CONTROL: "Labels alone do better so far: train longer, or with a lower "
+    "student.training.learning_rate or distillation.temperature; the report compares the two.",
+    NOT_FINITE: "Its training diverged: lower student.training.learning_rate; the report shows when.",
+}
+"""How the reason of a challenger begins -> what makes a better one."""
 
 
 def print_results(checked: Checked, manifest: Manifest, request: SearchRequest | None = None) -> None:
@@ -35,9 +44,8 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
             f"WARNING: registered as {registered.name}, before {checked.experiment.model_name} was set"
         )
     console.say(f"Registered as {registered.promotion}")
-    hopeless = registered.promotion.startswith(f"{CHALLENGER}: {AT_CHANCE}")
-    if not small and not hopeless and registered.promotion.startswith(CHALLENGER):
-        console.say(f"To make it the champion: {_promote_command(checked, registered.uri)}")
+    if registered.promotion.startswith(CHALLENGER):
+        console.say(_advice(registered.promotion, _promote_command(checked, registered.uri), small=small))
     console.say(f"Report: {checked.storage.uri(REPORT)}")
     if command := ui_command(checked.tracking_uri):
         console.say(f"To look at it: {command}")
@@ -47,6 +55,17 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     if small:
         console.say("A smoke run: every stage has run, and its numbers mean nothing.")
     console.say(registered.uri)
+
+
+def _advice(promotion: str, command: str, *, small: bool) -> str:
+    """What to do about a challenger, by its reason `promotion`; `command` makes it the champion."""
+    if small:
+        return f"If a smoke run is to be the champion all the same: {command}"
+    reason = promotion.removeprefix(f"{CHALLENGER}: ")
+    for cause, advice in ADVICE.items():
+        if reason.startswith(cause):
+            return f"{advice}\nIf you want it as champion all the same: {command}"
+    return f"To make it the champion: {command}"
 
 
 def _promote_command(checked: Checked, uri: str) -> str:

@@ -11,6 +11,9 @@ Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
 AT_CHANCE = "at chance level"
+WORSE_THAN_CONTROL = "worse than its own control"
+NOT_FINITE = "it has no finite"
+"""How reasons begin for which a version is a challenger, whatever the champion is."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def doubt(
             f"classes, where guessing may reach {by_luck:.4f} on {images} images"
         )
     if control.comparable(by) and student.merit(by) < control.merit(by):
-        return f"worse than its own control, which learned from labels alone: {student} against {control}"
+        return f"{WORSE_THAN_CONTROL}, which learned from labels alone: {student} against {control}"
     return None
 
 
@@ -103,7 +106,7 @@ def decide_promotion(
     """
     compared = "validation accuracy and NLL" if by != "balanced_accuracy" else "balanced validation accuracy"
     if candidate is None or not candidate.comparable(by):
-        return Promotion(CHALLENGER, f"it has no finite {compared}")
+        return Promotion(CHALLENGER, f"{NOT_FINITE} {compared}")
     if doubted is not None:
         return Promotion(CHALLENGER, doubted)
     if vacant:
