@@ -25,8 +25,13 @@ ADVICE = {
 """How the reason of a challenger begins -> what makes a better one."""
 
 
-def print_results(checked: Checked, manifest: Manifest, request: SearchRequest | None = None) -> None:
-    """The search, where there was one, and the predictors; the last line is the registered model's URI."""
+def print_results(
+    checked: Checked, manifest: Manifest, request: SearchRequest | None = None, *, asked: bool = False
+) -> None:
+    """The search, where there was one, and the predictors; the last line is the registered model's URI.
+
+    `asked`: the registry has just said how the version stands; else that is of when it was registered.
+    """
     console = results_console()
     if request is not None:
         _print_search(console, TrialStore(checked.storage), manifest.content, request)
@@ -43,9 +48,12 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
         console.say(
             f"WARNING: registered as {registered.name}, before {checked.experiment.model_name} was set"
         )
-    console.say(f"Registered as {registered.promotion}")
+    console.say(
+        f"In the registry: {registered.promotion}" if asked else f"Registered as {registered.promotion_then}"
+    )
     if registered.promotion.startswith(CHALLENGER):
-        console.say(_advice(registered.promotion, _promote_command(checked, registered.uri), small=small))
+        promote = _promote_command(checked, registered.uri)
+        console.say(_advice(registered.promotion, promote, small=small, asked=asked))
     console.say(f"Report: {checked.storage.uri(REPORT)}")
     if command := ui_command(checked.tracking_uri):
         console.say(f"To look at it: {command}")
@@ -57,15 +65,18 @@ def print_results(checked: Checked, manifest: Manifest, request: SearchRequest |
     console.say(registered.uri)
 
 
-def _advice(promotion: str, command: str, *, small: bool) -> str:
-    """What to do about a challenger, by its reason `promotion`; `command` makes it the champion."""
+def _advice(promotion: str, command: str, *, small: bool, asked: bool) -> str:
+    """What to do about a challenger, by its reason `promotion`; `command` makes it the champion.
+
+    Unless the registry was just `asked`, somebody may have made it the champion since.
+    """
     if small:
         return f"If a smoke run is to be the champion all the same: {command}"
     reason = promotion.removeprefix(f"{CHALLENGER}: ")
     for cause, advice in ADVICE.items():
         if reason.startswith(cause):
             return f"{advice}\nIf you want it as champion all the same: {command}"
-    return f"To make it the champion: {command}"
+    return f"To make it the champion{'' if asked else ', if it is not by now'}: {command}"
 
 
 def _promote_command(checked: Checked, uri: str) -> str:

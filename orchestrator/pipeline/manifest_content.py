@@ -114,13 +114,18 @@ class Registered(Output):
     aliases: tuple[str, ...]
     """When it was registered."""
     promotion: str
-    """Whether it became champion, and why."""
+    """Whether it became champion, and why; when it was registered too."""
     uri: str
     """`models:/NAME/VERSION`."""
     archive_sha256: str = ""
     """Of the registered archive's bytes; empty in runs of versions that did not note it."""
     experiment_id: str = ""
     """MLflow's, that has the run; empty as above."""
+
+    @property
+    def promotion_then(self) -> str:
+        """`promotion` for whoever reads it later, when the alias may have moved."""
+        return f"{self.promotion} (when registered; `ekd models {self.name}` says what it is now)"
 
 
 class Reported(Output):

@@ -125,7 +125,7 @@ def one_run(run: Storage, run_id: str) -> str:
     trials = sorted(now.keys() - {name for name, _ in planned})
     lines += [f"  {name:12s} {now[name]}" for name in trials]
     if manifest.done("register"):
-        lines += ["", f"  {manifest.registered.uri}  {manifest.registered.promotion}"]
+        lines += ["", f"  {manifest.registered.uri}  {manifest.registered.promotion_then}"]
     return "\n".join(lines)
 
 

@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = build_experiment(tree)
     with nothing_started():
         checked = check(experiment, arguments.run_id, capacity=just_enough(experiment.cluster), begun=True)
-    print_results(checked, pipeline.run(checked, again=("register", "report")))
+    print_results(checked, pipeline.run(checked, again=("register", "report")), asked=True)
     return 0

@@ -31,7 +31,9 @@ def content(promotion: str, run: str = "finished") -> ManifestContent:
     return stored.model_copy(update={"stages": stored.stages | {"register": stage}})
 
 
-def printed(promotion: str, capsys: pytest.CaptureFixture[str], *, small: bool = False) -> list[str]:
+def printed(
+    promotion: str, capsys: pytest.CaptureFixture[str], *, small: bool = False, asked: bool = False
+) -> list[str]:
     """The lines of such a run's end."""
     storage = open_storage(str(GOLDEN / "finished"))
     experiment = read_experiment(storage)
@@ -42,7 +44,7 @@ def printed(promotion: str, capsys: pytest.CaptureFixture[str], *, small: bool =
         experiment=experiment, storage=storage, tracking_uri=TRACKING, run_id="mine"
     )
     manifest: Any = SimpleNamespace(content=content(promotion))
-    print_results(checked, manifest)
+    print_results(checked, manifest, asked=asked)
     return capsys.readouterr().out.splitlines()
 
 
@@ -77,3 +79,20 @@ def test_of_a_champion_no_command_is_told(capsys):
     lines = printed(str(decide_promotion(BETTER, GOOD, vacant=False)), capsys)
     assert any(line.startswith("Registered as champion: better") for line in lines)
     assert not any("promote" in line for line in lines)
+
+
+def test_a_run_that_is_called_again_says_that_its_alias_is_of_when_it_was_registered(capsys):
+    lines = printed(CHALLENGERS["not better than the champion"][0], capsys)
+    (said,) = [line for line in lines if line.startswith("Registered as challenger: not better")]
+    assert said.endswith(" (when registered; `ekd models ekd-golden` says what it is now)")
+    (advice,) = [line for line in lines if "ekd promote" in line]
+    assert advice.startswith("To make it the champion, if it is not by now: ")
+
+
+def test_what_the_registry_has_just_said_is_of_today(capsys):
+    promotion = "champion: smaller images (when registered, challenger: not better)"
+    lines = printed(promotion, capsys, asked=True)
+    assert f"In the registry: {promotion}" in lines
+    assert not any("promote" in line for line in lines)
+    lines = printed(CHALLENGERS["the same network"][0], capsys, asked=True)
+    assert any(line.startswith("To make it the champion: ") for line in lines)

@@ -56,6 +56,13 @@ def test_their_states_are_listed(runs, capsys):
     assert "student      checkpoint after epoch" in capsys.readouterr().out
 
 
+def test_a_versions_alias_is_said_to_be_of_when_it_was_registered(runs, capsys):
+    assert main(["status", "searched", "--storage", "runs"]) == 0
+    version = " ".join(capsys.readouterr().out.split()).partition("models:/ekd-golden/2 ")[2]
+    assert version.startswith("challenger: not better: ")
+    assert version.endswith(" (when registered; `ekd models ekd-golden` says what it is now)")
+
+
 @pytest.mark.parametrize("name", ["finished", "searched"])
 def test_finished_ones_are_exported_and_reported(runs, capsys, name):
     assert main(["export", name, "--storage", "runs", "--output", "student.safetensors"]) == 0
