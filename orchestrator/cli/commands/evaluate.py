@@ -17,7 +17,7 @@ from orchestrator.pipeline.manifest import EVALUATION, REPORT
 from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.progress_bar import ProgressBar
-from orchestrator.pipeline.summary import order
+from orchestrator.pipeline.summary import MEANINGS, order
 from orchestrator.report import load_evidence, render
 from orchestrator.robustness.evaluation import evaluate_run, finished_run, read_settings
 from orchestrator.robustness.flat_metrics import flat_metrics
@@ -62,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 1
     console = results_console()
-    console.print(results_table(found))
+    results = results_table(found)
+    console.show(results, SPARE)
+    console.say(legend(results), "dim")
     console.print()
-    console.print(severity_table(found, stored.manifest.evaluated.predictors))
+    console.show(severity_table(found, stored.manifest.evaluated.predictors), SPARE_SEVERITIES)
     console.print()
     console.say(f"Report: {storage.uri(REPORT)}")
     console.say(storage.uri(EVALUATION))
@@ -72,17 +74,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 HEADINGS = {
-    "corruption/{}/accuracy": ("corrupted acc. %", 100, 2),
-    "corruption/{}/nll": ("NLL", 1, 3),
-    "corruption/{}/ece": ("ECE", 1, 3),
-    "corruption/{}/mce": ("mCE", 1, 3),
-    "out_of_distribution/{}/max_probability/auroc": ("AUROC max p", 1, 3),
-    "out_of_distribution/{}/entropy/auroc": ("entropy", 1, 3),
-    "out_of_distribution/{}/disagreement/auroc": ("disagr.", 1, 3),
-    "out_of_distribution/{}/max_probability/fpr_at_95": ("FPR@95", 1, 3),
-    "risk_coverage/{}/aurc": ("AURC", 1, 4),
+    "corruption/{}/accuracy": ("corrupted\nacc. %", 100, 2),
+    "corruption/{}/nll": ("\nNLL", 1, 3),
+    "corruption/{}/ece": ("\nECE", 1, 3),
+    "corruption/{}/mce": ("\nmCE", 1, 3),
+    "out_of_distribution/{}/max_probability/auroc": ("AUROC\nmax p", 1, 3),
+    "out_of_distribution/{}/entropy/auroc": ("AUROC\nentropy", 1, 3),
+    "out_of_distribution/{}/disagreement/auroc": ("AUROC\ndisagr.", 1, 3),
+    "out_of_distribution/{}/max_probability/fpr_at_95": ("\nFPR@95", 1, 3),
+    "risk_coverage/{}/aurc": ("\nAURC", 1, 4),
 }
 """Metric of `flat_metrics` -> heading, factor, digits."""
+
+SPARE = ("\nECE", "AUROC\ndisagr.", "AUROC\nentropy", "\nNLL", "\nFPR@95")
+"""Headings of columns that a narrow terminal can do without, the first of them first."""
+SPARE_SEVERITIES = ("4", "2", "3")
+
+WHAT_THEY_ARE = {
+    "corrupted": "means over all corruptions and severities; clean images are in the table below",
+    "NLL": MEANINGS["NLL"],
+    "ECE": MEANINGS["ECE"],
+    "mCE": "mean corruption error: errors over the control's, averaged over corruptions; lower is better",
+    "AUROC": "how often a foreign image looks less known than a known one, by its largest probability, by "
+    "the entropy, or by how members or teachers disagree; 0.5 by chance, higher is better",
+    "FPR@95": "share of foreign images accepted where 95 % of the known ones are; lower is better",
+    "AURC": "area under risk over coverage: error among the k surest images, mean over k; lower is better",
+}
+"""Word of a heading -> what it means."""
 
 
 def results_table(found: Mapping[str, Any]) -> Table:
@@ -98,7 +116,13 @@ def results_table(found: Mapping[str, Any]) -> Table:
             for key, (_, scale, digits) in columns.items()
         ]
         lines.append([name, *cells])
-    return _table(["predictor", *(heading for heading, _, _ in columns.values())], lines)
+    return _table(["\npredictor", *(heading for heading, _, _ in columns.values())], lines)
+
+
+def legend(results: Table) -> str:
+    """What the headings of `results` mean, a line each."""
+    shown = {word for column in results.columns for word in str(column.header).split()}
+    return "\n".join(f"{word}: {what}" for word, what in WHAT_THEY_ARE.items() if word in shown)
 
 
 def severity_table(found: Mapping[str, Any], clean: Mapping[str, Predictor]) -> Table:
@@ -123,7 +147,7 @@ def _names(found: Mapping[str, Any]) -> list[str]:
 def _table(headings: list[str], lines: list[list[str]]) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if index == 0 else "right")
+        made.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for line in lines:
         made.add_row(*line, style="bold" if line[0] == "averaged" else None)
     return made

@@ -15,10 +15,19 @@ from ekd_train.persistence.networks import save_average
 from ekd_train.persistence.predictions import PredictionsWriter, load_predictions
 from ekd_train.persistence.records import Cost, NetworkRecord, PredictionsRecord
 from ekd_train.robustness.settings import RobustnessSettings
+from orchestrator.cli.commands.evaluate import (
+    SPARE,
+    SPARE_SEVERITIES,
+    legend,
+    results_table,
+    severity_table,
+)
 from orchestrator.cli.main import main
+from orchestrator.cli.terminal import results_console
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import build_experiment
 from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.manifest_content import Predictor
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.stages.evaluate import measure
 from orchestrator.robustness import evaluation
@@ -307,6 +316,45 @@ def test_every_metric_for_mlflow_is_a_number():
         "risk_coverage/averaged/aurc": 0.1,
         "risk_coverage/averaged/excess_aurc": 0.05,
     }
+
+
+def measured(*names):
+    """What `ekd evaluate` found of these predictors, everything that it can find."""
+    merits = {"auroc": 0.987, "fpr_at_95": 0.123}
+    mean = {"accuracy": 0.87654, "nll": 0.4321, "ece": 0.0123}
+    corrupted = {"mean": mean, "mce": 0.876, "severities": {f"{s}": mean for s in range(1, 6)}}
+    coverage = {"aurc": 0.0123, "excess_aurc": 0.01}
+    scores = dict.fromkeys(("max_probability", "entropy", "disagreement"), merits)
+    return {
+        "corruption": {"predictors": dict.fromkeys(names, corrupted)},
+        "out_of_distribution": {"predictors": dict.fromkeys(names, scores)},
+        "risk_coverage": {"predictors": dict.fromkeys(names, coverage)},
+    }
+
+
+NAMES = ["control", "control/best_teacher", *(f"teacher/{k}" for k in range(4)), "ensemble", "members"]
+LEGEND = ("NLL", "ECE", "mCE", "AUROC", "FPR@95", "AURC")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_tables_fit_the_terminal_and_cut_no_name(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    console, found = results_console(), measured(*NAMES, "averaged")
+    results = results_table(found)
+    console.show(results, SPARE)
+    clean = Predictor(params=1, macs=1, test={"accuracy": 0.99})
+    console.show(severity_table(found, dict.fromkeys([*NAMES, "averaged"], clean)), SPARE_SEVERITIES)
+    lines = capsys.readouterr().out.splitlines()
+    assert "…" not in "".join(lines)
+    assert max(len(line) for line in lines if not line.startswith("(a wider terminal")) <= columns
+    firsts = [line.split()[0] for line in lines if line]
+    assert all(firsts.count(name) == 2 for name in [*NAMES, "averaged"])
+    shown = {word for line in lines[:2] for word in line.split()}
+    assert "predictor" in shown
+    explained = {line.split(":")[0] for line in legend(results).splitlines()}
+    assert explained == (shown & set(LEGEND)) | {"corrupted"}
+    if columns == 120:
+        assert set(LEGEND) <= shown
 
 
 @pytest.mark.slow
