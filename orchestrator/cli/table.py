@@ -174,7 +174,7 @@ COMMANDS: Mapping[str, Command] = {
                 help="default: by PATH, onnx for .onnx, state-dict for .safetensors, else pt2 (torch.export)",
             ),
             argument("--output", metavar="PATH", required=True, help="the file to write"),
-            argument("--overwrite", action="store_true", help="replace the file if it is there"),
+            argument("--overwrite", action="store_true", help="replace PATH and PATH.json if they are there"),
             argument(
                 "--trust-stored",
                 action="store_true",

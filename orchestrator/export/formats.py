@@ -78,6 +78,15 @@ def format_of(output: Path, wanted: Format | None) -> Format:
     return wanted or named or "pt2"
 
 
+def sidecar_of(output: Path) -> Path:
+    """The JSON file that is written beside `output`.
+
+    >>> sidecar_of(Path("student.pt2")).name
+    'student.pt2.json'
+    """
+    return Path(f"{output}.json")
+
+
 def export_network(source: Source, form: Format, output: Path) -> Exported:
     """Write `source` to `output` and check it: the file is read back and asked for logits.
 
@@ -93,7 +102,7 @@ def export_network(source: Source, form: Format, output: Path) -> Exported:
     is full; `ExperimentError`: a library of the extra `export` is missing, or no file can be written there.
     """
     partial = _writable(output, ".pt2" if form == "pt2" else output.suffix)  # torch expects .pt2
-    sidecar = output.with_name(f"{output.name}.json")
+    sidecar = sidecar_of(output)
     beside = _writable(sidecar, ".json")
     source.network.cpu().requires_grad_(False)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.cli.registry_client import open_registry
 from orchestrator.cli.stored_runs import named_storage, run_storage
 from orchestrator.errors import ExperimentError
-from orchestrator.export.formats import Source, export_network, format_of
+from orchestrator.export.formats import Source, export_network, format_of, sidecar_of
 from orchestrator.export.source import from_registry, from_run
 from orchestrator.tracking import resolve_tracking_uri
 
@@ -16,8 +16,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file, and print what was checked; the exit status."""
     output = Path(arguments.output)
     form = format_of(output, arguments.format)
-    if not arguments.overwrite and os.path.isfile(output):  # False too where the path cannot be one
-        raise ExperimentError(f"--output {arguments.output!r}: is there already; --overwrite replaces it")
+    for path in () if arguments.overwrite else (output, sidecar_of(output)):
+        if os.path.isfile(path):  # False too where the path cannot be one
+            what = "is" if path == output else f"{path}, which is written beside it, is"
+            raise ExperimentError(
+                f"--output {arguments.output!r}: {what} there already; --overwrite replaces both"
+            )
     source = _source(arguments)
     exported = export_network(source, form, output)
     print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")

@@ -177,17 +177,21 @@ def test_a_runs_student_is_exported_as_a_state_dict_with_its_sidecar(which, file
     torch.testing.assert_close(loaded(tmp_path / file)(images), student(images))
 
 
-def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(tmp_path, capsys):
+@pytest.mark.parametrize("there", ["student.safetensors", "student.safetensors.json"])
+def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(there, tmp_path, capsys):
     architecture, shape = STUDENTS["wide_resnet"]
     leave_run(tmp_path / "runs" / "mine", architecture, a_student(architecture, shape), shape)
-    file = tmp_path / "student.safetensors"
-    file.write_text("mine")
-    arguments = ["export", "mine", "--output", str(file), "--storage", str(tmp_path / "runs")]
+    output, mine = tmp_path / "student.safetensors", tmp_path / there
+    mine.write_text("mine")
+    arguments = ["export", "mine", "--output", str(output), "--storage", str(tmp_path / "runs")]
     assert main(arguments) == 2
-    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
-    assert file.read_text() == "mine"
+    said = capsys.readouterr().err
+    assert "is there already; --overwrite replaces both" in said
+    assert there in said
+    assert mine.read_text() == "mine"
+    assert {file.name for file in tmp_path.iterdir()} == {"runs", there}
     assert main([*arguments, "--overwrite"]) == 0
-    assert file.read_bytes() != b"mine"
+    assert mine.read_bytes() != b"mine"
 
 
 def test_the_sidecar_of_a_state_dict_says_what_the_file_is(student, tmp_path):
