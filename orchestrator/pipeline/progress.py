@@ -156,7 +156,7 @@ class View(Progress):
     def all_left(self) -> str:
         """How long all training will still take, in words; empty once it is over."""
         seconds = self.seconds_left()
-        return f"all training: {duration(seconds)} left" if seconds is None or round(seconds) else ""
+        return f"all training: {time_left(seconds)}" if seconds is None or seconds >= 1 else ""
 
     def _draw(self, run: Training, now: float) -> None:
         told = self.told(run.name)
@@ -194,7 +194,16 @@ class View(Progress):
     def left(self, name: str) -> str:
         """How long a training run or a trial will still take, in words."""
         run = self.runs[name]
-        return f"{duration(run.seconds_left(time.monotonic(), pace(self.runs.values(), run)))} left"
+        return time_left(run.seconds_left(time.monotonic(), pace(self.runs.values(), run)))
+
+
+def time_left(seconds: float | None) -> str:
+    """How long something will still take, in words; of what takes longer than expected, that it is soon done.
+
+    >>> time_left(75), time_left(0.0), time_left(None)
+    ('1 min 15 s left', 'soon done', '? left')
+    """
+    return "soon done" if seconds is not None and seconds < 1 else f"{duration(seconds)} left"
 
 
 def duration(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator.pipeline.progress import PLAIN_EVERY_S, duration
+from orchestrator.pipeline.progress import PLAIN_EVERY_S, time_left
 
 SILENT_S = 3.0
 """What is over by then needs no bar."""
@@ -27,8 +27,9 @@ class ProgressBar:
             return
         if not self.console.is_terminal:
             self._next = now + PLAIN_EVERY_S
-            left = (now - self._began) * (total - done) / done if done else None
-            text = f"{self.what}: {done:,} of {total:,} ({100 * done // total} %), {duration(left)} left"
+            text = f"{self.what}: {done:,} of {total:,} ({100 * done // total} %)"
+            if done < total:
+                text += f", {time_left((now - self._began) * (total - done) / done if done else None)}"
             self.console.print(text, highlight=False, soft_wrap=True)
             return
         if self._bar is None:

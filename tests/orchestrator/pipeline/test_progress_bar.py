@@ -34,6 +34,10 @@ def test_in_a_file_there_is_a_line_every_ten_seconds(clock):
     assert lines[1] == "things: 20 of 100 (20 %), 1 min 20 s left"
 
 
+def test_of_what_is_done_no_time_is_left(clock):
+    assert shown(clock, terminal=False, seconds=100).splitlines()[-1] == "things: 100 of 100 (100 %)"
+
+
 def test_on_a_terminal_a_bar_is_drawn_and_removed(clock):
     text = shown(clock, terminal=True, seconds=20)
     assert "20/100" in text

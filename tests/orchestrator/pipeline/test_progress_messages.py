@@ -10,6 +10,8 @@ from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.pipeline.progress import View
 from orchestrator.runtime.event import Advanced, Started, Validated
+from orchestrator.tuning.table import trials_table
+from orchestrator.tuning.trial_store import TrialRecord
 
 
 def on_terminal(width=80) -> View:
@@ -58,6 +60,29 @@ def test_runs_whose_epochs_are_shorter_than_a_report_of_progress_show_it_too(cap
     assert shown in capsys.readouterr().err
 
 
+def test_what_takes_longer_than_expected_is_not_said_to_take_no_time_at_all(capsys, monkeypatch):
+    clock = SimpleNamespace(now=10_000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("orchestrator.pipeline.progress.time", clock)
+    view = View()
+    view.expect(Training("student", epochs=40, effort=1.0))
+    view.expect(Training("trial-0000", epochs=40, effort=1.0, trial=True), bar=False)
+    for name in ("student", "trial-0000"):
+        view.show(Started(run=name, epoch=0))
+    clock.now += 11
+    record = {"epoch": 39, "train/loss": 1.0, "averaged/accuracy": 0.5}
+    for name in ("student", "trial-0000"):
+        view.show(Validated(run=name, record=record))
+    clock.now += 60
+    assert view.told("trial-0000").endswith(", soon done")
+    assert view.all_left() == ""
+    view.show(Advanced(run="student", epoch=39, loss=1.0, images_per_s=1.0, step=3990, steps=4000))
+    assert "val. 50.0 %, soon done\n" in capsys.readouterr().err
+    running = TrialRecord(number=0, values={})
+    console = PlainConsole(file=io.StringIO(), width=120)
+    console.print(trials_table({0: running}, view=view))
+    assert "soon done" in console.file.getvalue()
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_on_a_terminal_every_run_has_a_bar_and_the_stage_stands_above(width):
     view = on_terminal(width)
@@ -70,7 +95,7 @@ def test_on_a_terminal_every_run_has_a_bar_and_the_stage_stands_above(width):
     view.refresh()
     view.stop()
     text = view.to.file.getvalue()
-    shown = ["distil (2 of 2)", "student", "epoch 120/200", "loss 0.250", "val. 96.5 %", "left", "trial"]
+    shown = ["distil (2 of 2)", "student", "epoch 120/200", "loss 0.250", "val. 96.5 %", "soon", "trial"]
     for words in [*shown, "1,000 images/s"] if width == 120 else shown:
         assert words in text
     assert "…" not in text
