@@ -1,7 +1,6 @@
 """An experiment, and a search, loaded and checked before anything is started."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from orchestrator.errors import EkdError, ExperimentError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.planning.capacity import why_never
 from orchestrator.planning.preflight import Checked, ask_capacity, check
 from orchestrator.tuning.names import DEFAULT_TRIALS
@@ -93,10 +93,11 @@ def check_experiment(
         experiment = experiment.model_copy(update={"cluster": cluster})
     with nothing_started(), waiting("checking experiment, data, storage and tracking"):
         checked = check(experiment, run_id, capacity=capacity, further=further, pack=pack)
+    errors = PlainConsole(stderr=True)
     if checked.notice:
-        print(f"ekd: {checked.notice}", file=sys.stderr)
+        errors.say(f"ekd: {checked.notice}")
     if reason:
-        print(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU", file=sys.stderr)
+        errors.say(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU")
     return checked
 
 

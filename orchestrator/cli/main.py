@@ -9,7 +9,9 @@ import errno
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         os.getcwd()
     except OSError:
-        print("ekd: the folder you are in was removed; change to another one", file=sys.stderr)
+        _say("ekd: the folder you are in was removed; change to another one")
         return 2
     try:
         listening: AbstractContextManager[None] = nullcontext()
@@ -99,13 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         with suppress(OSError):
             sys.stdout.close()
-        print(
-            "ekd: cannot print the results: the disk that they go to is full; free some space",
-            file=sys.stderr,
-        )
+        _say("ekd: cannot print the results: the disk that they go to is full; free some space")
         return 1
     except KeyboardInterrupt:
-        print("ekd: interrupted; the same command continues where it stopped", file=sys.stderr)
+        _say("ekd: interrupted; the same command continues where it stopped")
         return 1
     return status
 
@@ -115,9 +114,17 @@ def print_error(error: EkdError) -> None:
     text = " ".join(str(error).split()) or type(error).__name__
     # Of what is wrong with an input `key=value` is no secret: whoever wrote it has it on this terminal.
     shown = without_user_info(text) if isinstance(error, ExperimentError) else redacted(text)
-    print("ekd:", visible(shown), file=sys.stderr)
+    _say(f"ekd: {visible(shown)}")
     if error.hint is not None:
-        print("ekd:", error.hint, file=sys.stderr)
+        _say(f"ekd: {error.hint}")
+
+
+def _say(line: str) -> None:
+    """`line` on stderr, as `PlainConsole.say` has it, but without rich, and with whatever it quotes."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
 
 
 class _Version(argparse.Action):
@@ -137,7 +144,8 @@ class _Parser(argparse.ArgumentParser):
             near = get_close_matches(unknown[1], COMMANDS, n=1)
             message = f"no command {unknown[1]!r}" + "".join(f"; did you mean {name}?" for name in near)
         message = visible(without_user_info(message))
-        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` shows how\n")
+        _say(f"{self.prog}: {message}; `{self.prog} --help` shows how")
+        self.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:

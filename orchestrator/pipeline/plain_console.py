@@ -26,10 +26,16 @@ class PlainConsole(Console):
         """The text that is printed for a string; `options` as in `rich.console.Console.render_str`."""
         return super().render_str(visible(redacted(text)), **options)
 
-    def say(self, text: str, style: str | None = None) -> None:
-        """A sentence: on a terminal wrapped between words, elsewhere one line; an address stays whole."""
+    def say(self, text: str, style: str | None = None, *, indent: int = 0) -> None:
+        """A sentence: on a terminal wrapped between words, elsewhere one line; an address stays whole.
+
+        `indent`: columns before what does not fit on the first line.
+        """
         width = self.width if self.is_terminal else sys.maxsize
-        fill = TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+        further = " " * indent
+        fill = TextWrapper(
+            width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+        ).fill
         self.print("\n".join(map(fill, text.splitlines())), style=style, soft_wrap=True)
 
     def show(self, table: Table, spare: Sequence[str] = ()) -> None:

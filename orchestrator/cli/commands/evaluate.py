@@ -1,7 +1,6 @@
 """`ekd evaluate`: a finished run under corruption, on foreign images, and where it should not answer."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -57,9 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             if uri is not None:
                 record(stored, uri, say, lease.confirm)
     except KeyboardInterrupt:
-        print(
-            "ekd: interrupted; nothing of this evaluation is kept, and the run is as it was", file=sys.stderr
-        )
+        say("ekd: interrupted; nothing of this evaluation is kept, and the run is as it was")
         return 1
     console = results_console()
     results = results_table(found)

@@ -3,9 +3,11 @@
 import argparse
 import textwrap
 
+from orchestrator.cli.terminal import results_console
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments, read_experiment
 from orchestrator.experiment.redaction import visible
 from orchestrator.experiment.schema import load_experiment
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.tuning.space import PACKAGED, load_space, packaged_spaces
 
 
@@ -17,13 +19,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         print(visible(read_experiment(find_experiment(arguments.name))), end="")
         return 0
+    console = results_console()
     for name in packaged_experiments():
-        _show(name, load_experiment(name).description)
-    print("\nSearch spaces, for --space:\n")
+        _show(console, name, load_experiment(name).description)
+    console.say("\nSearch spaces, for --space:\n")
     for name in packaged_spaces():
-        _show(name, load_space(name).description)
+        _show(console, name, load_space(name).description)
     return 0
 
 
-def _show(name: str, description: str) -> None:
-    print(textwrap.fill(f"{name:20s} {description}", width=100, subsequent_indent=" " * 21))
+def _show(console: PlainConsole, name: str, description: str) -> None:
+    shown = textwrap.fill(f"{name:20s} {description}", console.width, subsequent_indent=" " * 21)
+    console.print(shown, soft_wrap=True)

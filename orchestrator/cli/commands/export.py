@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.cli.registry_client import open_registry
 from orchestrator.cli.stored_runs import named_storage, run_storage
+from orchestrator.cli.terminal import results_console
 from orchestrator.errors import ExperimentError
 from orchestrator.export.formats import Source, export_network, format_of, sidecar_of
 from orchestrator.export.source import from_registry, from_run
@@ -24,12 +25,15 @@ def run(arguments: argparse.Namespace) -> int:
             )
     source = _source(arguments)
     exported = export_network(source, form, output)
-    print(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
-    print(
+    console = results_console()
+    console.say(f"{source.where}: weights SHA-256 {source.weights_sha256}, as recorded")
+    console.say(
         f"{form}: logits of batches of 1, 2 and 7 differ from the network's by at most {exported.worst:.2g}"
     )
-    print(f"{exported.sidecar} names its classes in the order of the logits; docs/serving.md shows more")
-    print(exported.path)
+    console.say(
+        f"{exported.sidecar} names its classes in the order of the logits; docs/serving.md shows more"
+    )
+    console.say(str(exported.path))
     return 0
 
 

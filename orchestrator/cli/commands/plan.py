@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Before any is contacted, with whatever credentials the environment has, and before any code runs.
     named = named_experiment(arguments)
     code = f"; runs the code of {', '.join(named.own_modules)}" if named.own_modules else ""
-    console.print(f"contacts  {contacts(named)}{code}", soft_wrap=True)
+    console.say(f"contacts  {contacts(named)}{code}")
     sys.stdout.flush()
     search = None
     if arguments.space is not None:

@@ -3,9 +3,9 @@
 import argparse
 
 from orchestrator.cli.registry_client import open_registry
+from orchestrator.cli.terminal import results_console
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.infrastructure import MODEL_URI
-from orchestrator.experiment.redaction import visible
 from orchestrator.registry.champion import move_champion
 
 
@@ -17,5 +17,6 @@ def run(arguments: argparse.Namespace) -> int:
     name, version = match["name"], match["version"]
     with open_registry(arguments) as client:
         move = move_champion(client, name, version, kind="promoted", reason=arguments.reason)
-    print(visible(f"champion of {name}: {move or f'version {version} is it already; nothing was changed'}"))
+    told = move or f"version {version} is it already; nothing was changed"
+    results_console().say(f"champion of {name}: {told}")
     return 0

@@ -1,7 +1,6 @@
 """`ekd report`: the results of a run, as a table here and as a page."""
 
 import argparse
-import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,6 @@ from orchestrator.cli.checks import nothing_started
 from orchestrator.cli.stored_runs import own_tracking, run_or_newest
 from orchestrator.cli.terminal import results_console
 from orchestrator.errors import EkdError, ExperimentError
-from orchestrator.experiment.redaction import visible
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.manifest import REPORT
 from orchestrator.pipeline.plain_console import PlainConsole
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warn(error: EkdError) -> None:
-    print(visible(f"WARNING: the report in MLflow is as it was: {error}"), file=sys.stderr)
+    PlainConsole(stderr=True).say(f"WARNING: the report in MLflow is as it was: {error}")
 
 
 def _connected(evidence: Evidence, uri: str) -> "MlflowClient":

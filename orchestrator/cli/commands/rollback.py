@@ -3,7 +3,7 @@
 import argparse
 
 from orchestrator.cli.registry_client import check_model_name, open_registry
-from orchestrator.experiment.redaction import visible
+from orchestrator.cli.terminal import results_console
 from orchestrator.registry.champion import roll_back
 
 
@@ -12,5 +12,5 @@ def run(arguments: argparse.Namespace) -> int:
     check_model_name(arguments.name)
     with open_registry(arguments) as client:
         move = roll_back(client, arguments.name, reason=arguments.reason)
-    print(visible(f"champion of {arguments.name}: {move}"))
+    results_console().say(f"champion of {arguments.name}: {move}")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from ekd_train.own_code import travelling
@@ -11,6 +10,7 @@ from orchestrator.cli.search_options import check_no_search, search_options, sea
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.packaged import find_experiment, packaged_experiments
 from orchestrator.experiment.redaction import visible
+from orchestrator.pipeline.plain_console import PlainConsole
 from orchestrator.planning.preflight import check_run_id
 from orchestrator.planning.submission import why_not_elsewhere
 from orchestrator.registry.provenance import code_version
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     words += [word for override in arguments.overrides for word in ("--set", override)]
     words += ["--smoke"] if arguments.smoke else []
     if exposed := exposed_token(address):
-        print(f"WARNING: {exposed}", file=sys.stderr)  # it is the user's own word that names the host
+        PlainConsole(stderr=True).say(f"WARNING: {exposed}")  # it is the user's own word that names the host
     submission = Submission(check_run_id(arguments.run_id or run_id), words, files, code_version())
     job = start(submission, address, _say)
     if arguments.wait:
