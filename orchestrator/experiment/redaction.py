@@ -6,6 +6,8 @@ from urllib.parse import unquote
 _SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://(?!/)")
 _USER = re.compile(r"""['"(<]?(?:\w+=)?[\w.%+-]+""")
 _HOST = re.compile(r"(?!sha256:)(?:\w[\w-]*\.[\w.-]+|localhost|\w[\w-]*:\d+)(?!\w)")
+_DATABASE = re.compile(r"(?:sqlite|postgresql|mysql|mssql)(?:\+\w+)?", re.IGNORECASE)
+_USER_ALONE = re.compile(r"[\w.-]+")
 _NAME = re.compile(r"""(?<![\w.%-])([\w.%-]+)(?:=['"]?|['"]\s*:\s*['"])(?=[^&\s'"])""")
 _IN_HEADER = re.compile(
     r"\b(Bearer|Authorization:\s*\w+|x-[\w-]*(?:key|token):|passw\w*:)\s+[\w.~+/=-]{4,}", re.IGNORECASE
@@ -28,7 +30,8 @@ def redacted(text: str) -> str:
     """`text` (a URI, or a message that may quote some) without credentials.
 
     User information goes up to the last `@`, because a password may hold `/` and `@`; so do the values
-    of parameters whose names say that they are secret.
+    of parameters whose names say that they are secret. A database's user without a password stays: of a
+    server's it could be a token.
 
     >>> redacted("cannot reach https://ann:s3/cr@et@mlflow.example.org/x?api_key=1&a=2")
     'cannot reach https://***@mlflow.example.org/x?api_key=***&a=2'
@@ -48,7 +51,8 @@ def _without_user(word: str) -> str:
         slash = word.find("/", start, at)
         # Of a key that holds an `@` only the part before the first slash could be a user and a secret.
         named = scheme[1].lower() in ("s3", "file") and slash >= 0 and ":" not in word[start:slash]
-        if not named:
+        database = _DATABASE.fullmatch(scheme[1]) and _USER_ALONE.fullmatch(word, start, at)
+        if not named and not database:
             return f"{word[:start]}***{word[at:]}"
     user, colon, rest = word[: max(at, 0)].partition(":")
     # As a proxy's variable may have it; the host of a name of something else has no dot and no port.

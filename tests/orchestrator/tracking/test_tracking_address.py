@@ -58,6 +58,39 @@ def test_artifacts_lie_beside_the_sqlite_file_and_elsewhere_where_the_server_say
     assert artifact_location("http://host", "a") is None
 
 
+@pytest.mark.parametrize("uri", ["postgresql+psycopg2://ann:pw@host/db", "mysql://host/db", "sqlite://"])
+def test_artifacts_of_a_database_lie_in_the_storage_wherever_the_command_was_called(
+    uri, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    assert artifact_location(uri, "a b", "/my runs") == "file:///my%20runs/mlartifacts/a%20b"
+    assert artifact_location(uri, "a", "runs") == f"{tmp_path.as_uri()}/runs/mlartifacts/a"
+    assert artifact_location(uri, "a", "file:///my%20runs") == "file:///my%20runs/mlartifacts/a"
+    assert artifact_location(uri, "a", "s3://bucket/ekd") == "s3://bucket/ekd/mlartifacts/a"
+    assert artifact_location("http://host", "a", "/runs") is None
+
+
+def test_the_ui_command_of_a_database_with_a_password_reads_it_from_the_variable(monkeypatch):
+    uri = "postgresql+psycopg2://ann:s3cret@127.0.0.1:5432/mlflow"
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    filled_in = "'postgresql+psycopg2://***@127.0.0.1:5432/mlflow'  # with what *** stands for"
+    assert ui_command(uri).endswith(f"--backend-store-uri {filled_in}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://other:pw@host/db")
+    assert ui_command(uri).endswith(f"--backend-store-uri {filled_in}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert ui_command(uri) == 'mlflow ui --workers 1 --backend-store-uri "$MLFLOW_TRACKING_URI"'
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["postgresql+psycopg2://ann@127.0.0.1:5432/mlflow", "mysql://ann-1@host/db", "sqlite:////a/m.db"],
+)
+def test_the_user_of_a_database_is_no_secret(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert redacted(f"cannot open '{uri}': away") == f"cannot open '{uri}': away"
+    assert ui_command(uri).endswith(f"--backend-store-uri {uri}")
+
+
 def test_the_ui_command_quotes_for_the_shell_and_shows_no_password(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     monkeypatch.setattr("sys.executable", "/my env/bin/python")
@@ -91,6 +124,8 @@ def test_the_ui_command_works_where_the_environment_is_not_activated(monkeypatch
         "https://ann:p@s3cret@host",
         "https://s3cret@host",
         "mysql://host/db?user=ann&password=s3cret",
+        "mysql://ann@host/db?user=ann&password=s3cret",
+        "postgresql://ann@host/db?url=https://s3cret@host",
         "HTTPConnectionPool: 'http://ann:s3cret@host' refused, see http://other:s3cret@host too",
     ],
 )
