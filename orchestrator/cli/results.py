@@ -7,12 +7,12 @@ from orchestrator.experiment.infrastructure import StorageSettings
 from orchestrator.experiment.smoke import is_small
 from orchestrator.pipeline.manifest import REPORT, Manifest
 from orchestrator.pipeline.manifest_content import ManifestContent
-from orchestrator.pipeline.summary import SPARE, gained, legend, summarise, table, unrecognised, verdict
+from orchestrator.pipeline.summary import SPARE, legend, summarise, table, unrecognised, verdict
 from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER, NOT_FINITE, WORSE_THAN_CONTROL
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.table import failures, short_values, spare_columns, trials_table
+from orchestrator.tuning.table import failures, outcome, short_values, spare_columns, trials_table
 from orchestrator.tuning.trial_store import TrialStore
 
 ADVICE = {
@@ -34,7 +34,11 @@ def print_results(
     """
     console = results_console()
     if request is not None:
-        _print_search(console, TrialStore(checked.storage), manifest.content, request)
+        _print_trials(console, TrialStore(checked.storage), manifest.content, request)
+    for sentence in (found := outcome(manifest.content)):
+        console.say(sentence)
+    if found:
+        console.print()
     summary = summarise(manifest.content)
     registered = manifest.content.registered
     console.show(table(summary.predictors), SPARE)
@@ -86,7 +90,7 @@ def _promote_command(checked: Checked, uri: str) -> str:
     return shlex.join(command)
 
 
-def _print_search(
+def _print_trials(
     console: ResultsConsole, store: TrialStore, manifest: ManifestContent, request: SearchRequest
 ) -> None:
     found = manifest.searched
@@ -100,8 +104,3 @@ def _print_search(
             shown = f"{100 * item.score:.2f} %  {item.cost:g}  {item.trial}: "
             console.say(f"  {shown}{short_values(item.values)}")
         console.print()
-    best = found.best
-    console.say(f"Best on validation: {best.trial}, {100 * best.score:.2f} %, {short_values(best.values)}")
-    if sentence := gained(manifest):
-        console.say(sentence)
-    console.print()

@@ -20,6 +20,7 @@ from orchestrator.pipeline.order import training_runs
 from orchestrator.pipeline.progress import duration
 from orchestrator.pipeline.training_now import read_training
 from orchestrator.storage import MissingKey, Storage, StorageError, TooLarge
+from orchestrator.tuning.table import outcome
 
 RunState = Literal["running", "stopped", "done", "interrupted", "failed"]
 """`stopped`: its driver ended without saying how."""
@@ -124,6 +125,8 @@ def one_run(run: Storage, run_id: str) -> str:
         )
     trials = sorted(now.keys() - {name for name, _ in planned})
     lines += [f"  {name:12s} {now[name]}" for name in trials]
+    if found := outcome(manifest):
+        lines += ["", *(f"  {sentence}" for sentence in found)]
     if manifest.done("register"):
         lines += ["", f"  {manifest.registered.uri}  {manifest.registered.promotion_then}"]
     return "\n".join(lines)

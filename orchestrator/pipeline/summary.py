@@ -13,6 +13,7 @@ from orchestrator.pipeline.manifest_content import (
     Output,
     Predictor,
     Registered,
+    Searched,
     Source,
 )
 
@@ -21,6 +22,13 @@ class StageTime(Output):
     """How long a stage took."""
 
     seconds: float
+
+
+class SearchSummary(Searched):
+    """What a search found, and what it gained."""
+
+    gain: Gain | None = None
+    """As `Evaluated.gain`: None too where the baseline was best, which gains nothing."""
 
 
 class Summary(Record):
@@ -37,6 +45,8 @@ class Summary(Record):
     member_weights: tuple[float, ...] = ()
     """How much each member counts in the averaged student, where they do not count alike."""
     latency: Latency | None = None
+    search: SearchSummary | None = None
+    """None: nothing was searched."""
     sources: dict[str, Source] = Field(default_factory=dict)
     """By training run: the weights that existed before it."""
     registered_model: Registered | None = None
@@ -64,6 +74,7 @@ def summarise(manifest: ManifestContent) -> Summary:
         to_control=evaluated.to_control if evaluated else None,
         member_weights=manifest.averaged.member_weights if manifest.done("average") else (),
         latency=evaluated.latency if evaluated else None,
+        search=_search(manifest),
         sources={name: made.source for name, made in manifest.trained.items() if made.source is not None},
         registered_model=manifest.registered if manifest.done("register") else None,
         class_names=manifest.prepared.data.class_names if manifest.done("prepare") else (),
@@ -73,6 +84,13 @@ def summarise(manifest: ManifestContent) -> Summary:
         result_hash=manifest.result_hash,
         code_version=manifest.code_version,
     )
+
+
+def _search(manifest: ManifestContent) -> SearchSummary | None:
+    if not manifest.done("search"):
+        return None
+    gain = manifest.evaluated.gain if manifest.done("evaluate") else None
+    return SearchSummary(**dict(manifest.searched), gain=gain)
 
 
 COLUMNS = {

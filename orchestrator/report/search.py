@@ -16,7 +16,7 @@ from orchestrator.tuning.domains import Choice, Domain, LogUniform
 from orchestrator.tuning.request import AskedSearch
 from orchestrator.tuning.search_budget import SEARCH, SearchRecord
 from orchestrator.tuning.space import Space
-from orchestrator.tuning.table import STATES, seed_scores, short, short_values
+from orchestrator.tuning.table import STATES, ended, seed_scores, short, short_values
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
 
 if TYPE_CHECKING:
@@ -106,15 +106,10 @@ def search_section(search: Search | None) -> SearchSection | None:
 
 def _headline(search: Search) -> str:
     best, request = search.winner, search.request
-    counts = ", ".join(
-        f"{search.outputs.trials[status]} {state}"
-        for status, state in STATES.items()
-        if status in search.outputs.trials
-    )
     seeds = request.seeds
     of = f"mean validation accuracy over {seeds} seeds" if seeds > 1 else "validation accuracy"
     return (
-        f"Of {len(search.trials)} trials ({counts}) {best.name} was best: {of} "
+        f"Of {len(search.trials)} trials ({ended(search.outputs)}) {best.name} was best: {of} "
         f"{100 * best.quality[0]:.2f} % with {short_values(best.values)}. "
         f"Searcher {request.searcher}, scheduler {request.scheduler}, "
         f"{duration(search.outputs.seconds)}; the test images were not used. {search.gained}".rstrip()

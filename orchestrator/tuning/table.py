@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import View, duration
-from orchestrator.pipeline.summary import compact
+from orchestrator.pipeline.summary import compact, gained
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, best_trial
 
 if TYPE_CHECKING:
@@ -85,6 +86,22 @@ def _names(trials: Mapping[int, TrialRecord]) -> list[str]:
 def failures(trials: Mapping[int, TrialRecord]) -> list[str]:
     """Why trials have failed, a line each."""
     return [f"{record.name} failed: {record.error}" for record in trials.values() if record.error]
+
+
+def outcome(manifest: ManifestContent) -> list[str]:
+    """What the search of a run found and gained, a sentence each; none where nothing was searched."""
+    if not manifest.done("search"):
+        return []
+    found = manifest.searched
+    best = f"{found.best.trial}, {100 * found.best.score:.2f} %, {short_values(found.best.values)}"
+    return [f"Trials: {ended(found)}", f"Best on validation: {best}", *filter(None, [gained(manifest)])]
+
+
+def ended(found: Searched) -> str:
+    """How many trials of a search ended how, in words."""
+    return ", ".join(
+        f"{found.trials[status]} {state}" for status, state in STATES.items() if status in found.trials
+    )
 
 
 def seed_scores(record: TrialRecord) -> list[float]:

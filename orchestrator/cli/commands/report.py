@@ -21,6 +21,7 @@ from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import TrackingError, check_tracking, redacted, resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 from orchestrator.tracking.connection import connect, explained, upload
+from orchestrator.tuning.table import outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.say(legend(evidence.predictors), "dim")
     console.print()
     console.say(verdict(evidence.predictors, evidence.summary.to_control))
+    for sentence in outcome(evidence.manifest):
+        console.say(sentence)
     if model := evidence.summary.registered_model:
         console.say(f"Registered: models:/{model.name}/{model.version}")
     uri, client, registry_status = None, None, None

@@ -22,7 +22,7 @@ GOOD, BETTER = Validation(0.9, 0.4, 0.9), Validation(0.95, 0.3, 0.95)
 AT_CHANCE = Validation(0.1, 2.3, 0.1)
 
 
-def content(promotion: str, run: str = "finished") -> ManifestContent:
+def content(promotion: str, run: str) -> ManifestContent:
     """The manifest of a run whose registration ended so."""
     stored = read_manifest(open_storage(str(GOLDEN / run)))
     assert stored is not None
@@ -32,10 +32,15 @@ def content(promotion: str, run: str = "finished") -> ManifestContent:
 
 
 def printed(
-    promotion: str, capsys: pytest.CaptureFixture[str], *, small: bool = False, asked: bool = False
+    promotion: str,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    run: str = "finished",
+    small: bool = False,
+    asked: bool = False,
 ) -> list[str]:
     """The lines of such a run's end."""
-    storage = open_storage(str(GOLDEN / "finished"))
+    storage = open_storage(str(GOLDEN / run))
     experiment = read_experiment(storage)
     assert isinstance(experiment, Experiment)
     if small:
@@ -43,7 +48,7 @@ def printed(
     checked: Any = SimpleNamespace(
         experiment=experiment, storage=storage, tracking_uri=TRACKING, run_id="mine"
     )
-    manifest: Any = SimpleNamespace(content=content(promotion))
+    manifest: Any = SimpleNamespace(content=content(promotion, run))
     print_results(checked, manifest, asked=asked)
     return capsys.readouterr().out.splitlines()
 
@@ -96,3 +101,11 @@ def test_what_the_registry_has_just_said_is_of_today(capsys):
     assert not any("promote" in line for line in lines)
     lines = printed(CHALLENGERS["the same network"][0], capsys, asked=True)
     assert any(line.startswith("To make it the champion: ") for line in lines)
+
+
+@pytest.mark.parametrize("run", ["finished", "searched"])
+def test_who_registers_a_run_that_was_a_search_is_told_what_it_found(run, capsys):
+    lines = printed("champion: the first champion", capsys, run=run, asked=True)
+    found = ["Trials: 2 finished", "Best on validation: trial-0001, 6.67 %, distillation.temperature=2"]
+    assert (lines[:2] == found) == (run == "searched")
+    assert not any(line.startswith("Trials") for line in lines[2:])

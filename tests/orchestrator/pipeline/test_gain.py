@@ -13,18 +13,24 @@ from orchestrator.pipeline.manifest_content import (
     TrialOutcome,
 )
 from orchestrator.pipeline.stages.evaluate import _gain
-from orchestrator.pipeline.summary import gained
+from orchestrator.pipeline.summary import Summary, gained, summarise
+from orchestrator.tuning.table import outcome
+
+VALUES = {"distillation.temperature": 2.5, "student.training.clip_norm": None}
 
 
 def searched(best, baseline=None, gain=None):
-    outcomes = {name: TrialOutcome(trial=name, values={}, score=0.5) for name in (best, baseline) if name}
-    found = Searched(best=outcomes[best], baseline=outcomes.get(baseline))
+    outcomes = {name: TrialOutcome(trial=name, values=VALUES, score=0.5) for name in (best, baseline) if name}
+    ends = {"completed": 2, "failed": 1, "pruned": 3}
+    found = Searched(best=outcomes[best], baseline=outcomes.get(baseline), trials=ends)
     evaluated = Evaluated(predictors={}, gain=gain)
+    about = dict.fromkeys(("run_id", "experiment", "result_hash", "data_fingerprint", "code_version"), "x")
     return ManifestContent.model_construct(
+        **about,
         stages={
             "search": Stage(seconds=1.0, outputs=found),
             "evaluate": Stage(seconds=1.0, outputs=evaluated),
-        }
+        },
     )
 
 
@@ -60,3 +66,32 @@ def test_a_search_that_found_nothing_better_says_that_it_registers_what_a_run_wo
 
 def test_of_a_search_of_an_earlier_version_nothing_is_said():
     assert gained(searched("trial-0001")) == ""
+
+
+def test_the_summary_has_what_the_search_found_and_gained():
+    gain = Gain(value=0.02, low=0.01, high=0.03)
+    summary = summarise(searched("trial-0002", "trial-0000", gain))
+    assert summary.search.best.trial == "trial-0002"
+    assert summary.search.baseline.trial == "trial-0000"
+    assert summary.search.gain == gain
+    stored = summary.to_json()
+    assert stored["search"]["gain"] == {"value": 0.02, "low": 0.01, "high": 0.03}
+    assert stored["search"]["best"]["values"] == VALUES
+    assert stored["search"]["trials"] == {"completed": 2, "failed": 1, "pruned": 3}
+    assert Summary.parse(stored, "summary.json") == summary
+
+
+def test_of_a_search_it_is_told_how_trials_ended_which_was_best_and_what_it_gained():
+    manifest = searched("trial-0002", "trial-0000", Gain(value=0.02, low=0.01, high=0.03))
+    ends, best, gain = outcome(manifest)
+    assert ends == "Trials: 2 finished, 3 stopped, 1 failed"
+    assert best.startswith("Best on validation: trial-0002, 50.00 %, distillation.temperature=2.5, ")
+    assert gain == gained(manifest)
+    assert len(outcome(searched("trial-0001"))) == 2  # of an earlier version, which tried no baseline
+
+
+def test_where_nothing_was_searched_nothing_is_told_of_a_search():
+    manifest = searched("trial-0001")
+    manifest = manifest.model_copy(update={"stages": {}})
+    assert outcome(manifest) == []
+    assert "search" not in summarise(manifest).to_json()

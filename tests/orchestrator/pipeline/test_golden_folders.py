@@ -63,6 +63,16 @@ def test_a_versions_alias_is_said_to_be_of_when_it_was_registered(runs, capsys):
     assert version.endswith(" (when registered; `ekd models ekd-golden` says what it is now)")
 
 
+@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("name", ["finished", "searched"])
+def test_what_a_search_found_is_said_of_the_run_that_was_one(runs, capsys, command, name):
+    assert main([command, name, "--storage", "runs"]) == 0
+    out = capsys.readouterr().out
+    assert ("Trials: 2 finished\n" in out) == (name == "searched")
+    best = "Best on validation: trial-0001, 6.67 %, distillation.temperature=2\n"
+    assert (best in out) == (name == "searched")
+
+
 @pytest.mark.parametrize("name", ["finished", "searched"])
 def test_finished_ones_are_exported_and_reported(runs, capsys, name):
     assert main(["export", name, "--storage", "runs", "--output", "student.safetensors"]) == 0
