@@ -45,6 +45,9 @@ after a run, which `ekd status` lists:
 ENDING_S = 30.0
 """How long a command that has said all may still take to end: Ray, after a failure, may wait for ever."""
 
+FIRST_LINE = "ekd: checking experiment, data, storage and tracking ..."
+"""Of what trains, where there is no terminal: imports and checks take seconds, without another sign."""
+
 
 def command() -> int:
     """`ekd` as a process: `main`, and an end that does not take apart all of torch and MLflow (2 s)."""
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from orchestrator.runtime.address import loopback_alone
 
             listening = loopback_alone(load_experiment(parsed.experiment, parsed.overrides).cluster)
+            if parsed.command in ("run", "tune") and sys.stderr is not None and not sys.stderr.isatty():
+                print(FIRST_LINE, file=sys.stderr, flush=True)
         from orchestrator.cli.terminal import waiting  # rich, for which `ekd --help` need not wait
 
         with listening, waiting("loading"):

@@ -107,6 +107,8 @@ def _run_trials(
         f"{request.trials} trials, {at_once} at a time: {standing(trials.trials, request.trials)}"
         f"; Ray: {capacity.describe()}{capacity.unused_gpus(pool.cluster)}"
     )
+    if context.view.disable:  # a terminal has the table of trials
+        context.view.say("starting trial processes ...")
     try:
         run_search(Search(request, pool, trials, searcher, setup), callback, at_once, budget.left())
         context.stop_if_taken_over()

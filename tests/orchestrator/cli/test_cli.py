@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from orchestrator.cli.main import main
+from orchestrator.cli.main import FIRST_LINE, main
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.tuning.space import packaged_spaces
 
@@ -44,11 +45,12 @@ def refused(capsys, tmp_path):
         shown = capsys.readouterr()
         # What `ekd plan` says before it contacts anybody.
         assert re.fullmatch(r"(contacts  .+\n)?" if arguments[0] == "plan" else "", shown.out)
-        assert shown.err.startswith("ekd: ")
-        assert shown.err.count("\n") == 1, "one line"
+        said = shown.err.removeprefix(f"{FIRST_LINE}\n") if arguments[0] in ("run", "tune") else shown.err
+        assert said.startswith("ekd: ")
+        assert said.count("\n") == 1, "one line"
         assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
         assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
-        return shown.err
+        return said
 
     return refuse
 
@@ -244,6 +246,32 @@ def test_wrong_arguments_are_one_line_too(capsys, words, line):
         main(words)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "tune", "plan"])
+def test_without_a_terminal_what_trains_says_before_its_imports_what_it_does(command, monkeypatch, capsys):
+    said: list[str] = []
+
+    def run(arguments):
+        said.append(capsys.readouterr().err)
+        return 0
+
+    def load(name):
+        said.append(capsys.readouterr().err)
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr("orchestrator.cli.main.import_module", load)
+    words = [command, "digits", *(["--space", "student"] if command == "tune" else [])]
+    assert main(words) == 0
+    assert said == ["" if command == "plan" else f"{FIRST_LINE}\n", ""]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(words) == 0
+    assert FIRST_LINE not in said[2]
+
+
+def test_a_wrong_key_is_all_that_a_log_has(capsys):
+    assert main(["run", "digits", "--set", "studnt.members=4"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_everything_that_is_wrong_is_said_at_once(refused):

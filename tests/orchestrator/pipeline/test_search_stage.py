@@ -148,3 +148,21 @@ def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_n
         search(context)
     assert kept == [30.0]
     assert failed.value.hint is None  # the same command would find the same trials, ended
+
+
+def test_a_log_says_that_trial_processes_start_between_the_plan_and_their_first_word(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(context.view, "say", lambda text, style=None: said.append(text))
+
+    def run_search(asked: Any, callback: Any, at_once: int, left: Any) -> None:
+        said.append("Ray Tune starts")
+        end(callback, 0)
+
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
+    with pytest.raises(RunFailed):
+        search(context)
+    plan, starting, begun = said[: said.index("Ray Tune starts") + 1][-3:]
+    assert plan.startswith("2 trials, ")
+    assert (starting, begun) == ("starting trial processes ...", "Ray Tune starts")
