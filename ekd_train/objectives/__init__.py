@@ -27,7 +27,7 @@ from ekd_train.objectives.mean_kd import mean_kd, mean_kl
 from ekd_train.objectives.member_kd import member_kd, member_kl
 from ekd_train.objectives.mixture import Mixture, each_member
 from ekd_train.objectives.objective import Objective, Predictions, present, weighted_sum
-from ekd_train.objectives.proxy_end2 import proxy_end2
+from ekd_train.objectives.proxy_end2 import proxy_end2, proxy_end2_kl
 from ekd_train.own_code import build, is_own
 from ekd_train.settings import Distillation, StudentMethod
 
@@ -50,6 +50,7 @@ __all__ = [
     "objective_for",
     "present",
     "proxy_end2",
+    "proxy_end2_kl",
     "standardised",
     "weighted_sum",
 ]
@@ -83,7 +84,7 @@ OBJECTIVES: dict[str, Callable[[Distillation], Objective]] = {
         temperature=settings.temperature, weights=settings.ekd, matching=_matching(settings)
     ),
     "ce_kd": _mixture(member_kl, clean_labels=True),
-    "proxy_end2": _mixture(each_member(proxy_end2)),
+    "proxy_end2": _mixture(each_member(proxy_end2_kl)),
     "dkd": _dkd,
     "dist": _mixture(dist),
     "papa": lambda _: LabelsOfEach(),

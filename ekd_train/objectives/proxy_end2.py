@@ -60,6 +60,13 @@ def proxy_end2(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
     return (expected_cross_entropy + inverse_precision * kl_to_uniform).mean()
 
 
+def proxy_end2_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """`proxy_end2` less the entropy of p̄, as the other objectives are shown: >= 0, its gradient the same."""
+    mean = torch.softmax(teacher_logits.detach().double(), dim=-1).mean(dim=0)
+    entropy = torch.special.entr(mean).sum(dim=-1).mean()
+    return proxy_end2(student_logits, teacher_logits, temperature=temperature) - entropy
+
+
 def _against(mean: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """For each image `Σ_c p̄_c (ψ(α₀) - ψ(α_c))` and `KL(Dir(α) ‖ Dir(1))`, where `α = exp(logits) + 1`.
 

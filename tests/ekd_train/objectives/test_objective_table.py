@@ -17,7 +17,7 @@ from ekd_train.objectives import (
     member_kd,
     member_kl,
     objective_for,
-    proxy_end2,
+    proxy_end2_kl,
 )
 from ekd_train.settings import Distillation, EkdWeights, ObjectiveName, StudentMethod
 
@@ -94,7 +94,7 @@ def test_terms_are_the_pure_functions_and_the_loss_their_mixture():
     by_member = {
         "mean_kd": [mean_kl(member, given.teachers, temperature=2.0) for member in given.student],
         "member_kd": [member_kl(given.student, given.teachers, temperature=2.0)],
-        "proxy_end2": [proxy_end2(member, given.teachers) for member in given.student],
+        "proxy_end2": [proxy_end2_kl(member, given.teachers) for member in given.student],
     }
     for name, losses in by_member.items():
         terms = build_objective(name, settings)(given)

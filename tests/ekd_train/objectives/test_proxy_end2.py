@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Dirichlet, kl_divergence
 
-from ekd_train.objectives import proxy_end2
+from ekd_train.objectives import proxy_end2, proxy_end2_kl
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -132,3 +132,16 @@ def test_logits_beyond_what_an_exponential_holds_are_finite():
     assert torch.isfinite(loss)
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
+
+
+def test_what_is_shown_is_nothing_for_a_sure_student_of_teachers_that_agree_and_has_the_same_gradient():
+    teachers = logits(1, 5, 6).expand(3, 5, 6)
+    sure = (teachers[0] + 30).requires_grad_()  # softmax(z) is what they say, and α is large
+    shown = proxy_end2_kl(sure, teachers)
+    assert 0 <= float(shown.detach()) < 1e-9
+    student = logits(5, 6, seed=1).requires_grad_()
+    gradients = [
+        torch.autograd.grad(loss(student, logits(4, 5, 6)), student)[0]
+        for loss in (proxy_end2, proxy_end2_kl)
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
