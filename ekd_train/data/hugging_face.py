@@ -1,8 +1,9 @@
 """Data sets of the Hugging Face hub, or of a folder that its `datasets` library reads."""
 
+import glob
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from ekd_train.settings import DataSettings
 from .errors import DataError
 from .hub import hub_name
 from .image_files import ImageFiles, Listing, check_image_file, stamp_of
+from .local_splits import check_files, split_patterns
 from .split_names import split_of
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml")
@@ -49,19 +51,19 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     if settings.path is None:
         raise DataError("data.path", "is needed for hugging_face", "set it to owner/name or a folder")
     folder = Path(settings.root or ".") / settings.path
+    findings: list[str] = []
     if (on_hub := hub_name(settings)) is not None:
         found = _load(on_hub)
     elif folder.is_dir():
-        _check_stays_below(folder)
+        patterns, findings = _split_patterns(folder, settings.path)
         # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
-        found = _load(str(folder.resolve()))
+        found = _load(str(folder.resolve()), patterns)
     else:
         here = f", and {settings.path} is something where this process is" * Path(settings.path).exists()
         raise DataError(
             folder, f"is no folder, and no `owner/name` of the hub{here}", "set data.root or data.path"
         )
     splits: dict[str, Any] = {}
-    findings = []
     for name, rows in found.items():
         split = split_of(name)
         if split is None:
@@ -93,8 +95,28 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     return Listing(settings.path, listed, names, tuple(findings))
 
 
-def _check_stays_below(folder: Path) -> None:
-    """Raise `DataError` if the descriptions in a folder name data elsewhere: a file, or a server."""
+def _split_patterns(folder: Path, where: str) -> tuple[dict[str, list[str]] | None, list[str]]:
+    """As `split_patterns`, within the folder that a description names; None: one names the files."""
+    described = _described(folder)
+    if any(key == "data_files" for key, _ in described):
+        return None, []
+    inner = dict.fromkeys(place for _, place in described)
+    if len(inner) > 1:
+        raise DataError(
+            folder, f"describes several folders: {', '.join(inner)}", "set data.path to one of them"
+        )
+    below = "".join(inner)
+    patterns, findings = split_patterns(folder / below, where)
+    start = f"{glob.escape(below)}/" if below else ""
+    return {split: [f"{start}{each}" for each in found] for split, found in patterns.items()}, findings
+
+
+def _described(folder: Path) -> list[tuple[str, str]]:
+    """What the descriptions in a folder name as data: `data_files` or `data_dir`, and the place.
+
+    Raises `DataError` if one is elsewhere: a file, or a server.
+    """
+    described = []
     for name in DESCRIPTIONS:
         try:
             with io.TextIOWrapper(open_regular(folder / name), encoding="utf-8") as file:
@@ -112,42 +134,51 @@ def _check_stays_below(folder: Path) -> None:
             raise DataError(
                 folder / name, f"is not readable as YAML ({type(error).__name__})", "mend it"
             ) from None
-        for place in named:
+        described += named
+        for _, place in named:
             if ":" in place or ".." in place.split("/") or place.startswith(("/", "~", "\\")):
                 raise DataError(
                     folder / name,
                     f"names data at {place[:200]!r}, which is not below {folder}",
                     "put it there",
                 )
+    return described
 
 
-def _data_named(text: str) -> Iterator[str]:
-    """The text of whatever stands below a key for data.
+def _data_named(text: str) -> Iterator[tuple[str, str]]:
+    """The text of whatever stands below a key for data, after the outermost such key.
 
     The tree is looked at as it is written: an alias is the same node again, and not gone through twice.
     """
-    seen: set[tuple[int, bool]] = set()
-    waiting = [(yaml.compose(text, Loader=yaml.SafeLoader), False)]
+    seen: set[tuple[int, str]] = set()
+    waiting = [(yaml.compose(text, Loader=yaml.SafeLoader), "")]
     while waiting:
-        node, is_data = waiting.pop()
-        if node is None or (id(node), is_data) in seen:
+        node, of = waiting.pop()
+        if node is None or (id(node), of) in seen:
             continue
-        seen.add((id(node), is_data))
-        if isinstance(node, yaml.ScalarNode) and is_data:
-            yield node.value
+        seen.add((id(node), of))
+        if isinstance(node, yaml.ScalarNode) and of:
+            yield of, node.value
         elif isinstance(node, yaml.SequenceNode):
-            waiting += [(item, is_data) for item in node.value]
+            waiting += [(item, of) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
             waiting += [
-                (item, is_data or key.value in ("data_files", "data_dir")) for key, item in node.value
+                (item, of or (key.value if key.value in ("data_files", "data_dir") else ""))
+                for key, item in node.value
             ]
 
 
-def _load(path: str) -> dict[str, Any]:
+def _load(path: str, patterns: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
+    """The splits of a folder or of the hub's data set; `patterns`: of a folder, which files are which."""
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in its exceptions
     try:
-        found = datasets.load_dataset(path)
+        builder = datasets.load_dataset_builder(path, data_files=None if patterns is None else dict(patterns))
+        check_files((builder.config.data_files or {}).items(), str(builder.base_path))
+        builder.download_and_prepare()
+        found = builder.as_dataset()
+    except DataError:
+        raise
     except Exception as error:  # of the hub, the network, the file system, or a parser
         remedy = (
             "check the folder"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ekd_train.data.cifar_pickle import read_pickle
-from ekd_train.data.hugging_face import _check_stays_below
+from ekd_train.data.hugging_face import _described
 from ekd_train.data.idx import read_idx
 from ekd_train.data.packed.index import INDEX, read_index, write_arrays
 from ekd_train.data.table_file import read_table
@@ -70,7 +70,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]
         lambda f: from_file(str(f), None, 1),
     ),
     "index of a pack": (INDEX, _index, lambda f: read_index(f.parent)),
-    "README of a data set": ("README.md", lambda _: README, lambda f: _check_stays_below(f.parent)),
+    "README of a data set": ("README.md", lambda _: README, lambda f: _described(f.parent)),
     "MLmodel": ("MLmodel", lambda _: MLMODEL, lambda f: class_names_in(f.parent, "models:/m/1")),
 }
 """By what they are: the file's name, a genuine one's bytes, and its reader."""

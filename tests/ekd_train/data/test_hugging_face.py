@@ -72,15 +72,155 @@ def test_no_script_of_a_data_set_runs(tmp_path):
 
 
 def test_a_folder_of_images_is_read_too(tmp_path):
-    for split, count in (("train", 6), ("test", 2)):
-        for name in ("cat", "dog"):
-            for index in range(count):
-                file = tmp_path / "d" / split / name / f"{index}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(encoded(zlib.crc32(repr((split, name, index)).encode()))[0])
+    write_images(tmp_path / "d" / "train")
+    write_images(tmp_path / "d" / "test", count=2)
     data = load(tmp_path / "d", test_size=None)
     assert data.class_names == ("cat", "dog")
     assert (len(data.train), len(data.test)) == (10, 4)
+
+
+def write_images(folder, classes=("cat", "dog"), count=6):
+    for name in classes:
+        for index in range(count):
+            file = folder / name / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(zlib.crc32(repr((folder.name, name, index)).encode()))[0])
+
+
+@pytest.mark.parametrize("inner", ["", "data", "a/b"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Training", "Testing"),
+        ("train", "Test"),
+        ("TRAIN", "TEST"),
+        ("train2017", "test_set"),
+    ],
+)
+def test_a_test_folder_of_any_case_is_the_test_split(tmp_path, inner, train, test):
+    write_images(tmp_path / "d" / inner / train)
+    write_images(tmp_path / "d" / inner / test, count=2)
+    data = load(tmp_path / "d", test_size=None)
+    assert (len(data.train), len(data.validation), len(data.test)) == (10, 2, 4)
+    assert data.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train-00000-of-00001", "test-00000-of-00001"),
+        ("Train", "Test"),
+        ("digits.TRAIN", "digits.Testing"),
+        ("train [1]", "test [1]"),
+    ],
+)
+def test_a_test_file_of_any_case_is_the_test_split(tmp_path, train, test):
+    (tmp_path / "d").mkdir()
+    for name, labels in ((train, [0, 1] * 4), (test, [1, 0])):
+        write(tmp_path, "x", labels)
+        (tmp_path / "x-00000-of-00001.parquet").rename(tmp_path / "d" / f"{name}.parquet")
+    data = load(tmp_path / "d", test_size=None)
+    assert (len(data.train), len(data.test)) == (6, 2)
+
+
+@pytest.mark.parametrize("beside", ["holdout", "eval", "extra/deeper"])
+def test_a_folder_beside_the_splits_that_may_be_data_is_an_error(tmp_path, beside):
+    write_images(tmp_path / "d" / "train")
+    write_images(tmp_path / "d" / beside)
+    with pytest.raises(
+        DataError, match=rf"{beside[:5]}.*may be data but is no known split; call it train, val"
+    ):
+        load(tmp_path / "d")
+
+
+def test_a_file_beside_the_splits_that_may_be_data_is_an_error(tmp_path):
+    write(tmp_path / "d", "train", [0, 1] * 4)
+    write(tmp_path / "d", "holdout", [0, 1])
+    with pytest.raises(DataError, match=r"holdout-00000-of-00001\.parquet: may be data"):
+        load(tmp_path / "d")
+
+
+def test_what_is_no_data_beside_the_splits_is_passed_over(tmp_path):
+    write_images(tmp_path / "d" / "train")
+    write_images(tmp_path / "d" / "test")
+    (tmp_path / "d" / "LICENSE").write_text("free")
+    (tmp_path / "d" / "docs").mkdir()
+    (tmp_path / "d" / "docs" / "more.md").write_text("# more")
+    (tmp_path / "d" / "classes.csv").write_text("cat\ndog\n")
+    (tmp_path / "d" / "example.png").write_bytes(encoded(0)[0])
+    data = load(tmp_path / "d", test_size=None)
+    assert (len(data.train), len(data.test)) == (10, 12)
+    said = [finding for finding in data.findings if "is no split and is not used" in finding]
+    assert ["classes.csv" in said[0], "example.png" in said[1]] == [True, True]
+
+
+def test_without_splits_all_is_training_and_the_rest_is_held_out(tmp_path):
+    write_images(tmp_path / "d")
+    data = load(tmp_path / "d")
+    assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 2)
+    write(tmp_path / "parts", "part-0", [0, 1] * 3)
+    write(tmp_path / "parts", "part-1", [0, 1] * 3)
+    assert len(load(tmp_path / "parts").train) == 8
+
+
+@pytest.mark.parametrize(
+    ("folders", "problem"),
+    [
+        (["learn", "holdout"], "has no folder train, but holdout, learn"),
+        (["TrainImages", "TestImages"], "has no folder train, but TestImages, TrainImages"),
+        (["test", "learn"], "learn: may be data"),
+        (["test", "val"], "has no split `train`"),
+        (["train", "Training"], "is a second train split beside"),
+        (["train_test", "train"], "is called test and train at once"),
+    ],
+)
+def test_folders_of_which_the_one_to_learn_from_is_not_known_are_an_error(tmp_path, folders, problem):
+    for name in folders:
+        write_images(tmp_path / "d" / name)
+    with pytest.raises(DataError, match=problem):
+        load(tmp_path / "d")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("train.parquet", "train.csv"), ("x.zip", "y.zip")])
+def test_files_of_which_the_one_to_learn_from_is_not_known_are_an_error(tmp_path, names):
+    (tmp_path / "d").mkdir()
+    for name in names:
+        (tmp_path / "d" / (name if "." in name else f"{name}.parquet")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"has no split train|is a second train split|is an archive"):
+        load(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["test_7.png", "Test/7.png"])
+def test_a_split_that_is_named_deeper_is_an_error(tmp_path, name):
+    write_images(tmp_path / "d")
+    file = tmp_path / "d" / "cat" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(encoded(0)[0])
+    with pytest.raises(DataError, match="is called test, and others beside it are not"):
+        load(tmp_path / "d")
+
+
+def test_a_description_of_a_folder_alone_does_not_hide_a_split_in_it(tmp_path):
+    write_images(tmp_path / "d" / "x" / "train")
+    write_images(tmp_path / "d" / "x" / "Test", count=2)
+    write_images(tmp_path / "d" / "old")
+    (tmp_path / "d" / "README.md").write_text("---\nconfigs: [{config_name: default, data_dir: x}]\n---\n")
+    data = load(tmp_path / "d", test_size=None)
+    assert (len(data.train), len(data.test)) == (10, 4)
+
+
+def test_what_the_library_takes_for_training_is_not_called_a_test(tmp_path):
+    """As it does of a hub's data set without a description, whose folders have capitals."""
+    write_images(tmp_path / "d" / "Training")
+    write_images(tmp_path / "d" / "Testing")
+    (tmp_path / "d" / "README.md").write_text(
+        "---\nconfigs: [{config_name: default, data_files: '*/*/*'}]\n---\n"
+    )
+    with pytest.raises(
+        DataError, match=r"Testing/cat/0\.png: is called test, but the library takes it for train"
+    ):
+        load(tmp_path / "d")
 
 
 def test_hidden_test_labels_are_said_and_the_split_is_not_used(tmp_path):
