@@ -1,6 +1,6 @@
 """Everything that can be found wrong with weights that exist already, before anything is started."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from ekd_train.data.dataset import Dataset
 from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
+from orchestrator.pretrained.class_names import in_the_order_of
 from orchestrator.pretrained.fit import fitted
 from orchestrator.pretrained.given import Given
 from orchestrator.pretrained.measure import measured
@@ -58,11 +59,28 @@ def _look(
         text = f"{100 * seen.accuracy:.1f} % of {seen.images} validation images"
         mean = run.architecture.mean
         scaled = "the data's" if mean is None else ", ".join(f"{value:g}" for value in mean)
-        lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}")
+        names = network.class_names
+        order = "" if in_the_order_of(names, description.class_names) else _unchecked(names)
+        lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}{order}")
         if seen.accuracy <= seen.by_luck:
             warnings.append(
                 f"{key}.weights: {holder.weights}: {text}, which may be chance ({100 * seen.chance:.1f} %; "
                 f"of so few images up to {100 * seen.by_luck:.1f} %); are mean, std and image_size what it "
                 "was trained with, and its classes in the data's order?"
             )
+        elif seen.unrecognised:
+            ours = description.class_names
+            taken = "; ".join(
+                f"{ours[label]!r} ({count} images, most taken for {ours[answer]!r})"
+                for label, (count, answer) in list(seen.unrecognised.items())[:5]
+            )
+            warnings.append(
+                f"{key}.weights: {holder.weights}: {text}, but hardly one of the classes {taken}; are its "
+                "classes in the data's order?"
+            )
     return Given(weights, tuple(lines), tuple(warnings))
+
+
+def _unchecked(names: Sequence[str] | None) -> str:
+    why = "it names none" if names is None else f"its names are others, {', '.join(names[:3])}, ..."
+    return f"; order of classes: not checked, {why}"

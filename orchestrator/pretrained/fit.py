@@ -9,6 +9,7 @@ from ekd_train.data.description import DataDescription, ImageSpec
 from ekd_train.models.build_network import build_plain
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
+from orchestrator.pretrained.class_names import in_the_order_of
 from orchestrator.pretrained.network import PretrainedNetwork
 
 INNER = "network."
@@ -58,15 +59,13 @@ def fitted(
             f"; {way} (and their image_size)"
         )
     problem = (
-        f"they have {weights[wrong[0]].shape[0]} classes, the data {data.num_classes}"
+        f"they have {weights[wrong[0]].shape[0]} classes, the data {data.num_classes}; take a teacher of the "
+        "data's classes"
         if wrong
-        else _other_classes(network.class_names, data.class_names)
+        else _other_classes(network.class_names, data.class_names, head)
     )
     if problem and not new_head:
-        raise ExperimentError(
-            f"{problem}; take a teacher of the data's classes, or set fine_tune: true, which makes a new "
-            "head and trains on"
-        )
+        raise ExperimentError(f"{problem}, or set fine_tune: true, which makes a new head and trains on")
     return {name: tensor for name, tensor in weights.items() if not (problem and name in head)}
 
 
@@ -87,13 +86,18 @@ def _stripped(weights: Mapping[str, Tensor], expected: Collection[str]) -> dict[
     return {f"{INNER}{short}": weights[name] for name, short in names.items()}
 
 
-def _other_classes(theirs: Sequence[str] | None, ours: Sequence[str]) -> str | None:
+def _other_classes(theirs: Sequence[str] | None, ours: Sequence[str], head: Collection[str]) -> str | None:
     """What is wrong with a network's classes, as many as the data's; None: nothing, or nobody knows."""
-    if theirs is None or tuple(theirs) == tuple(ours) or not set(theirs) & set(ours):
-        return None  # names that have nothing in common are of two vocabularies, and say nothing
-    place = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-    what = "the classes in another order" if set(theirs) == set(ours) else "other classes"
-    return f"they have {what}: number {place} is {theirs[place]!r}, the data's {ours[place]!r}"
+    order = in_the_order_of(theirs, ours)
+    if theirs is None or order is None or order == list(range(len(ours))):
+        return None
+    place = next(i for i, number in enumerate(order) if number != i)
+    said = f"number {place} is {theirs[place]!r}, the data's {ours[place]!r}"
+    if min(order) < 0:
+        return f"they have other classes: {said}; take a teacher of the data's classes"
+    rows = str(order) if len(order) <= 100 else "[theirs.index(name) for name in the data's class names]"
+    layer = " and ".join(sorted(name.removeprefix(INNER) for name in head))
+    return f"they have the classes in another order: {said}; save them with {layer} in the order {rows}"
 
 
 def _some(names: Collection[str]) -> str:

@@ -1,7 +1,7 @@
 """What given teachers are worth: measured on validation images before anything is started."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,12 @@ from orchestrator.errors import ExperimentError
 IMAGES = 128
 """A look, for which a user waits; the whole split is measured by the run itself."""
 
+FEW = 5
+"""Images of a class; of fewer, none may be recognised by chance."""
+HARDLY, MOST = 0.05, 0.7
+"""Recalls of a class: what a wrong order of two classes leaves of it, and what a network that has learned the
+data reaches on the others."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -26,6 +32,9 @@ class Measured:
     images: int
     chance: float
     """1 / classes, or the share of the commonest of these images, which a constant answer reaches."""
+    unrecognised: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Classes of at least `FEW` of these images of which hardly one is recognised, though most images of the
+    other classes are: how many images, and the class that most of them are taken for."""
 
     @property
     def by_luck(self) -> float:
@@ -50,4 +59,22 @@ def measured(run: TrainingRun, weights: Mapping[str, Tensor], dataset: Dataset, 
     labels = torch.from_numpy(split.labels[rows])
     right = logits.argmax(1) == labels
     commonest = labels.bincount().max().item() / len(rows)
-    return Measured(right.float().mean().item(), len(rows), max(1 / dataset.num_classes, commonest))
+    return Measured(
+        right.float().mean().item(),
+        len(rows),
+        max(1 / dataset.num_classes, commonest),
+        _unrecognised(logits.argmax(1), labels),
+    )
+
+
+def _unrecognised(answers: Tensor, labels: Tensor) -> dict[int, tuple[int, int]]:
+    """As `Measured.unrecognised`. Int64 `(n,)` both."""
+    found, others = {}, []
+    for label in labels.unique().tolist():
+        given = answers[labels == label]
+        recall = (given == label).double().mean().item()
+        if len(given) >= FEW and recall <= HARDLY:
+            found[label] = len(given), int(given.bincount().argmax())
+        else:
+            others.append(recall)
+    return found if others and sum(others) / len(others) >= MOST else {}

@@ -18,6 +18,7 @@ from ekd_train.persistence.bounded_zip import check_pickle, check_zip
 from ekd_train.regular_file import open_regular
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
+from orchestrator.pretrained.class_names import names_within
 from orchestrator.pretrained.network import PretrainedNetwork
 from orchestrator.storage import MissingKey, open_storage
 
@@ -28,7 +29,8 @@ MOST_WEIGHT_BYTES = 16 << 30
 
 
 def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> PretrainedNetwork:
-    """The state dict at a path or `s3://` URI; what `FILE.json` of `ekd export` says of it, if that is there.
+    """The state dict at a path or `s3://` URI, and the names of classes beside it; what `FILE.json` of
+    `ekd export` says of it, if that is there, goes before.
 
     Raises `ExperimentError`, or `StorageError` where S3 refuses or cannot be reached.
     """
@@ -42,9 +44,10 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
     if data is None:
         where = "" if uri.startswith("s3://") else f" in {os.getcwd()}, where the command was typed"
         raise ExperimentError(f"there is no such file{where * (not os.path.isabs(uri))}")
-    weights = _tensors(_parsed(data, suffix, uri), uri)
-    beside = _read(f"{uri}.json", endpoint_url, patience_s, MOST_BYTES)
-    return PretrainedNetwork(weights, hashlib.sha256(data).hexdigest(), **_described(beside))
+    content = _parsed(data, suffix, uri)
+    beside = _described(_read(f"{uri}.json", endpoint_url, patience_s, MOST_BYTES))
+    known = {"class_names": names_within(content)} | {key: v for key, v in beside.items() if v is not None}
+    return PretrainedNetwork(_tensors(content, uri), hashlib.sha256(data).hexdigest(), **known)
 
 
 def _read(uri: str, endpoint_url: str | None, patience_s: float, most_bytes: int) -> bytes | None:

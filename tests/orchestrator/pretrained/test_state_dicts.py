@@ -173,6 +173,78 @@ def test_the_file_beside_an_export_says_what_the_network_is(trained, dataset, tm
         read(an_experiment(file), dataset)
 
 
+def beside(dataset, order: list[int], key: str) -> object:
+    """Names of the classes as scripts save them: logit i is of the data's class order[i]."""
+    names = [f"Digit-{dataset.class_names[i]}" for i in order]
+    return {
+        "classes": names,
+        "class_names": tuple(names),
+        "class_to_idx": {name: i for i, name in reversed(list(enumerate(names)))},
+        "idx_to_class": dict(enumerate(names)),
+        "meta": {"CLASSES": names},
+        "config": {"id2label": {str(i): name for i, name in enumerate(names)}},
+    }[key]
+
+
+SWAPPED = [0, 3, 2, 1, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("key", ["classes", "class_names", "class_to_idx", "idx_to_class", "meta", "config"])
+def test_names_of_classes_in_a_checkpoint_are_compared_whatever_their_case(key, trained, dataset, tmp_path):
+    named = replace(dataset, class_names=tuple(f"digit_{name}" for name in dataset.class_names))
+    state, file = trained.network.state_dict(), tmp_path / "a.pth"
+    torch.save({"epoch": 3, key: beside(dataset, list(range(10)), key), "state_dict": state}, file)
+    _, given = read(an_experiment(file), named)
+    assert "not checked" not in given.lines[0]
+    torch.save({"epoch": 3, key: beside(dataset, SWAPPED, key), "state_dict": state}, file)
+    with pytest.raises(
+        ExperimentError, match="in another order: number 1 is 'Digit-3', the data's 'digit_1'"
+    ):
+        read(an_experiment(file), named)
+
+
+def test_the_order_that_is_asked_for_is_the_datas(trained, dataset, tmp_path):
+    """A network whose logits are in the order of `theirs`, saved in the order that the message says."""
+    theirs = [2, 0, 1, 3, 4, 5, 6, 7, 9, 8]
+    state = {k: t[theirs] if "linear" in k else t for k, t in trained.network.state_dict().items()}
+    names = beside(dataset, theirs, "classes")
+    named = replace(dataset, class_names=tuple(f"digit_{name}" for name in dataset.class_names))
+    torch.save({"classes": names, "state_dict": state}, file := tmp_path / "a.pth")
+    with pytest.raises(
+        ExperimentError, match=r"save them with linear\.bias and linear\.weight in the order"
+    ) as raised:
+        read(an_experiment(file), named)
+    rows = json.loads(str(raised.value).partition("in the order ")[2].partition("]")[0] + "]")
+    mended = {k: t[rows] if "linear" in k else t for k, t in state.items()}
+    assert all(torch.equal(mended[k], t) for k, t in trained.network.state_dict().items())
+
+
+@pytest.mark.parametrize("names", [None, ["x"] * 10, [{}], {"a": 1 << 70}, ["a", "b"], 3])
+def test_names_that_tell_no_order_are_said_to_tell_none(names, trained, dataset, tmp_path):
+    torch.save({"classes": names, "state_dict": trained.network.state_dict()}, file := tmp_path / "a.pth")
+    _, given = read(an_experiment(file), dataset)
+    assert "order of classes: not checked" in given.lines[0]
+
+
+def test_two_classes_that_are_swapped_without_names_are_warned_of(trained, dataset, tmp_path):
+    """Right for all images but those of two classes, which only the classes' own recalls show."""
+    rows = np.unique(np.linspace(0, len(dataset.validation) - 1, 128).astype(int))
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    with torch.no_grad():
+        answers = trained(images).argmax(1).numpy()
+    right = replace(dataset, validation=replace(dataset.validation, labels=answers))
+    _, given = read(an_experiment(save(trained, tmp_path, "state dict")), right)
+    assert not given.warnings
+    one, other = np.bincount(answers[rows]).argsort()[-2:]
+    order = list(range(10))
+    order[one], order[other] = order[other], order[one]
+    state = {k: t[order] if "linear" in k else t for k, t in trained.network.state_dict().items()}
+    torch.save(state, file := tmp_path / "swapped.pth")
+    _, given = read(an_experiment(file), right)
+    assert f"'{one}' ({(answers[rows] == one).sum()} images, most taken for '{other}')" in given.warnings[0]
+    assert "are its classes in the data's order?" in given.warnings[0]
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("ran", "w"))
