@@ -12,11 +12,11 @@ class Pretrained(Settings):
     """Weights that exist already, and the images that they want."""
 
     weights: str | None = None
-    """A path or `s3://` URI of a state dict, `torchvision:ENUM.ENTRY`, `timm:NAME`, `models:/NAME@ALIAS`,
-    `models:/NAME/VERSION` or `run:RUN_ID/NAME`; null: weights are drawn."""
+    """A path or `s3://` URI of a state dict, with `#KEY` of one of several in it, `torchvision:ENUM.ENTRY`,
+    `timm:NAME`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `run:RUN_ID/NAME`; null: they are drawn."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """SHA-256 of the bytes of their file (of timm's, of the tensors). Filled in when they are read; one that
-    is stated is compared first."""
+    """SHA-256 of the bytes of their file (of timm's and of `FILE#KEY`, of the tensors). Filled in when they
+    are read; one that is stated is compared first."""
     mean: Annotated[tuple[float, ...], Field(min_length=1), LIST] | None = None
     """Per channel, of pixels in [0, 1]; null: what the weights say, else the data's. Of grey images, three
     values give a network with three channels each of which is the grey one."""

@@ -10,7 +10,7 @@ from ekd_train.data.description import DataDescription
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
 from orchestrator.pretrained.class_names import in_the_order_of
-from orchestrator.pretrained.fit import fitted
+from orchestrator.pretrained.fit import chosen, fitted
 from orchestrator.pretrained.given import Given
 from orchestrator.pretrained.measure import measured
 from orchestrator.pretrained.network import PretrainedNetwork
@@ -44,8 +44,11 @@ def _look(
                 "diversity, and count double in the ensemble"
             )
         try:
+            network = chosen(network, run.architecture, description, str(holder.weights))
             state = fitted(network, run.architecture, description, new_head=not given)
-            weights[sha256] = state
+            if weights.setdefault(sha256, state).keys() != state.keys():
+                part = f"{network.key}, such as weights: {holder.weights}#{network.key}"
+                raise ExperimentError(f"another network of the same file is named too; name this one {part}")
             taught_by |= {sha256} if given else set()
             if not given:
                 head = "" if len(state) == len(network.weights) else ", with a new head"
@@ -61,7 +64,8 @@ def _look(
         scaled = "the data's" if mean is None else ", ".join(f"{value:g}" for value in mean)
         names = network.class_names
         order = "" if in_the_order_of(names, description.class_names) else _unchecked(names)
-        lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}{order}")
+        left_out = f"; passed over: {', '.join(network.passed_over)}" if network.passed_over else ""
+        lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}{order}{left_out}")
         if seen.accuracy <= seen.by_luck:
             warnings.append(
                 f"{key}.weights: {holder.weights}: {text}, which may be chance ({100 * seen.chance:.1f} %; "

@@ -1,4 +1,4 @@
-"""Names of classes beside given weights: where training scripts keep them, and whether they are the data's."""
+"""Names of classes beside given weights: where training scripts keep them, and whether they are ours."""
 
 import re
 import unicodedata

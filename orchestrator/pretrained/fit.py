@@ -11,9 +11,26 @@ from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.pretrained.class_names import in_the_order_of
 from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.pretrained.parts import the_network
 
 INNER = "network."
 """What a `Classifier` puts before the names of the stock class."""
+
+
+def chosen(
+    network: PretrainedNetwork, architecture: Architecture, data: DataDescription, file: str
+) -> PretrainedNetwork:
+    """`network` with the one of its state dicts, and of that the part, which the architecture expects.
+
+    `file`: what `weights` is. Raises `ExperimentError`: see `the_network`.
+    """
+    expected = _shapes(architecture, data)
+    return the_network(
+        network,
+        {name.removeprefix(INNER): shape for name, shape in expected.items()},
+        {name.removeprefix(INNER) for name in _head(architecture, data, expected)},
+        file,
+    )
 
 
 def fitted(
@@ -22,7 +39,7 @@ def fitted(
     """The weights under the names of the architecture's classifier.
 
     Args:
-        network: what was read.
+        network: what was read, with the state dict that was chosen.
         architecture: what it is to be.
         data: of the run.
         new_head: where the classes are others, leave out the layer that makes the logits, instead of
@@ -42,8 +59,7 @@ def fitted(
             f"these weights are of another network than architecture {architecture.name}: "
             f"they {' and '.join(problems)}; name theirs"
         )
-    more = _shapes(architecture, data.model_copy(update={"num_classes": data.num_classes + 1}))
-    head = {name for name, shape in expected.items() if more[name] != shape}
+    head = _head(architecture, data, expected)
     wrong = [name for name, tensor in weights.items() if tensor.shape != expected[name]]
     if any(name not in head or weights[name].shape[1:] != expected[name][1:] for name in wrong):
         shapes = [
@@ -67,6 +83,12 @@ def fitted(
     if problem and not new_head:
         raise ExperimentError(f"{problem}, or set fine_tune: true, which makes a new head and trains on")
     return {name: tensor for name, tensor in weights.items() if not (problem and name in head)}
+
+
+def _head(architecture: Architecture, data: DataDescription, expected: Mapping[str, torch.Size]) -> set[str]:
+    """Names of the tensors of the layer that makes the logits."""
+    more = _shapes(architecture, data.model_copy(update={"num_classes": data.num_classes + 1}))
+    return {name for name, shape in expected.items() if more[name] != shape}
 
 
 def _shapes(architecture: Architecture, spec: ImageSpec) -> dict[str, torch.Size]:

@@ -1,6 +1,7 @@
 """What is read of a network that exists already."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ class PretrainedNetwork:
     weights: dict[str, Tensor]
     """A state dict, with whatever prefix its writer's wrappers have put before the names."""
     sha256: str
-    """Of the bytes that it was read from."""
+    """Of the bytes that it was read from; where one part of them was named, of that part's tensors."""
     architecture: Architecture | None = None
     mean: tuple[float, ...] | None = None
     """Per channel, of pixels in [0, 1]."""
@@ -22,3 +23,9 @@ class PretrainedNetwork:
     image_size: int | None = None
     class_names: tuple[str, ...] | None = None
     """In the order of the logits."""
+    parts: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Where what was read holds more than one state dict, each by its key, `weights` among them."""
+    key: str = ""
+    """Of `weights` in what was read; empty: it is all of it."""
+    passed_over: tuple[str, ...] = ()
+    """Names of tensors that were left out of `weights`, because they are no part of a network."""

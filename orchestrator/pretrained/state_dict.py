@@ -4,22 +4,21 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
-from ekd_train.persistence.bounded_tensors import parse_tensors
+from ekd_train.persistence.bounded_tensors import parse_tensors, tensor_bytes
 from ekd_train.persistence.bounded_zip import check_pickle, check_zip
 from ekd_train.regular_file import open_regular
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.pretrained.class_names import names_within
 from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.pretrained.parts import part_of, state_dicts
 from orchestrator.storage import MissingKey, open_storage
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
@@ -29,11 +28,13 @@ MOST_WEIGHT_BYTES = 16 << 30
 
 
 def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> PretrainedNetwork:
-    """The state dict at a path or `s3://` URI, and the names of classes beside it; what `FILE.json` of
-    `ekd export` says of it, if that is there, goes before.
+    """The state dicts at a path or `s3://` URI, at `FILE#KEY` the one of that key or beginning of its names.
+
+    With them go the names of classes beside them; what `FILE.json` of `ekd export` says goes before.
 
     Raises `ExperimentError`, or `StorageError` where S3 refuses or cannot be reached.
     """
+    uri, key = _divided(uri)
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix not in (".safetensors", *TORCH):
         raise ExperimentError(
@@ -47,7 +48,24 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
     content = _parsed(data, suffix, uri)
     beside = _described(_read(f"{uri}.json", endpoint_url, patience_s, MOST_BYTES))
     known = {"class_names": names_within(content)} | {key: v for key, v in beside.items() if v is not None}
-    return PretrainedNetwork(_tensors(content, uri), hashlib.sha256(data).hexdigest(), **known)
+    parts = state_dicts(content)
+    if key:
+        chosen = part_of(parts, key)
+        # The bytes are of other parts too, which are other networks.
+        sha256 = tensor_bytes({name: tensor.clone() for name, tensor in chosen.items()})[1]
+        return PretrainedNetwork(chosen, sha256, key=key, **known)
+    first, weights = next(iter(parts.items()))
+    sha256 = hashlib.sha256(data).hexdigest()
+    several = parts if len(parts) > 1 else {}
+    return PretrainedNetwork(weights, sha256, parts=several, key=first, **known)
+
+
+def _divided(uri: str) -> tuple[str, str]:
+    """The file of `FILE#KEY`, and the key of a part of it; no key where the whole is the name of a file."""
+    file, _, key = uri.rpartition("#")
+    whole, part = (PurePosixPath(name).suffix.lower() for name in (uri, file))
+    suffixes = (".safetensors", *TORCH)
+    return (file, key) if part in suffixes and whole not in suffixes else (uri, "")
 
 
 def _read(uri: str, endpoint_url: str | None, patience_s: float, most_bytes: int) -> bytes | None:
@@ -86,24 +104,6 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
         ) from None
     except Exception as error:  # both raise what they like
         raise ExperimentError(f"damaged or no {suffix} file: {_line(error)}") from None
-
-
-def _tensors(content: Any, uri: str) -> dict[str, Tensor]:
-    """The state dict in `content`, or the first in it: scripts store it beside epoch and optimiser."""
-    within = content.values() if isinstance(content, Mapping) else ()
-    for candidate in (content, *within):
-        named = candidate.items() if isinstance(candidate, Mapping) else ()
-        if named and all(isinstance(value, Tensor) for _, value in named):
-            if odd := [name for name, value in named if not _plain(value)]:
-                raise ExperimentError(f"{odd[0]} is sparse, quantised, complex or empty; store it dense")
-            return {str(name): value for name, value in named}
-    raise ExperimentError("holds no state dict, names with a tensor each")
-
-
-def _plain(tensor: Tensor) -> bool:
-    """Whether it has a real number for each place of its shape, in memory."""
-    special = tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
-    return not special and tensor.layout == torch.strided
 
 
 def _described(beside: bytes | None) -> dict[str, Any]:

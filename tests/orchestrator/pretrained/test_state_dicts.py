@@ -245,6 +245,90 @@ def test_two_classes_that_are_swapped_without_names_are_warned_of(trained, datas
     assert "are its classes in the data's order?" in given.warnings[0]
 
 
+def prefixed(beginning: str, state: dict) -> dict:
+    return {f"{beginning}{name}": tensor for name, tensor in state.items()}
+
+
+def taught(experiment: Experiment, dataset) -> torch.nn.Module:
+    """The network that the one given teacher becomes."""
+    found, given = read(experiment, dataset)
+    (run,) = found.teacher_runs()
+    network = build_network(run, describe(dataset))
+    network.load_state_dict(given.weights[run.architecture.weights_sha256], strict=False)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("keys", "way"),
+    [
+        (("model", "model_ema"), ("model", "model_ema")),
+        (("state_dict", "ema.module"), ("state_dict", "ema.module")),
+        (("net.", "ema_net."), ("net", "ema_net")),
+        (("state_dict:net.", "state_dict:ema."), ("state_dict.net", "state_dict.ema")),
+    ],
+)
+def test_of_two_networks_in_a_file_the_user_says_which(keys, way, trained, dataset, tmp_path):
+    """Under two keys, two deep, or with two beginnings of names in one state dict."""
+    content: dict = {"epoch": 3}
+    for key, network in zip(keys, (a_network(7), trained), strict=True):
+        outer, _, beginning = key.rpartition(":") if key.endswith(".") else (key, "", "")
+        state = prefixed(beginning, network.network.state_dict())
+        if not outer:
+            content.pop("epoch", None)
+            content |= state
+        elif "." in outer:
+            content[outer.partition(".")[0]] = {outer.partition(".")[2]: state}
+        else:
+            content[outer] = content.get(outer, {}) | state
+    torch.save(content, file := tmp_path / "a.pth")
+    with pytest.raises(
+        ExperimentError, match=rf"several networks .*: {way[0]}, {way[1]}; name .*a\.pth#{way[0]}"
+    ):
+        read(an_experiment(file), dataset)
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    for each, network in zip(way, (a_network(7), trained), strict=True):
+        assert torch.equal(taught(an_experiment(f"{file}#{each}"), dataset)(images), network(images))
+    ids = {read_given(an_experiment(f"{file}#{each}"))[0].default_run_id() for each in way}
+    assert len(ids) == 2
+    with pytest.raises(ExperimentError, match=rf"holds no 'nothing', but .*{way[0]}"):
+        read(an_experiment(f"{file}#nothing"), dataset)
+
+
+def test_the_one_state_dict_that_fits_is_taken_wherever_it_stands(trained, dataset, tmp_path):
+    state = trained.network.state_dict()
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    for content in (
+        {"stats": {"loss": torch.zeros(3)}, "state_dict": state},
+        {"state_dict": state, "model": dict(state)},  # the same twice
+        {"teacher": {"fc.weight": torch.zeros(2, 2)}, "nested": {"model": state}},
+    ):
+        torch.save(content, file := tmp_path / "a.pth")
+        assert torch.equal(taught(an_experiment(file), dataset)(images), trained(images))
+
+
+def test_where_none_fits_the_one_most_alike_is_told_of(dataset, tmp_path):
+    state = a_network().network.state_dict()
+    del state["linear.bias"]
+    torch.save({"stats": {"loss": torch.zeros(3)}, "state_dict": state}, file := tmp_path / "a.pth")
+    with pytest.raises(ExperimentError, match=r"they lack linear\.bias; name theirs"):
+        read(an_experiment(file), dataset)
+
+
+def test_two_teachers_of_one_file_that_are_told_apart_by_architecture_need_a_name(dataset, tmp_path):
+    deep = SHAPE | {"depth": 14}
+    deeper = build_model(**deep, num_classes=10, in_channels=1, image_size=8)
+    content = {"a": a_network().network.state_dict(), "b": deeper.network.state_dict()}
+    torch.save(content, file := tmp_path / "a.pth")
+    teachers = [{"weights": str(file), **IMAGES, "architecture": shape} for shape in (SHAPE, deep)]
+    tree = {"name": "mine", "data": DATA, "student": {"method": "kd", "architecture": SHAPE}}
+    with pytest.raises(ExperimentError, match=r"teachers\.1.*name this one.*#b"):
+        read(build_experiment(tree | {"teachers": teachers}), dataset)
+    for group, key in zip(teachers, "ab", strict=True):
+        group["weights"] = f"{file}#{key}"
+    _, given = read(build_experiment(tree | {"teachers": teachers}), dataset)
+    assert len(given.weights) == 2
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("ran", "w"))
