@@ -69,9 +69,9 @@ def from_registry(
     tag that says it.
 
     Raises `ExperimentError`: the version was registered without the SHA-256 of its file, or with another than
-    `stated`; `ExportError`: the
-    weights are not those that were registered, or their files cannot be read; `NoSuchVersion`: the registry
-    has no such model, version or alias; `TrackingError`: the registry cannot be reached.
+    `stated`; `ExportError`: it is in a pickled form, the weights are not those that were registered, or their
+    files cannot be read; `NoSuchVersion`: the registry has no such model, version or alias; `TrackingError`:
+    the registry cannot be reached.
     """
     import mlflow  # 2 s, which an export of a run need not wait
 
@@ -84,12 +84,7 @@ def from_registry(
             f"{where}: its SHA-256 is {str(tagged)[:16]}... by the registry's tag, but weights_sha256 states "
             f"{stated[:16]}...; it is not loaded: restore the version, or state what it is now"
         )
-    if not (archived := stated or tagged):
-        run_id = found.tags.get(RUN_ID_TAG, "")
-        raise ExperimentError(
-            f"{where}: has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded; "
-            f"export the run that made it: `ekd export {run_id if RUN_ID.fullmatch(run_id) else 'RUN_ID'}`"
-        )
+    archived = stated or tagged
     location = client.get_model_version_download_uri(name, version)
     if location.startswith("models:/m-"):
         location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
@@ -99,11 +94,14 @@ def from_registry(
         # It logs a traceback of what it cannot read, which we report in one line.
         logging.getLogger("torch.export").setLevel(logging.CRITICAL)
         try:
-            for path in files_to_fetch(
+            paths = files_to_fetch(
                 file
                 for below in (where, f"{where}/{Path(ARCHIVE).parent}")
                 for file in mlflow.artifacts.list_artifacts(artifact_uri=below)
-            ):
+            )
+            if archived is None:  # after its form: what is pickled is not loaded with any hash
+                raise ExperimentError(f"{where}: {_no_hash(found.tags.get(RUN_ID_TAG))}")
+            for path in paths:
                 mlflow.artifacts.download_artifacts(f"{where}/{path}", dst_path=temporary)
             network = load_exported(folder, archived)
         except ExportError as error:
@@ -123,6 +121,18 @@ def from_registry(
     if class_names is not None and len(class_names) != spec.num_classes:
         raise ExportError(f"{where}: it has {spec.num_classes} classes, but names of {len(class_names)}")
     return Source(network, sha256, where, architecture, spec, class_names, archived)
+
+
+def _no_hash(run_id: str | None) -> str:
+    """What to do where no hash says that the file is the one that was registered."""
+    problem = f"has no tag {ARCHIVE_TAG} to compare its file with, and is not loaded"
+    if run_id is None:
+        return (
+            f"{problem}; ekd did not register it: to teach with it state architecture, mean and std, and "
+            f"weights_sha256, the SHA-256 of its {ARCHIVE}, where you trust that file"
+        )
+    run = run_id if RUN_ID.fullmatch(run_id) else "RUN_ID"
+    return f"{problem}; export the run that made it: `ekd export {run}`"
 
 
 def class_names_in(folder: Path, where: str) -> list[str] | None:
