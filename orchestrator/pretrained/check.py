@@ -15,6 +15,7 @@ from orchestrator.pretrained.given import Given
 from orchestrator.pretrained.measure import measured
 from orchestrator.pretrained.network import PretrainedNetwork
 from orchestrator.pretrained.read import read_pretrained, with_weights
+from orchestrator.pretrained.same_function import check_same
 
 Look = Callable[[Dataset, DataDescription], Given]
 """Looks at networks that were read: whether they fit the data, and what given teachers predict."""
@@ -49,6 +50,8 @@ def _look(
             if weights.setdefault(sha256, state).keys() != state.keys():
                 part = f"{network.key}, such as weights: {holder.weights}#{network.key}"
                 raise ExperimentError(f"another network of the same file is named too; name this one {part}")
+            if network.program is not None and len(state) == len(network.weights):
+                check_same(network.program, run.architecture, state, description)
             taught_by |= {sha256} if given else set()
             if not given:
                 head = "" if len(state) == len(network.weights) else ", with a new head"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ekd_train.settings import Architecture
+from orchestrator.pretrained.same_function import Program
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,6 @@ class PretrainedNetwork:
     """Of `weights` in what was read; empty: it is all of it."""
     passed_over: tuple[str, ...] = ()
     """Names of tensors that were left out of `weights`, because they are no part of a network."""
+    program: Program | None = None
+    """What they were read from, where the weights alone do not say which function that is: it may normalise
+    within itself."""

@@ -77,6 +77,10 @@ def the_network(
                 n.removeprefix(beginning): tensor for n, tensor in state.items() if n.startswith(beginning)
             }
             own = {name: tensor for name, tensor in inside.items() if not NO_NETWORK.fullmatch(name)}
+            if (
+                network.program is not None
+            ):  # which is compared: whatever else it has, it is the same function
+                own = {name: tensor for name, tensor in own.items() if name in expected}
             if _fits(own, expected, head) and not any(_same(own, other) for *_, other in fitting):
                 fitting.append((key, beginning, own))
     if not fitting:
@@ -93,13 +97,19 @@ def the_network(
         name for name in parts[key] if not (name.startswith(beginning) and name[len(beginning) :] in own)
     ]
     known = [name for name in beside if NO_NETWORK.fullmatch(name.removeprefix(beginning))]
-    if foreign := [name for name in beside if name not in known]:
+    if (foreign := [name for name in beside if name not in known]) and network.program is None:
         more = f" and {len(foreign) - 3} more" * (len(foreign) > 3)
         raise ExperimentError(
             f"beside the network, whose names begin with {beginning!r}, are {', '.join(foreign[:3])}{more}; "
             f"if these are no part of it, name what is: weights: {whole}#{_joined(key, beginning)}"
         )
-    return replace(network, weights=own, parts={}, key=key, passed_over=tuple(known))
+    return replace(
+        network,
+        weights=own,
+        parts={},
+        key=key,
+        passed_over=tuple(known if network.program is None else beside),
+    )
 
 
 def _within(content: Any, key: str, deeper: int) -> Iterator[tuple[str, State]]:

@@ -90,6 +90,13 @@ def _completed(holder: Pretrained, network: PretrainedNetwork) -> Pretrained:
             f"its SHA-256 is {network.sha256[:16]}..., but weights_sha256 states {str(stated)[:16]}...; "
             "restore the weights, or state theirs"
         )
+    if network.program is not None and holder.mean is None:
+        channels = network.program.image_shape[0]
+        raise ExperimentError(
+            "ekd did not register it, and whether it normalises images is within its program; state its "
+            f"architecture, and the mean and std that it has within, or mean: {[0] * channels} and "
+            f"std: {[1] * channels} if none: the result is compared with the program"
+        )
     found: dict[str, Any] = {"weights_sha256": network.sha256}
     if holder.mean is None and network.mean is not None:
         found |= {"mean": network.mean, "std": network.std}

@@ -1,12 +1,15 @@
 """Models in MLflow's registry, in their pt2 form."""
 
 import os
+from typing import Any
 
 from ekd_train.settings import Pretrained
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment
+from orchestrator.export.formats import Source
 from orchestrator.export.source import from_registry
 from orchestrator.pretrained.network import PretrainedNetwork
+from orchestrator.pretrained.same_function import Program
 from orchestrator.tracking import resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 from orchestrator.tracking.connection import connect, explained
@@ -16,7 +19,10 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
     """The version `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
 
     A pt2 file is code: its SHA-256 is compared with the one that `ekd` registered it with, or with `stated`,
-    before it is opened. Raises as `orchestrator.export.source.from_registry`.
+    before it is opened. What `ekd` did not register takes images in [0, 1], and whether it normalises them is
+    within: the program goes with the weights, to be compared with what is made of them.
+
+    Raises as `orchestrator.export.source.from_registry`.
     """
     tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
     file = sqlite_file(tracking_uri)
@@ -28,6 +34,7 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
     if architecture is not None:
         architecture = architecture.model_copy(update=dict.fromkeys(Pretrained.model_fields))
     wanted = source.architecture or Pretrained()
+    ours = source.architecture is not None or source.spec.mean is not None
     return PretrainedNetwork(
         {key: t for key, t in source.network.state_dict().items() if not key.startswith("normalise.")},
         source.archive_sha256,
@@ -36,4 +43,12 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
         std=wanted.std or source.spec.std,
         image_size=wanted.image_size or source.spec.image_shape[1],
         class_names=tuple(source.class_names) if source.class_names is not None else None,
+        program=None if ours else _program(source),
     )
+
+
+def _program(source: Source) -> Program:
+    graph: Any = source.network.graph
+    (images,) = graph.find_nodes(op="placeholder")
+    batch = images.meta["val"].shape[0]
+    return Program(source.network, source.spec.image_shape, batch if isinstance(batch, int) else 2)

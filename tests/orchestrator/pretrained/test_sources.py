@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import DenseNet121_Weights, ResNet18_Weights, get_model
 
+from ekd_train.data import Dataset, Split, describe
 from ekd_train.data.description import DataDescription
 from ekd_train.models import build_model
 from ekd_train.models.build_network import build_network
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.pretrained.check import read_given
 from orchestrator.pretrained.fit import fitted
+from orchestrator.pretrained.given import Given
 from orchestrator.pretrained.read import read_pretrained
 from orchestrator.registry.exported_model import archive_sha256
 
@@ -146,10 +149,24 @@ def test_timms_weights_that_are_nowhere_are_asked_for(hugging_face, tmp_path):
         read_pretrained(an_experiment("timm:resnet10t.c3_in", tmp_path))
 
 
-def register(folder: Path, form: str) -> tuple[str, torch.nn.Module]:
+class Within(torch.nn.Module):
+    """A network that normalises by a constant, which no state dict has, and by a buffer."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network((images - self.mean) / 0.2)
+
+
+def register(folder: Path, form: str, *, within: bool = False) -> tuple[str, torch.nn.Module]:
     """A model that somebody logged without this project; its URI."""
     torch.manual_seed(0)
     network = build_model("resnet", depth=8, num_classes=10).network.eval()
+    if within:
+        network = Within(network).eval()
     uri = f"sqlite:///{folder / 'runs' / 'mlflow.db'}"
     (folder / "runs").mkdir(exist_ok=True)
     mlflow.set_tracking_uri(uri)
@@ -169,19 +186,52 @@ def register(folder: Path, form: str) -> tuple[str, torch.nn.Module]:
     return f"models:/{form}/1", network
 
 
+def hash_of(folder: Path) -> str:
+    (archive,) = folder.rglob("model.pt2")
+    return archive_sha256(archive.parents[1])
+
+
+def look(experiment: Experiment, data: Dataset) -> tuple[Experiment, Given]:
+    found, looks = read_given(experiment)
+    return found, looks(data, describe(data))
+
+
+def coloured() -> Dataset:
+    """Forty images of noise in ten classes."""
+    rng = np.random.default_rng(0)
+    splits = [
+        Split(rng.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8), np.arange(40) % 10) for _ in range(3)
+    ]
+    names = tuple(map(str, range(10)))
+    return Dataset("made up", *splits, names, (0.5,) * 3, (0.5,) * 3)
+
+
 @pytest.mark.slow
-def test_a_registered_model_is_opened_where_the_experiment_states_its_hash(tmp_path, monkeypatch):
+@pytest.mark.parametrize("within", [False, True], ids=["as they are", "normalised within"])
+def test_a_registered_model_is_the_function_of_images_in_0_1_that_was_registered(
+    within, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    uri, network = register(tmp_path, "pt2")
-    wanted = {"architecture": {"name": "resnet", "depth": 8}}
-    with pytest.raises(ExperimentError, match=r"did not register it: .* weights_sha256, the SHA-256"):
+    uri, network = register(tmp_path, "pt2", within=within)
+    wanted: dict = {"architecture": {"name": "resnet", "depth": 8}}
+    with pytest.raises(
+        ExperimentError, match=r"did not register it: .* weights_sha256, the SHA-256 of its data/m"
+    ):
         read_pretrained(an_experiment(uri, tmp_path, **wanted))
-    (archive,) = tmp_path.rglob("model.pt2")
-    wanted["weights_sha256"] = archive_sha256(archive.parents[1])
-    found = teacher(an_experiment(uri, tmp_path, **wanted), a_description(10))
+    wanted["weights_sha256"] = hash_of(tmp_path)
+    with pytest.raises(ExperimentError, match=r"mean: \[0, 0, 0\] and std: \[1, 1, 1\] if none"):
+        read_pretrained(an_experiment(uri, tmp_path, **wanted))
+    plain, scaled = {"mean": [0] * 3, "std": [1] * 3}, {"mean": [0.4] * 3, "std": [0.2] * 3}
+    right, wrong = (scaled, plain) if within else (plain, scaled)
+    with pytest.raises(ExperimentError, match="give other logits than its own program"):
+        look(an_experiment(uri, tmp_path, **wanted, **wrong), coloured())
+    experiment, given = look(an_experiment(uri, tmp_path, **wanted, **right), coloured())
+    (run,) = experiment.teacher_runs()
+    found = build_network(run, describe(coloured()))
+    found.load_state_dict(*given.weights.values())
     images = torch.rand(3, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.allclose(found(images), network((images - 0.5) / 0.5), atol=1e-5)
+        assert torch.allclose(found.eval()(images), network(images), atol=1e-4)
 
 
 @pytest.mark.slow
