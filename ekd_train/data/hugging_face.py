@@ -20,13 +20,16 @@ from .errors import DataError
 from .hub import hub_name
 from .image_files import ImageFiles, Listing, check_image_file, stamp_of
 from .local_splits import check_files, split_patterns
-from .split_names import split_of
+from .split_names import MOST_VALUES, split_of, tell_splits
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml")
 """Of a folder, in which `datasets` looks for where its data is."""
 
 MOST_CHARACTERS = 1_000_000
 """Of one of them."""
+
+LOOKED_AT = 1000
+"""Rows of a column of text, before all of its values are."""
 
 CACHES = (
     HF_HUB_CACHE,
@@ -77,6 +80,7 @@ def list_hugging_face(settings: DataSettings) -> Listing:
             settings.path, f"has no split `train` (but {', '.join(found)})", "use another data set"
         )
     image_column, label_column = _columns(settings, splits["train"].features)
+    _check_no_splits_within(splits["train"], {image_column, label_column}, settings.path)
     names = _class_names(splits["train"], label_column)
     listed = {}
     for split, rows in splits.items():
@@ -207,6 +211,25 @@ def _columns(settings: DataSettings, features: Any) -> tuple[str, str]:
             "data.image_column", f"{chosen[0]!r} does not hold images", "set it to another column"
         )
     return chosen[0], chosen[1]
+
+
+def _check_no_splits_within(rows: Any, used: set[str], path: str) -> None:
+    """Raise `DataError` if another column of the training rows says that some are of another split."""
+    for column, kind in rows.features.items():
+        if column in used:
+            continue
+        values: list[Any] = []
+        if isinstance(kind, datasets.ClassLabel):
+            values = [kind.names[value] for value in rows.unique(column) if value in range(len(kind.names))]
+        elif isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string"):
+            few = set(rows.select_columns([column])[:LOOKED_AT][column])
+            values = rows.unique(column) if len(few) <= MOST_VALUES else []
+        if tell_splits(values):
+            raise DataError(
+                path,
+                f"has names of splits in its column {column!r}, which is not used",
+                "save the rows of each split as a file of its own (train.parquet, test.parquet)",
+            )
 
 
 def _class_names(rows: Any, column: str) -> tuple[str, ...]:

@@ -141,6 +141,8 @@ class DataSettings(Settings):
     """`table`, `hugging_face`: the column of the images; null: `path`, or the only one of images."""
     label_column: str | None = None
     """`table`, `hugging_face`: the column of the classes; null: `label`, or the only one of class labels."""
+    split_column: str | None = None
+    """`table`: the column of the splits; null: `split`, if there is one."""
     image_size: Positive | None = None
     """Encoded images (`image_folder`, `table`, `hugging_face`, `tiny_imagenet`) become this many pixels
     square; null: their own size."""

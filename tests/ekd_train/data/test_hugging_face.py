@@ -240,6 +240,20 @@ def test_text_labels_are_sorted_and_columns_can_be_named(tmp_path):
     assert np.bincount(data.train.labels).tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("kind", [None, "names"])
+def test_a_column_that_says_which_rows_are_the_test_is_not_trained_over(tmp_path, kind):
+    images = {"image": [{"bytes": encoded(i)[0], "path": None} for i in range(8)], "label": [0, 1] * 4}
+    classes = datasets.ClassLabel(names=["zebra", "ant"])
+    of_splits = datasets.Value("string") if kind is None else datasets.ClassLabel(names=["Train", "Test"])
+    values = ["Train"] * 6 + ["Test"] * 2 if kind is None else [0] * 6 + [1] * 2
+    features = datasets.Features({"image": datasets.Image(), "label": classes, "subset": of_splits})
+    (tmp_path / "d").mkdir()
+    rows = datasets.Dataset.from_dict(images | {"subset": values}, features=features)
+    rows.to_parquet(tmp_path / "d" / "all.parquet")
+    with pytest.raises(DataError, match="has names of splits in its column 'subset', which is not used"):
+        load(tmp_path / "d")
+
+
 def test_what_cannot_be_loaded_is_one_line_with_what_to_do(tmp_path):
     with pytest.raises(DataError, match="HF_HOME") as caught:
         load("nobody/nothing")

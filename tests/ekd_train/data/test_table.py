@@ -60,6 +60,48 @@ def test_parquet_other_columns_and_a_root_elsewhere_give_the_same_data(tmp_path,
     assert relative.fingerprint == other.fingerprint
 
 
+@pytest.mark.parametrize("case", [str.title, str.upper])
+def test_columns_are_found_in_any_case(tmp_path, rows, case):
+    rows.rename(columns=case).to_csv(tmp_path / "t.csv", index=False)
+    data = load(tmp_path / "t.csv")
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 4)
+    both = rows.rename(columns={"split": "Split"}).assign(SPLIT="train")
+    both.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(
+        DataError, match=r"has the columns Split, SPLIT; rename one, or set data\.split_column"
+    ):
+        load(tmp_path / "t.csv")
+
+
+def test_a_column_of_splits_of_another_name_is_used_if_it_is_named_and_else_an_error(tmp_path, rows):
+    rows = rows.rename(columns={"split": "subset"}).assign(sex="f", fold=["1", "2"] * 6)
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match=r"splits in its column 'subset'.*set data\.split_column to subset"):
+        load(tmp_path / "t.csv", test_size=2)
+    data = load(tmp_path / "t.csv", split_column="subset")
+    assert (len(data.train), len(data.validation), len(data.test)) == (6, 2, 4)
+    with pytest.raises(DataError, match=r"has no column 'sort'.*data\.split_column"):
+        load(tmp_path / "t.csv", split_column="sort")
+
+
+def test_absolute_paths_below_a_relative_or_linked_root_are_below_it(tmp_path, rows, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    expected = load(tmp_path / "t.csv").fingerprint
+    rows.assign(path=[str(tmp_path / name) for name in rows["path"]]).to_csv(tmp_path / "t.csv", index=False)
+    for root in (
+        tmp_path.name,
+        str(tmp_path),
+        str(tmp_path / "linked"),
+        f"{tmp_path.name}/../{tmp_path.name}",
+    ):
+        assert load("t.csv", root=root).fingerprint == expected
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(DataError, match="which is not below"):
+        load(tmp_path / "t.csv", root=f"{tmp_path.name}/inner")
+
+
 def test_without_a_split_column_validation_and_test_are_held_out(tmp_path, rows):
     rows.drop(columns="split").to_csv(tmp_path / "t.csv", index=False)
     data = load(tmp_path / "t.csv", test_size=4)
