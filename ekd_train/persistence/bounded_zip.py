@@ -14,6 +14,14 @@ PICKLES_BEFORE_2020 = 3
 next, and after it come the names of its storages and their bytes."""
 
 
+def entry_names(file: BinaryIO) -> list[str]:
+    """What an archive holds, of which nothing is unpacked. Raises as `check_zip`."""
+    with ZipFile(cast(BinaryIO, _Directory(file))) as archive:
+        names = archive.namelist()
+    file.seek(0)
+    return names
+
+
 def check_zip(file: BinaryIO) -> None:
     """Whether an archive unpacks to no more bytes than it has: torch packs without compression.
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ekd_train.persistence.bounded_json import MOST_BYTES, read_bounded_json
 from ekd_train.persistence.bounded_tensors import parse_tensors, tensor_bytes
-from ekd_train.persistence.bounded_zip import check_pickle, check_zip
+from ekd_train.persistence.bounded_zip import check_pickle, check_zip, entry_names
 from ekd_train.regular_file import open_regular
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
@@ -23,6 +23,10 @@ from orchestrator.storage import MissingKey, open_storage
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of files of `torch.save`."""
+PROGRAM = (
+    "it is an exported program, which is code: docs/teachers.md, Only an exported program, says how it "
+    "teaches; or give the state dict of its network"
+)
 MOST_WEIGHT_BYTES = 16 << 30
 """Four thousand million float32 parameters; who starts a run needs several times as much memory."""
 
@@ -35,8 +39,14 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
     Raises `ExperimentError`, or `StorageError` where S3 refuses or cannot be reached.
     """
     uri, key = _divided(uri)
-    suffix = PurePosixPath(uri).suffix.lower()
+    suffix = _suffix(uri)
+    if "://" in uri and not uri.startswith("s3://"):
+        raise ExperimentError(
+            "weights are read from a path or s3:// alone; download them, and give that file"
+        )
     if suffix not in (".safetensors", *TORCH):
+        if suffix == ".pt2":
+            raise ExperimentError(PROGRAM)
         raise ExperimentError(
             "no file of weights: write PATH.safetensors or PATH.pth, s3://BUCKET/KEY, "
             "torchvision:ENUM.ENTRY, timm:NAME, models:/NAME@ALIAS, models:/NAME/VERSION or run:RUN_ID/NAME"
@@ -63,9 +73,15 @@ def from_file(uri: str, endpoint_url: str | None, patience_s: float) -> Pretrain
 def _divided(uri: str) -> tuple[str, str]:
     """The file of `FILE#KEY`, and the key of a part of it; no key where the whole is the name of a file."""
     file, _, key = uri.rpartition("#")
-    whole, part = (PurePosixPath(name).suffix.lower() for name in (uri, file))
+    whole, part = _suffix(uri), _suffix(file)
     suffixes = (".safetensors", *TORCH)
     return (file, key) if part in suffixes and whole not in suffixes else (uri, "")
+
+
+def _suffix(uri: str) -> str:
+    """What a file is by its name; `.pth.tar`, as scripts of torch's first years call theirs, is no tar."""
+    path = PurePosixPath(uri.lower())
+    return PurePosixPath(path.stem).suffix if path.suffix == ".tar" else path.suffix
 
 
 def _read(uri: str, endpoint_url: str | None, patience_s: float, most_bytes: int) -> bytes | None:
@@ -94,9 +110,12 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
         if suffix == ".safetensors":
             return parse_tensors(data)
         if data.startswith(b"PK"):  # torch's format before 2020 is no archive
+            _refuse_programs(data)  # which pack their code, as no state dict does
             check_zip(io.BytesIO(data))
         check_pickle(io.BytesIO(data))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ExperimentError:
+        raise
     except pickle.UnpicklingError:
         raise ExperimentError(
             "holds objects besides tensors, whose unpickling could run any code; where you trust it, "
@@ -104,6 +123,18 @@ def _parsed(data: bytes, suffix: str, uri: str) -> Any:
         ) from None
     except Exception as error:  # both raise what they like
         raise ExperimentError(f"damaged or no {suffix} file: {_line(error)}") from None
+
+
+def _refuse_programs(data: bytes) -> None:
+    """Raise `ExperimentError` if an archive of torch's is one of those that hold code."""
+    names = {PurePosixPath(name).name for name in entry_names(io.BytesIO(data))}
+    if "constants.pkl" in names:
+        raise ExperimentError(
+            "it is TorchScript, which is code; where you trust it, save its state dict alone: "
+            "torch.save(torch.jit.load('a.pt').state_dict(), 'weights.pth')"
+        )
+    if names & {"serialized_exported_program.json", "archive_format"}:
+        raise ExperimentError(PROGRAM)
 
 
 def _described(beside: bytes | None) -> dict[str, Any]:

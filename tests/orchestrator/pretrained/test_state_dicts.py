@@ -306,6 +306,67 @@ def test_the_one_state_dict_that_fits_is_taken_wherever_it_stands(trained, datas
         assert torch.equal(taught(an_experiment(file), dataset)(images), trained(images))
 
 
+@pytest.mark.parametrize(
+    ("content", "left_out"),
+    [
+        (lambda s: {"n_averaged": torch.tensor(3)} | prefixed("module.", s), ["n_averaged"]),
+        (
+            lambda s: {"state_dict": prefixed("model.", s) | {"criterion.weight": torch.ones(10)}},
+            ["criterion.weight"],
+        ),
+        (lambda s: prefixed("model.module.", s) | {"train_loss.sum": torch.ones(1)}, ["train_loss.sum"]),
+        (lambda s: s | {"loss_fn.pos_weight": torch.ones(1)}, ["loss_fn.pos_weight"]),
+    ],
+    ids=["AveragedModel", "Lightning", "wrapped twice", "beside plain names"],
+)
+def test_what_a_training_module_has_beside_its_network_is_passed_over_and_said(
+    content, left_out, trained, dataset, tmp_path
+):
+    torch.save(content(trained.network.state_dict()), file := tmp_path / "a.ckpt")
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    assert torch.equal(taught(an_experiment(file), dataset)(images), trained(images))
+    _, given = read(an_experiment(file), dataset)
+    assert given.lines[0].endswith(f"passed over: {', '.join(left_out)}")
+
+
+def test_what_may_be_part_of_the_network_is_refused_unless_the_network_is_named(trained, dataset, tmp_path):
+    state = prefixed("model.", trained.network.state_dict()) | {"projector.weight": torch.ones(3, 3)}
+    torch.save({"state_dict": state}, file := tmp_path / "a.ckpt")
+    with pytest.raises(ExperimentError, match=r"are projector\.weight; .*a\.ckpt#state_dict\.model$"):
+        read(an_experiment(file), dataset)
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    found = taught(an_experiment(f"{file}#state_dict.model"), dataset)
+    assert torch.equal(found(images), trained(images))
+    torch.save(trained.network.state_dict() | {"gate.weight": torch.ones(3)}, file)
+    with pytest.raises(ExperimentError, match=r"they also have gate\.weight"):
+        read(an_experiment(file), dataset)
+
+
+def test_a_file_that_is_called_pth_tar_is_read(trained, dataset, tmp_path):
+    torch.save(
+        {"epoch": 3, "state_dict": trained.network.state_dict()}, file := tmp_path / "model_best.pth.tar"
+    )
+    images = as_float(torch.from_numpy(dataset.validation.images))
+    assert torch.equal(taught(an_experiment(file), dataset)(images), trained(images))
+    assert torch.equal(taught(an_experiment(f"{file}#state_dict"), dataset)(images), trained(images))
+
+
+def test_programs_and_addresses_are_told_the_way(trained, tmp_path):
+    torch.jit.trace(trained, torch.rand(2, 1, 8, 8)).save(str(tmp_path / "script.pt"))
+    program = torch.export.export(trained, (torch.rand(2, 1, 8, 8),))
+    for name in ("program.pt2", "program.pt"):
+        torch.export.save(program, tmp_path / name)
+    told = {
+        tmp_path / "script.pt": r"TorchScript.*torch\.jit\.load\('a\.pt'\)\.state_dict\(\), 'weights\.pth'",
+        tmp_path / "program.pt2": "Only an exported program",
+        tmp_path / "program.pt": "Only an exported program",
+        "https://example.org/a.pth": "download them, and give that file",
+    }
+    for weights, way in told.items():
+        with pytest.raises(ExperimentError, match=way):
+            read_given(an_experiment(weights))
+
+
 def test_where_none_fits_the_one_most_alike_is_told_of(dataset, tmp_path):
     state = a_network().network.state_dict()
     del state["linear.bias"]
