@@ -85,6 +85,11 @@ def _look(
                 f"{key}.weights: {holder.weights}: {text}, but hardly one of the classes {taken}; are its "
                 "classes in the data's order?"
             )
+        if seen.squashed:
+            warnings.append(
+                f"{key}.weights: {holder.weights}: all its outputs lie in [0, 1]; if a sigmoid is at its end "
+                "they are probabilities: take it off, so that it gives logits"
+            )
     return Given(weights, tuple(lines), tuple(warnings))
 
 

@@ -32,6 +32,8 @@ class Measured:
     images: int
     chance: float
     """1 / classes, or the share of the commonest of these images, which a constant answer reaches."""
+    squashed: bool = False
+    """Whether all outputs lie in [0, 1], as a sigmoid's do, and few logits."""
     unrecognised: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Classes of at least `FEW` of these images of which hardly one is recognised, though most images of the
     other classes are: how many images, and the class that most of them are taken for."""
@@ -63,6 +65,7 @@ def measured(run: TrainingRun, weights: Mapping[str, Tensor], dataset: Dataset, 
         right.float().mean().item(),
         len(rows),
         max(1 / dataset.num_classes, commonest),
+        bool(((logits >= 0) & (logits <= 1)).all()),
         _unrecognised(logits.argmax(1), labels),
     )
 

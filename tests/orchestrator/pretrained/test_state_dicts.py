@@ -461,6 +461,18 @@ def test_probabilities_are_no_logits(dataset, tmp_path):
         read(an_experiment(save(network, tmp_path, "state dict")), dataset)
 
 
+def test_outputs_that_a_sigmoid_may_have_made_are_warned_of(trained, dataset, tmp_path, monkeypatch):
+    file = save(trained, tmp_path, "safetensors")
+    assert not read(an_experiment(file), dataset)[1].warnings
+    forward = type(trained.network).forward
+    monkeypatch.setattr(
+        type(trained.network), "forward", lambda self, images: forward(self, images).sigmoid()
+    )
+    (warning,) = read(an_experiment(file), dataset)[1].warnings
+    assert "all its outputs lie in [0, 1]" in warning
+    assert "take it off" in warning
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
