@@ -219,7 +219,11 @@ def _installed(file: str | None) -> bool:
 
 
 def _searched() -> str:
-    return f"searched were {os.getcwd()} and what is installed in {sys.prefix}"
+    listed = os.environ.get("PYTHONPATH")
+    path = (
+        f", PYTHONPATH ({listed})" if listed else ", PYTHONPATH (not set: a folder elsewhere belongs into it)"
+    )
+    return f"searched were {os.getcwd()}{path} and what is installed in {sys.prefix}"
 
 
 def _said(error: Exception) -> str:

@@ -58,6 +58,7 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     if (on_hub := hub_name(settings)) is not None:
         found = _load(on_hub)
     elif folder.is_dir():
+        _refuse_saved(folder)
         patterns, findings = _split_patterns(folder, settings.path)
         # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
         found = _load(str(folder.resolve()), patterns)
@@ -97,6 +98,17 @@ def list_hugging_face(settings: DataSettings) -> Listing:
             roots = CACHES if on_hub else (folder, *CACHES)
             listed[split] = _files(rows, image_column, labels, f"{settings.path}/{split}", roots)
     return Listing(settings.path, listed, names, tuple(findings))
+
+
+def _refuse_saved(folder: Path) -> None:
+    """Raise `DataError` for what `save_to_disk` has written, which `load_dataset` does not read."""
+    if (folder / "dataset_dict.json").exists():
+        way = "for name, rows in datasets.load_from_disk(FOLDER).items(): rows.to_parquet(f'{name}.parquet')"
+    elif (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
+        way = "datasets.load_from_disk(FOLDER).to_parquet('train.parquet')"
+    else:
+        return
+    raise DataError(folder, "was written by save_to_disk", f"save it as parquet, in another folder: {way}")
 
 
 def _split_patterns(folder: Path, where: str) -> tuple[dict[str, list[str]] | None, list[str]]:
@@ -235,7 +247,12 @@ def _check_no_splits_within(rows: Any, used: set[str], path: str) -> None:
 def _class_names(rows: Any, column: str) -> tuple[str, ...]:
     names = getattr(rows.features[column], "names", None)
     values = rows.unique(column) if names is None else names
-    return tuple(map(str, sorted(values) if names is None else values))
+    return tuple(map(_name, sorted(values) if names is None else values))
+
+
+def _name(value: Any) -> str:
+    """Of a class: 1, and not 1.0, where whole numbers are kept as fractions."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _labels(rows: Any, column: str, names: tuple[str, ...], path: str) -> np.ndarray:
@@ -244,10 +261,10 @@ def _labels(rows: Any, column: str, names: tuple[str, ...], path: str) -> np.nda
     if getattr(rows.features[column], "names", None) is not None:
         return np.array([-1 if value is None else value for value in values], dtype=np.int64)
     number = {name: index for index, name in enumerate(names)}
-    unknown = {str(value) for value in values} - number.keys()
+    unknown = {_name(value) for value in values} - number.keys()
     if unknown:
         raise DataError(path, f"has a class {min(unknown)!r} that no training image is of", "remove it")
-    return np.array([number[str(value)] for value in values], dtype=np.int64)
+    return np.array([number[_name(value)] for value in values], dtype=np.int64)
 
 
 def _files(

@@ -36,7 +36,7 @@ def read_table(file: Path) -> pandas.DataFrame:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(file, f"is larger than {MOST_BYTES >> 30} GiB", "is it the table?")
         if file.suffix.lower() == ".parquet":
-            rows = _read_parquet(file).astype(TEXT).fillna("")
+            rows = _whole_numbers(_read_parquet(file)).astype(TEXT).fillna("")
         else:
             rows = _read_csv(file)
     except DataError:
@@ -98,6 +98,15 @@ def _read_parquet(file: Path) -> pandas.DataFrame:
                 raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MiB, or {MOST_ROWS} rows")
     frame: pandas.DataFrame = pyarrow.concat_tables(batches or [schema.empty_table()]).to_pandas()
     return frame
+
+
+def _whole_numbers(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Class 1 is `1`, not `1.0`, where whole numbers are kept as fractions, as pandas does beside a gap."""
+    for name in rows.select_dtypes("floating").columns:
+        known = rows[name].dropna()
+        if (known % 1 == 0).all() and known.abs().le(2**53).all():
+            rows[name] = rows[name].astype("Int64")
+    return rows
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:

@@ -92,7 +92,8 @@ class Networks:
             else:
                 return record
         if problem is not None:
-            warn(f"{run.name}: {problem}; it is trained again")
+            again = "is taken from its weights again" if run.role == "given" else "is trained again"
+            warn(f"{run.name}: {problem}; it {again}")
         return None
 
     def save(

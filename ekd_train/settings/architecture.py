@@ -29,6 +29,8 @@ class Pretrained(Settings):
     def _complete(self) -> Self:
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise ValueError("mean and std belong together: one value a channel each")
+        if not all(0 <= mean <= 1 for mean in self.mean or ()) or not all(std <= 1 for std in self.std or ()):
+            raise ValueError("mean and std are of pixels in [0, 1]: divide those of pixels up to 255 by 255")
         if self.weights is None and self.weights_sha256 is not None:
             raise ValueError("weights_sha256 is of weights, but there are none")
         return self

@@ -208,7 +208,12 @@ def test_a_package_is_not_run_to_find_a_module_of_it(tmp_path, monkeypatch):
 
 def test_a_module_that_is_nowhere_says_where_it_was_searched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(
-        OwnCodeError, match=f"no_such_module: there is no such module; searched were {tmp_path}"
+        OwnCodeError,
+        match=rf"no_such_module: there is no such module; searched were {tmp_path}, PYTHONPATH \(not set",
     ):
+        source_hash("no_such_module")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere:/and/there")
+    with pytest.raises(OwnCodeError, match=r"PYTHONPATH \(/elsewhere:/and/there\) and what is installed in"):
         source_hash("no_such_module")

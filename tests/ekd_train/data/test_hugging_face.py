@@ -254,6 +254,29 @@ def test_a_column_that_says_which_rows_are_the_test_is_not_trained_over(tmp_path
         load(tmp_path / "d")
 
 
+def test_whole_numbers_are_classes_without_a_fraction(tmp_path):
+    write(tmp_path / "d", "train", [10.0, 2.0] * 5, datasets.Value("float32"))
+    assert load(tmp_path / "d").class_names == ("2", "10")
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_save_to_disk_wrote_is_told_the_way_to_parquet(tmp_path, several):
+    write(tmp_path / "d", "train", [0, 1] * 4)
+    found = datasets.load_dataset(str(tmp_path / "d"))
+    (found if several else found["train"]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(
+        DataError, match=r"written by save_to_disk; save it as parquet.*to_parquet\("
+    ) as raised:
+        load(tmp_path / "saved")
+    way = str(raised.value).partition("folder: ")[2].replace("FOLDER", repr(str(tmp_path / "saved")))
+    (tmp_path / "again").mkdir()
+    made = way.replace("to_parquet(f'", f"to_parquet(f'{tmp_path}/again/").replace(
+        "to_parquet('", f"to_parquet('{tmp_path}/again/"
+    )
+    exec(made, {"datasets": datasets})
+    assert load(tmp_path / "again").fingerprint == load(tmp_path / "d").fingerprint
+
+
 def test_what_cannot_be_loaded_is_one_line_with_what_to_do(tmp_path):
     with pytest.raises(DataError, match="HF_HOME") as caught:
         load("nobody/nothing")

@@ -114,6 +114,17 @@ def test_labels_that_look_like_numbers_or_nothing_stay_text(tmp_path, rows):
     assert load(tmp_path / "t.csv").class_names == ("01", "NA")
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64", "Float64", "int8"])
+def test_whole_numbers_in_parquet_are_classes_without_a_fraction(tmp_path, rows, kind):
+    rows.assign(label=[0, 11] * 6).astype({"label": kind}).to_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet").class_names == ("0", "11")
+    rows.assign(label=[0.5, 1.0] * 6).to_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet").class_names == ("0.5", "1.0")
+    rows.assign(label=[1.0, float("nan")] * 6).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 2 has no label"):
+        load(tmp_path / "t.parquet")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

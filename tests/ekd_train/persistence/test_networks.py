@@ -126,6 +126,15 @@ def test_a_damaged_network_is_not_found_and_one_line_says_so(damage, one, two, s
     assert "\n" not in line
 
 
+def test_a_damaged_given_teacher_is_not_said_to_be_trained(one, two, shared):
+    given = RUN.model_copy(update={"role": "given"})
+    record = trained(one, given)
+    shared.delete(f"{record.sha256}.safetensors")
+    said: list[str] = []
+    assert two.find(given, said.append) is None
+    assert said[0].endswith("; it is taken from its weights again")
+
+
 def test_damaged_weights_are_not_loaded(one, shared):
     key = f"{trained(one).sha256}.safetensors"
     shared.objects[key] = shared.objects[key][:-1] + b"\x55"
