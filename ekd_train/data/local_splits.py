@@ -19,6 +19,8 @@ TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
 """Text: a list of classes or licences as often as data, so they are data where their name is a split's."""
 ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z"})
 DATA = IMAGES | ARCHIVES | {".parquet", ".arrow", ".h5", ".hdf5", ".lance", ".npz"}
+ON_HUB = re.compile(r"hf://datasets/[^/]+/[^/]+/")
+"""Before a file's own path on the hub: who has called himself `dev` has called no split so."""
 METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 """What the library reads beside images, of which it says more."""
 
@@ -89,7 +91,7 @@ def check_files(files: Iterable[tuple[str, Iterable[str]]], base: str) -> None:
     """
     for split, paths in files:
         for path in paths:
-            parts = PurePosixPath(path.removeprefix(base)).parts
+            parts = PurePosixPath(ON_HUB.sub("", path.removeprefix(base))).parts
             named = {found for part in parts[:-1] if (found := split_of(part)) is not None}
             if not named and parts and _kind(parts[-1]) not in IMAGES:
                 named = splits_named(parts[-1])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ekd_train.data import DataError, load_dataset
+from ekd_train.data.local_splits import check_files
 from ekd_train.settings import DataSettings
 
 pytestmark = pytest.mark.attack
@@ -221,6 +222,13 @@ def test_what_the_library_takes_for_training_is_not_called_a_test(tmp_path):
         DataError, match=r"Testing/cat/0\.png: is called test, but the library takes it for train"
     ):
         load(tmp_path / "d")
+
+
+def test_files_on_the_hub_are_told_by_their_own_path_and_not_by_whose_they_are():
+    owner = "hf://datasets/dev/test@0123abc"
+    check_files([("train", [f"{owner}/data/train-0.parquet", f"{owner}/images/cat/test_1.png"])], "https://x")
+    with pytest.raises(DataError, match="is called test, but the library takes it for train"):
+        check_files([("train", [f"{owner}/Training/0.png", f"{owner}/Testing/0.png"])], "https://x")
 
 
 def test_hidden_test_labels_are_said_and_the_split_is_not_used(tmp_path):
