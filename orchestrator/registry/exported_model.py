@@ -13,6 +13,7 @@ from ekd_train.persistence.bounded_zip import check_zip
 from orchestrator.errors import EkdError
 from orchestrator.registry.provenance import loading_requirements
 from orchestrator.runtime.environment import in_the_environment
+from orchestrator.runtime.ray_logging import root_logger_kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,8 @@ def save_exported(
     Raises `ExportError`: it cannot be exported, or for a batch of 1, 2 or 7 it gives other logits;
     `ValueError`: wrong example images.
     """
-    import mlflow.pytorch
+    with root_logger_kept():  # it calls logging.basicConfig
+        import mlflow.pytorch
     import numpy as np
     import torch
 
@@ -141,7 +143,8 @@ def load_exported(folder: Path, sha256: str) -> "nn.Module":
 
     Raises `ExportError`.
     """
-    import mlflow.pytorch
+    with root_logger_kept():  # as above
+        import mlflow.pytorch
     import torch
 
     try:

@@ -11,9 +11,15 @@ from typing import BinaryIO, TextIO
 
 from ekd_train import waiting
 
+SAID = "orchestrator.pipeline.progress"
+"""The logger of the lines that a run prints itself: they go to the log alone, whoever else has handlers."""
+
 
 class RunLog(logging.StreamHandler[TextIO]):
     """Ours, told from one that a caller from Python has."""
+
+    set_aside: tuple[logging.Handler, ...] = ()
+    """What printed on this terminal until this came."""
 
 
 class Unheard(logging.Handler):
@@ -26,14 +32,24 @@ class Unheard(logging.Handler):
 
 
 def divert_logging(log_file: Path) -> None:
-    """Send the messages of Ray and other libraries to `log_file` instead of the terminal."""
+    """Send the messages of Ray and other libraries to `log_file` instead of the terminal.
+
+    Handlers on the root that print there, which are a library's, or of a caller who reads the run's own lines
+    there, are set aside until `logging_kept` ends; those that write elsewhere stay.
+    """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = RunLog(TextIOWrapper(_appending(log_file), encoding="utf-8", errors="backslashreplace"))
     logging.raiseExceptions = False  # the run itself says that a disk is full, not every message
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     _forget_others(root)
+    handler.set_aside = tuple(filter(_prints, root.handlers))
+    for printing in handler.set_aside:
+        root.removeHandler(printing)
     root.addHandler(handler)
+    said = logging.getLogger(SAID)
+    said.addHandler(handler)
+    said.propagate = False
     waiting.log.addHandler(Unheard())
     logging.getLogger("orchestrator").setLevel(logging.INFO)  # what the run says
     for name in ("ray", "ray.train", "ray.tune", "mlflow", "alembic"):
@@ -43,9 +59,20 @@ def divert_logging(log_file: Path) -> None:
         logger.setLevel(logging.INFO)
 
 
+def _prints(handler: logging.Handler) -> bool:
+    """Whether it writes to this process's terminal, or to what stands in its place."""
+    places = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return isinstance(handler, logging.StreamHandler) and handler.stream in places
+
+
 def _forget_others(root: logging.Logger) -> None:
+    said = logging.getLogger(SAID)
+    said.propagate = True
     for old in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
         root.removeHandler(old)
+        said.removeHandler(old)
+        for printing in old.set_aside:
+            root.addHandler(printing)
         old.close()
         with contextlib.suppress(OSError):  # a full disk
             old.stream.close()
@@ -67,6 +94,19 @@ def logging_kept() -> Iterator[None]:
     finally:
         _forget_others(logging.getLogger())
         logging.raiseExceptions = raising
+
+
+@contextlib.contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """For the import of a library that sets up logging for the whole process: afterwards it is as before."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for added in [handler for handler in root.handlers if handler not in handlers]:
+            root.removeHandler(added)
+        root.setLevel(level)
 
 
 def quieten(log_file: Path) -> None:

@@ -1,0 +1,70 @@
+"""A run with a teacher from MLflow's registry, as a user starts it."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ekd_train.models import build_model
+from orchestrator.registry.exported_model import archive_sha256
+
+pytestmark = pytest.mark.slow
+
+SHAPE = {"name": "resnet", "depth": 8, "stem_channels": 4}
+TRAINING = {"epochs": 1, "batch_size": 20}
+
+
+def register(folder: Path) -> str:
+    """A teacher of digits, drawn and not trained, in the registry of `folder`; its SHA-256."""
+    (folder / "runs").mkdir(exist_ok=True)
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    try:
+        mlflow.set_experiment("theirs")
+        logged = mlflow.pytorch.log_model(
+            build_model(**SHAPE, num_classes=10, in_channels=1, image_size=8).network.eval(),
+            name="m",
+            registered_model_name="champ",
+            serialization_format="pt2",
+            pip_requirements=["torch"],
+            input_example=np.zeros((2, 1, 8, 8), "float32"),
+        )
+    finally:
+        mlflow.set_tracking_uri(None)
+    return archive_sha256(Path(mlflow.artifacts.download_artifacts(logged.artifact_path)))
+
+
+def write_experiment(folder: Path, sha256: str) -> None:
+    """`champ.yaml`, of seconds."""
+    tree = {
+        "name": "champ",
+        "data": {"name": "digits", "train_size": 100, "validation_size": 50, "test_size": 60},
+        "teachers": {"weights": "models:/champ/1", "weights_sha256": sha256, "architecture": SHAPE},
+        "student": {"method": "kd", "architecture": SHAPE, "training": TRAINING},
+        "distillation": {"objective": "mean_kd"},
+        "perturbation": {"kind": "none"},
+        "cluster": {"address": "local"},
+        "storage": {"uri": "runs"},
+    }
+    (folder / "champ.yaml").write_text(yaml.safe_dump(tree))
+
+
+def test_no_line_of_a_run_with_a_registered_teacher_is_printed_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    write_experiment(tmp_path, register(tmp_path))
+    command = [sys.executable, "-m", "orchestrator", "run", "champ.yaml"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = Counter(
+        line.partition("orchestrator.pipeline.progress:")[2] or line for line in done.stderr.splitlines()
+    )
+    assert lines["teachers ..."] == lines["report ..."] == 1
+    assert [line for line, times in lines.items() if times > 1] == []
