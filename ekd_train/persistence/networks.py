@@ -173,6 +173,19 @@ def load_network_record(store: Store, name: str) -> NetworkRecord:
     return load_typed(store, f"networks/{name}.json", NetworkRecord)
 
 
+def load_pretrained(run: Store, shared: Store, source: str, most_bytes: int) -> dict[str, Tensor]:
+    """What `Networks.keep_pretrained` stored for a run of the weights whose source has that SHA-256.
+
+    Errors as `load_network_record`.
+    """
+    name = _pretrained(source)
+    record = load_network_record(run, name)
+    if record.identity != source:
+        raise DamagedCheckpoint(f"{name}: its record is of other weights")
+    place = (shared, record.sha256) if record.trained_by else (run, f"networks/{name}")
+    return load_tensors(place[0], f"{place[1]}.safetensors", record.sha256, most_bytes)
+
+
 def save_average(store: Store, network: nn.Module, record: NetworkRecord) -> None:
     """Store the average of a run's student at `networks/averaged`, for this run alone."""
     sha256 = save_tensors(store, f"{AVERAGED}.safetensors", network.state_dict())

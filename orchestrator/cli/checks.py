@@ -11,7 +11,7 @@ from ekd_train.data.description import DataDescription
 from ekd_train.own_code import allow_named
 from orchestrator.cli.terminal import waiting
 from orchestrator.errors import EkdError, ExperimentError
-from orchestrator.experiment.redaction import one_line
+from orchestrator.experiment.redaction import one_line, visible
 from orchestrator.experiment.schema import Experiment, load_experiment
 from orchestrator.experiment.smoke import make_small, one_small_worker
 from orchestrator.pipeline.plain_console import PlainConsole
@@ -94,8 +94,9 @@ def check_experiment(
     with nothing_started(), waiting("checking experiment, data, storage and tracking"):
         checked = check(experiment, run_id, capacity=capacity, further=further, pack=pack)
     errors = PlainConsole(stderr=True)
-    if checked.notice:
-        errors.say(f"ekd: {checked.notice}")
+    for notice in (*checked.given.notices, checked.notice):
+        if notice:
+            errors.say(f"ekd: {visible(notice)}")
     if reason:
         errors.say(f"ekd: {reason.partition(';')[0]}; the smoke run uses one worker on one CPU")
     return checked

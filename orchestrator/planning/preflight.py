@@ -75,7 +75,7 @@ def check(
     Raises `ExperimentError`, `ValueError`, `DataError`, `StorageError` or `TrackingError`, each with
     one line that says what is wrong and what to do.
     """
-    experiment, look = (experiment, None) if begun else _read_given(experiment)
+    experiment, look = (experiment, None) if begun else _read_given(experiment, run_id)
     own = not isinstance(run_id, str)
     if not isinstance(run_id, str):
         run_id = experiment.default_run_id() if run_id is None else run_id(experiment)
@@ -126,12 +126,14 @@ def check(
     )
 
 
-def _read_given(experiment: Experiment) -> "tuple[Experiment, Look | None]":
+def _read_given(
+    experiment: Experiment, run_id: str | Callable[[Experiment], str] | None
+) -> "tuple[Experiment, Look | None]":
     if not any(holder.weights for holder in (*experiment.teachers, experiment.student.architecture)):
         return experiment, None
     from orchestrator.pretrained.check import read_given  # torch again
 
-    return read_given(experiment)
+    return read_given(experiment, run_id)
 
 
 def ask_capacity(cluster: Cluster) -> Capacity:

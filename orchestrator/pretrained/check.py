@@ -12,24 +12,32 @@ from orchestrator.experiment.schema import Experiment
 from orchestrator.pretrained.class_names import in_the_order_of
 from orchestrator.pretrained.fit import chosen, fitted
 from orchestrator.pretrained.given import Given
+from orchestrator.pretrained.holders import with_weights
+from orchestrator.pretrained.kept import Kept
 from orchestrator.pretrained.measure import measured
 from orchestrator.pretrained.network import PretrainedNetwork
-from orchestrator.pretrained.read import read_pretrained, with_weights
+from orchestrator.pretrained.read import read_pretrained
 from orchestrator.pretrained.same_function import check_same
 
 Look = Callable[[Dataset, DataDescription], Given]
 """Looks at networks that were read: whether they fit the data, and what given teachers predict."""
 
 
-def read_given(experiment: Experiment) -> tuple[Experiment, Look]:
-    """As `read_pretrained`: the experiment, and how to check what was read."""
-    experiment, networks = read_pretrained(experiment)
-    return experiment, partial(_look, experiment, networks)
+def read_given(
+    experiment: Experiment, run_id: str | Callable[[Experiment], str] | None = None
+) -> tuple[Experiment, Look]:
+    """As `read_pretrained`: the experiment, and how to check what was read; `run_id` as `Kept` takes it."""
+    kept = Kept(experiment, run_id)
+    experiment, networks = read_pretrained(experiment, kept)
+    former = kept.former_run(experiment, networks)
+    notices = (*kept.notices, former) if former is not None else (*kept.notices,)
+    return experiment, partial(_look, experiment, networks, notices)
 
 
 def _look(
     experiment: Experiment,
     networks: Mapping[str, PretrainedNetwork],
+    notices: tuple[str, ...],
     dataset: Dataset,
     description: DataDescription,
 ) -> Given:
@@ -90,7 +98,7 @@ def _look(
                 f"{key}.weights: {holder.weights}: all its outputs lie in [0, 1]; if a sigmoid is at its end "
                 "they are probabilities: take it off, so that it gives logits"
             )
-    return Given(weights, tuple(lines), tuple(warnings))
+    return Given(weights, tuple(lines), tuple(warnings), notices)
 
 
 def _unchecked(names: Sequence[str] | None) -> str:

@@ -43,13 +43,19 @@ def fitted(
         architecture: what it is to be.
         data: of the run.
         new_head: where the classes are others, leave out the layer that makes the logits, instead of
-            raising: it is made new.
+            raising: it is made new. The weights may lack it already.
 
     Raises `ExperimentError` with one line: other names or shapes, another number or order of classes.
     """
     expected = _shapes(architecture, data)
     weights = _stripped(network.weights, expected)
-    absent = [name for name in expected.keys() - weights.keys() if not name.endswith("num_batches_tracked")]
+    head = _head(architecture, data, expected)
+    dispensable = head if new_head and not head & weights.keys() else set()
+    absent = [
+        name
+        for name in expected.keys() - weights.keys() - dispensable
+        if not name.endswith("num_batches_tracked")
+    ]
     foreign = weights.keys() - expected.keys()
     if absent or foreign:
         problems = [
@@ -59,7 +65,6 @@ def fitted(
             f"these weights are of another network than architecture {architecture.name}: "
             f"they {' and '.join(problems)}; name theirs"
         )
-    head = _head(architecture, data, expected)
     wrong = [name for name, tensor in weights.items() if tensor.shape != expected[name]]
     if any(name not in head or weights[name].shape[1:] != expected[name][1:] for name in wrong):
         shapes = [

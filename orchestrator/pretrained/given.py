@@ -17,3 +17,5 @@ class Given:
     lines: tuple[str, ...] = ()
     """What each is, and what a given teacher is worth."""
     warnings: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What was read from elsewhere than the experiment says, or is not what it was in an earlier run."""

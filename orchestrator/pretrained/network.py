@@ -33,3 +33,5 @@ class PretrainedNetwork:
     program: Program | None = None
     """What they were read from, where the weights alone do not say which function that is: it may normalise
     within itself."""
+    address: str | None = None
+    """`models:/NAME/VERSION`, where that is what an alias pointed to."""

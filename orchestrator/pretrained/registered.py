@@ -10,6 +10,7 @@ from orchestrator.export.formats import Source
 from orchestrator.export.source import from_registry
 from orchestrator.pretrained.network import PretrainedNetwork
 from orchestrator.pretrained.same_function import Program
+from orchestrator.registry.exported_model import ARCHIVE_TAG
 from orchestrator.tracking import resolve_tracking_uri
 from orchestrator.tracking.address import sqlite_file
 from orchestrator.tracking.connection import connect, explained
@@ -44,7 +45,21 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
         image_size=wanted.image_size or source.spec.image_shape[1],
         class_names=tuple(source.class_names) if source.class_names is not None else None,
         program=None if ours else _program(source),
+        address=source.where,
     )
+
+
+def version_with(name: str, sha256: str, experiment: Experiment) -> str | None:
+    """`models:/NAME/VERSION` of the newest version of `NAME@ALIAS` that was registered with that SHA-256.
+
+    None: none was. Raises `TrackingError`.
+    """
+    name = name.partition("@")[0]
+    tracking_uri = resolve_tracking_uri(experiment.tracking.uri, experiment.storage.uri)
+    with explained(tracking_uri, "use the model registry of"):
+        found = connect(tracking_uri).search_model_versions(f"name = '{name}'")
+    versions = [int(each.version) for each in found if each.tags.get(ARCHIVE_TAG) == sha256]
+    return f"models:/{name}/{max(versions)}" if versions else None
 
 
 def _program(source: Source) -> Program:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 
 from ekd_train.models import build_model
 from orchestrator.registry.exported_model import archive_sha256
@@ -55,16 +56,30 @@ def write_experiment(folder: Path, sha256: str) -> None:
     (folder / "champ.yaml").write_text(yaml.safe_dump(tree))
 
 
-def test_no_line_of_a_run_with_a_registered_teacher_is_printed_twice(tmp_path, monkeypatch):
+def ekd(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command, which has to end well."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    command = [sys.executable, "-m", "orchestrator", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_no_line_is_printed_twice_and_the_finished_run_is_read_once_the_teacher_is_gone(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     write_experiment(tmp_path, register(tmp_path))
-    command = [sys.executable, "-m", "orchestrator", "run", "champ.yaml"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = ekd("run", "champ.yaml")
     lines = Counter(
         line.partition("orchestrator.pipeline.progress:")[2] or line for line in done.stderr.splitlines()
     )
     assert lines["teachers ..."] == lines["report ..."] == 1
     assert [line for line, times in lines.items() if times > 1] == []
+
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    MlflowClient(uri, uri).delete_registered_model("champ")
+    again = ekd("run", "champ.yaml")
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert "is complete; nothing to do" in again.stderr
