@@ -9,16 +9,16 @@
 line is the message of what is raised, an `orchestrator.errors.EkdError`.
 """
 
+import os
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from orchestrator.cli.checks import check_experiment
 from orchestrator.cli.searches import check_search
 from orchestrator.experiment import schema
+from orchestrator.experiment.from_python import check_kind, in_pythons_words, text_of, texts_of, tree_of
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.experiment.smoke import make_small
@@ -28,14 +28,17 @@ from orchestrator.runtime.address import loopback_alone
 from orchestrator.runtime.ray_logging import logging_kept
 from orchestrator.tuning.names import SchedulerName, SearcherName
 
+HOW = "load_experiment makes one of a name, a YAML file or dictionaries"
+
 
 def load_experiment(
-    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, smoke: bool = False
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = (), *, smoke: bool = False
 ) -> Experiment:
     """An experiment, checked against its schema.
 
     Args:
-        source: a packaged experiment's name, a YAML file, or its content as nested dictionaries.
+        source: a packaged experiment's name, a YAML file, or its content as nested dictionaries, which may
+            hold paths.
         overrides: `key=value` texts with dotted keys, as `--set` takes them.
         smoke: make it small: every component, a few images, no result.
 
@@ -44,12 +47,15 @@ def load_experiment(
     >>> load_experiment("digits", ["distillation.temperature=2"]).distillation.temperature
     2.0
     """
-    if isinstance(source, Mapping):
-        tree = deepcopy(dict(source))
-        apply_overrides(tree, overrides)
-        experiment = schema.named_by_its_user(tree)
-    else:
-        experiment = schema.load_experiment(str(source), overrides)
+    overrides = texts_of(overrides)
+    with in_pythons_words():
+        if isinstance(source, Mapping):
+            tree = tree_of(source)
+            apply_overrides(tree, overrides)
+            experiment = schema.named_by_its_user(tree)
+        else:
+            name = text_of(source, "source", "a packaged experiment's name, a YAML file or dictionaries")
+            experiment = schema.load_experiment(name, overrides)
     return make_small(experiment) if smoke else experiment
 
 
@@ -68,14 +74,16 @@ def run(experiment: Experiment, *, run_id: str | None = None) -> Summary:
     >>> summary = run(load_experiment("digits"))  # doctest: +SKIP
     >>> summary.predictors["averaged"].test["accuracy"], summary.registered_model.uri  # doctest: +SKIP
     """
-    with logging_kept():
-        checked = check_experiment(experiment, run_id, smoke=False)
+    check_kind(experiment, Experiment, "experiment", HOW)
+    named = None if run_id is None else text_of(run_id, "run_id", "a text or None")
+    with logging_kept(), in_pythons_words():
+        checked = check_experiment(experiment, named, smoke=False)
         return summarise(pipeline_on(experiment.cluster).run(checked).content)
 
 
 def tune(
     experiment: Experiment,
-    space: str,
+    space: str | os.PathLike[str],
     *,
     trials: int | None = None,
     searcher: SearcherName = "random",
@@ -102,12 +110,15 @@ def tune(
 
     >>> summary = tune(load_experiment("digits"), "student", trials=8)  # doctest: +SKIP
     """
-    with logging_kept():
+    check_kind(experiment, Experiment, "experiment", HOW)
+    named = None if run_id is None else text_of(run_id, "run_id", "a text or None")
+    packaged_or_file = text_of(space, "space", "a packaged space's name or a YAML file")
+    with logging_kept(), in_pythons_words():
         request, checked = check_search(
             experiment,
-            run_id,
+            named,
             smoke=False,
-            space=space,
+            space=packaged_or_file,
             trials=trials,
             searcher=searcher,
             scheduler=scheduler,

@@ -43,6 +43,69 @@ def test_what_is_wrong_is_the_line_that_the_command_prints(source, said):
         load_experiment(source)
 
 
+def test_paths_stand_wherever_a_dictionary_has_a_text(tmp_path):
+    class Own:
+        def __fspath__(self) -> str:
+            return "w.safetensors"
+
+    tree = {
+        "name": "mine",
+        "data": {"name": "image_folder", "root": tmp_path},
+        "teachers": ({"weights": Own(), "architecture": {"name": "resnet18"}},),
+        "storage": {"uri": tmp_path / "runs"},
+        "student": {"method": "kd"},
+    }
+    experiment = load_experiment(tree)
+    assert (experiment.data.root, experiment.storage.uri) == (str(tmp_path), f"{tmp_path}/runs")
+    assert experiment.teachers[0].weights == "w.safetensors"
+
+
+WITHIN_ITSELF: dict[str, object] = {"name": "x"}
+WITHIN_ITSELF["student"] = WITHIN_ITSELF
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda e: load_experiment({"name": "x", "seed": {1}}), "seed: of type set is no value"),
+        (
+            lambda e: load_experiment({"name": "x", "teachers": [{"count": b"2"}]}),
+            r"teachers\.0\.count: of type bytes",
+        ),
+        (lambda e: load_experiment(WITHIN_ITSELF), "nested too deeply, or within itself"),
+        (lambda e: load_experiment(3), "^source: of type int, not a packaged experiment's name, a YAML"),
+        (
+            lambda e: load_experiment("digits", "student.members=3"),
+            r"^overrides: 'student\.members=3', not a list of texts; write it as \['student\.members=3'\]$",
+        ),
+        (lambda e: load_experiment("digits", 3), "^overrides: of type int, not a list of texts"),
+        (
+            lambda e: load_experiment("digits", ["members"]),
+            "^overrides: 'members': write each as 'key=value'",
+        ),
+        (lambda e: load_experiment("digits", [3]), "^overrides: of type int: write each as 'key=value'"),
+        (lambda e: load_experiment("digits", ["seed=1: 2: 3"]), "^seed=1: 2: 3: not valid YAML"),
+        (lambda e: run("digits"), "^experiment: 'digits', not Experiment; load_experiment makes one"),
+        (lambda e: run({"name": "digits"}), "^experiment: of type dict, not Experiment"),
+        (lambda e: run(e, run_id=3), "^run_id: of type int, not a text or None"),
+        (lambda e: run(e, run_id="a/b"), "^run_id 'a/b': use letters"),
+        (lambda e: tune("digits", "student"), "^experiment: 'digits', not Experiment"),
+        (lambda e: tune(e, {"domains": {}}), "^space: of type dict, not a packaged space's name"),
+        (lambda e: tune(e, "nowhere"), "^space nowhere: no packaged space"),
+        (lambda e: tune(e, Path("nowhere.yaml")), "^space nowhere.yaml: cannot be read"),
+        (lambda e: tune(e, "student", trials="nine"), "^trials: .*not 'nine'"),
+        (lambda e: tune(e, "student", time_budget=-1), "^time_budget: .*not -1"),
+        (lambda e: tune(e, "student", trials=9, run_id=Path("a/b")), "^run_id 'a/b': use letters"),
+    ],
+)
+def test_what_is_no_argument_is_said_in_pythons_words(call, said, tmp_path):
+    storage = [f"storage.uri={tmp_path}", "cluster.address=local"]
+    with pytest.raises(ExperimentError, match=said) as raised:
+        call(load_experiment("digits", storage))
+    assert "--" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_run_is_read_and_the_callers_logging_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(GOLDEN / "finished", tmp_path / "runs" / "finished")
