@@ -95,7 +95,8 @@ class RunContext:
         return self.local_folder / "logs" / "ray.log"
 
     def plan(self, runs: Iterable[TrainingRun]) -> None:
-        """Queue each training run as soon as the networks that it needs are there."""
+        """Queue each training run as soon as the networks that it needs are there; of those that can begin
+        at once, the given ones first: what they are worth is known before hours are spent beside them."""
         self._planned += runs
         self._submit_ready()
 
@@ -260,6 +261,7 @@ class RunContext:
 
     def _submit_ready(self) -> None:
         ready = [run for run in self._planned if all(other.name in self.records for other in run.needs)]
+        ready.sort(key=lambda run: run.role != "given")
         self._planned = [run for run in self._planned if run not in ready]
         self.submit(ready)
 

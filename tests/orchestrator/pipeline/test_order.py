@@ -139,6 +139,16 @@ def test_what_another_run_has_trained_is_neither_queued_nor_waited_for(planned):
     assert told == dict.fromkeys(("teacher-0", "teacher-1", "student"), ("first", 0.0))
 
 
+def test_given_teachers_are_measured_before_others_are_trained_wherever_the_list_has_them(planned):
+    given = (
+        "{weights: w.safetensors, weights_sha256: " + "0" * 64 + ", architecture: {name: resnet, depth: 8}}"
+    )
+    groups = f"teachers=[{{count: 2}}, {given}]"
+    workers = planned(groups, "student.method=kd", "distillation.objective=mean_kd", "perturbation.kind=none")
+    assert workers.queued == ["teacher-2", "teacher-0", "teacher-1", "control"]
+    assert workers.context._planned[0].name == "student"
+
+
 def test_a_pruned_control_waits_for_the_network_that_it_starts_from(planned):
     workers = planned(*PRUNED)
     assert workers.queued == ["teacher-0", "teacher-1", "unpruned"]
