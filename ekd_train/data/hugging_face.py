@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from ekd_train.hugging_face_hub import audible, cache_alone, why_hub_is_away
 from ekd_train.regular_file import open_regular
 from ekd_train.settings import DataSettings
 
@@ -56,7 +57,7 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     folder = Path(settings.root or ".") / settings.path
     findings: list[str] = []
     if (on_hub := hub_name(settings)) is not None:
-        found = _load(on_hub)
+        found = _load_from_hub(on_hub)
     elif folder.is_dir():
         _refuse_saved(folder)
         patterns, findings = _split_patterns(folder, settings.path)
@@ -182,6 +183,23 @@ def _data_named(text: str) -> Iterator[tuple[str, str]]:
                 (item, of or (key.value if key.value in ("data_files", "data_dir") else ""))
                 for key, item in node.value
             ]
+
+
+def _load_from_hub(name: str) -> dict[str, Any]:
+    """The hub is asked first: in the cache there may be another of the data set's configurations."""
+    why = None if datasets.config.HF_HUB_OFFLINE else why_hub_is_away()
+    if why is None:
+        with audible(name):
+            return _load(name)
+    try:
+        with cache_alone():
+            return _load(name)
+    except DataError as error:
+        raise DataError(
+            name,
+            f"is not in the cache, nor to download ({why})",
+            "fetch it where there is a network, and set HF_HOME to that cache",
+        ) from error
 
 
 def _load(path: str, patterns: Mapping[str, list[str]] | None = None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Weights that timm publishes, from the Hugging Face hub's cache or a download into it."""
 
 import difflib
+from typing import Any
 
 import timm
 
+from ekd_train.hugging_face_hub import audible, cache_alone, why_hub_is_away
 from ekd_train.settings import Architecture
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.redaction import one_line
@@ -24,7 +26,7 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
     wanted = timm.get_pretrained_cfg(name)
     assert wanted is not None
     try:
-        network = timm.create_model(name, pretrained=True)
+        network = _created(name)
     except Exception as error:  # the hub's client and timm raise what they like
         raise ExperimentError(
             f"not in the Hugging Face hub's cache, nor to download ({one_line(error, 100)}); "
@@ -40,3 +42,18 @@ def read(name: str, experiment: Experiment, stated: str | None) -> PretrainedNet
         std=tuple(wanted.std),
         image_size=wanted.input_size[-1],
     )
+
+
+def _created(name: str) -> Any:
+    """The network with its weights: from the cache, else from the hub, which is asked once if it is there.
+
+    Raises what timm and the hub's client raise; `ConnectionError`: the hub does not answer.
+    """
+    try:
+        with cache_alone():
+            return timm.create_model(name, pretrained=True)
+    except Exception:  # not there, or damaged
+        if why := why_hub_is_away():
+            raise ConnectionError(why) from None
+    with audible(f"timm:{name}"):
+        return timm.create_model(name, pretrained=True)

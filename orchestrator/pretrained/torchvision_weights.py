@@ -9,7 +9,9 @@ import torch
 from torchvision.models import get_model_weights, get_weight
 
 from ekd_train.models.torchvision_classifiers import torchvision_names
+from ekd_train.reachable import why_away
 from ekd_train.settings import Architecture
+from ekd_train.waiting import waiting_for
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.redaction import one_line
 from orchestrator.experiment.schema import Experiment
@@ -24,6 +26,10 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """Names of layers as of its first files: `norm.1.` is `norm1.` now."""
+
+
+HASH = re.compile(r"-([0-9a-f]*)\.")
+"""In a file's name, the beginning of its SHA-256."""
 
 
 def read(entry: str, experiment: Experiment, stated: str | None) -> PretrainedNetwork:
@@ -44,7 +50,7 @@ def read(entry: str, experiment: Experiment, stated: str | None) -> PretrainedNe
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     if not file.exists():
         try:
-            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            _fetch(weights.url, file)
         except (OSError, RuntimeError) as error:
             raise ExperimentError(
                 f"not in torch hub's cache, nor to download ({one_line(error, 100)}); "
@@ -65,3 +71,13 @@ def read(entry: str, experiment: Experiment, stated: str | None) -> PretrainedNe
         image_size=images.crop_size[0],
         class_names=tuple(weights.meta["categories"]),
     )
+
+
+def _fetch(url: str, file: Path) -> None:
+    """Download `url`, whose hash is compared; raises `OSError`, or `RuntimeError` for other bytes."""
+    if why := why_away(url):
+        raise ConnectionError(why)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stated = HASH.search(file.name)
+    with waiting_for(lambda: url):
+        torch.hub.download_url_to_file(url, str(file), stated and stated[1], progress=False)

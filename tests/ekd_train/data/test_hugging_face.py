@@ -2,6 +2,8 @@
 
 import io
 import os
+import socket
+import time
 import zlib
 
 import numpy as np
@@ -15,6 +17,7 @@ from ekd_train.settings import DataSettings
 pytestmark = pytest.mark.attack
 
 datasets = pytest.importorskip("datasets")
+constants = pytest.importorskip("huggingface_hub.constants")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -283,6 +286,38 @@ def test_what_save_to_disk_wrote_is_told_the_way_to_parquet(tmp_path, several):
     )
     exec(made, {"datasets": datasets})
     assert load(tmp_path / "again").fingerprint == load(tmp_path / "d").fingerprint
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Nothing listens where the proxy should be; no variable said so before the libraries were imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_name_of_the_hub_that_does_not_answer_is_one_line_at_once(no_network, capfd, monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(DataError, match=r"nobody/nothing: is not in the cache, .*does not answer.*HF_HOME"):
+        load("nobody/nothing")
+    assert sum(slept) < 1, "its library tries again for 50 s"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_in_the_cache_needs_no_hub_that_answers(no_network, tmp_path, capfd):
+    write(tmp_path / "nothing", "train", [0, 1] * 10)
+    before = load(tmp_path / "nothing")
+    (tmp_path / "cache" / "nothing").rename(tmp_path / "cache" / "nobody___nothing")
+    capfd.readouterr()
+    data = load("nobody/nothing")
+    assert np.array_equal(data.train.images, before.train.images)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_cannot_be_loaded_is_one_line_with_what_to_do(tmp_path):

@@ -1,5 +1,8 @@
 """Published weights, driven through their caches; registered ones; and where there is nothing."""
 
+import io
+import socket
+import time
 from pathlib import Path
 
 import mlflow
@@ -15,6 +18,7 @@ from ekd_train.models import build_model
 from ekd_train.models.build_network import build_network
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment.schema import Experiment, build_experiment
+from orchestrator.pretrained import torchvision_weights
 from orchestrator.pretrained.check import read_given
 from orchestrator.pretrained.fit import fitted
 from orchestrator.pretrained.given import Given
@@ -92,27 +96,54 @@ def test_torchvisions_weights_are_its_own_network_behind_its_own_transform(name,
         assert torch.allclose(found(images), stock(normalised(images, 224)), atol=1e-5)
 
 
-def test_torchvisions_weights_that_are_nowhere_are_asked_for(hub, tmp_path, monkeypatch):
-    def no_network(*_, **__):
-        raise OSError("no network")
+@pytest.fixture
+def no_network(monkeypatch):
+    """Nothing listens where the proxy for everything should be."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+
+def test_torchvisions_weights_that_are_nowhere_are_asked_for(hub, tmp_path, no_network, capfd):
     with pytest.raises(
-        ExperimentError, match=rf"no network.*put https://\S+\.pth at {hub}/resnet50-"
+        ExperimentError, match=rf"does not answer: .*refused.*put https://\S+\.pth at {hub}/resnet50-"
     ) as raised:
         read_pretrained(an_experiment("torchvision:ResNet50_Weights.IMAGENET1K_V2", tmp_path))
     assert str(raised.value).startswith("teachers.weights: torchvision:ResNet50_Weights.IMAGENET1K_V2: ")
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(ExperimentError, match=r"the nearest are ResNet50_Weights\.IMAGENET1K_V"):
         read_pretrained(an_experiment("torchvision:ResNet50_Weights.IMAGENET1K_V3", tmp_path))
 
 
+def test_torchvisions_weights_are_downloaded_without_a_line_and_their_hash_compared(
+    hub, tmp_path, monkeypatch, capfd
+):
+    bytes_of, fetched = io.BytesIO(), []
+    torch.save(get_model("resnet18", weights=None).state_dict(), bytes_of)
+
+    def download(url, file, hash_prefix, progress):
+        fetched.append((url, hash_prefix, progress))
+        Path(file).write_bytes(bytes_of.getvalue())
+
+    monkeypatch.setattr(torchvision_weights, "why_away", lambda url: None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    url = ResNet18_Weights.IMAGENET1K_V1.url
+    read_pretrained(an_experiment("torchvision:ResNet18_Weights.IMAGENET1K_V1", tmp_path))
+    assert fetched == [(url, url[-12:-4], False)]
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.fixture
-def hugging_face(tmp_path, monkeypatch) -> Path:
-    """The hub's cache, empty, and no network."""
+def hugging_face(tmp_path, monkeypatch, no_network) -> Path:
+    """The hub's cache, empty, and nothing that answers; HF_HUB_OFFLINE was not set as its library was
+    imported."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="comes with timm")
     pytest.importorskip("timm", reason="needs the extra timm")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return tmp_path / "hub"
 
 
@@ -142,9 +173,14 @@ def test_timms_weights_are_its_own_network_and_a_head_of_other_classes_is_new(hu
     )
 
 
-def test_timms_weights_that_are_nowhere_are_asked_for(hugging_face, tmp_path):
-    with pytest.raises(ExperimentError, match=r"`hf download timm/resnet10t\.c3_in1k`"):
+def test_timms_weights_that_are_nowhere_are_asked_for_at_once_and_in_one_line(hugging_face, tmp_path, capfd):
+    began = time.monotonic()
+    with pytest.raises(
+        ExperimentError, match=r"does not answer: .*refused.*`hf download timm/resnet10t\.c3_in1k`"
+    ):
         read_pretrained(an_experiment("timm:resnet10t.c3_in1k", tmp_path))
+    assert time.monotonic() - began < 15, "its library tries again for 50 s"
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(ExperimentError, match=r"the nearest are resnet10t\.c3_in1k"):
         read_pretrained(an_experiment("timm:resnet10t.c3_in", tmp_path))
 
