@@ -100,14 +100,26 @@ COMMANDS: Mapping[str, Command] = {
     "clean": Command(
         "remove what finished runs no longer need",
         "Removes checkpoints and Ray's files of finished runs; networks, results and manifest stay. With "
-        "--everything, all that the named run has in storage (MLflow keeps what it has). Networks that no "
-        "run refers to any more go too, and packed images, unless a run is going on that may fetch them.",
+        "--everything, all that the named run has in storage; MLflow keeps what it has, and a run that has "
+        "registered a version is removed with --registered-too alone. Networks that no run refers to any "
+        "more go too, and packed images, unless a run is going on that may fetch them.",
         (
             argument("run_id", nargs="?", metavar="RUN_ID", help="default: all finished runs"),
             argument("--everything", action="store_true", help="remove the named run, finished or not"),
+            argument(
+                "--registered-too",
+                action="store_true",
+                help="with --everything: even if the run has registered a version, which stays in MLflow",
+            ),
             argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing"),
-            STORAGE,
+            *REGISTRY,
             ENDPOINT_URL,
+            argument(
+                "--trust-stored",
+                action="store_true",
+                help="ask the tracking.uri that stands in the run's files, with your credentials, wherever "
+                "it is",
+            ),
         ),
     ),
     "status": Command(

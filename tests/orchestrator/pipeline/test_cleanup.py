@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from mlflow import MlflowClient
 
 from ekd_train.persistence.checkpoint import save_record
 from ekd_train.persistence.records import NetworkRecord
@@ -178,3 +179,65 @@ def test_a_dry_run_says_what_would_go_and_leaves_it(storage, capsys, words):
         line.replace("would be removed", "removed") for line in said
     ]
     assert storage.list("packed") == []
+
+
+def registered(storage, run_id="a", tracking=None):
+    """A run whose student is `models:/m/1`."""
+    run = storage.child(run_id)
+    experiment = load_experiment("digits", [f"tracking.uri={tracking}"] if tracking else [])
+    manifest = Manifest.open(run, experiment, run_id, "fingerprint", "code")
+    made = {"name": "m", "version": "1", "aliases": [], "promotion": "", "uri": "models:/m/1"}
+    manifest.finish("register", 1.0, made)
+    manifest.set(status="done")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda client: client.set_registered_model_alias("m", "champion", "1"), "which is champion"),
+        (lambda client: None, "which is in the registry"),
+        (lambda client: client.delete_model_version("m", "1"), "which is not in the registry any more"),
+    ],
+)
+def test_a_run_whose_version_is_registered_is_removed_only_if_that_is_said(
+    storage, store_uri, capsys, change, said
+):
+    client = MlflowClient(store_uri, store_uri)
+    client.create_registered_model("m")
+    try:
+        client.create_model_version("m", "nowhere")
+        change(client)
+        before = client.search_model_versions("name = 'm'")
+        registered(storage)
+        capsys.readouterr()  # of a store that is made for this test
+        words = ["clean", "a", "--everything", "--storage", storage.uri(), "--tracking", store_uri]
+        for more in ([], ["--dry-run"]):
+            assert main([*words, *more]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"ekd: run a has registered models:/m/1, {said}; ")
+            assert "--registered-too" in line
+        assert storage.exists("a/manifest.json")
+        assert main([*words, "--registered-too"]) == 0
+        assert storage.list("a") == []
+        assert client.search_model_versions("name = 'm'") == before
+    finally:
+        client.delete_registered_model("m")
+
+
+def test_where_the_registry_cannot_be_asked_that_is_said_and_the_run_stays(storage, tmp_path, capsys):
+    registered(storage)
+    registered(storage, "b", tracking="https://mlflow.example.org")
+    for run_id, said in (("a", "there is no registry here"), ("b", "a stored address is used if you say so")):
+        assert main(["clean", run_id, "--everything", "--storage", storage.uri()]) == 2
+        assert f"models:/m/1, of which the registry cannot be asked ({'' if run_id == 'b' else tmp_path}" in (
+            line := capsys.readouterr().err
+        )
+        assert said in line
+        assert storage.exists(f"{run_id}/manifest.json")
+
+
+def test_only_a_run_that_is_removed_whole_can_be_removed_though_it_is_registered(storage, capsys):
+    registered(storage)
+    assert main(["clean", "a", "--registered-too", "--storage", storage.uri()]) == 2
+    assert "--registered-too is of --everything" in capsys.readouterr().err
+    assert main(["clean", "a", "--storage", storage.uri()]) == 0
