@@ -100,7 +100,10 @@ def to_branches(
     if init not in get_args(BranchInit):
         raise ValueError(f"init must be one of {', '.join(get_args(BranchInit))}, got {init!r}")
     first = copy.deepcopy(module)
-    *names, _ = stages(first)
+    try:
+        *names, _ = stages(first)
+    except TypeError as error:
+        raise TypeError(f"{error}; methods latent_be and lora make members of it without stages") from None
     split = names[(len(names) - 1) // 2] if split is None else split
     if split not in names:
         raise ValueError(f"split must be one of {', '.join(names)}, got {split!r}")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ekd_train.models.classifier import Classifier
 from ekd_train.models.residual_stages import RESIDUAL_FAMILIES, Stages
-from ekd_train.models.timm_stages import is_known, timm_stages
+from ekd_train.models.timm_stages import KNOWN, is_known, timm_stages
 
 
 def stages(module: nn.Module) -> Stages:
@@ -38,9 +38,10 @@ def stages(module: nn.Module) -> Stages:
     for family, split_up in families.items():
         if isinstance(module, family):
             return split_up(module)
+    named = dict.fromkeys(family.__name__ for family in families)  # two are called ResNet
     raise TypeError(
         f"the stages of {type(module).__module__}.{type(module).__name__} are not known; known are "
-        + ", ".join(family.__name__ for family in families)
+        f"{', '.join(named)}, and of timm's {', '.join(sorted(KNOWN, key=str.lower))}"
     )
 
 

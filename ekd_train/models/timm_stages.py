@@ -7,7 +7,7 @@ from torch import nn
 
 from ekd_train.models.residual_stages import Stages
 
-_KNOWN = frozenset(
+KNOWN = frozenset(
     (
         *("ByobNet", "ConvNeXt", "CspNet", "DaVit", "DenseNet", "DLA"),
         *("DPN", "EdgeNeXt", "EfficientNet", "EfficientVit", "FastVit", "FocalNet"),
@@ -27,7 +27,7 @@ _HEAD = ("global_pool", "pre_logits", "head")
 
 def is_known(net: nn.Module) -> bool:
     """Whether `timm_stages` knows a network."""
-    return type(net).__module__.startswith("timm.models.") and type(net).__name__ in _KNOWN
+    return type(net).__module__.startswith("timm.models.") and type(net).__name__ in KNOWN
 
 
 def timm_stages(net: nn.Module) -> Stages:

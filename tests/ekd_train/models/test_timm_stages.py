@@ -7,7 +7,7 @@ from torch import nn
 
 from ekd_train.models.branches import to_branches
 from ekd_train.models.stages import stages
-from ekd_train.models.timm_stages import _KNOWN, is_known
+from ekd_train.models.timm_stages import KNOWN, is_known
 
 NETWORKS = {
     "caformer_s18": 32,
@@ -84,7 +84,7 @@ def test_the_stages_one_after_the_other_are_the_network(name):
 def test_every_class_that_is_known_is_tested():
     with torch.device("meta"):
         nets = [timm.create_model(name) for name in NETWORKS]
-    assert {type(net).__name__ for net in nets} == _KNOWN
+    assert {type(net).__name__ for net in nets} == KNOWN
     assert all(is_known(net) for net in nets)
 
 
@@ -98,5 +98,22 @@ def test_branches_of_a_network_of_timms_average_to_it():
 
 
 def test_a_network_whose_features_are_tokens_is_refused_by_name():
-    with pytest.raises(TypeError, match=r"the stages of timm\.models\.vision_transformer\.VisionTransformer"):
-        stages(timm.create_model("vit_tiny_patch16_224"))
+    with torch.device("meta"):
+        net = timm.create_model("vit_tiny_patch16_224")
+    with pytest.raises(
+        TypeError, match=r"the stages of timm\.models\.vision_transformer\.VisionTransformer"
+    ) as raised:
+        stages(net)
+    before, separator, of_timm = str(raised.value).partition(", and of timm's ")
+    assert separator
+    assert of_timm.split(", ") == sorted(KNOWN, key=str.lower)
+    ours_and_torchvisions = before.partition("known are ")[2].split(", ")
+    assert {"WideResNet", "ResNet", "ConvNeXt"} <= set(ours_and_torchvisions)
+    assert len(set(ours_and_torchvisions)) == len(ours_and_torchvisions)
+
+
+def test_where_branches_cannot_be_the_methods_that_can_are_named():
+    with torch.device("meta"):
+        net = timm.create_model("vit_tiny_patch16_224", depth=1)
+    with pytest.raises(TypeError, match=r"VisionTransformer are not known; .*latent_be and lora.* of it"):
+        to_branches(net, 2)
