@@ -4,6 +4,7 @@ What decides how long a trial trains is outside; it asks for one validated epoch
 Ray is not known here.
 """
 
+import time
 import warnings
 from collections.abc import Mapping
 
@@ -64,6 +65,7 @@ class TrialRunner:
         self._teachers: dict[str, torch.nn.Module] = {}
         self._at: tuple[str, tuple[TrainingRun, ...]] | None = None
         self._trained: list[Loop | NetworkRecord] = []
+        self._seconds = 0.0
 
     def step(self, step: TrialStep, reporter: Reporter) -> dict[str, float]:
         """The record of the first validated epoch after `step.after`, trained if it was not yet.
@@ -71,14 +73,18 @@ class TrialRunner:
         Every value is the mean over the seeds; `score` is the mean of the best validation
         accuracies so far of the averaged students (of the members' ensembles where
         `student.select_by` says so), `score_nll` that of their NLLs there, and
-        `seeds/<i>/score` each alone; `finished` is 1 when it was the last epoch.
+        `seeds/<i>/score` each alone; `finished` is 1 when it was the last epoch. But `seconds` is their
+        sum: of training and validation for this trial so far, earlier starts' included, as far as these were
+        stored. What another run or trial has trained took none.
         """
         histories = []
         for seed, (run, made) in enumerate(zip(step.runs, self._open(step, reporter), strict=True)):
             if isinstance(made, Loop):
                 with made.checkpoints.storing():  # whoever learns of this step may remove them
+                    began = time.perf_counter()
                     while not any(record["epoch"] > step.after for record in made.history):
                         made.advance()
+                    self._seconds += time.perf_counter() - began
                 if made.finished:
                     place = checkpoint_prefix(step.name, seed)
                     made = self._trained[seed] = keep_trained(
@@ -87,11 +93,12 @@ class TrialRunner:
             count = next(i for i, r in enumerate(made.history, 1) if r["epoch"] > step.after)
             histories.append(list(made.history[:count]))
         first = step.runs[0]
-        return summarise(histories, first.training.epochs, selected_by(first))
+        summary = summarise(histories, first.training.epochs, selected_by(first))
+        return summary | {"seconds": self._seconds}
 
     def close(self) -> None:
         """Let the trial go, so that its memory is free."""
-        self._at, self._trained = None, []
+        self._at, self._trained, self._seconds = None, [], 0.0
 
     def _open(self, step: TrialStep, reporter: Reporter) -> list[Loop | NetworkRecord]:
         if self._at != (step.name, step.runs):
@@ -102,9 +109,16 @@ class TrialRunner:
             for prefix, run, record in zip(prefixes, step.runs, found, strict=True):
                 if record is not None and self.workers.is_first:
                     self.networks.refer(run, record, prefix)
-                self._trained.append(record or self._loop(prefix, run, reporter))
+                self._trained.append(made := record or self._loop(prefix, run, reporter))
+                self._seconds += self._spent_before(made, step.name)
             self._at = (step.name, step.runs)
         return self._trained
+
+    def _spent_before(self, made: Loop | NetworkRecord, trial: str) -> float:
+        """Seconds that earlier starts of `trial` spent on one of its networks."""
+        if isinstance(made, Loop):
+            return made.progress.seconds
+        return 0.0 if made.reused_by(f"{self.networks.run_id}/{trial}") else made.seconds
 
     def _loop(self, prefix: str, run: TrainingRun, reporter: Reporter) -> Loop:
         checkpoints = Checkpoints(self.networks.run, prefix, self.networks.identity(run), keep=self.keep)

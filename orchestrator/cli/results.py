@@ -12,7 +12,7 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER, NOT_FINITE, WORSE_THAN_CONTROL
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.table import failures, outcome, short_values, spare_columns, trials_table
+from orchestrator.tuning.table import failures, outcome, reused, short_values, spare_columns, trials_table
 from orchestrator.tuning.trial_store import TrialStore
 
 ADVICE = {
@@ -95,7 +95,7 @@ def _print_trials(
 ) -> None:
     found = manifest.searched
     console.show(trials_table(store.trials, rows=None), spare_columns(store.trials))
-    for line in failures(store.trials):
+    for line in (*reused(store.trials), *failures(store.trials)):
         console.say(line)
     console.print()
     if request.searcher == "pareto":

@@ -224,6 +224,8 @@ def trial_state(record: TrialRecord) -> RunState:
     if record.status != "proposed":
         state.add_metrics({"seconds": round(record.seconds, 3), "cost": record.cost}, record.epochs)
         state.add_tags({"ekd.trial.status": record.status, "ekd.trial.epochs": record.epochs})
+    if record.reused_from:
+        state.add_tags({"ekd.reused_from": ", ".join(dict.fromkeys(record.reused_from))})
     if record.error:
         state.add_tags({"ekd.trial.error": record.error})
     return state

@@ -16,7 +16,7 @@ from orchestrator.tuning.domains import Choice, Domain, LogUniform
 from orchestrator.tuning.request import AskedSearch
 from orchestrator.tuning.search_budget import SEARCH, SearchRecord
 from orchestrator.tuning.space import Space
-from orchestrator.tuning.table import STATES, ended, seed_scores, short, short_values
+from orchestrator.tuning.table import STATES, ended, seed_scores, short, short_values, sources
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _row(search: Search, record: TrialRecord) -> dict[str, Any]:
         "name": record.name,
         "best": record is search.winner,
         "state": STATES[record.status],
-        "error": record.error or "",
+        "note": record.error or sources(record),
         "epochs": record.epochs,
         "accuracy": f"{100 * record.quality[0]:.2f}" if record.history else "–",
         "seeds": ", ".join(f"{100 * score:.2f}" for score in seed_scores(record)),

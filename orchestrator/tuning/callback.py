@@ -3,18 +3,22 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from ekd_train.persistence.checkpoint import DamagedCheckpoint, load_typed
+from ekd_train.persistence.records import NetworkRecord
+from ekd_train.workers.trial_runner import checkpoint_prefix
 from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import shown_of_trial, trial_state
 from orchestrator.runtime.event import Advanced, Done, Event, Started, Validated, Warned
 from orchestrator.tracking import Tracker
 from orchestrator.tuning.searchers import Searcher
-from orchestrator.tuning.table import STATES, standing
+from orchestrator.tuning.table import in_words, standing
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, TrialStore, trial_name
 from orchestrator.tuning.trial_watch import TrialWatch
 
@@ -54,7 +58,7 @@ class SearchCallback(tune.Callback):
         self.expected, self.watch = expected, watch
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
-        self.began: dict[int, float] = {}
+        self.training: set[int] = set()
         self._said = time.monotonic()
         for number in sorted(self.kept):
             searcher.observe(store.trials[number])
@@ -76,7 +80,7 @@ class SearchCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on in another process."""
         if (record := self._record(trial)) is not None:
-            self.began[record.number] = time.monotonic()
+            self.training.add(record.number)
             self._show(record)
             if expected := self.expected(record):
                 self.view.expect(expected, bar=False)
@@ -90,7 +94,8 @@ class SearchCallback(tune.Callback):
             return
         values = dict(result["record"])
         before = (r for r in record.history if r["epoch"] < values["epoch"])
-        record = self.store.change(record, history=(*before, values))
+        seconds = values.pop("seconds", 0.0)  # no history: another start of the same would have another
+        record = self.store.change(record, history=(*before, values), seconds=seconds)
         if (expected := self.expected(record)) and record.name in self.view.runs:
             self.view.runs[record.name].until = expected.until
         self.view.show(Validated(run=record.name, record=values))
@@ -139,8 +144,9 @@ class SearchCallback(tune.Callback):
         return self.watch.take_reason(record.name) if self.watch is not None else None
 
     def _end(self, record: TrialRecord, status: TrialStatus, error: str | None = None) -> None:
-        seconds = record.seconds + time.monotonic() - self.began.pop(record.number, time.monotonic())
-        changes = {"error": error, "seconds": seconds, "ended_at": time.time()}
+        self.training.discard(record.number)
+        changes: dict[str, Any] = {"error": error, "ended_at": time.time()}
+        changes["reused_from"] = self._reused_from(record)
         record = self.store.end(record, status, **changes)
         self._show(record)
         self.view.show(Done(run=record.name, record={}))
@@ -150,16 +156,25 @@ class SearchCallback(tune.Callback):
         score = f", validation accuracy {100 * record.quality[0]:.2f} %" if record.history else ""
         reason = f": {error}" if error else ""
         self.view.say(
-            f"{record.name}: {STATES[status]} after epoch {record.epochs}{score}{reason}; "
+            f"{record.name}: {in_words(record)}{score}{reason}; "
             + "; ".join(filter(None, (standing(self.store.trials, self.total), self.view.all_left())))
         )
+
+    def _reused_from(self, record: TrialRecord) -> tuple[str, ...]:
+        """`TrialRecord.reused_from`, from what the trial's process has noted of its networks."""
+        found, own = [], f"{self.view.run_id}/{record.name}"
+        for seed in range(record.seeds):
+            key = f"{checkpoint_prefix(record.name, seed)}/network.json"
+            with suppress(LookupError, DamagedCheckpoint):
+                found.append(load_typed(self.store.storage, key, NetworkRecord).reused_by(own))
+        return tuple(filter(None, found))
 
     def _progress(self) -> None:
         """In a log, now and then: how the search stands, and how far the trials are that train."""
         now = time.monotonic()
         if self.view.disable and now - self._said >= self.view.apart:
             self._said = now
-            names = [name for number in self.began if (name := trial_name(number)) in self.view.runs]
+            names = [name for number in self.training if (name := trial_name(number)) in self.view.runs]
             told = (f"{name} {self.view.told(name)}" for name in names)
             self.view.say("; ".join((standing(self.store.trials, self.total), *told, self.view.all_left())))
 

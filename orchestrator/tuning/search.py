@@ -115,7 +115,8 @@ def _suggestions(search: Search) -> Any:
             if record is None:
                 if (values := searcher.suggest(number)) is None:
                     return Searcher.FINISHED
-                record = store.add(number, values, trial_cost(search.pool, values), baseline=number == 0)
+                cost, seeds = trial_cost(search.pool, values), search.request.seeds
+                record = store.add(number, values, cost, baseline=number == 0, seeds=seeds)
             self.number += 1
             return {"number": number, "values": dict(record.values)}
 

@@ -59,7 +59,7 @@ def trials_table(
         time = duration(record.seconds) if record.seconds else ""
         made.add_row(
             record.name,
-            STATES[record.status],
+            STATES[record.status] + (", reused" if record.reused else ""),
             str(record.epochs) if run is None else f"{record.epochs}/{run.epochs}",
             f"{100 * record.quality[0]:.2f} %" if record.history else "",
             *([of_seeds] if seeds else []),
@@ -81,6 +81,24 @@ def spare_columns(trials: Mapping[int, TrialRecord]) -> list[str]:
 def _names(trials: Mapping[int, TrialRecord]) -> list[str]:
     """Headings of the searched keys."""
     return [key.split(".")[-1] for key in next(iter(trials.values())).values] if trials else []
+
+
+def sources(record: TrialRecord) -> str:
+    """Whose networks a trial took, in words; empty: it trained its own."""
+    if not record.reused_from:
+        return ""
+    some = "" if record.reused else f"{len(record.reused_from)} of {record.seeds} networks "
+    return f"{some}reused, trained by {', '.join(dict.fromkeys(record.reused_from))}"
+
+
+def in_words(record: TrialRecord) -> str:
+    """How a trial has ended."""
+    return ", ".join(filter(None, (sources(record), f"{STATES[record.status]} after epoch {record.epochs}")))
+
+
+def reused(trials: Mapping[int, TrialRecord]) -> list[str]:
+    """Which trials took networks that were there before, a line each."""
+    return [f"{record.name}: {sources(record)}" for record in trials.values() if record.reused_from]
 
 
 def failures(trials: Mapping[int, TrialRecord]) -> list[str]:

@@ -37,7 +37,11 @@ class TrialRecord(Record):
     """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialRunner.step`)."""
     error: str | None = None
     seconds: float = 0.0
-    """Of training, in the trial's process."""
+    """Of training and validation, of all seeds and all starts together; none of what is reused."""
+    seeds: int = 1
+    """Networks trained of it."""
+    reused_from: tuple[str, ...] = ()
+    """Of each network that this trial did not train itself the run, and after a slash the trial, that did."""
     ended_at: float | None = None
     """In seconds since 1970."""
 
@@ -50,6 +54,11 @@ class TrialRecord(Record):
     def ended(self) -> bool:
         """Whether nothing is left to do for it."""
         return self.status in ENDED
+
+    @property
+    def reused(self) -> bool:
+        """Whether every network was there before, so that nothing was trained for it."""
+        return len(self.reused_from) >= self.seeds
 
     @property
     def last(self) -> dict[str, float]:
@@ -89,10 +98,17 @@ class TrialStore:
                     self.trials[record.number] = record
 
     def add(
-        self, number: int, values: Mapping[str, Any], cost: float, *, baseline: bool = False
+        self, number: int, values: Mapping[str, Any], cost: float, *, baseline: bool = False, seeds: int = 1
     ) -> TrialRecord:
         """Note that a trial is to be run; its record."""
-        record = self.change(TrialRecord(number=number, values=dict(values), cost=cost, baseline=baseline))
+        fields = {
+            "number": number,
+            "values": dict(values),
+            "cost": cost,
+            "baseline": baseline,
+            "seeds": seeds,
+        }
+        record = self.change(TrialRecord.model_validate(fields))
         self._save(record)
         return record
 

@@ -80,6 +80,8 @@ def walk(made: TrialRunner, step: TrialStep, until: float = 99) -> list[dict[str
     while not records or (not records[-1]["finished"] and records[-1]["epoch"] < until):
         after = int(records[-1]["epoch"]) if records else 0
         records.append(made.step(step.model_copy(update={"after": after}), Silent()))
+    for record in records:
+        assert record.pop("seconds") >= 0  # which no two starts have alike
     return records
 
 
@@ -158,6 +160,34 @@ def test_what_was_trained_before_is_reported_without_training(
     assert first["epoch"] == 1
     assert not first["finished"]
     assert isinstance(loops._trained[0], NetworkRecord)
+
+
+def test_a_trials_seconds_are_those_of_all_its_starts_and_none_of_what_others_trained(
+    world: dict[str, Any], step: TrialStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    train_epoch = Loop._train_epoch
+
+    def in_ten_seconds(loop: Loop, epoch: int) -> dict[str, float]:
+        clock[0] += 10
+        return train_epoch(loop, epoch)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Loop, "_train_epoch", in_ten_seconds)
+    store = copy_of(world, tmp_path)
+
+    def seconds(trial: str, *after: int) -> list[float]:
+        made, found = runner(world, store=store), []
+        for epoch in after:
+            clock[0] += 1000  # a process starts; the driver decides
+            asked = step.model_copy(update={"name": trial, "after": epoch})
+            found.append(made.step(asked, Silent())["seconds"])
+        return found
+
+    assert seconds("trial-0000", 0, 1) == [10, 20]
+    assert seconds("trial-0000", 0, 1, 2, 3) == [20, 20, 30, 40]
+    assert seconds("trial-0000", 0, 3) == [40, 40]
+    assert seconds("trial-0001", 0, 3) == [0, 0]
 
 
 def test_a_student_that_was_trained_in_full_is_found_by_every_run_and_trial(

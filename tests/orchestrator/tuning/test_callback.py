@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from ekd_train.persistence.checkpoint import save_record
+from ekd_train.persistence.records import NetworkRecord
 from orchestrator.pipeline.estimate import Training
 from orchestrator.pipeline.progress import View
 from orchestrator.runtime.event import Advanced, Warned
@@ -17,6 +19,7 @@ from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.searchers import OptunaSearcher
 from orchestrator.tuning.space import Space
+from orchestrator.tuning.table import in_words
 from orchestrator.tuning.trial_store import TrialStore
 
 SPACE = Space(
@@ -97,6 +100,46 @@ def test_in_a_log_a_search_says_now_and_then_how_it_stands(
     assert "1 waiting, 1 running; best so far trial-0000, 50.00 %" in said[0]
     assert "trial-0000 epoch 2/10, 48 s left" in said[0]  # 6 s an epoch
     assert said[0].endswith("all training: 48 s left")
+
+
+def test_a_trial_that_trains_nothing_says_whose_network_it_took_and_costs_no_time(
+    callback: SearchCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    monkeypatch.setattr(callback.view, "say", said.append)
+    callback.view.run_id = "search"
+    for number, by, seconds in ((0, "digits-1/student", 0.0), (1, "search/trial-0001", 7.0)):
+        callback.store.add(number, {"perturbation.temperature": 2.0}, 1.0)
+        callback.on_trial_start(0, [], told(number))
+        network = NetworkRecord(identity="i", trained_by=by).model_dump()
+        save_record(callback.store.storage, f"trials/trial-000{number}/seed-0/network.json", network)
+        clock.now += 60  # its process starts
+        record = {"epoch": 4.0, "score": 0.5, "score_nll": 1.0, "finished": 1.0, "seconds": seconds}
+        callback.on_trial_result(0, [], told(number), {"record": record})
+        callback.on_trial_complete(1, [], told(number))
+    assert said[0].startswith("trial-0000: reused, trained by digits-1/student, finished after epoch 4, ")
+    assert said[1].startswith("trial-0001: finished after epoch 4, ")
+    trials = TrialStore(callback.store.storage).trials  # as they are stored
+    assert [(t.seconds, t.reused_from) for t in trials.values()] == [(0.0, ("digits-1/student",)), (7.0, ())]
+    assert all("seconds" not in epoch for trial in trials.values() for epoch in trial.history)
+    first, second = (mlflow_run(callback, number).data for number in range(2))
+    assert (first.metrics["seconds"], second.metrics["seconds"]) == (0.0, 7.0)
+    assert first.tags["ekd.reused_from"] == "digits-1/student"
+    assert "ekd.reused_from" not in second.tags
+
+
+def test_a_trial_of_several_seeds_may_have_trained_some_of_its_networks(callback: SearchCallback) -> None:
+    record = callback.store.add(0, {"perturbation.temperature": 2.0}, 1.0, seeds=3)
+    callback.on_trial_start(0, [], told(0))
+    for seed, by in enumerate(("digits-1", "digits-1", "/trial-0000")):
+        network = NetworkRecord(identity="i", trained_by=by).model_dump()
+        save_record(callback.store.storage, f"trials/trial-0000/seed-{seed}/network.json", network)
+    callback.on_trial_complete(1, [], told(0))
+    record = callback.store.trials[0]
+    assert (record.reused_from, record.reused) == (("digits-1", "digits-1"), False)
+    assert in_words(record) == "2 of 3 networks reused, trained by digits-1, stopped after epoch 0"
 
 
 class Watched:

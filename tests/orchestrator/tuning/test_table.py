@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.tuning.table import failures, standing, trials_table
+from orchestrator.tuning.table import failures, reused, standing, trials_table
 from orchestrator.tuning.trial_store import TrialRecord
 
 
@@ -56,6 +56,14 @@ def test_why_a_trial_failed_is_said_below_the_table() -> None:
     assert failures({0: record(0, 0.8), 1: dead}) == ["trial-0001 failed: The actor died unexpectedly"]
     _, _, second = shown(record(0, 0.8), dead)
     assert second.split()[:2] == ["trial-0001", "failed"]
+
+
+def test_whose_networks_a_trial_took_is_said_in_its_state_and_below_the_table() -> None:
+    taken = record(0, 0.8, seconds=0.0, reused_from=("digits-1",))
+    _, first = shown(taken)
+    assert first.split()[:5] == ["trial-0000", "finished,", "reused", "3", "80.00"]
+    assert " s " not in first
+    assert reused({0: taken, 1: record(1, 0.9)}) == ["trial-0000: reused, trained by digits-1"]
 
 
 def test_a_line_says_how_many_trials_are_in_which_state_and_which_is_the_best() -> None:
