@@ -265,7 +265,9 @@ def _stopping(folder: Path, experiment: Experiment, schedulers: tuple[str, ...])
         searched, seconds, _ = search(
             experiment, store, data, 2, open_executor, trials=STOPPED, scheduler=scheduler
         )
-        passes[scheduler] = sum(record.cost * record.epochs / EPOCHS for record in searched.trials.values())
+        passes[scheduler] = sum(
+            record.full_cost * record.epochs / EPOCHS for record in searched.trials.values()
+        )
         found = best_trial(searched.trials)
         assert found is not None
         accuracies = _of_seeds(experiment, data, folder / f"{name}-{scheduler}", found)

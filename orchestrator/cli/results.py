@@ -12,7 +12,15 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.registry.promotion import AT_CHANCE, CHALLENGER, NOT_FINITE, WORSE_THAN_CONTROL
 from orchestrator.tracking import redacted, resolve_tracking_uri, runs_page, ui_command
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.table import failures, outcome, reused, short_values, spare_columns, trials_table
+from orchestrator.tuning.table import (
+    LEGEND,
+    failures,
+    outcome,
+    reused,
+    short_values,
+    spare_columns,
+    trials_table,
+)
 from orchestrator.tuning.trial_store import TrialStore
 
 ADVICE = {
@@ -95,11 +103,12 @@ def _print_trials(
 ) -> None:
     found = manifest.searched
     console.show(trials_table(store.trials, rows=None), spare_columns(store.trials))
+    console.say(LEGEND, "dim")
     for line in (*reused(store.trials), *failures(store.trials)):
         console.say(line)
     console.print()
     if request.searcher == "pareto":
-        console.print("Pareto set (validation accuracy against forward-pass equivalents an image):")
+        console.print("Pareto set (validation accuracy against the passes of a whole training):")
         for item in found.pareto:
             shown = f"{100 * item.score:.2f} %  {item.cost:g}  {item.trial}: "
             console.say(f"  {shown}{short_values(item.values)}")

@@ -222,7 +222,9 @@ def trial_state(record: TrialRecord) -> RunState:
     state.params = flattened(record.values)
     state.add_tags({"ekd.trial": record.number})
     if record.status != "proposed":
-        state.add_metrics({"seconds": round(record.seconds, 3), "cost": record.cost}, record.epochs)
+        spent = {"seconds": round(record.seconds, 3), "cost": record.cost, "full_cost": record.full_cost}
+        known = {key: value for key, value in spent.items() if value is not None}
+        state.add_metrics(known, record.epochs)
         state.add_tags({"ekd.trial.status": record.status, "ekd.trial.epochs": record.epochs})
     if record.reused_from:
         state.add_tags({"ekd.reused_from": ", ".join(dict.fromkeys(record.reused_from))})

@@ -126,8 +126,8 @@ def _row(search: Search, record: TrialRecord) -> dict[str, Any]:
         "accuracy": f"{100 * record.quality[0]:.2f}" if record.history else "–",
         "seeds": ", ".join(f"{100 * score:.2f}" for score in seed_scores(record)),
         "nll": f"{-record.quality[1]:.4f}" if record.history else "–",
-        "time": duration(record.seconds) if record.seconds else "–",
-        "cost": compact(record.cost) if record.cost else "–",
+        "time": duration(record.seconds) if record.seconds or record.reused else "–",
+        "cost": compact(record.cost) if record.cost is not None else "–",
         "values": [short(record.values[key]) for key in search.space.domains],
     }
 

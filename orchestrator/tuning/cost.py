@@ -17,6 +17,11 @@ def trial_cost(pool: Experiment, values: Mapping[str, Any]) -> float:
     return training_work(trial_experiment(pool, values).student_run())
 
 
+def trial_epochs(pool: Experiment, values: Mapping[str, Any]) -> int:
+    """Epochs of training the student in full."""
+    return trial_experiment(pool, values).student_run().epochs
+
+
 def expected_trial(
     pool: Experiment,
     request: SearchRequest,

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import Experiment
 from orchestrator.runtime.leftovers import scratch
-from orchestrator.tuning.cost import trial_cost
+from orchestrator.tuning.cost import trial_cost, trial_epochs
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.schedulers import build_scheduler, stopping
 from orchestrator.tuning.searchers import Searcher
@@ -115,8 +115,14 @@ def _suggestions(search: Search) -> Any:
             if record is None:
                 if (values := searcher.suggest(number)) is None:
                     return Searcher.FINISHED
-                cost, seeds = trial_cost(search.pool, values), search.request.seeds
-                record = store.add(number, values, cost, baseline=number == 0, seeds=seeds)
+                record = store.add(
+                    number,
+                    values,
+                    trial_cost(search.pool, values),
+                    planned_epochs=trial_epochs(search.pool, values),
+                    baseline=number == 0,
+                    seeds=search.request.seeds,
+                )
             self.number += 1
             return {"number": number, "values": dict(record.values)}
 

@@ -69,7 +69,7 @@ class OptunaSearcher:
         elif record.status == "pruned" and not self.pareto:
             state = optuna.trial.TrialState.PRUNED
         else:
-            values = [record.quality[0], record.cost] if self.pareto else [record.quality[0]]
+            values = [record.quality[0], record.full_cost] if self.pareto else [record.quality[0]]
         curve = {int(r["epoch"]): r["score"] for r in record.history} if not self.pareto else {}
         if (running := self._running.pop(record.number, None)) is not None:
             for epoch, score in curve.items():

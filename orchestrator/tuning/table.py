@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 ROWS = 20
 """Of the live table: the trials in progress and the best of the others."""
 
+LEGEND = (
+    "passes: what was spent on a trial, in forward passes for each training image and seed (a forward of one "
+    "network is 1, its backward 2); time: of its training and validation. Neither counts reused networks."
+)
+"""Of `trials_table`."""
+
 STATES: dict[TrialStatus, str] = {
     "proposed": "running",
     "completed": "finished",
@@ -39,9 +45,9 @@ def trials_table(
 ) -> "Table":
     """State, epochs, validation accuracy, time, cost and values: trials in progress, then best first.
 
-    `view` knows how far those in progress are, and how long they will still take. The cost is that of a whole
-    training, in forward-pass equivalents for each image. With several seeds the accuracy is their mean, and
-    each seed's is beside it.
+    `view` knows how far those in progress are, and how long they will still take. What `LEGEND` says of time
+    and passes holds of what is over. With several seeds the accuracy is their mean, and each seed's is beside
+    it.
     """
     from rich.table import Table
 
@@ -56,7 +62,7 @@ def trials_table(
     for record in shown[:rows]:
         of_seeds = ", ".join(f"{100 * score:.2f}" for score in seed_scores(record))
         run = view.runs.get(record.name) if view is not None and not record.ended else None
-        time = duration(record.seconds) if record.seconds else ""
+        time = duration(record.seconds) if record.seconds or record.reused else ""
         made.add_row(
             record.name,
             STATES[record.status] + (", reused" if record.reused else ""),
@@ -64,7 +70,7 @@ def trials_table(
             f"{100 * record.quality[0]:.2f} %" if record.history else "",
             *([of_seeds] if seeds else []),
             time if run is None or view is None else view.left(record.name),
-            compact(record.cost) if record.cost else "",
+            compact(record.cost or 0) if record.cost or record.reused else "",
             *(short(record.values.get(key)) for key in keys),
             style="bold" if record is best else "dim" if record.status in ("pruned", "failed") else None,
         )

@@ -8,7 +8,9 @@ needs to be kept while it trains.
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field
 
 from ekd_train.persistence.records import Record
 from orchestrator.pipeline.manifest import read_record
@@ -30,8 +32,11 @@ class TrialRecord(Record):
     """Dotted experiment keys and their values."""
     baseline: bool = False
     """The experiment as it stands, with which the others are compared."""
-    cost: float = 0.0
-    """Forward-pass equivalents of a whole training, for each image of the training split and seed."""
+    full_cost: Annotated[float, Field(validation_alias=AliasChoices("full_cost", "cost"))] = 0.0
+    """Forward-pass equivalents of a whole training, for each image of the training split and seed, by which
+    trials are compared; `cost` in records of earlier versions."""
+    planned_epochs: int | None = None
+    """Of a whole training; None: of an earlier version."""
     status: TrialStatus = "proposed"
     history: tuple[dict[str, float], ...] = ()
     """What was reported, by validated epoch (`ekd_train.workers.trial_runner.TrialRunner.step`)."""
@@ -71,6 +76,17 @@ class TrialRecord(Record):
         return int(self.last.get("epoch", 0))
 
     @property
+    def cost(self) -> float | None:
+        """What of `full_cost` was spent: on the epochs trained, of networks that were not reused.
+
+        None where a version that noted no planned epochs has stopped it.
+        """
+        if self.planned_epochs is None:
+            return self.full_cost if self.status == "completed" else None
+        trained = 1 - min(1.0, len(self.reused_from) / self.seeds)
+        return self.full_cost * trained * self.epochs / self.planned_epochs
+
+    @property
     def quality(self) -> tuple[float, float]:
         """Higher is better: mean validation accuracy over the seeds, then lower mean NLL."""
         return self.last.get("score", -1.0), -self.last.get("score_nll", float("inf"))
@@ -97,18 +113,10 @@ class TrialStore:
                 if record is not None:
                     self.trials[record.number] = record
 
-    def add(
-        self, number: int, values: Mapping[str, Any], cost: float, *, baseline: bool = False, seeds: int = 1
-    ) -> TrialRecord:
-        """Note that a trial is to be run; its record."""
-        fields = {
-            "number": number,
-            "values": dict(values),
-            "cost": cost,
-            "baseline": baseline,
-            "seeds": seeds,
-        }
-        record = self.change(TrialRecord.model_validate(fields))
+    def add(self, number: int, values: Mapping[str, Any], full_cost: float, **fields: Any) -> TrialRecord:
+        """Note that a trial is to be run; its record, with other `fields` of it."""
+        known = {"number": number, "values": dict(values), "full_cost": full_cost}
+        record = self.change(TrialRecord.model_validate(known | fields))
         self._save(record)
         return record
 
@@ -154,7 +162,7 @@ def pareto_set(trials: Mapping[int, TrialRecord]) -> list[TrialRecord]:
     """Completed trials than which no other is both cheaper and better, cheapest first."""
     done = sorted(
         (record for record in trials.values() if record.status == "completed"),
-        key=lambda record: (record.cost, -record.quality[0], record.number),
+        key=lambda record: (record.full_cost, -record.quality[0], record.number),
     )
     front: list[TrialRecord] = []
     for record in done:

@@ -19,7 +19,7 @@ from orchestrator.tuning.schedulers import stopping
 from orchestrator.tuning.search import Search, run_search
 from orchestrator.tuning.search_budget import SearchBudget
 from orchestrator.tuning.searchers import build_searcher
-from orchestrator.tuning.table import short_values, spare_columns, standing, trials_table
+from orchestrator.tuning.table import LEGEND, short_values, spare_columns, standing, trials_table
 from orchestrator.tuning.trial_executor import TrialSetup, open_executor
 from orchestrator.tuning.trial_store import TrialRecord, TrialStore, best_trial, pareto_set, trial_name
 from orchestrator.tuning.trial_watch import TrialWatch
@@ -125,6 +125,7 @@ def _panel(trials: TrialStore, total: int, view: View) -> Table:
     table = trials_table(trials.trials, view=view)
     view.to.fit(table, spare_columns(trials.trials))
     table.title, table.title_justify, table.title_style = standing(trials.trials, total), "left", "none"
+    table.caption, table.caption_justify = LEGEND, "left"
     return table
 
 
@@ -139,7 +140,7 @@ def _outcome(record: TrialRecord) -> TrialOutcome:
         score=record.quality[0],
         nll=-record.quality[1],
         epochs=record.epochs,
-        cost=record.cost,
+        cost=record.full_cost,
     )
 
 

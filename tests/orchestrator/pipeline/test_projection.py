@@ -106,7 +106,7 @@ SPACE = {
 def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, experiment):
     trials = TrialStore(storage)
     for number, status in enumerate(("completed", "failed")):
-        record = trials.add(number, {"distillation.temperature": 2.5}, 1.0)
+        record = trials.add(number, {"distillation.temperature": 2.5}, 528.0, planned_epochs=4)
         history = tuple(each | {"score": 0.5, "finished": 0.0} for each in epochs(1, 2))
         error = "boom" if status == "failed" else None
         trials.end(record, status, history=history, error=error, seconds=7.0)
@@ -118,7 +118,7 @@ def test_trials_are_shown_as_they_ended_with_what_the_search_found(storage, expe
     assert set(runs) == {PARENT, "trial-0000", "trial-0001"}
     assert [runs[name].status for name in ("trial-0000", "trial-0001")] == ["FINISHED", "FAILED"]
     assert runs["trial-0000"].params == {"distillation.temperature": "2.5"}
-    ended = {("seconds", 2): 7.0, ("cost", 2): 1.0}
+    ended = {("seconds", 2): 7.0, ("cost", 2): 264.0, ("full_cost", 2): 528.0}
     assert runs["trial-0000"].metrics == values(1, 2) | {("score", 1): 0.5, ("score", 2): 0.5} | ended
     assert runs["trial-0001"].tags == {
         "ekd.trial": "1",
@@ -158,6 +158,13 @@ def test_the_runs_own_params_say_what_each_is(experiment):
     assert {key: params.get(key) for key in shown} == shown
     assert "{}" not in params.values()
     assert not {key for key in network_params(experiment.control_run()) if key.startswith("student.")}
+
+
+def test_a_trial_whose_network_was_there_has_cost_nothing_and_says_whose_it_is():
+    taken = {"reused_from": ("digits-1",), "history": [{"epoch": 4.0}], "status": "completed"}
+    state = trial_state(TrialRecord(number=0, values={}, full_cost=528.0, planned_epochs=4, **taken))
+    assert state.tags["ekd.reused_from"] == "digits-1"
+    assert (state.metrics["cost", 4], state.metrics["full_cost", 4]) == (0.0, 528.0)
 
 
 def test_a_trial_that_begins_has_its_settings():

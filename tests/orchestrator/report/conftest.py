@@ -182,7 +182,7 @@ def made_trial(number, score, status="completed", epochs=3, error=None):
         "perturbation.strength": 0.5 * number,
     }
     known = {"values": values, "status": status, "history": history, "error": error}
-    return TrialRecord(number=number, seconds=75.0, cost=4400.0, **known)
+    return TrialRecord(number=number, seconds=75.0, full_cost=4400.0, planned_epochs=3, **known)
 
 
 @pytest.fixture(scope="session")

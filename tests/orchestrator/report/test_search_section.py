@@ -36,8 +36,9 @@ def test_every_trial_is_in_the_table_the_winner_first_and_a_failure_with_its_rea
 def test_a_trial_that_took_a_network_says_whose_and_has_no_time(search):
     taken = search.winner.model_copy(update={"seconds": 0.0, "reused_from": ("digits-1",)})
     section = search_section(replace(search, trials=[taken, *search.trials[1:]]))
-    assert (section.rows[0]["note"], section.rows[0]["time"]) == ("reused, trained by digits-1", "–")
-    assert (section.rows[1]["note"], section.rows[1]["time"]) == ("", "1 min 15 s")
+    first, second = ([row[key] for key in ("note", "time", "cost")] for row in section.rows[:2])
+    assert first == ["reused, trained by digits-1", "0 s", "0"]
+    assert second == ["", "1 min 15 s", "4.4 k"]
 
 
 def test_the_figures_show_the_trials_that_reported(search):

@@ -119,7 +119,7 @@ def test_accuracy_is_weighed_against_cost_over_several_seeds(searched: Searched)
     for record in records:
         last = record["history"][-1]
         assert last["score"] == pytest.approx((last["seeds/0/score"] + last["seeds/1/score"]) / 2)
-    reached = {f"trial-{r['number']:04d}": (r["history"][-1]["score"], r["cost"]) for r in records}
+    reached = {f"trial-{r['number']:04d}": (r["history"][-1]["score"], r["full_cost"]) for r in records}
     assert len({cost for _, cost in reached.values()}) == len(
         {r["values"]["student.members"] for r in records}
     )

@@ -6,14 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.tuning.table import failures, reused, standing, trials_table
+from orchestrator.tuning.table import LEGEND, failures, reused, standing, trials_table
 from orchestrator.tuning.trial_store import TrialRecord
 
 
 def record(number: int, score: float, **changes: Any) -> TrialRecord:
     extra = changes.pop("extra", {})
     history = [{"epoch": 3.0, "score": score, "score_nll": 1.0, **extra}]
-    fields: dict[str, Any] = {"status": "completed", "history": history, "seconds": 75.0, "cost": 4400.0}
+    fields: dict[str, Any] = {"status": "completed", "history": history, "seconds": 75.0, "full_cost": 4400.0}
+    fields |= {"planned_epochs": 3}
     return TrialRecord(number=number, values={"distillation.temperature": 2.0}, **(fields | changes))
 
 
@@ -61,8 +62,8 @@ def test_why_a_trial_failed_is_said_below_the_table() -> None:
 def test_whose_networks_a_trial_took_is_said_in_its_state_and_below_the_table() -> None:
     taken = record(0, 0.8, seconds=0.0, reused_from=("digits-1",))
     _, first = shown(taken)
-    assert first.split()[:5] == ["trial-0000", "finished,", "reused", "3", "80.00"]
-    assert " s " not in first
+    cells = "trial-0000 finished, reused 3 80.00 % 0 s 0 2"
+    assert first.split() == cells.split()
     assert reused({0: taken, 1: record(1, 0.9)}) == ["trial-0000: reused, trained by digits-1"]
 
 
@@ -76,4 +77,11 @@ def test_a_line_says_how_many_trials_are_in_which_state_and_which_is_the_best() 
 
 def test_a_trial_without_a_record_has_no_accuracy() -> None:
     _, first = shown(record(0, 0.0, status="proposed", history=[], seconds=0.0))
-    assert first.split() == ["trial-0000", "running", "0", "4.4", "k", "2"]
+    assert first.split() == ["trial-0000", "running", "0", "2"]
+
+
+def test_passes_are_those_that_were_spent_and_a_line_says_what_they_are() -> None:
+    heading, *rows = shown(record(0, 0.8), record(1, 0.7, status="pruned", planned_epochs=6))
+    at = heading.index("passes")
+    assert [row[at : at + len("passes")].strip() for row in rows] == ["4.4 k", "2.2 k"]
+    assert LEGEND.startswith("passes: what was spent on a trial, in forward passes")

@@ -77,3 +77,22 @@ def test_the_pareto_set_holds_what_nothing_beats_in_both() -> None:
         record(6, 0.70, cost=1.0),  # as dear as 0 and worse
     )
     assert [r.number for r in pareto_set(trials)] == [0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        ({"planned_epochs": 24}, 264.0),
+        ({"planned_epochs": 24, "reused_from": ("digits-1",)}, 0.0),
+        ({"planned_epochs": 24, "reused_from": ("digits-1",), "seeds": 4}, 0.75 * 264.0),
+        ({}, None),  # of an earlier version
+        ({"status": "completed"}, 528.0),
+    ],
+)
+def test_a_trial_has_cost_what_its_epochs_did_that_it_trained_itself(
+    fields: dict[str, Any], cost: float | None
+) -> None:
+    stopped = {"number": 1, "values": {}, "cost": 528.0, "status": "pruned", "history": [{"epoch": 12.0}]}
+    found = TrialRecord.parse(stopped | fields, "a test")
+    assert (found.cost, found.full_cost) == (cost, 528.0)
+    assert TrialRecord.parse(found.model_dump(mode="json"), "a test") == found
