@@ -33,8 +33,10 @@ class Training:
     accuracy: float | None = None
     images_per_s: float | None = None
     began: float = 0.0
+    """When the pace was first known to count: of a trial at its first progress, as its process has to start
+    before; 0: not yet."""
     began_fraction: float = 0.0
-    """More than 0 where it was continued."""
+    """What was trained by then."""
     seen: float = 0.0
     """When `fraction` was reached."""
 
@@ -45,7 +47,7 @@ class Training:
 
     def seconds_left(self, now: float, pace: float | None) -> float | None:
         """At its own pace and, the less it has trained, at `pace`, seconds an effort; None without both."""
-        if self.status == "done":
+        if self.status == "done" or not self.effort:
             return 0.0
         if self.gained <= 0 and pace is None:
             return None
@@ -53,13 +55,16 @@ class Training:
         own = (self.seen - self.began) / self.gained if self.gained > 0 else 0.0
         whole = own if pace is None else share * own + (1 - share) * pace * self.effort
         left = whole * max(0.0, self.until - self.fraction)
-        return max(0.0, left - (now - self.seen if self.status == "training" else 0.0))
+        return max(0.0, left - (now - self.seen if self.status == "training" and self.began else 0.0))
 
 
 def pace(trainings: Iterable[Training], like: Training) -> float | None:
-    """Seconds that one effort took in this start, of such as `like` if any has begun; None before one has."""
+    """Seconds that one effort took in this start, of such as `like`; None before one has begun.
+
+    Of a trial nothing is said by others: how long it takes to store and report an epoch is not known of them.
+    """
     begun = [training for training in trainings if training.gained > 0]
-    begun = [training for training in begun if training.trial == like.trial] or begun
+    begun = [training for training in begun if training.trial == like.trial] or ([] if like.trial else begun)
     done = sum(training.effort * training.gained for training in begun)
     return sum(training.seen - training.began for training in begun) / done if done else None
 

@@ -35,10 +35,10 @@ from orchestrator.storage.atomic_files import folder_below
 from orchestrator.storage.local import explained
 from orchestrator.storage.vendor_settings import environment
 from orchestrator.tracking import RunStatus, Tracker
-from orchestrator.tuning.cost import expected_trial
+from orchestrator.tuning.cost import Forecast
 from orchestrator.tuning.pool import same_in_all_trials, trial_experiment
 from orchestrator.tuning.request import SearchRequest
-from orchestrator.tuning.schedulers import stopping
+from orchestrator.tuning.trial_store import TrialStore
 
 log = logging.getLogger(__name__)
 
@@ -186,9 +186,8 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
         if request is not None and searching and stage.name == SEARCH:
             context.plan(planned)
             planned = context.beside = []
-            stops = stopping(request, experiment)
-            for number in range(request.trials):
-                trial = expected_trial(experiment, request, stops, number, effort["student"])
+            forecast = Forecast(experiment, request, context.checked.description, context.networks)
+            for trial in forecast.trials(TrialStore(context.checked.storage).trials):
                 context.view.expect(trial, bar=False)
         runs = stage.trains(experiment)
         if request is not None and searching:
@@ -198,7 +197,7 @@ def _plan_training(context: RunContext, stages: Sequence[Stage]) -> None:
                 needs = tuple(other.name for other in run.needs)
                 context.view.expect(Training(run.name, run.epochs, effort[run.name], needs))
         if not manifest.done(stage.name):
-            planned += runs
+            planned += context.lacking(runs) if searching else runs
     if not searching:
         context.plan(planned)
 

@@ -117,7 +117,7 @@ class View(Progress):
         now = time.monotonic()
         match event:
             case Started(epoch=epoch, steps=steps):
-                run.status, run.epoch, run.began = "training", epoch, now
+                run.status, run.epoch, run.began = "training", epoch, 0.0 if run.trial else now
                 run.fraction = run.began_fraction = epoch / run.epochs
                 if steps:
                     self.say(f"{run.name}: continues within epoch {epoch + 1}, after step {steps} of it")
@@ -142,6 +142,8 @@ class View(Progress):
                         self.say(f"{run.name}: {done}, {accuracy}")
         if not isinstance(event, Warned):
             run.seen = now
+        if isinstance(event, Advanced | Validated) and not run.began:
+            run.began, run.began_fraction = now, run.fraction
         self._draw(run, now)
 
     @property

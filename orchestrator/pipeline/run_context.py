@@ -109,6 +109,13 @@ class RunContext:
         if queued := [job for job in new if not isinstance(job, TrainingRun) or not self._found(job)]:
             self._start_workers(len(queued) + len(self._planned)).add(queued)
 
+    def lacking(self, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
+        """Those of `runs` that are not stored; of the others the record is taken at once."""
+        new = [run for run in runs if self._submitted.get(run.name) != run]
+        lacking = [run for run in new if not self._found(run)]
+        self._submitted |= {run.name: run for run in new if run not in lacking}
+        return lacking
+
     def wait(self, jobs: Sequence[TrainingRun | MemberWeighing | Evaluation]) -> list[Any]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`.
 

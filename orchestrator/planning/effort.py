@@ -7,7 +7,7 @@ report, the best weights) on a core of 20 G multiply-accumulates a second.
 
 from ekd_train.data.description import DataDescription
 from orchestrator.experiment.schema import Experiment
-from orchestrator.planning.plan import PlannedRun, passes, planned_runs
+from orchestrator.planning.plan import PlannedRun, Sizes, passes, planned_runs
 
 CALL, VALIDATION = 35e6, 1e9
 """Multiply-accumulates that a core could have done in what one forward or backward, and what one validation
@@ -16,11 +16,17 @@ GPU = 1000
 """Cores that compute as much as a GPU, which is no quicker to call."""
 
 
-def efforts(experiment: Experiment, description: DataDescription) -> dict[str, float]:
-    """By training run: the multiply-accumulates that it takes as long as. Imports torch."""
+def efforts(
+    experiment: Experiment, description: DataDescription, sizes: Sizes | None = None
+) -> dict[str, float]:
+    """By training run: the multiply-accumulates that it takes as long as. Imports torch.
+
+    `sizes` as `planned_runs`.
+    """
     faster = GPU if experiment.cluster.gpus_per_worker else 1
     return {
-        item.run.name: _effort(item, description, faster) for item in planned_runs(experiment, description)
+        item.run.name: _effort(item, description, faster)
+        for item in planned_runs(experiment, description, sizes=sizes)
     }
 
 

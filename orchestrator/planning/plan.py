@@ -106,14 +106,22 @@ class PlannedRun:
     """By this run, or by another one."""
 
 
+Sizes = dict[str, tuple[int, int]]
+"""Parameters and multiply-accumulates of a plain network, by its architecture."""
+
+
 def planned_runs(
     experiment: Experiment,
     description: DataDescription,
     networks: Networks | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    sizes: Sizes | None = None,
 ) -> list[PlannedRun]:
-    """Every training run with its size and cost, and whether `networks` has it; `warn` is told of damage."""
-    costs: dict[str, tuple[int, int]] = {}
+    """Every training run with its size and cost, and whether `networks` has it; `warn` is told of damage.
+
+    `sizes`: what other calls have counted, and this one adds to.
+    """
+    costs = {} if sizes is None else sizes
 
     def cost(run: TrainingRun) -> tuple[int, int]:
         key = run.architecture.model_dump_json()

@@ -34,7 +34,8 @@ class SearchCallback(tune.Callback):
         before_event: called before each; what it raises ends the search.
         while_idle: called again and again while fewer trials are left than could train side by side.
         after_trial: called when a trial has ended and is written down.
-        expected: how long a trial will take, for the estimate of the time left.
+        expected: how long a trial that begins will take, for the estimate of the time left.
+        until: the fraction at which a trial is expected to end, by what it has reported.
         watch: over the trials' processes; None: nobody hears of them.
     """
 
@@ -50,12 +51,13 @@ class SearchCallback(tune.Callback):
         after_trial: Callable[[], None] = lambda: None,
         while_idle: Callable[[], None] = lambda: None,
         expected: Callable[[TrialRecord], Training | None] = lambda record: None,
+        until: Callable[[TrialRecord], float] = lambda record: 1.0,
         watch: TrialWatch | None = None,
     ) -> None:
         self.store, self.searcher, self.tracker, self.view = store, searcher, tracker, view
         self.total, self.at_once = total, at_once
         self.before_event, self.after_trial, self.while_idle = before_event, after_trial, while_idle
-        self.expected, self.watch = expected, watch
+        self.expected, self.until, self.watch = expected, until, watch
         self.kept = {number for number, record in store.trials.items() if record.ended}
         """Ended in an earlier start: they report what is known already, for the scheduler."""
         self.training: set[int] = set()
@@ -94,10 +96,13 @@ class SearchCallback(tune.Callback):
             return
         values = dict(result["record"])
         before = (r for r in record.history if r["epoch"] < values["epoch"])
+        trained_before = record.seconds
         seconds = values.pop("seconds", 0.0)  # no history: another start of the same would have another
         record = self.store.change(record, history=(*before, values), seconds=seconds)
-        if (expected := self.expected(record)) and record.name in self.view.runs:
-            self.view.runs[record.name].until = expected.until
+        if run := self.view.runs.get(record.name):
+            run.until = self.until(record)
+            if seconds == trained_before:  # an epoch that was stored says nothing of the pace
+                run.began = 0.0
         self.view.show(Validated(run=record.name, record=values))
         self._progress()
         if self.tracker is not None:

@@ -2,6 +2,7 @@
 
 import bisect
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +70,22 @@ class Stopping:
                 finished += epochs == self.longest
         return trained / (simulations * self.trials * self.longest), finished / simulations
 
-    def expected_end(self, number: int, epoch: int = 0) -> float:
+    def cut(self, scores: Iterable[float]) -> float:
+        """What a trial has to reach at a rung, at which others had these scores; ASHA's."""
+        return _quantile(sorted(scores), 1 - 1 / self.factor)
+
+    def expected_end(self, number: int, epoch: int = 0, sure: Collection[float] = ()) -> float:
         """The epoch at which a trial that has trained `epoch` is expected to end, its rank being unknown.
 
-        The i-th trial to arrive at a rung is the best so far once in i times, and passes at least then.
+        `sure`: rungs that it will pass. The i-th trial to arrive at one is the best so far once in i times,
+        and passes at least then.
         """
         arriving, going_on, end = float(self.trials), 1.0, 0.0
         for stop in self.rungs if number else ():
             kept = [max(1 / self.factor, 1 / i) for i in range(1, max(1, round(arriving)) + 1)]
             passing = sum(kept) / len(kept)
             arriving *= passing
+            passing = 1.0 if stop in sure else passing
             if stop > epoch:
                 end, going_on = end + going_on * (1 - passing) * stop, going_on * passing
         return end + going_on * self.longest

@@ -8,11 +8,10 @@ from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
-from orchestrator.planning.effort import efforts
 from orchestrator.runtime.event import Done
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
-from orchestrator.tuning.cost import expected_trial
+from orchestrator.tuning.cost import Forecast
 from orchestrator.tuning.pool import baseline_values
 from orchestrator.tuning.request import SearchRequest
 from orchestrator.tuning.schedulers import stopping
@@ -73,8 +72,8 @@ def _run_trials(
     data = context.share(checked.dataset.without_test_images(), network_arrays(teachers))
     baseline = baseline_values(pool, request.space.domains, request.baseline)
     searcher = build_searcher(request, pool.seed, baseline)
-    stops, effort = stopping(request, pool), efforts(pool, checked.description)["student"]
-    if doubt := stops.doubt(request.searcher):
+    forecast = Forecast(pool, request, checked.description, networks)
+    if doubt := stopping(request, pool).doubt(request.searcher):
         context.view.warn(doubt)
     watch = TrialWatch(pool.cluster.liveness)
     callback = SearchCallback(
@@ -86,9 +85,8 @@ def _run_trials(
         at_once,
         before_event=context.go_on,
         after_trial=budget.save,
-        expected=lambda record: expected_trial(
-            pool, request, stops, record.number, effort, record.values, record.epochs
-        ),
+        expected=lambda record: forecast.trial(record.number, record.values),
+        until=lambda record: forecast.until(record, trials.trials.values()),
         while_idle=context.work_beside,
         watch=watch,
     )

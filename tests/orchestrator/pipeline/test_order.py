@@ -13,13 +13,16 @@ from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
-from orchestrator.pipeline.pipeline import WORK
+from orchestrator.pipeline.pipeline import WORK, _plan_training
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.train import train
 from orchestrator.runtime.event import Done
 from orchestrator.storage import open_storage
+from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import same_in_all_trials
+from orchestrator.tuning.request import SearchRequest
+from orchestrator.tuning.space import Space
 
 NAMES = [stage.name for stage in ORDER]
 PRUNED = ["student.architecture={name: resnet, depth: 8, pruned: 0.25}"]
@@ -147,6 +150,26 @@ def test_given_teachers_are_measured_before_others_are_trained_wherever_the_list
     workers = planned(groups, "student.method=kd", "distillation.objective=mean_kd", "perturbation.kind=none")
     assert workers.queued == ["teacher-2", "teacher-0", "teacher-1", "control"]
     assert workers.context._planned[0].name == "student"
+
+
+def test_before_a_search_what_is_stored_is_taken_and_is_no_work_that_is_left(planned):
+    networks = planned(run_id="first").context.networks
+    experiment = load_experiment("digits", ["teachers.count=2", "student.members=2"])
+    for run in (*experiment.teacher_runs(), experiment.control_run(), experiment.student_run()):
+        best = {"epoch": 1.0, "averaged/accuracy": 0.5}
+        record = NetworkRecord(identity=networks.identity(run), trained_by="first", best=best)
+        networks.save(run, torch.nn.Linear(1, 1), record)
+    context = planned(run_id="search").context
+    for planned_before in (context.view.runs, context._submitted):
+        planned_before.clear()
+    temperature = Choice(choice=(1.0, 2.0), reason="a test")
+    space = Space(name="test", description="a test", domains={"distillation.temperature": temperature})
+    context.request = SearchRequest(space=space, trials=3)
+    context.manifest = cast(Any, SimpleNamespace(done=lambda stage: False, content=None))
+    _plan_training(context, stages_of(searched=True))
+    left = [run.name for run in context.view.runs.values() if run.status == "waiting" and run.effort]
+    assert left == ["trial-0001", "trial-0002"]
+    assert context.beside == []
 
 
 def test_a_pruned_control_waits_for_the_network_that_it_starts_from(planned):

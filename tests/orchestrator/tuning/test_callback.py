@@ -94,7 +94,7 @@ def test_in_a_log_a_search_says_now_and_then_how_it_stands(
     callback.on_trial_start(0, [], told(0))
     for epoch in (1.0, 2.0, 3.0, 4.0):
         clock.now += 6
-        record = {"epoch": epoch, "score": 0.5, "score_nll": 1.0}
+        record = {"epoch": epoch, "score": 0.5, "score_nll": 1.0, "seconds": 6 * epoch}
         callback.on_trial_result(0, [], told(0), {"record": record})
     assert len(said) == 2  # after 12 s and after 24
     assert "1 waiting, 1 running; best so far trial-0000, 50.00 %" in said[0]
@@ -140,6 +140,24 @@ def test_a_trial_of_several_seeds_may_have_trained_some_of_its_networks(callback
     record = callback.store.trials[0]
     assert (record.reused_from, record.reused) == (("digits-1", "digits-1"), False)
     assert in_words(record) == "2 of 3 networks reused, trained by digits-1, stopped after epoch 0"
+
+
+def test_epochs_that_were_stored_say_nothing_of_a_trials_pace(
+    callback: SearchCallback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    callback.expected = lambda record: Training(record.name, 10, 1.0, trial=True)
+    callback.store.add(0, {"perturbation.temperature": 2.0}, 1.0)
+    callback.on_trial_start(0, [], told(0))
+    left = []
+    for after_s, epoch, seconds in ((60, 1, 20.0), (0.1, 2, 20.0), (0.1, 3, 20.0), (10, 4, 30.0)):
+        clock.now += after_s
+        record = {"epoch": float(epoch), "score": 0.5, "score_nll": 1.0, "seconds": seconds}
+        callback.on_trial_result(0, [], told(0), {"record": record})
+        left.append(callback.view.seconds_left())
+    assert left[2] is None
+    assert left[3] == pytest.approx(60)
 
 
 class Watched:
