@@ -99,9 +99,9 @@ class Evaluated(Output):
     to_control: Gain | None = None
     """Of the averaged student to the control on the test images; None: by a version that did not note it."""
     gain: Gain | None = None
-    """Of a search's student to that of the experiment as it stands, on validation images. It was chosen on
-    them, so it is the most that can be expected of others. None: nothing was searched, or nothing better
-    found."""
+    """Of a search's student to that of the experiment as it stands, on validation images: of the network that
+    is registered to the one that `ekd run` would register. Its trial was chosen on these images, so it is the
+    most that can be expected of others. None: nothing was searched, nothing better found, or not known."""
     connectivity: Connectivity | None = None
     """Of the student's members; None: it has none, or it was not measured."""
 
@@ -155,6 +155,8 @@ class Searched(Output):
     best: TrialOutcome
     baseline: TrialOutcome | None = None
     """The experiment as it stands; None: not trained in full, or of a version that did not try it."""
+    baseline_ended: str | None = None
+    """How that trial ended: a `TrialStatus`, or `waiting`; None: of a version that did not note it."""
     pareto: tuple[TrialOutcome, ...] = ()
     """Cheapest first."""
     trials: dict[str, int] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from ekd_train.persistence.networks import load_network_record
 from ekd_train.persistence.records import CheckpointRecord, NetworkRecord
 from ekd_train.settings import TrainingRun
 from orchestrator.experiment.schema import Experiment
+from orchestrator.pipeline.gain import gained
 from orchestrator.pipeline.manifest import (
     EVALUATION,
     EXPERIMENT,
@@ -104,6 +105,8 @@ def project(storage: Storage, experiment: Experiment) -> dict[str, RunState]:
         _add_search(parent, manifest.searched.best, read_record(storage, SEARCH_RECORD, SearchRecord), trials)
         if manifest.done("evaluate") and (gain := manifest.evaluated.gain) is not None:
             parent.add_metrics({f"search/gain/{key}": value for key, value in gain.model_dump().items()}, 0)
+        if said := gained(manifest):
+            parent.add_tags({"ekd.search.gain": said})
         runs |= {record.name: trial_state(record) for record in trials if record.status != "proposed"}
     return runs
 

@@ -111,10 +111,7 @@ class RunContext:
 
     def lacking(self, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
         """Those of `runs` that are not stored; of the others the record is taken at once."""
-        new = [run for run in runs if self._submitted.get(run.name) != run]
-        lacking = [run for run in new if not self._found(run)]
-        self._submitted |= {run.name: run for run in new if run not in lacking}
-        return lacking
+        return [run for run in runs if self._submitted.get(run.name) != run and not self._found(run)]
 
     def wait(self, jobs: Sequence[TrainingRun | MemberWeighing | Evaluation]) -> list[Any]:
         """Submit `jobs` and wait until all are done; their records, in order. Raises `RunFailed`.
@@ -263,6 +260,7 @@ class RunContext:
         record = self.networks.find(run, self.view.warn)
         if record is not None:
             self.networks.refer(run, record)
+            self._submitted[run.name] = run
             self._handle(Done(run=run.name, record=record))
         return record is not None
 

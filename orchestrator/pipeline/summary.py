@@ -7,6 +7,7 @@ from pydantic import Field
 from rich.table import Table
 
 from ekd_train.persistence.records import Latency, Record
+from orchestrator.pipeline.gain import gained
 from orchestrator.pipeline.manifest_content import (
     Gain,
     ManifestContent,
@@ -29,6 +30,8 @@ class SearchSummary(Searched):
 
     gain: Gain | None = None
     """As `Evaluated.gain`: None too where the baseline was best, which gains nothing."""
+    gained: str | None = None
+    """The same in words, or why it is not known."""
 
 
 class Summary(Record):
@@ -90,7 +93,7 @@ def _search(manifest: ManifestContent) -> SearchSummary | None:
     if not manifest.done("search"):
         return None
     gain = manifest.evaluated.gain if manifest.done("evaluate") else None
-    return SearchSummary(**dict(manifest.searched), gain=gain)
+    return SearchSummary(**dict(manifest.searched), gain=gain, gained=gained(manifest) or None)
 
 
 COLUMNS = {
@@ -266,21 +269,6 @@ def unrecognised(predictor: Predictor, class_names: Sequence[str]) -> str | None
         return f"the averaged student is right on {known[0]!r} alone: its accuracy is that class's share"
     shown = ", ".join(map(repr, never[:5])) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
     return f"the averaged student recognises no test image of {shown}"
-
-
-def gained(manifest: ManifestContent) -> str:
-    """A sentence on what a search gained over the experiment as it stands; empty where it is not known."""
-    found, gain = manifest.searched, manifest.evaluated.gain if manifest.done("evaluate") else None
-    if found.baseline is None:
-        return ""
-    name = f"the experiment as it stands ({found.baseline.trial})"
-    if found.baseline.trial == found.best.trial:
-        return f"No trial was better on validation images than {name}: what is registered is as of `ekd run`."
-    if gain is None:
-        return ""
-    chance = ", which may be chance" if gain.low <= 0 else ""
-    points = f"{100 * gain.value:+.2f} points [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
-    return f"{points} of validation accuracy over {name}{chance}; the best was chosen on these images."
 
 
 def compact(number: float) -> str:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.pipeline.gain import gained
 from orchestrator.pipeline.manifest import read_record
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import duration
-from orchestrator.pipeline.summary import compact, gained
+from orchestrator.pipeline.summary import compact
 from orchestrator.report.svg import COLOURS, draw_history, new_figure, over_epochs, styled, to_svg
 from orchestrator.storage import Storage
 from orchestrator.tuning.domains import Choice, Domain, LogUniform
@@ -37,7 +38,7 @@ class Search:
     outputs: Searched
     """Of the manifest's stage `search`."""
     gained: str = ""
-    """`orchestrator.pipeline.summary.gained`."""
+    """`orchestrator.pipeline.gain.gained`."""
 
     @property
     def space(self) -> Space:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.pipeline.gain import gained
 from orchestrator.pipeline.manifest_content import ManifestContent, Searched
 from orchestrator.pipeline.progress import View, duration
-from orchestrator.pipeline.summary import compact, gained
+from orchestrator.pipeline.summary import compact
 from orchestrator.tuning.trial_store import TrialRecord, TrialStatus, best_trial
 
 if TYPE_CHECKING:

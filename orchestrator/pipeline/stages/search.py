@@ -53,6 +53,7 @@ def search(context: RunContext) -> Searched:
     return Searched(
         best=_outcome(best),
         baseline=next((_outcome(r) for r in whole if r.baseline), None),
+        baseline_ended=trials.trials[0].status if 0 in trials.trials else "waiting",
         pareto=tuple(_outcome(record) for record in pareto_set(trials.trials)),
         trials=_counts(trials),
         seconds=round(budget.seconds, 3),

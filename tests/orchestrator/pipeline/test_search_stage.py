@@ -128,6 +128,20 @@ def test_a_driver_that_lost_its_run_finishes_no_search(
     assert stored(context) == before
 
 
+@pytest.mark.parametrize(("begun", "ended"), [((0, 1), "out_of_time"), ((1,), "waiting")])
+def test_how_the_first_trial_ended_is_noted_where_time_was_short(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch, begun: tuple[int, ...], ended: str
+) -> None:
+    def run_search(asked: Any, callback: Any, at_once: int, left: Any) -> None:
+        for number in begun:
+            record = callback.store.add(number, VALUES, 1.0)
+            callback.store.change(record, history=({"epoch": 4.0, "score": 0.5 + number, "score_nll": 1.0},))
+
+    monkeypatch.setattr("orchestrator.pipeline.stages.search.run_search", run_search)
+    found = search(context)
+    assert (found.best.trial, found.baseline, found.baseline_ended) == ("trial-0001", None, ended)
+
+
 def test_a_kill_gives_back_no_more_of_the_time_budget_than_the_trials_that_had_not_ended(
     context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
