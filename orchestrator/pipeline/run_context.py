@@ -1,29 +1,22 @@
 """What the stages of one run share: where things are, and the training runs in their worker groups."""
 
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from ekd_train.data import Dataset
-from ekd_train.data.packed.fetch import put
-from ekd_train.data.shared import SharedData
 from ekd_train.persistence.networks import Networks
 from ekd_train.persistence.records import MemberWeights, NetworkRecord, PredictionsRecord
 from ekd_train.settings import Evaluation, MemberWeighing, TrainingRun
 from orchestrator.errors import EkdError
-from orchestrator.experiment.infrastructure import SHARED_PACKS
 from orchestrator.pipeline.lease import Lease, TakenOver
 from orchestrator.pipeline.manifest import Manifest
 from orchestrator.pipeline.networks import networks_of
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.projection import network_params, network_state, project
+from orchestrator.pipeline.shared_data import share
 from orchestrator.pipeline.training_now import Noter
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.preflight import Checked, check_capacity
@@ -71,6 +64,8 @@ class RunContext:
     _planned: list[TrainingRun] = field(default_factory=list)
     """Not queued yet."""
     _submitted: dict[str, TrainingRun | MemberWeighing | Evaluation] = field(default_factory=dict)
+    _given: dict[str, TrainingRun | MemberWeighing | Evaluation] = field(default_factory=dict)
+    """What worker groups were to do, by name."""
     _ending: Future[bool] | None = None
     _noter: Noter = field(init=False)
 
@@ -107,7 +102,10 @@ class RunContext:
             self._submitted[job.name] = job
             self.records.pop(job.name, None)  # of other settings
         if queued := [job for job in new if not isinstance(job, TrainingRun) or not self._found(job)]:
-            self._start_workers(len(queued) + len(self._planned)).add(queued)
+            runs = len(queued) + len(self._planned)
+            self._make_room(runs)
+            self._given |= {job.name: job for job in queued}
+            self._start_workers(runs).add(queued)
 
     def lacking(self, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
         """Those of `runs` that are not stored; of the others the record is taken at once."""
@@ -134,16 +132,21 @@ class RunContext:
         hosts, they end, so that no trial that is started again waits for what they hold.
         """
         own, at_once = self.ray().own, self.view.at_once
-        self.plan(self.beside)
-        self.beside = []
         if own:
             self._start_workers(1)
+        self.plan(self.beside)
+        self.beside = []
         self.view.at_once = at_once  # the last trials go on
         if self._workers is not None:
             for event in self._workers.poll_events(0):
                 self._handle(event)
             if not own and self._submitted.keys() <= self.records.keys():
                 self.end_workers()
+
+    def trials_are_over(self) -> None:
+        """From here on nothing trains but what worker groups do."""
+        if self._workers is not None:
+            self.view.at_once = self._groups
 
     def wait_for_queued(self) -> None:
         """Wait until every job that was queued is done. Raises `RunFailed`."""
@@ -184,15 +187,6 @@ class RunContext:
             check_capacity(experiment, self._capacity)
         return self._capacity
 
-    def share(self, dataset: Dataset, weights: Mapping[str, np.ndarray] = MappingProxyType({})) -> Any:
-        """A `ray.ObjectRef` of a `SharedData`; packed images go to storage where other hosts may train."""
-        packs = None
-        if dataset.packed is not None and not self.ray().own:
-            packs = self.checked.storage.top.child(SHARED_PACKS)
-            self.view.say(f"packed images are put into {packs.uri()}, unless they are there")
-            put(dataset.packed.folder, packs)
-        return worker_pool.share(SharedData(dataset, weights, packs))
-
     def end_workers(self) -> bool:
         """End the worker groups, so that what they held is free; the next job starts them again.
 
@@ -204,18 +198,8 @@ class RunContext:
 
     def begin_to_end(self) -> None:
         """End the worker groups meanwhile: nothing is trained any more, and machines cost money."""
-        if self._workers is None:
-            return
-        ending, workers = Future[bool](), self._workers
-
-        def end() -> None:
-            try:
-                ending.set_result(workers.close())
-            except BaseException as error:
-                ending.set_exception(error)
-
-        self._ending, self._workers = ending, None
-        threading.Thread(target=end, name="ending", daemon=True).start()
+        if self._workers is not None:
+            self._ending, self._workers = self._workers.close_meanwhile(), None
 
     def close(self, *, failed: bool = False) -> None:
         """End the worker groups and leave Ray.
@@ -234,6 +218,21 @@ class RunContext:
             self._capacity = None
             ray_session.stop_ray()
 
+    def _make_room(self, runs: int) -> None:
+        """End worker groups, when they have done what they were given, where `runs` could use more of them:
+        beside the last trials of a search there was room for one."""
+        if self._workers is None:
+            return
+        wanted = worker_pool.groups_for(self.checked.experiment.cluster, self.ray(), self._useful(runs))
+        while self._workers is not None and self._groups < wanted:
+            if busy := [job for job in self._given.values() if job.name not in self.records]:
+                self.wait(busy)
+            else:
+                self.end_workers()
+
+    def _useful(self, runs: int) -> int:
+        return min(runs, self.checked.experiment.teacher_count + 1)
+
     def _start_workers(self, runs: int = 1) -> worker_pool.WorkerPool:
         """Of as many groups as there is room for and `runs`, which are left to train, can use."""
         if self._workers is None:
@@ -241,12 +240,11 @@ class RunContext:
             self._workers = worker_pool.WorkerPool(
                 experiment.cluster,
                 self.networks,
-                self.share(self.checked.dataset),
+                share(self.checked.dataset, self.checked.storage, capacity, self.view),
                 experiment.storage.keep_checkpoints,
                 experiment.code,
             )
-            runs = min(runs, experiment.teacher_count + 1)
-            self._groups = self.view.at_once = self._workers.start(capacity, runs)
+            self._groups = self.view.at_once = self._workers.start(capacity, self._useful(runs))
             idle = capacity.unused_gpus(experiment.cluster)
             logs = ray_session.ray_logs() or "on the head node"
             self.view.say(f"Ray: {capacity.describe()}{idle}; Ray's session logs: {logs}")

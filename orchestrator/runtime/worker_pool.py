@@ -7,6 +7,7 @@ form worker groups that take one job after another from the job queue (docs/adr/
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -58,6 +59,11 @@ def share(value: Any) -> Any:
     return ray.put(value)
 
 
+def groups_for(cluster: Cluster, capacity: Capacity, runs: int) -> int:
+    """Worker groups that there is room for, at most `runs`; an elastic one takes all room."""
+    return 1 if cluster.elastic else runs_at_once(cluster, capacity, runs)
+
+
 class WorkerPool:
     """The workers of one `ekd run`, the job queue they work from, and the data they see."""
 
@@ -90,7 +96,7 @@ class WorkerPool:
 
     def start(self, capacity: Capacity, runs: int) -> int:
         """Start the workers of as many groups as there is room for, at most `runs`; the number of groups."""
-        groups = 1 if self.cluster.elastic else runs_at_once(self.cluster, capacity, runs)
+        groups = groups_for(self.cluster, capacity, runs)
         fewest, most = self.cluster.fewest_workers, groups * self.cluster.most_workers
         if capacity.own and not self.cluster.elastic:
             fewest = most  # in a Ray of our own nothing is lost or gained, and Ray Train need not watch
@@ -192,6 +198,19 @@ class WorkerPool:
         if self.thread is not None:
             self.thread.join(timeout_s)
         return self.thread is None or not self.thread.is_alive()
+
+    def close_meanwhile(self) -> Future[bool]:
+        """What `close` returns, when it is known."""
+        ending = Future[bool]()
+
+        def end() -> None:
+            try:
+                ending.set_result(self.close())
+            except BaseException as error:
+                ending.set_exception(error)
+
+        threading.Thread(target=end, name="ending", daemon=True).start()
+        return ending
 
     def cancel(self) -> None:
         """Drop all jobs, also for workers that are started again; what the workers raise is ignored now."""

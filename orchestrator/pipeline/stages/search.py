@@ -8,6 +8,7 @@ from ekd_train.workers.trial_runner import network_arrays
 from orchestrator.pipeline.manifest_content import Searched, TrialOutcome
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext, RunFailed
+from orchestrator.pipeline.shared_data import share
 from orchestrator.runtime.event import Done
 from orchestrator.tuning.callback import SearchCallback
 from orchestrator.tuning.capacity import trials_at_once
@@ -70,7 +71,8 @@ def _run_trials(
     capacity = context.ray()
     at_once = trials_at_once(pool.cluster, capacity, request)
     teachers = {run.name: networks.load(run) for run in pool.teacher_runs()}
-    data = context.share(checked.dataset.without_test_images(), network_arrays(teachers))
+    images = checked.dataset.without_test_images()
+    data = share(images, checked.storage, capacity, context.view, network_arrays(teachers))
     baseline = baseline_values(pool, request.space.domains, request.baseline)
     searcher = build_searcher(request, pool.seed, baseline)
     forecast = Forecast(pool, request, checked.description, networks)
@@ -114,6 +116,7 @@ def _run_trials(
         callback.out_of_time()
     finally:
         context.view.panel = None
+        context.trials_are_over()
         watch.close()
         if not context.taken_over:
             budget.save()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -11,13 +11,16 @@ from training_runs import a_description
 
 from ekd_train.persistence.records import NetworkRecord
 from ekd_train.settings import TrainingRun
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.pipeline.order import ORDER, SEARCH, stages_of, training_runs
 from orchestrator.pipeline.pipeline import WORK, _plan_training
 from orchestrator.pipeline.progress import View
 from orchestrator.pipeline.run_context import RunContext
 from orchestrator.pipeline.stages.train import train
-from orchestrator.runtime.event import Done
+from orchestrator.planning.capacity import HERE, Capacity, Node
+from orchestrator.runtime.event import Done, Event
+from orchestrator.runtime.worker_pool import groups_for
 from orchestrator.storage import open_storage
 from orchestrator.tuning.domains import Choice
 from orchestrator.tuning.pool import same_in_all_trials
@@ -109,7 +112,8 @@ def planned(tmp_path):
         )
         context = RunContext(checked, cast(Any, None), view, tmp_path)
         workers = Workers(context)
-        context._workers = cast(Any, workers)
+        context._workers, context._groups = cast(Any, workers), 1
+        context._capacity = Capacity((Node(1),), "a test")
         context.tracker_ = cast(Any, SimpleNamespace(show=lambda runs: None))
         context.plan(training_runs(experiment))
         return workers
@@ -170,6 +174,87 @@ def test_before_a_search_what_is_stored_is_taken_and_is_no_work_that_is_left(pla
     left = [run.name for run in context.view.runs.values() if run.status == "waiting" and run.effort]
     assert left == ["trial-0001", "trial-0002"]
     assert context.beside == []
+
+
+class Pool:
+    """A `WorkerPool` that does a job whenever it is polled, but while `held`."""
+
+    made: ClassVar[list[Pool]] = []
+    held = True
+
+    def __init__(self, cluster: Cluster, *rest: Any) -> None:
+        self.cluster, self.groups = cluster, 0
+        self.jobs: list[TrainingRun] = []
+        self.done: list[str] = []
+        Pool.made.append(self)
+
+    def start(self, capacity: Capacity, runs: int) -> int:
+        self.groups = groups_for(self.cluster, capacity, runs)
+        return self.groups
+
+    def add(self, jobs: list[TrainingRun]) -> None:
+        self.jobs += jobs
+
+    def poll_events(self, timeout_s: float = 0.5) -> list[Event]:
+        if Pool.held or not self.jobs:
+            return []
+        self.done.append(name := self.jobs.pop(0).name)
+        best = {"epoch": 1.0, "averaged/accuracy": 0.5}
+        return [Done(run=name, record=NetworkRecord(identity=name, trained_by="mine", best=best))]
+
+    def close(self) -> bool:
+        assert not self.jobs  # nobody would hear of them
+        return True
+
+
+@pytest.fixture
+def last_trials(tmp_path, monkeypatch):
+    """A context whose control is trained beside the last of two trials at a time, on a machine with room for
+    two."""
+    monkeypatch.setattr("orchestrator.runtime.worker_pool.WorkerPool", Pool)
+    monkeypatch.setattr("orchestrator.pipeline.run_context.share", lambda *args: None)
+    monkeypatch.setattr(Pool, "made", [])
+    monkeypatch.setattr(Pool, "held", True)
+    experiment = load_experiment("digits", ["evaluation.controls=[best_teacher, papa]"])
+    checked: Any = SimpleNamespace(
+        run_id="mine",
+        storage=open_storage(str(tmp_path)),
+        experiment=experiment,
+        description=a_description(),
+        dataset=None,
+    )
+    context = RunContext(checked, cast(Any, None), View(), tmp_path)
+    context.tracker_ = cast(Any, SimpleNamespace(show=lambda runs: None, flush=lambda: None))
+    context._capacity = Capacity((Node(2),), HERE)
+    for run in experiment.teacher_runs():
+        context.records[run.name] = cast(Any, run)
+    context.view.at_once, context.beside = 2, [experiment.control_run()]
+    context.work_beside()
+    assert [pool.groups for pool in Pool.made] == [1]
+    assert context.view.at_once == 2  # a trial and the control
+    context.trials_are_over()
+    assert context.view.at_once == 1
+    return context
+
+
+def test_after_a_search_worker_groups_are_as_many_as_what_is_left_can_use(last_trials):
+    runs = [run for run in training_runs(last_trials.checked.experiment) if run.role == "student"]
+    assert len(runs) == 3
+    Pool.held = False
+    last_trials.plan(runs)
+    first, second = Pool.made
+    assert first.done == ["control"]  # it was in progress
+    assert (second.groups, last_trials.view.at_once) == (2, 2)
+    last_trials.wait(runs)
+    assert sorted(second.done) == sorted(run.name for run in runs)
+
+
+def test_a_single_run_after_a_search_takes_the_worker_group_that_is_there(last_trials):
+    Pool.held = False
+    last_trials.wait([last_trials.checked.experiment.student_run()])
+    (only,) = Pool.made
+    assert only.done == ["control", "student"]
+    assert last_trials.view.at_once == 1
 
 
 def test_a_pruned_control_waits_for_the_network_that_it_starts_from(planned):
