@@ -75,7 +75,7 @@ def _look(
         scaled = "the data's" if mean is None else ", ".join(f"{value:g}" for value in mean)
         names = network.class_names
         order = "" if in_the_order_of(names, description.class_names) else _unchecked(names)
-        left_out = f"; passed over: {', '.join(network.passed_over)}" if network.passed_over else ""
+        left_out = f"; passed over: {_some(network.passed_over)}" if network.passed_over else ""
         lines.append(f"given     {run.name}: {text}; {source}; mean: {scaled}{order}{left_out}")
         if seen.accuracy <= seen.by_luck:
             warnings.append(
@@ -102,5 +102,10 @@ def _look(
 
 
 def _unchecked(names: Sequence[str] | None) -> str:
-    why = "it names none" if names is None else f"its names are others, {', '.join(names[:3])}, ..."
+    why = "it names none" if names is None else f"its names are others, {_some(names)}"
     return f"; order of classes: not checked, {why}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few words of names that somebody else gave: whatever they hold, they stay in a line."""
+    return ", ".join(repr(name[:40]) for name in names[:3]) + ", ..." * (len(names) > 3)

@@ -119,7 +119,7 @@ def _other_classes(theirs: Sequence[str] | None, ours: Sequence[str], head: Coll
     if theirs is None or order is None or order == list(range(len(ours))):
         return None
     place = next(i for i, number in enumerate(order) if number != i)
-    said = f"number {place} is {theirs[place]!r}, the data's {ours[place]!r}"
+    said = f"number {place} is {theirs[place][:40]!r}, the data's {ours[place]!r}"
     if min(order) < 0:
         return f"they have other classes: {said}; take a teacher of the data's classes"
     rows = str(order) if len(order) <= 100 else "[theirs.index(name) for name in the data's class names]"

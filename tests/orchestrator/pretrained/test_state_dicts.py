@@ -219,11 +219,16 @@ def test_the_order_that_is_asked_for_is_the_datas(trained, dataset, tmp_path):
     assert all(torch.equal(mended[k], t) for k, t in trained.network.state_dict().items())
 
 
-@pytest.mark.parametrize("names", [None, ["x"] * 10, [{}], {"a": 1 << 70}, ["a", "b"], 3])
+@pytest.mark.parametrize(
+    "names",
+    [None, [f"\n{'x' * 900}\x1b[2J{i}" for i in range(10)], ["x"] * 10, [{}], {"a": 1 << 70}, ["a", "b"], 3],
+)
 def test_names_that_tell_no_order_are_said_to_tell_none(names, trained, dataset, tmp_path):
     torch.save({"classes": names, "state_dict": trained.network.state_dict()}, file := tmp_path / "a.pth")
     _, given = read(an_experiment(file), dataset)
     assert "order of classes: not checked" in given.lines[0]
+    assert not {"\n", "\x1b"} & set(given.lines[0])
+    assert len(given.lines[0]) < 600
 
 
 def test_two_classes_that_are_swapped_without_names_are_warned_of(trained, dataset, tmp_path):
@@ -326,7 +331,7 @@ def test_what_a_training_module_has_beside_its_network_is_passed_over_and_said(
     images = as_float(torch.from_numpy(dataset.validation.images))
     assert torch.equal(taught(an_experiment(file), dataset)(images), trained(images))
     _, given = read(an_experiment(file), dataset)
-    assert given.lines[0].endswith(f"passed over: {', '.join(left_out)}")
+    assert given.lines[0].endswith(f"passed over: {', '.join(map(repr, left_out))}")
 
 
 def test_what_may_be_part_of_the_network_is_refused_unless_the_network_is_named(trained, dataset, tmp_path):
