@@ -68,7 +68,7 @@ def _prints(handler: logging.Handler) -> bool:
 def _forget_others(root: logging.Logger) -> None:
     said = logging.getLogger(SAID)
     said.propagate = True
-    for old in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
+    for old in {handler for handler in (*root.handlers, *said.handlers) if isinstance(handler, RunLog)}:
         root.removeHandler(old)
         said.removeHandler(old)
         for printing in old.set_aside:

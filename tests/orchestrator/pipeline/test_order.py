@@ -100,8 +100,10 @@ class Workers:
 def planned(tmp_path):
     """A function: the workers of a run with these settings, all of whose training runs are planned."""
 
+    views: list[View] = []
+
     def plan(*changes: str, run_id: str = "mine") -> Workers:
-        view = View()
+        views.append(view := View())
         experiment = load_experiment("digits", ["teachers.count=2", "student.members=2", *changes])
         storage = open_storage(str(tmp_path)).child(run_id)
         checked = cast(
@@ -118,7 +120,9 @@ def planned(tmp_path):
         context.plan(training_runs(experiment))
         return workers
 
-    return plan
+    yield plan
+    for view in views:
+        view.stop()  # else it says what later tests wait for
 
 
 def test_the_control_is_queued_behind_the_teachers_and_the_student_when_they_are_done(planned):

@@ -15,6 +15,8 @@ from orchestrator.runtime.ray_logging import divert_logging, logging_kept, root_
 @pytest.fixture
 def root():
     """The root logger, given back with the handlers and the level that it had."""
+    with logging_kept():
+        pass  # what an earlier test of this process may have left is gone
     logger = logging.getLogger()
     handlers, level = list(logger.handlers), logger.level
     yield logger
