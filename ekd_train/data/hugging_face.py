@@ -3,7 +3,7 @@
 import glob
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,14 +13,14 @@ import yaml
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from ekd_train.hugging_face_hub import audible, cache_alone, why_hub_is_away
 from ekd_train.regular_file import open_regular
 from ekd_train.settings import DataSettings
 
+from .dataset_library import load, load_from_hub
 from .errors import DataError
 from .hub import hub_name
 from .image_files import ImageFiles, Listing, check_image_file, stamp_of
-from .local_splits import check_files, split_patterns
+from .local_splits import split_patterns
 from .split_names import MOST_VALUES, split_of, tell_splits
 
 DESCRIPTIONS = ("README.md", ".huggingface.yaml")
@@ -57,12 +57,12 @@ def list_hugging_face(settings: DataSettings) -> Listing:
     folder = Path(settings.root or ".") / settings.path
     findings: list[str] = []
     if (on_hub := hub_name(settings)) is not None:
-        found = _load_from_hub(on_hub)
+        found = load_from_hub(on_hub)
     elif folder.is_dir():
         _refuse_saved(folder)
         patterns, findings = _split_patterns(folder, settings.path)
         # Whole: a folder that is called `parquet` would be taken for the library's reader of that name.
-        found = _load(str(folder.resolve()), patterns)
+        found = load(str(folder.resolve()), patterns)
     else:
         here = f", and {settings.path} is something where this process is" * Path(settings.path).exists()
         raise DataError(
@@ -183,44 +183,6 @@ def _data_named(text: str) -> Iterator[tuple[str, str]]:
                 (item, of or (key.value if key.value in ("data_files", "data_dir") else ""))
                 for key, item in node.value
             ]
-
-
-def _load_from_hub(name: str) -> dict[str, Any]:
-    """The hub is asked first: in the cache there may be another of the data set's configurations."""
-    why = None if datasets.config.HF_HUB_OFFLINE else why_hub_is_away()
-    if why is None:
-        with audible(name):
-            return _load(name)
-    try:
-        with cache_alone():
-            return _load(name)
-    except DataError as error:
-        raise DataError(
-            name,
-            f"is not in the cache, nor to download ({why})",
-            "fetch it where there is a network, and set HF_HOME to that cache",
-        ) from error
-
-
-def _load(path: str, patterns: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
-    """The splits of a folder or of the hub's data set; `patterns`: of a folder, which files are which."""
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in its exceptions
-    try:
-        builder = datasets.load_dataset_builder(path, data_files=None if patterns is None else dict(patterns))
-        check_files((builder.config.data_files or {}).items(), str(builder.base_path))
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-    except DataError:
-        raise
-    except Exception as error:  # of the hub, the network, the file system, or a parser
-        remedy = (
-            "check the folder"
-            if Path(path).exists()
-            else "check the name; offline, fetch it where there is a network and set HF_HOME to that cache"
-        )
-        raise DataError(path, f"cannot be loaded ({type(error).__name__}: {error})", remedy) from error
-    return dict(found)
 
 
 def _columns(settings: DataSettings, features: Any) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def header(encoded: Encoded, max_pixels: int) -> tuple[str, tuple[int, int]]:
 def may_be_cut(encoded: bytes) -> bool:
     """Whether an image's bytes may end too early: never of a JPEG, PNG or WebP that ends as it should.
 
-    >>> may_be_cut(b"\xff\xd8 ... \xff\xd9"), may_be_cut(b"\xff\xd8 ...")
+    >>> may_be_cut(b"\\xff\\xd8 ... \\xff\\xd9"), may_be_cut(b"\\xff\\xd8 ...")
     (False, True)
     """
     if encoded.startswith(b"\xff\xd8"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from smoke_runs import once, run_smoke
 
+from ekd_train import waiting
 from orchestrator.tracking import Tracker
 
 _numbers = itertools.count()
@@ -30,6 +31,14 @@ def environment_given_back():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def waits_are_said_to_nobody_from_before():
+    """A view that a test does not stop would say on stderr what later tests wait for."""
+    before = list(waiting.log.handlers)
+    yield
+    waiting.log.handlers[:] = before
 
 
 @pytest.fixture(autouse=True)

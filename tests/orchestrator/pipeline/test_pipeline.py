@@ -23,6 +23,7 @@ from orchestrator.planning.preflight import Checked
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.address import local_capacity
 from orchestrator.runtime.event import Failed
+from orchestrator.runtime.worker_pool import WorkerPool
 from orchestrator.storage import StorageError
 from orchestrator.storage.local import LocalStorage
 from orchestrator.tuning.request import SearchRequest
@@ -290,6 +291,8 @@ class FakeWorkers:
         if self.error is not None:
             raise self.error
         return True
+
+    close_meanwhile = WorkerPool.close_meanwhile
 
 
 def registered_after(workers, monkeypatch, checked):

@@ -66,12 +66,13 @@ def test_what_takes_longer_than_expected_is_not_said_to_take_no_time_at_all(caps
     view = View()
     view.expect(Training("student", epochs=40, effort=1.0))
     view.expect(Training("trial-0000", epochs=40, effort=1.0, trial=True), bar=False)
+    record = {"train/loss": 1.0, "averaged/accuracy": 0.5}
     for name in ("student", "trial-0000"):
         view.show(Started(run=name, epoch=0))
+        view.show(Validated(run=name, record=record | {"epoch": 1}))
     clock.now += 11
-    record = {"epoch": 39, "train/loss": 1.0, "averaged/accuracy": 0.5}
     for name in ("student", "trial-0000"):
-        view.show(Validated(run=name, record=record))
+        view.show(Validated(run=name, record=record | {"epoch": 39}))
     clock.now += 60
     assert view.told("trial-0000").endswith(", soon done")
     assert view.all_left() == ""
@@ -81,6 +82,7 @@ def test_what_takes_longer_than_expected_is_not_said_to_take_no_time_at_all(caps
     console = PlainConsole(file=io.StringIO(), width=120)
     console.print(trials_table({0: running}, view=view))
     assert "soon done" in console.file.getvalue()
+    view.stop()
 
 
 @pytest.mark.parametrize("width", [80, 120])
