@@ -109,6 +109,10 @@ class Training(Settings):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0
     """Share of the weights' moving average that the next step keeps (0.9999 in long trainings): the average
     is then what is validated and kept; 0: the weights themselves are."""
+    swa: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the epochs after which the mean of the weights at the ends of epochs, batch statistics
+    included, is what is validated and kept (stochastic weight averaging, Izmailov et al. 2018: 0.75), with a
+    schedule whose last factor keeps the weights moving; null: no such mean. Without `ema`."""
     checkpoint_every_minutes: PositiveFloat | None = None
     """Checkpoints within an epoch too, from which a run goes on as exactly; null: after epochs alone, and
     when a machine is about to be taken. It changes no result."""
@@ -128,6 +132,12 @@ class Training(Settings):
     checkpoint_every: Positive = 1
     """Epochs between checkpoints (the last epoch always saves)."""
     speed: Speed = Speed()
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "Training":
+        if self.swa is not None and self.ema > 0:
+            raise ValueError("ema and swa are two averages of the weights; use one")
+        return self
 
     @property
     def decided_otherwise(self) -> tuple[str, ...]:

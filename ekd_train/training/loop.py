@@ -129,7 +129,7 @@ class Loop:
         self.interruptions = Interruptions(workers, self.settings.checkpoint_every_minutes)
         self.began = time.perf_counter()
         check = partial(check_of_run, self.step, self.batches.per_epoch)
-        if (found := checkpoints.newest(check, room_for(self.step.trainee.state_dict(), 8))) is not None:
+        if found := checkpoints.newest(check, room_for(self.step.trainee.state_dict(), 8)):
             self.load(found)
 
     def advance(self) -> dict[str, float]:
@@ -141,10 +141,10 @@ class Loop:
         validated = len(self.history)
         while len(self.history) == validated:
             self.began = time.perf_counter()
-            epoch = self.epoch + 1
-            losses = self._train_epoch(epoch)
+            losses = self._train_epoch(epoch := self.epoch + 1)
             # Whether or not it validates: a resumed run starts from the first worker's buffers too.
             self.workers.share_buffers(self.step.trainee)
+            self.step.end_epoch(epoch)
             if self.step.ema is not None:
                 self.workers.share_buffers(self.step.ema.module)
             last = epoch == self.settings.epochs

@@ -71,14 +71,21 @@ class Step:
     training: Training
     classes: int
     ema: MovingAverage | None
-    """The moving average of `trainee.network`, if there is one."""
+    """The average of `trainee.network` along its training, if there is one."""
     scaler: torch.amp.GradScaler
     """Of the loss in float16; of no effect otherwise."""
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated and kept: the moving average where there is one."""
-        return self.trainee.network if self.ema is None else self.ema.module
+        """The network that is validated and kept: the average where there is one, once it has begun."""
+        waits = self.ema is None or (self.training.swa is not None and self.ema.n_averaged == 0)
+        return self.trainee.network if waits or self.ema is None else self.ema.module
+
+    def end_epoch(self, epoch: int) -> None:
+        """After epoch number `epoch`: it counts in the mean of `training.swa`, if that has begun."""
+        swa = self.training.swa
+        if self.ema is not None and swa is not None and epoch > swa * self.training.epochs:
+            self.ema.update(self.trainee.network)
 
     def __call__(self, *parts: Batch) -> dict[str, Tensor]:
         """Update the weights once; the loss and its terms, on this share, detached.
@@ -125,7 +132,7 @@ class Step:
         adjust_factor_gradients(self.optimiser)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        if self.ema is not None:
+        if self.ema is not None and self.training.swa is None:
             self.ema.update(self.trainee.network)
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,7 +219,8 @@ def build_step(
     objective = _objective(run)
     training = run.training
     frozen = freeze(network, training.freeze)
-    ema = MovingAverage(network, training.ema) if training.ema > 0 else None
+    averages = training.ema > 0 or training.swa is not None
+    ema = MovingAverage(network, training.ema or None) if averages else None
     if training.speed.checkpoint_activations:
         recompute_activations(network)
     compile_blocks(network, training.speed.compile, workers.device)

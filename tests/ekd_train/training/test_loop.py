@@ -60,6 +60,7 @@ RESUMED = {
     "in bfloat16": with_training(LATENT_BE, speed=Speed(precision="bfloat16")),
     "adamw, an average, parts": with_training(LATENT_BE, **AVERAGED),
     "varied and mixed images": with_training(LATENT_BE).model_copy(update={"augmentation": VARIED}),
+    "the mean of the last epochs": with_training(LATENT_BE, swa=0.5),
     "checkpoints after every step": with_training(LATENT_BE, checkpoint_every_minutes=1e-9, ema=0.5),
     "lamb, frozen, clipped": with_training(label_run(), **FINE_TUNED),
     "activations computed again": with_training(LATENT_BE, speed=Speed(checkpoint_activations=True)),

@@ -167,6 +167,25 @@ def test_the_moving_average_is_what_is_validated_and_kept():
     assert not torch.equal(loop.best_weights[name], loop.step.trainee.network.get_parameter(name))
 
 
+def test_the_mean_of_the_last_epochs_is_validated_and_kept_once_it_has_begun():
+    run = label_run(epochs=5, swa=0.5, learning_rate=0.1, schedule={"kind": "constant"})
+    loop, ends = loop_of(run), []
+    with loop.checkpoints.storing():
+        while not loop.finished:
+            loop.advance()
+            ends.append({k: v.clone() for k, v in loop.step.trainee.network.state_dict().items()})
+            taken = ends[2:] if len(ends) > 2 else ends[-1:]
+            for name, value in loop.step.kept.state_dict().items():
+                values = [end[name] for end in taken]
+                expected = torch.stack(values).mean(0) if value.is_floating_point() else values[-1]
+                torch.testing.assert_close(value, expected)
+
+
+def test_two_averages_of_the_weights_are_refused():
+    with pytest.raises(ValueError, match="ema and swa are two averages of the weights; use one"):
+        label_run(swa=0.75, ema=0.9)
+
+
 def test_label_smoothing_is_torchs():
     loop = loop_of(label_run(label_smoothing=0.2, speed=FLOAT32))
     by_hand = copy.deepcopy(loop.step.trainee.network).train()
