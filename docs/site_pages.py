@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from orchestrator.cli.main import build_parser
 from orchestrator.cli.table import COMMANDS
 from orchestrator.experiment.keys import Key, evaluation_keys, experiment_keys
+from orchestrator.storage import base
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("orchestrator", "tune_spaces", "ekd_train")
@@ -25,6 +27,8 @@ INCLUDED = {
     "cluster/README.md": "cluster.md",
 }
 """Files that lie elsewhere, and the pages that show them."""
+WHERE_KEYS_ARE_CHECKED = ("/settings", "/experiment/", "ekd_train/models/", "orchestrator/storage/")
+"""Whose `ValueError` is printed as a key's error."""
 
 
 def on_page_markdown(markdown, page, **_):
@@ -98,11 +102,39 @@ def errors() -> str:
     documented = dict(error_classes())
     found: dict[str, set[str]] = {name: set() for name in documented}
     for name, message in (*messages(set(documented)), *tables()):
-        found[name].add(message)
+        if (text := shown(message)) is not None:
+            found[name].add(text)
     return "\n\n".join(
-        f"### {name}\n\n{documented[name]}\n\n" + "\n".join(f"- `{text}`" for text in sorted(found[name]))
+        f"### {name}\n\n{documented[name]}\n\n" + "\n".join(map(_item, sorted(found[name])))
         for name in sorted(found)
     )
+
+
+def shown(message: str) -> str | None:
+    """A message on one line; None of one with fewer than three words, for which nobody can search."""
+    text = re.sub("…[… ]*…", "…", " ".join(message.split()))
+    return text if len(re.findall(r"[A-Za-z][\w.'-]*", text)) >= 3 else None
+
+
+def _item(text: str) -> str:
+    return f"- `` {text} ``" if "`" in text else f"- `{text}`"
+
+
+def samples(pattern: str) -> list[str]:
+    """Texts that a table's regular expression finds, each alternative's: without its signs.
+
+    >>> samples(r"[Cc]onnection refused|\\b413 (Payload|Content)|database \\"\\S+\\" lost")
+    ['Connection refused', '413 Payload', '413 Content', 'database "…" lost']
+    """
+    plain = re.sub(r"\[(.)[^\]]*\]", r"\1", pattern).replace(r"\b", "")
+    plain = re.sub(r"\\(.)", r"\1", re.sub(r"\\[Sdw][+*]", "…", plain))
+    found = []
+    for alternative in re.split(r"\|(?![^(]*\))", plain):
+        parts = re.split(r"\(([^()]*)\)", alternative)  # every second one was in parentheses
+        found += map(
+            "".join, product(*(part.split("|") if i % 2 else [part] for i, part in enumerate(parts)))
+        )
+    return found
 
 
 def error_classes() -> Iterator[tuple[str, str]]:
@@ -123,17 +155,27 @@ def error_classes() -> Iterator[tuple[str, str]]:
 
 
 def messages(classes: set[str]) -> Iterator[tuple[str, str]]:
-    """Class and text of every error of one of them that is made; of `ValueError` where keys are checked."""
+    """Class and text, as printed, of every error that is made; of `ValueError` where keys are checked."""
     for path, tree in zip(_sources(), _trees(), strict=True):
-        keys_are_checked = "/settings" in str(path) or "/experiment/" in str(path)
+        place = path.relative_to(ROOT).as_posix()
+        keys_are_checked = any(part in place for part in WHERE_KEYS_ARE_CHECKED)
         for call in ast.walk(tree):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
                 continue
             name = call.func.id
             if name in classes and (name != "ValueError" or keys_are_checked):
-                text = ": ".join(part for part in map(_text, call.args) if part)
-                if len(re.sub(r"[…\W]", "", text)) > 3:
-                    yield name, " ".join(text.replace("`", "'").split())
+                yield name, _printed(name, [_text(part) for part in call.args])
+
+
+def _printed(name: str, parts: list[str]) -> str:
+    """What `str(error)` is: of most the message, of some `where: problem; remedy`."""
+    kind = getattr(base, name, None)
+    if (
+        isinstance(kind, type) and issubclass(kind, base.StorageError) and len(parts) < 3
+    ):  # of the storage's, whose classes say what is left out
+        parts = [*(parts or ["…"]), *([kind.PROBLEM] if len(parts) < 2 else []), kind.REMEDY]
+    where, *said = [part for part in parts if part] or [""]
+    return f"{where}: {'; '.join(said)}" if said else where
 
 
 def tables() -> Iterator[tuple[str, str]]:
@@ -144,23 +186,26 @@ def tables() -> Iterator[tuple[str, str]]:
             match node:
                 case ast.Call(func=ast.Name(id="Meaning"), args=[problem, remedy, *_]):
                     told = re.sub(r"{\w+}", "…", _text(problem))
-                    name, pairs = "StorageError", [(told, _text(remedy))]
+                    name, pairs = "StorageError", [(f"…: {told}", _text(remedy))]
                 case ast.Call(func=ast.Name(id="Meaning"), args=[remedy]):
                     name, pairs = "LaunchError", [("…", _text(remedy))]
                 case ast.Assign(value=ast.Constant(value=str(remedy))) if path.match("tracking/errors.py"):
                     name, pairs = "TrackingError", [("…", remedy)]
                 case ast.Tuple(elts=[problem, remedy]) if "orchestrator/storage" in path.as_posix():
-                    name, pairs = "StorageError", [(_text(problem), _text(remedy))]
+                    name, pairs = "StorageError", [(f"…: {_text(problem)}", _text(remedy))]
                 case ast.Assign(targets=[ast.Name(id=table)], value=ast.Dict(keys=keys, values=values)):
                     name = of_others.get(table, "")
                     pairs = [
-                        (_text(key), _text(value)) for key, value in zip(keys, values, strict=True) if key
+                        (text, _text(value))
+                        for key, value in zip(keys, values, strict=True)
+                        if key and name
+                        for text in samples(_text(key))
                     ]
                 case _:
                     continue
             for what, do in pairs if name else []:
                 if " " in do:  # others are no sentences
-                    yield name, " ".join(f"{what}; {do}".replace("`", "'").split())
+                    yield name, f"{what}; {do}"
 
 
 def _text(node: ast.expr) -> str:
@@ -168,6 +213,8 @@ def _text(node: ast.expr) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _text(node.left) + _text(node.right)
     return "…"
 
 

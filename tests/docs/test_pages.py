@@ -3,19 +3,24 @@
 import inspect
 import pydoc
 import re
+import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from docs.site_pages import commands, keys, with_links_of_the_site
+from docs.site_pages import commands, keys, messages, samples, shown, with_links_of_the_site
+from orchestrator.cli.main import main
 from orchestrator.cli.table import COMMANDS
+from orchestrator.experiment.infrastructure import Cluster
 from orchestrator.experiment.keys import evaluation_keys, experiment_keys
+from orchestrator.planning.capacity import Capacity, Node, why_never
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_errors_that_people_meet_first_are_messages_of_the_sources():
-    page = (ROOT / "docs/troubleshooting.md").read_text().partition("## Every message")[0]
+    page = (ROOT / "docs/troubleshooting.md").read_text().partition("## What a command")[0]
     quoted = [
         text for row in re.findall(r"(?m)^\| (`.*?) \|", page) for text in re.findall(r"`([^`]+)`", row)
     ]
@@ -29,6 +34,47 @@ def test_the_errors_that_people_meet_first_are_messages_of_the_sources():
     for text in quoted:
         parts = [part.strip() for part in re.split(r"…\??|;|\b\d+\b", text) if len(part.strip()) > 3]
         assert [part for part in parts if part not in said] == [], text
+
+
+def test_what_a_command_is_told_is_what_the_page_says(capsys, monkeypatch, tmp_path):
+    section = (ROOT / "docs/troubleshooting.md").read_text().partition("## What a command")[2]
+    rows = re.findall(r"(?m)^\| `ekd (.*?)` \| `(.*?)` \|$", section.partition("## Every message")[0])
+    assert len(rows) >= 20
+    monkeypatch.chdir(tmp_path)
+    for arguments, text in rows:
+        with suppress(SystemExit):  # argparse's
+            assert main(shlex.split(arguments)) == 2
+        said = capsys.readouterr().err
+        assert [part for part in text.split("…") if part.strip(" ,;") not in said] == [], (arguments, said)
+
+
+def test_what_a_machine_has_no_room_for_is_what_the_page_says():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    laptop = Capacity((Node(2),), "this machine")
+    for text, cluster in (
+        ("cluster.gpus_per_worker is 1 but there is no GPU", Cluster(gpus_per_worker=1)),
+        ("cluster.workers_per_run: a run needs 1 worker of 4 CPUs", Cluster(cpus_per_worker=4)),
+    ):
+        (row,) = re.findall(rf"`({re.escape(text)}.*?)`", page)
+        said = why_never(cluster, laptop)
+        assert [part for part in row.split("…") if part not in said] == [], said
+
+
+def test_a_message_stands_as_it_is_printed():
+    (said,) = [text for name, text in messages({"DataError"}) if "has no class folders" in text]
+    assert said == "…: has no class folders; put one folder of images per class there"
+    assert shown("…: … a") is None
+    assert shown("… … no\nsuch run") == "… no such run"
+    assert samples(r"[Vv]ersion mismatch") == ["Version mismatch"]
+    assert samples(r"No module named '(psycopg|pymysql)") == [
+        "No module named 'psycopg",
+        "No module named 'pymysql",
+    ]
+    assert samples(r"database \"\S+\" does not exist|Unknown database") == [
+        'database "…" does not exist',
+        "Unknown database",
+    ]
+    assert samples(r"\b413 (Payload|Content)|disk is full") == ["413 Payload", "413 Content", "disk is full"]
 
 
 def test_pages_of_keys_and_commands_have_them_all():
