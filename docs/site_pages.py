@@ -51,7 +51,7 @@ def with_links_of_the_site(markdown: str, source: str, page: str) -> str:
         text, target, anchor = found[1], found[2], found[3] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         shown = INCLUDED.get(path, path.removeprefix("docs/"))
-        if (path not in INCLUDED and not path.startswith("docs/")) or path.endswith((".py", ".ipynb")):
+        if (path not in INCLUDED and not path.startswith("docs/")) or re.match(r"docs/[^/]*\.py$", path):
             return text if path in text else f"{text} (`{path}`)"
         return f"[{text}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{anchor})"
 

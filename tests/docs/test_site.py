@@ -96,6 +96,21 @@ def test_a_public_function_is_documented_with_its_shapes_and_example(site):
     assert "model = build_model(" in shown
 
 
+def test_the_functions_of_the_losses_are_on_the_page_and_not_their_modules(site):
+    shown = text_of(site / "api.html")
+    for name in ("mean_kd", "member_kd", "ekd", "proxy_end2"):
+        assert f"ekd_train.objectives.{name}.{name}" in shown
+
+
+def test_the_examples_can_be_fetched_from_the_site(site):
+    published = {path.name for path in (site / "examples").iterdir()}
+    assert published >= {path.name for path in (ROOT / "docs/examples").iterdir() if path.is_file()}
+    for page, example in (("own_code", "mine.py"), ("python", "three_networks_to_one.ipynb")):
+        assert f"examples/{example}" in (site / f"{page}.html").read_text()
+    for page, example in (("teachers", "program.py"), ("serving", "serve_student.py")):
+        assert f"examples/{example}" in (site / f"{page}.html").read_text()
+
+
 def test_examples_on_the_page_of_functions_can_be_copied(site):
     assert "<blockquote>" not in (site / "api.html").read_text()
     assert ">>> class FirstTeacher(Objective):\n...     needs_teachers = True\n" in text_of(site / "api.html")
