@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -58,9 +58,10 @@ class ArmResult:
         """The metric on test images, by set of teachers and seed."""
         return dict(zip(self.pairs, self.values(metric), strict=True))
 
-    def hits(self) -> list[float]:
-        """Of each test image the share of the cells that recognise it."""
-        rows = [unpacked(cell["right"]) for cell in self.cells]
+    def hits(self, pairs: Collection[tuple[int, int]]) -> list[float]:
+        """Of each test image the share of the cells with these teachers and seeds that recognise it."""
+        cells = zip(self.pairs, self.cells, strict=True)
+        rows = [unpacked(cell["right"]) for pair, cell in cells if pair in pairs]
         return [mean(image) for image in zip(*rows, strict=True)]
 
 
@@ -176,7 +177,8 @@ def difference(
 
 def over_images(ours: ArmResult, theirs: ArmResult) -> tuple[float, float, float]:
     """The difference of the accuracies over the pairs that both have, with Student's interval over images."""
-    return _with_interval([a - b for a, b in zip(ours.hits(), theirs.hits(), strict=True)])
+    both = set(ours.pairs) & set(theirs.pairs)
+    return _with_interval([a - b for a, b in zip(ours.hits(both), theirs.hits(both), strict=True)])
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

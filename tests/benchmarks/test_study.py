@@ -123,13 +123,28 @@ def test_a_difference_is_of_pairs_and_has_students_interval():
 
 def test_over_images_the_interval_is_of_the_shares_of_cells_that_recognise_each():
     ours = result("kd", [{"right": packed([1, 1, 0, 1])}, {"right": packed([1, 0, 0, 1])}])
-    theirs = result("control", [{"right": packed([0, 1, 0, 1])}])
+    theirs = result("control", [{"right": packed([0, 1, 0, 1])}, {"right": packed([0, 1, 0, 1])}])
     differences = [1, -0.5, 0, 0]
     from scipy.stats import t
 
     half = t.ppf(0.975, 3) * math.sqrt(variance(differences) / 4)
     middle = mean(differences)
     assert over_images(ours, theirs) == pytest.approx((middle, middle - half, middle + half))
+
+
+def test_over_images_a_cell_without_a_counterpart_does_not_count():
+    """As it does not over cells: both columns of a table are of one mean."""
+    rights = {(0, 0): [1, 1, 0, 1], (0, 1): [0, 0, 0, 0], (1, 0): [1, 1, 1, 0]}
+    ours = ArmResult(ARMS["kd"], Choice(), [{"right": packed(r)} for r in rights.values()], list(rights))
+    theirs = ArmResult(
+        ARMS["control"],
+        Choice(),
+        [{"right": packed([0, 0, 0, 1])}, {"right": packed([0, 1, 0, 0])}, {"right": packed([1, 1, 1, 1])}],
+        [(1, 0), (0, 0), (2, 0)],
+    )
+    by_pair = {pair: mean(right) for pair, right in rights.items()}
+    over_cells = difference(by_pair, {(1, 0): 0.25, (0, 0): 0.25})
+    assert over_images(ours, theirs)[0] == pytest.approx(over_cells[0]) == pytest.approx(0.5)
 
 
 def test_holms_p_is_that_of_the_textbook():
