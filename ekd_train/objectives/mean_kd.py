@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 
 from ekd_train.objectives.mixture import each_member
-from ekd_train.objectives.soft_targets import check_student_and_teachers, cross_entropy, tempered_log_probs
+from ekd_train.objectives.soft_targets import (
+    as_exact,
+    check_student_and_teachers,
+    cross_entropy,
+    tempered_log_probs,
+)
 
 
 def mean_kd(
@@ -50,4 +55,6 @@ def mean_kl(
 
 def _mean_probs(teacher_logits: Tensor, temperature: float, weights: Tensor | None) -> Tensor:
     probs = tempered_log_probs(teacher_logits, temperature).exp()
-    return probs.mean(dim=0) if weights is None else (weights.unsqueeze(-1) * probs).sum(dim=0)
+    return (
+        probs.mean(dim=0) if weights is None else (as_exact(weights, probs).unsqueeze(-1) * probs).sum(dim=0)
+    )

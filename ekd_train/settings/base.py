@@ -8,8 +8,10 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]  # what float32 can hold
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
-Temperature = Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)]
-"""Below it a softmax is an argmax, above it uniform, to float32; the square of much more overflows."""
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+"""Below 1e-3 a softmax is an argmax, to float32. Toward 1000 τ² KL has become what it is of any higher τ:
+half the variance of the logits' difference. Nothing is gained there, and τ² multiplies what rounding left of
+probabilities that are all alike."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Of a tuple within a group of teachers, where pydantic no longer knows that lists came from JSON."""
