@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.study.arms import ARMS
 from benchmarks.study.choice import Choice
@@ -23,7 +23,7 @@ from ekd_train.data import load_dataset
 from ekd_train.data.tensors import DeviceData, place
 from ekd_train.distributed import Workers
 from ekd_train.evaluation.diversity import diversity
-from ekd_train.evaluation.evaluate import predict
+from ekd_train.evaluation.evaluate import predict, predict_logits
 from ekd_train.metrics import all_metrics, fit_temperature
 from ekd_train.models.build_network import averaged
 from ekd_train.models.subnetworks import Subnetworks
@@ -170,7 +170,7 @@ def run_cell(cell: Cell, folder: Path, others: tuple[Cell, ...] = ()) -> dict[st
                 ways = averages(network, data)
                 result["averages"] = {way: _measure(one, data) for way, one in ways.items()}
         compared = network if arm.predictor == "members" else averaged(network)
-        hits = predict(compared, data.test.images).mean(0).argmax(-1) == data.test.labels
+        hits = _probs(compared, data.test.images).argmax(-1) == data.test.labels
         result["right"] = packed(hits.tolist())
     document = {"fingerprint": wanted, "cell": asdict(cell), "result": result}
     store.write(key, json.dumps(document, indent=1).encode())
@@ -200,9 +200,14 @@ def _measure(
 ) -> dict[str, dict[str, float]]:
     images = {"validation": data.training.validation, "test": data.test}
     images = {split: images[split] for split in splits}
-    probs = {split: predict(network, one.images).mean(0) for split, one in images.items()}
+    probs = {split: _probs(network, one.images) for split, one in images.items()}
     temperature = fit_temperature(probs["validation"], data.training.validation.labels)
     return {split: all_metrics(probs[split], one.labels, temperature) for split, one in images.items()}
+
+
+def _probs(network: nn.Module, images: Tensor) -> Tensor:
+    """`(b, c)`, the mean over members, in float64: what float32 rounds to 0, no temperature brings back."""
+    return predict_logits(network, images).double().softmax(dim=-1).mean(0)
 
 
 def _fingerprint(run: TrainingRun, others: tuple[Cell, ...], data: DeviceData) -> str:
