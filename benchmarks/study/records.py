@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.study.arms import ARMS
 from benchmarks.study.choice import Choice
-from benchmarks.study.results import METRICS, ArmResult, page
+from benchmarks.study.results import METRICS, ArmResult, page, unpacked
 from benchmarks.study.together import Compared
 
 FORMAT = 1
@@ -59,14 +61,27 @@ def page_of(record: Path) -> str:
     return f"{title}\n\n{kept['pictures']}\n{rest}"
 
 
-def differing(output: Path) -> list[str]:
-    """The names of the pages that are not what their records make."""
-    records = {record.stem: record for record in (output / "records").glob("*.json")}
-    return [
-        name
-        for name, record in sorted(records.items())
-        if not (written := output / f"{name}.md").exists() or written.read_text() != page_of(record)
-    ]
+def faults(output: Path) -> list[str]:
+    """A line for each page that is not what its record makes, and each cell whose accuracy its bits belie;
+    one where there are no records at all."""
+    records = sorted((output / "records").glob("*.json"))
+    if not records:
+        return [f"there is no record in {output / 'records'}: nothing was checked"]
+    return [fault for record in records for fault in _faults(output, record)]
+
+
+def _faults(output: Path, record: Path) -> Iterator[str]:
+    for cell in json.loads(record.read_text())["cells"]:
+        told = cell[ARMS[cell["arm"]].predictor]["test"]["accuracy"]
+        counted = _rounded(mean(unpacked(cell["right"])))
+        if told != counted:
+            yield (
+                f"{record}: {cell['arm']}, set {cell['teacher_set']}, seed {cell['seed']}: its accuracy is "
+                f"{told:g}, and {counted:g} by the images that are said to be recognised"
+            )
+    page = output / f"{record.stem}.md"
+    if not page.exists() or page.read_text() != page_of(record):
+        yield f"{page} is not what records/{record.name} makes"
 
 
 def _kept(cell: dict[str, Any]) -> dict[str, Any]:

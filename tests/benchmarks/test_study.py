@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from statistics import mean, variance
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from torch import nn
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.arms import ARMS, KINDS
-from benchmarks.study.cells import Cell, Teacher, run_cell, train_teacher
+from benchmarks.study.cells import Cell, Teacher, _measure, run_cell, train_teacher
 from benchmarks.study.choice import TRIALS, Choice, ChoiceFailed, chosen, domains, tune
 from benchmarks.study.figures import draw_arms, draw_members
-from benchmarks.study.records import differing, write
+from benchmarks.study.records import faults, write
 from benchmarks.study.regimes import REGIMES, Regime
 from benchmarks.study.results import (
     ArmResult,
@@ -325,15 +326,42 @@ def test_a_page_is_made_again_from_its_record_and_one_that_was_changed_is_found(
     made = write(tmp_path, "digits", compared, because="Few", pictures="![it](digits.svg)", **told)
     text = page("digits", "Few", compared.pools, arms, **told)
     assert made.replace("![it](digits.svg)\n\n", "") == text
-    assert differing(tmp_path) == []
+    assert faults(tmp_path) == []
     (tmp_path / "digits.md").write_text(made.replace("93.50 ± 2.12", "94.50 ± 2.12"))
-    assert differing(tmp_path) == ["digits"]
+    assert faults(tmp_path) == [f"{tmp_path}/digits.md is not what records/digits.json makes"]
     monkeypatch.setattr("sys.argv", ["study", "check", str(tmp_path)])
     assert main() == 1
 
 
+@pytest.mark.parametrize("folder", ["results", "results/records", "elsewhere"])
+def test_a_folder_without_a_record_is_not_said_to_be_right(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results" / "records").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["study", "check", str(tmp_path / folder)])
+    assert main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"there is no record in {tmp_path / folder}/records: nothing was checked"
+
+
+def test_an_accuracy_that_its_own_images_belie_is_found_though_the_page_shows_it(tmp_path):
+    """The record and the page agree with each other; the bits say another number."""
+    members = {"members": one_seed(0.93)["averaged"], "diversity": {"agreement": 0.9, "pairwise_kl": 0.1}}
+    as_members = {**one_seed(0.2, **members), "right": one_seed(0.93)["right"]}
+    arms = [
+        result("control", [one_seed(0.90), one_seed(0.91) | {"right": one_seed(0.92)["right"]}]),
+        result("batch_ensemble", [as_members, as_members]),  # which is compared by its members
+    ]
+    pool = {"teachers": [one_seed(0.9)["averaged"]], "ensemble": one_seed(0.95)["averaged"]}
+    told = {"because": "Few", "command": "python -m x", "chosen": chosen_by(None), "pictures": ""}
+    write(tmp_path, "digits", Compared("digits", {"same": [pool]}, arms), **told)
+    (line,) = faults(tmp_path)
+    assert line.endswith(
+        "digits.json: control, set 0, seed 1: its accuracy is 0.91, and 0.92 by the images that are said to "
+        "be recognised"
+    )
+
+
 def test_every_page_is_what_its_record_makes():
-    assert differing(Path("docs/results")) == []
+    assert faults(Path("docs/results")) == []
 
 
 def test_other_averages_are_compared_with_the_mean_cell_by_cell():
@@ -360,6 +388,27 @@ def test_what_students_saw_is_shown_where_every_seed_has_told_it():
     text = page("digits", "Because", {"same": [pool]}, arms, command="python -m x", chosen=chosen_by(None))
     assert "| kd | 0.2500 ± 0.0000 | 0.5000 ± 0.0000 | – | – |" in text
     assert "| kd+tdiv | 0.25" not in text
+
+
+class Sure(nn.Module):
+    """Says of every image whose first pixel is dark the one class, else the other, by 300 nats."""
+
+    def forward(self, images):
+        return 300 * torch.stack([images[:, 0, 0, 0] < 0.5, images[:, 0, 0, 0] >= 0.5], dim=-1).float()
+
+
+def test_calibrated_nll_is_of_probabilities_that_are_smaller_than_a_float32():
+    """Half of the images are wrong by 300 nats, of which a temperature of 20, its bound, leaves 15: the label
+    has e^-15. In float32 it has 0 before the temperature, and so after it."""
+    images = torch.zeros(8, 1, 2, 2, dtype=torch.uint8)
+    labels = torch.tensor([0, 1] * 4)
+    split = SimpleNamespace(images=images, labels=labels)
+    data = SimpleNamespace(training=SimpleNamespace(validation=split), test=split)
+    found = _measure(Sure(), data)["test"]
+    wrong, right = math.exp(-15) / (1 + math.exp(-15)), 1 / (1 + math.exp(-15))
+    expected = -(math.log(wrong + 1e-8) + math.log(right)) / 2
+    assert found["cnll"] == pytest.approx(expected, rel=1e-4)
+    assert found["accuracy"] == 0.5
 
 
 def test_a_uniform_average_has_the_mean_weights_and_statistics_of_its_own():
