@@ -50,7 +50,7 @@ class Mixture(Objective):
 
         def distillation() -> Tensor:
             teachers = present(predictions.teachers, "teachers")
-            weights = self.matching.weights(teachers, predictions.labels)
+            weights = self.matching.weights(teachers, predictions.targets)
             options = {} if weights is None else {"weights": weights}
             compared = [self.matching.seen(logits) for logits in (predictions.student, teachers)]
             labels = [predictions.labels] if self.reads_labels else []

@@ -150,6 +150,21 @@ def test_one_member_learns_the_mean_of_its_teachers_and_several_their_own(object
         objective(STUDENT[:2], TEACHERS, temperature=2.0)
 
 
+@pytest.mark.parametrize("name", ["mean_kd", "member_kd", "ce_kd", "dkd", "dist", "ekd"])
+def test_where_labels_are_mixed_teachers_count_by_the_mixed_label(name):
+    """Of two teachers one is sure of the first image of a mixture, one of the second: at a half each, they
+    count alike, though the label says which image shows more."""
+    sure = torch.zeros(2, 1, 4, dtype=torch.float64)
+    sure[0, 0, 0] = sure[1, 0, 3] = 5
+    mixed = torch.tensor([[0.5, 0.0, 0.0, 0.5]], dtype=torch.float64)
+    given = Predictions(LABELS[:1], STUDENT[:2, :1], sure, student_clean=STUDENT[:2, :1], label_probs=mixed)
+    found = {
+        weights: build_objective(name, Distillation(temperature=2.0, teacher_weights=weights))(given)
+        for weights in ("equal", "confidence")
+    }
+    torch.testing.assert_close(found["confidence"]["distillation"], found["equal"]["distillation"])
+
+
 @pytest.mark.parametrize("weights", ["equal", "confidence"])
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "proxy_end2"])
 def test_the_loss_of_a_batch_is_its_shares_by_their_images(name, weights):
