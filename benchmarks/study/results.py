@@ -130,7 +130,9 @@ def page(
         "Differences, accuracy in points, each cell against that with the same teachers and seed (the "
         f"ensemble of its teachers): their mean with Student's {100 * LEVEL:g} % interval. Bold: it leaves "
         "out 0. Of so many intervals some do by chance: p is Holm's, of all arms of the column together. "
-        "Over images: the same difference of accuracies, with the interval over the test images.",
+        "Over images: the same difference of accuracies, with the interval over the test images. There are "
+        "none of ECE: by chance alone a calibrated network has some, the more the less sure it is, and the "
+        "records lack the confidences to take that off.",
         "",
         *_difference_tables(pools, arms),
         "## What averaging loses, and whether a member is just one network",
@@ -251,7 +253,7 @@ def _of_members(arms: Sequence[ArmResult]) -> list[str]:
 def _difference_tables(pools: Pools, arms: Sequence[ArmResult]) -> Iterator[str]:
     named = {arm.name: arm for arm in arms}
     for metric, title in METRICS.items():
-        if metric == "cece":
+        if metric in ("ece", "cece"):
             continue
         scale, digits = (100, 2) if metric == "accuracy" else (1, 4)
         references = [named[other] for other in ("control", "kd") if other in named]

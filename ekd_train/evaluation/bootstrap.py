@@ -1,5 +1,6 @@
 """How far metrics may be off because the test images are a sample: a paired bootstrap."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ LEVEL = 0.95
 """Fraction of the resamples inside an interval."""
 BIASED = ("ece", "cece")
 """A sum of absolute values: noise adds to it, and a resample has more noise than the images themselves. Of a
-calibrated predictor the percentiles lie above its own ECE, so they are moved down by their mean excess."""
+calibrated predictor the percentiles lie above its own ECE, so they are moved down by their mean excess. And
+the images themselves have noise, more of it the less sure the predictor is: see `Bootstrap`."""
 COUNTS_AT_ONCE = 4_000_000
 """Held in memory: resamples x images."""
 
@@ -45,18 +47,25 @@ class Interval:
 class Paired:
     """Intervals of values on the same resamples for all predictors."""
 
-    def __init__(self, metrics: Sequence[str], values: Mapping[str, Tensor]) -> None:
-        """`values`: for each predictor `(metric, 1 + resamples)`: first the images themselves."""
-        self._metrics, self._values = metrics, values
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        values: Mapping[str, Tensor],
+        by_chance: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """`values`: for each predictor `(metric, 1 + resamples)`: first the images themselves. `by_chance`:
+        for each what differences leave out of a metric; without it nothing."""
+        self._metrics, self._values, self._by_chance = metrics, values, by_chance or {}
 
     def of(self, predictor: str, metric: str) -> Interval:
         """The interval of one predictor's metric."""
         return self._interval(self._of(predictor, metric), metric)
 
     def difference(self, predictor: str, reference: str, metric: str) -> Interval:
-        """The interval of `predictor`'s metric minus `reference`'s."""
+        """The interval of `predictor`'s metric minus `reference`'s; of ECE, of both beyond chance."""
         values = self._of(predictor, metric) - self._of(reference, metric)
-        return self._interval(values, metric)
+        ours, theirs = (self._by_chance.get(name, {}).get(metric, 0.0) for name in (predictor, reference))
+        return self._interval(values - (ours - theirs), metric)
 
     def _of(self, predictor: str, metric: str) -> Tensor:
         return self._values[predictor][self._metrics.index(metric)]
@@ -77,6 +86,10 @@ class Bootstrap(Paired):
     predictors, so that differences are paired. The definitions are those of `ekd_train.metrics`, in
     float64. Training is not repeated: the intervals say nothing about other seeds. Nor are the temperatures
     fitted again: they come from other images, and are the same in every resample.
+
+    Differences of ECE, before and after the temperature, are of what each has beyond the ECE that a
+    calibrated predictor with its confidences would have by chance, `1/n Σ_bins E|N(0, Σ p (1 - p))|` over the
+    n images: else the surer of two calibrated predictors would always be found the better.
 
     Args:
         probs: for each predictor its probabilities `(b, c)` of the same images, each looked up once.
@@ -100,10 +113,16 @@ class Bootstrap(Paired):
         if temperatures and temperatures.keys() != probs.keys():
             odd = ", ".join(sorted(temperatures.keys() ^ probs.keys()))
             raise ValueError(f"temperatures must be for all predictors or none; see {odd}")
-        parts = {}
+        parts, by_chance = {}, {}
         for name, table in probs.items():
             temperature = (temperatures or {}).get(name)
-            parts[name] = torch.cat([_per_image(*block, temperature) for block in in_blocks(table, labels)])
+            blocks = [
+                (_per_image(*block, temperature), _variances(block[0], temperature))
+                for block in in_blocks(table, labels)
+            ]
+            parts[name] = torch.cat([columns for columns, _ in blocks])
+            variances = torch.stack([variances for _, variances in blocks]).sum(dim=0)
+            by_chance[name] = _by_chance(variances, len(labels))
         columns = torch.cat(list(parts.values()), dim=1)
         sums = _resampled_sums(columns, resamples, seed)
         width = columns.shape[1] // len(parts)
@@ -111,7 +130,7 @@ class Bootstrap(Paired):
             name: _metrics(block, len(labels))
             for name, block in zip(parts, sums.split(width, dim=1), strict=True)
         }
-        super().__init__((*METRICS, *CALIBRATED), values)
+        super().__init__((*METRICS, *CALIBRATED), values, by_chance)
 
 
 class BootstrapOfMeans(Paired):
@@ -137,10 +156,31 @@ def _per_image(probs: Tensor, labels: Tensor, temperature: float | None) -> Tens
     """
     probs, labels = probs.double(), labels.long()
     columns = [per_image(probs, labels)["accuracy"][:, None], squared_error(probs, labels)[:, None]]
-    scaled = [] if temperature is None else [apply_temperature(probs, temperature)]
-    for one in (probs, *scaled):
+    for one in _scales(probs, temperature):
         columns += [per_image(one, labels)["nll"][:, None], _surplus(one, labels)]
     return torch.cat(columns, dim=1)
+
+
+def _scales(probs: Tensor, temperature: float | None) -> list[Tensor]:
+    """The probabilities as they are, and after the temperature if there is one."""
+    return [probs] if temperature is None else [probs, apply_temperature(probs, temperature)]
+
+
+def _variances(probs: Tensor, temperature: float | None) -> Tensor:
+    """`(scales, bins)`: the variance of a bin's surplus if its confidences are right."""
+    sums = []
+    for one in _scales(probs.double(), temperature):
+        confidence, bins = confidence_bins(one)
+        surely = confidence.clamp(max=1)  # rounding may leave more
+        zeros = torch.zeros(ECE_BINS, dtype=torch.float64)
+        sums.append(zeros.index_add_(0, bins, surely * (1 - surely)))
+    return torch.stack(sums)
+
+
+def _by_chance(variances: Tensor, images: int) -> dict[str, float]:
+    """The ECE of a calibrated predictor, of `_variances` summed over the images."""
+    found = (2 / math.pi * variances).sqrt().sum(dim=1) / images  # E|N(0, v)| is √(2 v / π)
+    return dict(zip(BIASED, found.tolist(), strict=False))
 
 
 def _surplus(probs: Tensor, labels: Tensor) -> Tensor:

@@ -311,6 +311,7 @@ def test_the_page_says_nothing_of_what_was_not_measured():
     assert "| kd-uniform-average | – | – | – | – |" in text  # one seed: no interval
     assert "| control | – | – | – | -4.00 [-16.71, +8.71] |" in text  # t(0.975, 1) = 12.706 times 1 point
     assert "nan" not in text
+    assert [line for line in text.splitlines() if " of | − control" in line and "ECE" in line] == []
 
 
 def test_a_page_is_made_again_from_its_record_and_one_that_was_changed_is_found(tmp_path, monkeypatch):

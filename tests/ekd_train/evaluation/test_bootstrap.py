@@ -40,6 +40,8 @@ def test_a_resample_is_measured_as_the_metrics_measure_the_drawn_images(predicti
             differences -= differences.mean() - own
         low, high = torch.quantile(differences, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         interval = boot.difference("sharp", "blunt", name)
+        if name == "ece":  # what both have by chance is tested below
+            low, high = low + interval.value - own, high + interval.value - own
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-9)
 
 
@@ -101,6 +103,58 @@ def test_means_over_the_images_have_the_intervals_of_the_metrics_that_are_such_m
             (means.difference("sharp", "blunt", metric), boot.difference("sharp", "blunt", metric)),
         ):
             assert (found.value, found.low, found.high) == pytest.approx((known.value, known.low, known.high))
+
+
+def calibrated(images, seed):
+    """Of the same labels a predictor that is sure and one whose confidences are spread, both right about
+    themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    blunt = (1.5 * torch.randn(images, 10, generator=generator, dtype=torch.float64)).softmax(-1)
+    labels = torch.multinomial(blunt, 1, generator=generator)[:, 0]
+    confidence = 0.9 + 0.1 * torch.rand(images, generator=generator, dtype=torch.float64)
+    right = torch.rand(images, generator=generator, dtype=torch.float64) < confidence
+    said = (labels + torch.where(right, 0, torch.randint(1, 10, (images,), generator=generator))) % 10
+    sharp = ((1 - confidence) / 9).unsqueeze(1).repeat(1, 10)
+    sharp[torch.arange(images), said] = confidence
+    return {"sharp": sharp, "blunt": blunt}, labels
+
+
+@pytest.mark.parametrize("images", [300, 1000])
+def test_of_two_calibrated_predictors_the_surer_is_not_said_to_be_calibrated_better(images):
+    found, values = 0, []
+    for seed in range(100):
+        boot = Bootstrap(*calibrated(images, seed), resamples=100, seed=seed)
+        interval = boot.difference("sharp", "blunt", "ece")
+        found += interval.excludes_zero
+        values.append(interval.value)
+    assert found <= 10
+    values = torch.tensor(values)
+    assert values.mean().abs() < 3 * values.std() / 10  # nor is it on the average
+
+
+@pytest.mark.parametrize("images", [300, 1000])
+def test_a_predictor_that_is_too_sure_of_itself_is_still_found(images):
+    for seed in range(10):
+        probs, labels = calibrated(images, seed)
+        probs["bent"] = metrics.apply_temperature(probs["blunt"], 0.5)
+        interval = Bootstrap(probs, labels, resamples=200).difference("bent", "blunt", "ece")
+        assert interval.low > 0, seed
+
+
+def test_what_a_difference_of_ece_leaves_out_is_what_labels_drawn_from_the_predictions_show(predictions):
+    """The oracle draws labels of each predictor's own, a thousand times, and calls the metric."""
+    probs, labels = predictions
+    boot = Bootstrap(probs, labels, TEMPERATURES, resamples=10)
+    generator = torch.Generator().manual_seed(0)
+    for name, after in (("ece", dict.fromkeys(probs, 1.0)), ("cece", TEMPERATURES)):
+        own = {}
+        for predictor, p in probs.items():
+            scaled = metrics.apply_temperature(p, after[predictor])
+            drawn = torch.multinomial(scaled.double(), 1000, replacement=True, generator=generator)
+            chance = sum(metrics.ece(scaled, column) for column in drawn.T) / 1000
+            own[predictor] = metrics.ece(scaled, labels) - chance
+        expected = own["sharp"] - own["blunt"]
+        assert boot.difference("sharp", "blunt", name).value == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("images", [200, 2000])
