@@ -34,6 +34,7 @@ def doubts(
             "student.training.clip_norm is null, and EKD's loss is a sum of N + 1, whose gradients lost 8 of "
             "20 students in one regime: leave it out, or set it to 3, which lost none"
         )
+    lines += _unscaled(experiment, unclipped)
     for run in training_runs(experiment):
         if run.role == "given":
             continue
@@ -64,6 +65,17 @@ def doubts(
                 f"last of {epochs} epochs: the factors never learn at the full rate"
             )
     return list(dict.fromkeys(lines))  # teachers share theirs
+
+
+def _unscaled(experiment: Experiment, unclipped: bool) -> Iterator[str]:
+    """A line where z-scores are taken of logits that may begin alike: of 1e-7, not of their own size."""
+    name = experiment.student.architecture.name
+    if unclipped and experiment.distillation.standardise and name.startswith("vit_"):
+        yield (
+            f"distillation.standardise: torchvision's {name} begins with zeros in its head, unless that has "
+            "weights to start from; z-scores of logits that are all alike have gradients of some 10^7: set "
+            "student.training.clip_norm, to 1 say"
+        )
 
 
 def _idle(experiment: Experiment, searched: Collection[str]) -> Iterator[str]:

@@ -1,7 +1,11 @@
 """What `ekd plan` and `ekd run` warn of, though it is possible."""
 
 import pytest
+import torch
+from torchvision import models
 
+from ekd_train.objectives import Predictions, build_objective
+from ekd_train.settings import Distillation
 from orchestrator.experiment.packaged import packaged_experiments
 from orchestrator.experiment.schema import load_experiment
 from orchestrator.experiment.smoke import make_small
@@ -80,3 +84,27 @@ def test_a_student_of_ekd_whose_gradients_shall_not_be_clipped_is_doubted():
     assert "leave it out, or set it to 3" in doubt
     for mended in ([], [unclipped, "distillation.ekd.reduction=mean"]):
         assert not doubts(load_experiment("digits", [*ekd, *mended]), (), 2000)
+
+
+def test_z_scores_of_a_head_that_begins_with_zeros_are_doubted_unless_gradients_are_clipped():
+    z_scores, unclipped = "distillation.standardise=true", "student.training.clip_norm=null"
+
+    def told(*settings):
+        return doubts(load_experiment("vit_fine_tune", ["data.root=anywhere", *settings]), (), 50_000)
+
+    (doubt,) = told(z_scores, unclipped)
+    assert doubt.startswith("distillation.standardise: torchvision's vit_b_16 begins with zeros")
+    assert not told(z_scores)  # clipped at 1, as packaged
+    assert not told(unclipped)
+    assert not doubts(load_experiment("digits", [z_scores, unclipped]), (), 2000)
+
+
+def test_that_head_does_begin_with_zeros_and_z_scores_of_it_have_such_gradients():
+    network = models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=5)
+    logits = network(torch.rand(2, 3, 32, 32))
+    assert logits.eq(logits[:, :1]).all()
+    student = logits.detach()[None].requires_grad_()
+    objective = build_objective("mean_kd", Distillation(standardise=True))
+    teachers = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0))
+    objective(Predictions(torch.tensor([0, 1]), student, teachers))["loss"].backward()
+    assert student.grad.norm() > 1e6
