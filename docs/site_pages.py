@@ -128,7 +128,7 @@ def samples(pattern: str) -> list[str]:
     """
     plain = re.sub(r"\[(.)[^\]]*\]", r"\1", pattern).replace(r"\b", "")
     plain = re.sub(r"\\(.)", r"\1", re.sub(r"\\[Sdw][+*]", "…", plain))
-    found = []
+    found: list[str] = []
     for alternative in re.split(r"\|(?![^(]*\))", plain):
         parts = re.split(r"\(([^()]*)\)", alternative)  # every second one was in parentheses
         found += map(
