@@ -105,7 +105,7 @@ def test_what_ekd_tune_finds_best_is_chosen_and_not_searched_for_again(tmp_path,
 @pytest.mark.slow
 def test_a_search_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setitem(REGIMES, "broken", Regime("digits", ("data.root=/nowhere", "data.name=cifar10")))
-    with pytest.raises(ChoiceFailed, match=r"kd: ekd tune ended with 2: .*does not exist"):
+    with pytest.raises(ChoiceFailed, match=r"(?s)kd: ekd tune ended with 2: .*does not exist"):
         tune("broken", ARMS["kd"], 1, tmp_path)
 
 

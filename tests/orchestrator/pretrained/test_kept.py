@@ -165,7 +165,7 @@ def test_an_alias_that_has_moved_is_said_and_the_run_before_is_continued_by_its_
     finally:
         mlflow.set_tracking_uri(None)
     client.set_registered_model_alias("champ", "champion", "1")
-    experiment = an_experiment(tmp_path, "models:/champ@champion")
+    experiment = an_experiment(tmp_path, "models:/champ@champion", mean=[0], std=[1])
     before = begin(experiment)
     capsys.readouterr()
 

@@ -46,7 +46,10 @@ def write_experiment(folder: Path, sha256: str) -> None:
     tree = {
         "name": "champ",
         "data": {"name": "digits", "train_size": 100, "validation_size": 50, "test_size": 60},
-        "teachers": {"weights": "models:/champ/1", "weights_sha256": sha256, "architecture": SHAPE},
+        "teachers": {
+            **{"weights": "models:/champ/1", "weights_sha256": sha256, "architecture": SHAPE},
+            **{"mean": [0], "std": [1]},  # its program normalises nothing
+        },
         "student": {"method": "kd", "architecture": SHAPE, "training": TRAINING},
         "distillation": {"objective": "mean_kd"},
         "perturbation": {"kind": "none"},

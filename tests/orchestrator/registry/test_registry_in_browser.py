@@ -234,7 +234,9 @@ def test_the_list_of_versions_shows_the_champion_and_each_verdict(page, server, 
     replaced.filter(has_text=f"replaced by version 2: {REASON}").wait_for()
     for number in RUNS:
         said = connect(server).get_model_version(NAME, str(number)).description
-        assert said.startswith(("Not to be used: ", verdict(registered[number][1])))
+        assert said.startswith(
+            ("Not to be used: ", verdict(registered[number][1]), f"Champion by hand: {REASON}")
+        )
         version_row(page, number).filter(has_text=said[:25]).wait_for()
     assert "@\N{NO-BREAK SPACE}champion" not in replaced.inner_text()
 
