@@ -1,6 +1,7 @@
 """One migrated SQLite store for all tests of tracking and registry: its creation takes seconds."""
 
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -34,11 +35,16 @@ def environment_given_back():
 
 
 @pytest.fixture(autouse=True)
-def waits_are_said_to_nobody_from_before():
-    """A view that a test does not stop would say on stderr what later tests wait for."""
-    before = list(waiting.log.handlers)
+def nothing_is_said_twice_from_before():
+    """A view that a test does not stop, or what a library gave the root logger, would say on stderr what
+    later tests look for there."""
+    root, voices = logging.getLogger(), list(waiting.log.handlers)
+    handlers = list(root.handlers)
     yield
-    waiting.log.handlers[:] = before
+    waiting.log.handlers[:] = voices
+    for handler in list(root.handlers):
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

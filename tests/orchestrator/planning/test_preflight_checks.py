@@ -49,12 +49,10 @@ def test_a_log_that_an_error_names_is_kept_and_any_other_is_not():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_log_that_does_not_fit_on_the_disk_is_silent(monkeypatch, capsys):
     monkeypatch.setattr(logging, "raiseExceptions", True)
-    before = logging.getLogger().handlers[:]
-    ray_logging.divert_logging(Path("/dev/full"))
-    logging.getLogger("ray").error("something")
+    with ray_logging.logging_kept():
+        ray_logging.divert_logging(Path("/dev/full"))
+        logging.getLogger("ray").error("something")
     assert capsys.readouterr().err == ""
-    for added in set(logging.getLogger().handlers) - set(before):
-        logging.getLogger().removeHandler(added)
 
 
 def test_a_home_that_cannot_be_written_is_what_the_message_names(monkeypatch, tmp_path):
