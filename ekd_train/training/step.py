@@ -78,8 +78,9 @@ class Step:
     @property
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the average where there is one, once it has begun."""
-        waits = self.ema is None or (self.training.swa is not None and self.ema.n_averaged == 0)
-        return self.trainee.network if waits or self.ema is None else self.ema.module
+        if self.ema is None or (self.training.swa is not None and self.ema.n_averaged == 0):
+            return self.trainee.network
+        return self.ema.module
 
     def end_epoch(self, epoch: int) -> None:
         """After epoch number `epoch`: it counts in the mean of `training.swa`, if that has begun."""
